@@ -1,0 +1,1 @@
+"""The history of runs, kept by MLflow: one run per stage, per pretraining trial and per task x arm."""

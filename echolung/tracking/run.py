@@ -1,0 +1,148 @@
+"""One run: what can be written to it, from any process."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from echolung.errors import TrackingError
+from echolung.tracking.store import Store, reported
+
+METRICS_PER_CALL = 500  # MLflow takes at most 1000 in one call
+PARAMETERS_PER_CALL = 100
+LONGEST_PARAMETER = 6000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the store; picklable."""
+
+    store: Store
+    id: str
+
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        """Log numbers at one step; missing ones (None) are left out."""
+        self.series([(step, values)])
+
+    def series(self, points: Sequence[tuple[int, Mapping[str, float | None]]]) -> None:
+        """Log many (step, {name: value}) points in few calls."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, float(value), now, step)
+            for step, values in points
+            for name, value in values.items()
+            if value is not None
+        ]
+        with reported(self.store):
+            for start in range(0, len(metrics), METRICS_PER_CALL):
+                self.store.client().log_batch(self.id, metrics=metrics[start : start + METRICS_PER_CALL])
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log what the run was asked to do; nested sections become dotted names."""
+        from mlflow.entities import Param
+
+        flat = [Param(name, _parameter(value)) for name, value in flatten(values).items()]
+        with reported(self.store):
+            for start in range(0, len(flat), PARAMETERS_PER_CALL):
+                self.store.client().log_batch(self.id, params=flat[start : start + PARAMETERS_PER_CALL])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set or replace tags."""
+        from mlflow.entities import RunTag
+
+        with reported(self.store):
+            self.store.client().log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+
+    def attach(self, path: Path, folder: str = "") -> None:
+        """Keep a file, or a folder with all it holds, with the run; the same name again replaces it."""
+        with reported(self.store):
+            if path.is_dir():
+                self.store.client().log_artifacts(self.id, str(path), folder or None)
+            else:
+                self.store.client().log_artifact(self.id, str(path), folder or None)
+
+    def table(self, frame: pd.DataFrame, name: str) -> None:
+        """Keep a table with the run, shown by the browser page; `name` ends in .json, e.g. `tables/folds.json`."""
+        with reported(self.store):
+            self.store.client().log_text(self.id, frame.to_json(orient="split", index=False, double_precision=15), name)
+
+    def dataset(self, frame: pd.DataFrame, source: Path, name: str, data_digest: str, context: str) -> None:
+        """Record which table the run read: its file, digest (at most 36 characters), columns and size."""
+        import mlflow.data
+        from mlflow.entities import DatasetInput, InputTag
+
+        with reported(self.store), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about integer columns and two equal readings of a path
+            data = mlflow.data.from_pandas(frame, source=str(source), name=name, digest=data_digest[:36])
+            item = DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
+            self.store.client().log_inputs(self.id, datasets=[item])
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        with reported(self.store):
+            self.store.client().set_terminated(self.id, status)
+
+
+@dataclass
+class MetricsLogger:
+    """Callable(step, metrics) for a training loop in any process; picklable.
+
+    A point that is there already is not written twice, so a loop that goes on from a checkpoint, or a history that is
+    replayed, draws one line. While the store cannot be reached the points wait in memory: training is not ended by
+    its bookkeeping. `flush` writes the rest, or raises TrackingError.
+    """
+
+    store: Store
+    run_id: str
+    waiting: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    last_steps: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.waiting.append((step, dict(metrics)))
+        try:
+            self.flush()
+        except TrackingError as error:
+            print(f"{error} Metrics wait in memory.", file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Write what waits; raises TrackingError and keeps it if that fails."""
+        fresh = [
+            (step, {name: value for name, value in metrics.items() if step > self._last_step(name)})
+            for step, metrics in self.waiting
+        ]
+        Run(self.store, self.run_id).series(fresh)
+        for step, metrics in fresh:
+            self.last_steps.update(dict.fromkeys(metrics, step))
+        self.waiting.clear()
+
+    def _last_step(self, name: str) -> int:
+        if name not in self.last_steps:
+            with reported(self.store):
+                history = self.store.client().get_metric_history(self.run_id, name)
+            self.last_steps[name] = max((point.step for point in history), default=-1)
+        return self.last_steps[name]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay values."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _parameter(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= LONGEST_PARAMETER else text[: LONGEST_PARAMETER - 1] + "…"
