@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -134,3 +136,27 @@ def exclusive(path: Path, work: str) -> Iterator[None]:
         finally:
             stream.seek(0)
             stream.truncate()
+
+
+def code_digest(*modules: str) -> str:
+    """A digest of what the named modules or packages do: their syntax trees without comments and docstrings.
+
+    Work that is kept across runs (checkpoints, finished trials, decoded clips) carries it in its fingerprint, so that
+    changed code is never answered with an old result, while a changed comment costs nothing.
+    """
+    trees: dict[str, str] = {}
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None, f"no module {module}"
+        origin = Path(spec.origin)
+        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+        for file in files:
+            tree = ast.parse(file.read_text())
+            for node in ast.walk(tree):
+                if (
+                    isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                    and ast.get_docstring(node) is not None
+                ):
+                    node.body = node.body[1:]
+            trees[f"{module}:{file.relative_to(origin.parent)}"] = ast.dump(tree)
+    return digest(trees)
