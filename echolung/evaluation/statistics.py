@@ -1,0 +1,174 @@
+"""Intervals and tests whose unit is the patient: plain numpy and scipy.
+
+Videos of one patient are not independent, so whatever is resampled, flipped or counted here is a patient with
+everything that belongs to him. Dimensions: P patients, B resamples, n units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from echolung.errors import DataError
+
+LEVEL = 0.95
+"""Coverage of every interval."""
+
+EXACT_PATIENTS = 16
+"""Up to here the permutation test enumerates all sign patterns (2^15: the mirrored half has the same |mean|)."""
+
+
+def patient_strata(patient: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The class each patient is resampled with: patient (n,) index 0..P-1, y (n,) class -> (P,).
+
+    A patient with several labels counts with the one most of his units carry; a tie goes to the class that fewest
+    patients carry, which is the one a resample can least afford to lose.
+    """
+    patients, classes = int(patient.max()) + 1, int(y.max()) + 1
+    units = np.zeros((patients, classes))
+    np.add.at(units, (patient, y), 1)
+    carriers = (units > 0).sum(axis=0)
+    return np.argmax(units - carriers / (patients + 1), axis=1)
+
+
+def resample_counts(strata: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """How often each patient is drawn in each stratified bootstrap resample: (P,) classes -> (B, P) float.
+
+    Every stratum keeps its number of patients (Efron & Tibshirani 1993, chapters 6 and 8). As weights, the counts give
+    any metric's resampled values without copying a row.
+    """
+    counts = np.zeros((resamples, len(strata)))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        counts[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), resamples)
+    return counts
+
+
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """The central 95% of resampled values (B,), NaN left out (Efron & Tibshirani 1993, chapter 13)."""
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson 1927, doi 10.1080/01621459.1927.10502953).
+
+    (p + z^2/2n +- z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n). `successes` may be a mean over random draws.
+    """
+    if trials == 0:
+        return float("nan"), float("nan")
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    share, spread = successes / trials, z * z / trials
+    centre = share + spread / 2
+    margin = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    low, high = (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A two-sided permutation test: the tested mean, its p-value, and whether all patterns were enumerated."""
+
+    statistic: float
+    p_value: float
+    exact: bool
+
+
+def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> Permutation:
+    """Paired sign-flip permutation test of mean(differences) = 0, one difference per patient (P,).
+
+    Each patient's difference is already the mean over all his units, repeats and random draws, so one flip turns all of
+    them together: under the null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3).
+    Exact up to 16 patients, else Monte Carlo with p = (1 + hits) / (1 + permutations)
+    (Phipson & Smyth 2010, doi 10.2202/1544-6115.1585). Two-sided.
+    """
+    patients = len(differences)
+    if patients == 0 or not np.isfinite(differences).all():
+        raise DataError("the permutation test needs a finite difference for every patient", "Check the predictions.")
+    observed = abs(differences.mean())
+    # Sums in another order differ in the last digits: what equals the observed value must count as reaching it.
+    threshold = observed - 1e-12 * max(1.0, np.abs(differences).max())
+    if patients <= EXACT_PATIENTS:
+        patterns = np.arange(2 ** (patients - 1))[:, None] >> np.arange(patients)[None, :] & 1
+        means = np.abs((1 - 2 * patterns) @ differences) / patients
+        return Permutation(float(differences.mean()), float((means >= threshold).mean()), True)
+    hits, step = 0, max(1, 4_000_000 // patients)
+    for start in range(0, permutations, step):
+        flips = generator.integers(0, 2, (min(step, permutations - start), patients), dtype=np.int8)
+        means = np.abs(differences.sum() - 2 * (flips @ differences)) / patients
+        hits += int((means >= threshold).sum())
+    return Permutation(float(differences.mean()), (1 + hits) / (1 + permutations), False)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A difference with its standard error, 95% interval and two-sided p-value."""
+
+    difference: float
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+
+
+def nadeau_bengio(differences: np.ndarray, test_over_train: float) -> Estimate:
+    """Corrected resampled t-test of cross-validated differences, one per (repeat, fold): (J,).
+
+    SE^2 = s^2 (1/J + n_test/n_train) with J - 1 degrees of freedom: training sets overlap, and s^2/J alone would
+    pretend they do not (Nadeau & Bengio 2003, doi 10.1023/A:1024068626366).
+    """
+    count = len(differences)
+    mean = float(differences.mean())
+    if count < 2:
+        return Estimate(mean, *(float("nan"),) * 4)
+    error = float(np.sqrt(differences.var(ddof=1) * (1 / count + test_over_train)))
+    return _estimate(mean, error, stats.t(count - 1))
+
+
+def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estimate:
+    """DeLong's test of two correlated AUROCs (first minus second), one score per patient in each.
+
+    The variance is that of the placement values; fast form by midranks (DeLong et al. 1988, doi 10.2307/2531595;
+    Sun & Xu 2014, doi 10.1109/LSP.2014.2337313). positive (P,) bool, scores (P,). NaN with under two on either side.
+    """
+    if min(positive.sum(), (~positive).sum()) < 2:
+        return Estimate(*(float("nan"),) * 5)
+    (area_a, of_positive_a, of_negative_a), (area_b, of_positive_b, of_negative_b) = (
+        _placements(positive, score) for score in (first, second)
+    )
+    variance = np.var(of_positive_a - of_positive_b, ddof=1) / positive.sum()
+    variance += np.var(of_negative_a - of_negative_b, ddof=1) / (~positive).sum()
+    return _estimate(area_a - area_b, float(np.sqrt(variance)), stats.norm())
+
+
+def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """AUROC, the share of negatives below each positive, and the share of positives above each negative."""
+    ranks = stats.rankdata(score)
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    above = (ranks[positive] - stats.rankdata(score[positive])) / negatives
+    below = 1 - (ranks[~positive] - stats.rankdata(score[~positive])) / positives
+    return float(above.mean()), above, below
+
+
+def _estimate(difference: float, error: float, distribution: stats.rv_continuous) -> Estimate:
+    """Interval and p-value of a difference whose standardised value follows `distribution`."""
+    if error == 0:
+        return Estimate(difference, 0.0, difference, difference, 1.0 if difference == 0 else 0.0)
+    margin = float(distribution.ppf((1 + LEVEL) / 2)) * error
+    p_value = 2 * float(distribution.sf(abs(difference) / error))
+    return Estimate(difference, error, difference - margin, difference + margin, p_value)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Step-down adjusted p-values over one family (Holm 1979, jstor.org/stable/4615733), in the order given."""
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values, kind="stable")
+    scaled = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted
