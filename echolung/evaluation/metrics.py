@@ -190,14 +190,9 @@ def mean_roc(curves: list[tuple[np.ndarray, np.ndarray]], points: int = 201) -> 
     Returns (0, 0) and then `points` evenly spaced false-positive rates with the mean true-positive rate at each.
     """
     grid = np.linspace(0, 1, points)
-    heights = [_height_at(grid, *curve) for curve in curves]
+    # On a vertical rise np.interp answers with its top, and between rises it starts there: the curve itself.
+    heights = [np.interp(grid, false_rate, true_rate) for false_rate, true_rate in curves]
     return np.append(0.0, grid), np.append(0.0, np.mean(heights, axis=0))
-
-
-def _height_at(grid: np.ndarray, false_rate: np.ndarray, true_rate: np.ndarray) -> np.ndarray:
-    """The curve's height at each grid point; on a vertical rise, its top."""
-    top = np.append(false_rate[1:] != false_rate[:-1], True)
-    return np.interp(grid, false_rate[top], true_rate[top])
 
 
 def _diagonal(confusion: np.ndarray) -> np.ndarray:
