@@ -27,18 +27,28 @@ from echolung.tracking.provenance import gone, process, provenance
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store, reported
 
+NOTES = {
+    "": "One run per task and arm: tick a pretrained and a random one and press **Compare**, or open the chart view. "
+    "`fold/...` is one outer fold per step; `..._low` and `..._high` bound the 95% interval. "
+    "Filter by `tags.current = 'true'` for the newest of each.",
+    "pretraining": "One run per pretraining trial (arm and seed).",
+    "stages": "One run per execution of a stage.",
+}
 
-def _experiment(store: Store, name: str) -> str:
+
+def _experiment(store: Store, study: str, kind: str = "") -> str:
     """The experiment's id; made once, brought back if someone deleted it in the browser."""
     from mlflow.exceptions import MlflowException
 
     client = store.client()
+    name = f"echolung-{study}-{kind}" if kind else f"echolung-{study}"
+    note = {"mlflow.note.content": NOTES[kind]}
     with reported(store):
         found = client.get_experiment_by_name(name)
         if found is None:
             location = f"{store.artifacts}/{name}" if store.artifacts else None
             try:
-                return str(client.create_experiment(name, artifact_location=location))
+                return str(client.create_experiment(name, artifact_location=location, tags=note))
             except MlflowException:
                 found = client.get_experiment_by_name(name)  # another process was faster
                 if found is None:
@@ -114,7 +124,7 @@ def stage_run(
     store: Store, study: str, stage: str, key: str, parameters: Mapping[str, Any], tags: Mapping[str, Any] | None = None
 ) -> Iterator[Run]:
     """The run of one execution of `stage` on `key` ("" where a stage has one item)."""
-    experiment = _experiment(store, f"echolung-{study}-stages")
+    experiment = _experiment(store, study, "stages")
     own = {"study": study, "stage": stage, "key": key}
     _close_abandoned(store, experiment, own)
     run = _create(store, experiment, f"{stage}@{key}" if key else stage, {**(tags or {}), **own})
@@ -134,7 +144,7 @@ def trial_run(
     tags: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """The run of one pretraining trial; called again with the same `resume_key` it goes on in the same run."""
-    experiment = _experiment(store, f"echolung-{study}-pretraining")
+    experiment = _experiment(store, study, "pretraining")
     own = {"study": study, "stage": "pretrain", "arm": arm, "seed": str(seed)}
     _close_abandoned(store, experiment, own)
     fingerprint = digest([study, arm, seed, resume_key])
@@ -192,7 +202,7 @@ def arm_run(store: Store, study: str, result: ArmResult) -> Run:
 
     The newest run of a task and arm carries the tag `current` = true, older ones false.
     """
-    experiment = _experiment(store, f"echolung-{study}")
+    experiment = _experiment(store, study)
     own = {"study": study, "task": result.task, "arm": result.arm}
     content = [result.init, result.data_digest, result.parameters, result.metrics, list(result.folds)]
     fingerprint = digest([study, result.task, result.arm, *content])
@@ -227,7 +237,7 @@ def compare_url(server: str, store: Store, study: str, task: str, arms: Sequence
 
     Raises TrackingError if an arm has no run.
     """
-    experiment = _experiment(store, f"echolung-{study}")
+    experiment = _experiment(store, study)
     runs = []
     for arm in arms:
         found = _find(store, experiment, {"task": task, "arm": arm, "current": "true"})
@@ -236,3 +246,10 @@ def compare_url(server: str, store: Store, study: str, task: str, arms: Sequence
         runs.append(found[0].info.run_id)
     listed = json.dumps(runs, separators=(",", ":"))
     return f"{server}/#/compare-runs?runs={quote(listed)}&experiments={quote(json.dumps([experiment]))}"
+
+
+def folds_url(server: str, store: Store, study: str, task: str) -> str:
+    """The address of MLflow's page that draws all current arms of `task` fold by fold, with the totals below."""
+    experiment = _experiment(store, study)
+    condition = quote(f"tags.task = '{task}' and tags.current = 'true'")
+    return f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART&searchFilter={condition}"

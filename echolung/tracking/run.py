@@ -71,9 +71,9 @@ class Run:
                 self.store.client().log_artifact(self.id, str(path), folder or None)
 
     def table(self, frame: pd.DataFrame, name: str) -> None:
-        """Keep a table with the run, shown by the browser page; `name` ends in .json, e.g. `tables/folds.json`."""
+        """Keep a table with the run; `name` ends in .csv, which the browser shows as a table."""
         with reported(self.store):
-            self.store.client().log_text(self.id, frame.to_json(orient="split", index=False, double_precision=15), name)
+            self.store.client().log_text(self.id, frame.to_csv(index=False), name)
 
     def dataset(self, frame: pd.DataFrame, source: Path, name: str, data_digest: str, context: str) -> None:
         """Record which table the run read: its file, digest (at most 36 characters), columns and size."""
