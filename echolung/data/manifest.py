@@ -1,0 +1,117 @@
+"""The manifest: one row per video, whatever public set or folder it comes from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from echolung.errors import DataError
+from echolung.runtime import atomic_path
+
+IDENTITY_COLUMNS: dict[str, str] = {
+    "sample_id": "string",  # <source>/<stem>, unique
+    "source": "string",
+    "path": "string",
+    "sha256": "string",
+    "patient_id": "string",  # <source>/<patient>
+    "split_group": "string",  # patients that must stay on one side of every split
+    "collection": "string",  # where the video was published or recorded
+    "view": "string",
+    "split_official": "string",
+    "license": "string",
+}
+VIDEO_COLUMNS: dict[str, str] = {
+    "frames": "Int64",  # decoded; 0 where the file cannot be decoded
+    "frames_declared": "Int64",  # promised by the container
+    "fps": "Float64",
+    "height": "Int64",
+    "width": "Int64",
+    "codec": "string",
+    "decode_error": "string",  # missing where all is well; with frames > 0: damaged, yet some frames decode
+}
+LABEL_COLUMNS: dict[str, str] = {
+    "diagnosis": "string",  # covid | pneumonia | regular | viral
+    "covid": "Int64",  # 0 | 1
+    "severity": "Int64",  # 0..3
+    "a_lines": "Int64",  # 0 | 1
+    "b_lines": "Int64",  # 0 | 1
+    "ef": "Float64",  # ejection fraction, 0..100 %
+    "label": "string",  # of a user's own folder, as are columns label_*
+}
+MANIFEST_COLUMNS: dict[str, str] = {**IDENTITY_COLUMNS, **VIDEO_COLUMNS, **LABEL_COLUMNS}
+"""Column -> pandas dtype; every manifest has all of them, in this order, then any label_* (string) of its source."""
+
+_REQUIRED = ("sample_id", "source", "path", "patient_id")
+
+
+def conform(rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` with every manifest column, typed and in order; columns not given are missing values.
+
+    `split_group` defaults to the patient. Raises DataError where an identity is missing or a sample id stands twice.
+    """
+    require_columns(rows.columns, _REQUIRED, "the manifest")
+    frame = rows.reset_index(drop=True)
+    extra = [name for name in frame.columns if name not in MANIFEST_COLUMNS]
+    for name in extra:
+        if not name.startswith("label_"):
+            raise DataError(f"the manifest has no column '{name}'", "Name a label of your own label_<name>.")
+    for name, dtype in MANIFEST_COLUMNS.items():
+        values = frame[name] if name in frame else pd.Series(pd.NA, index=frame.index)
+        frame[name] = values.astype(pd.api.types.pandas_dtype(dtype))
+    for name in extra:
+        frame[name] = frame[name].astype("string")
+    frame["split_group"] = frame["split_group"].fillna(frame["patient_id"])
+    for name in _REQUIRED:
+        empty = frame.index[frame[name].isna() | (frame[name] == "")]
+        if len(empty):
+            raise DataError(f"{len(empty)} videos have no {name}: rows {listed(empty)}", "Fill it in for every video.")
+    repeated = frame.loc[frame["sample_id"].duplicated(keep=False)]
+    if len(repeated):
+        raise DataError(
+            f"{repeated['sample_id'].nunique()} sample ids stand more than once: "
+            + listed(f"{row.sample_id} ({row.path})" for row in repeated.itertuples()),
+            "Give every video its own name, or list it once.",
+        )
+    return frame[[*MANIFEST_COLUMNS, *extra]]
+
+
+def write_manifest(path: Path, frame: pd.DataFrame) -> None:
+    """Write a manifest as parquet, atomically."""
+    with atomic_path(path) as temporary:
+        conform(frame).to_parquet(temporary, index=False)
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read a manifest; raises DataError if the file is missing, damaged or lacks a column."""
+    try:
+        frame = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "Run `dvc repro` to make it.") from None
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise DataError(f"{path} is not a parquet table ({error})", "Delete it and run `dvc repro` again.") from None
+    require_columns(frame.columns, MANIFEST_COLUMNS, str(path))
+    return conform(frame)
+
+
+def require_columns(present: Iterable[str], needed: Iterable[str], where: str) -> None:
+    """Raise DataError naming every column of `needed` that is not `present`, and the nearest that is."""
+    names = [str(name) for name in present]
+    faults = []
+    for name in needed:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            faults.append(f"'{name}'" + (f" (nearest: '{near[0]}')" if near else ""))
+    if faults:
+        raise DataError(
+            f"{where} has no column {', '.join(faults)}", f"Its columns are: {', '.join(names) or 'none'}. Correct it."
+        )
+
+
+def listed(values: Iterable[object], most: int = 8) -> str:
+    """`values` for a message: the first few and how many more."""
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
