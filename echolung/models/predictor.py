@@ -1,0 +1,54 @@
+"""The predictor of V-JEPA 2: from the tokens a clip shows to those it hides (Assran et al. 2025, arXiv 2506.09985)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from echolung.models.rope import rotation
+from echolung.models.vit import NORM_EPS, Block, initialise
+
+
+class Predictor(nn.Module):
+    """A narrow transformer over all positions of a clip: encoded tokens where it was seen, mask tokens elsewhere.
+
+    `grid` is the fixed (time, height, width) grid of tokens; there is one mask token per mask generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        grid: tuple[int, int, int],
+        mask_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.grid, self.head_width = grid, width // heads
+        self.predictor_embed = nn.Linear(encoder_width, width)
+        self.mask_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, width)) for _ in range(mask_tokens))
+        self.predictor_blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.predictor_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.predictor_proj = nn.Linear(width, encoder_width)
+        initialise(self, self.predictor_blocks)
+
+    def forward(self, seen: torch.Tensor, visible: torch.Tensor, generator: int) -> torch.Tensor:
+        """Packed encoded tokens (L, D) and the mask `visible` bool (B, N), on the CPU -> the hidden tokens (B*N-L, D).
+
+        A visible and a hidden token together fill every position, so each clip is one full sequence of N tokens and
+        the positions are those of the grid.
+        """
+        clips, tokens = visible.shape
+        flat = visible.flatten()
+        shown = flat.nonzero()[:, 0].to(seen.device)
+        hidden = (~flat).nonzero()[:, 0].to(seen.device)
+        embedded = self.predictor_embed(seen)
+        mask = self.mask_tokens[generator].to(embedded.dtype).view(1, -1).expand(clips * tokens, -1)
+        x = mask.index_copy(0, shown, embedded).unflatten(0, (clips, tokens))
+        turn = rotation(torch.arange(tokens, device=seen.device), self.grid, self.head_width)
+        for block in self.predictor_blocks:
+            x = block(x, turn)
+        return self.predictor_proj(self.predictor_norm(x.flatten(0, 1)[hidden]))

@@ -1,0 +1,173 @@
+"""The encoder's preprocessing and settings, and its files: whatever is not ours is refused, and never unpickled."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from echolung.errors import CheckpointError, SettingsError
+from echolung.models.encoder import Encoder, EncoderSettings
+from echolung.models.weights import (
+    RECORD,
+    WEIGHTS,
+    EncoderRecord,
+    initial_encoder,
+    initialise,
+    load_encoder,
+    save_encoder,
+)
+
+torch.set_num_threads(1)
+
+SETTINGS = EncoderSettings(width=36, depth=2, heads=2, image_size=16, frames=4, clip_fps=8.0, patch=8)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_encoder(tmp_path / "seed0", initial_encoder(SETTINGS, 0), record())
+    return tmp_path / "seed0"
+
+
+def record() -> EncoderRecord:
+    return EncoderRecord(settings=SETTINGS, arm="jepa", objective="jepa", seed=0, steps=7, trained_on=("ab", "cd"))
+
+
+def clips(size: int = 16) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 4, size, size), dtype=torch.uint8)
+
+
+def test_tokens_of_a_clip() -> None:
+    encoder = Encoder(SETTINGS)
+    tokens = encoder.encode(clips())
+    assert tokens.shape == (2, encoder.tokens, encoder.width) == (2, 2 * 2 * 2, 36)
+    assert tokens.dtype == torch.float32 and not tokens.requires_grad
+
+
+def test_pixels_are_normalised_and_resized() -> None:
+    encoder = Encoder(SETTINGS)
+    flat = torch.full((1, 4, 40, 40), 255, dtype=torch.uint8)
+    pixels = encoder.pixels(flat)
+    assert pixels.shape == (1, 1, 4, 16, 16)
+    torch.testing.assert_close(pixels, torch.full_like(pixels, (1 - SETTINGS.mean) / SETTINGS.std))
+
+
+def test_three_channels_repeat_the_grey_one() -> None:
+    settings = SETTINGS.model_copy(update={"channels": 3})
+    encoder = Encoder(settings)
+    grey = Encoder(SETTINGS)
+    weights = encoder.state_dict()
+    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"].sum(1, keepdim=True)
+    grey.load_state_dict(weights)
+    frames = clips()
+    torch.testing.assert_close(encoder.encode(frames), grey.encode(frames), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"heads": 5}, "heads"), ({"image_size": 20}, "patch"), ({"frames": 5}, "tubelet"), ({"witdh": 3}, "width")],
+)
+def test_settings_that_do_not_fit_are_named(change: dict[str, int], word: str) -> None:
+    with pytest.raises(SettingsError, match=word):
+        EncoderSettings.parse(SETTINGS.model_dump() | change, "params.yaml")
+
+
+def test_seed_alone_decides_the_initial_weights() -> None:
+    torch.manual_seed(5)
+    first = initial_encoder(SETTINGS, 1).state_dict()
+    state = torch.random.get_rng_state()
+    second = initial_encoder(SETTINGS, 1).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(state, torch.random.get_rng_state())
+    other = initial_encoder(SETTINGS, 2).state_dict()
+    assert not torch.equal(first["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
+
+
+def test_saved_encoder_is_the_same_encoder(saved: Path) -> None:
+    encoder, found = load_encoder(saved)
+    frames = clips()
+    assert torch.equal(encoder.encode(frames), initial_encoder(SETTINGS, 0).encode(frames))
+    assert found.model_copy(update={"weights_sha256": ""}) == record()
+    assert len(found.weights_sha256) == 64
+    assert {path.name for path in saved.iterdir()} == {WEIGHTS, RECORD}
+
+
+def test_untrained_arm_has_one_encoder_per_seed(tmp_path: Path) -> None:
+    table = initialise(SETTINGS, [0, 3], tmp_path)
+    assert table["seed"].tolist() == [0, 3] and table["finite"].all()
+    encoder, found = load_encoder(tmp_path / "seed3")
+    assert (found.arm, found.objective, found.steps, found.trained_on) == ("random", "none", 0, ())
+    assert found.weights_sha256 == table["weights_sha256"][1]
+    assert torch.equal(encoder.norm.weight, initial_encoder(SETTINGS, 3).norm.weight)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (pytest.fail, ("a file that is not ours was unpickled",))
+
+
+def test_pickled_weights_are_refused_unread(saved: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "vitl.pt"
+    pickled.write_bytes(pickle.dumps({"encoder": Bomb()}))
+    with pytest.raises(CheckpointError, match="never unpickled"):
+        load_encoder(pickled)
+    (saved / WEIGHTS).write_bytes(pickled.read_bytes())
+    with pytest.raises(CheckpointError, match="damaged or replaced"):
+        load_encoder(saved)
+    described(saved)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        load_encoder(saved)
+
+
+def described(directory: Path) -> None:
+    """Make the record vouch for the weights that lie beside it."""
+    from echolung.runtime import sha256_file
+
+    values = json.loads((directory / RECORD).read_text())
+    values["weights_sha256"] = sha256_file(directory / WEIGHTS)
+    (directory / RECORD).write_text(json.dumps(values))
+
+
+def test_truncated_weights_are_refused(saved: Path) -> None:
+    path = saved / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_encoder(saved)
+    described(saved)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        load_encoder(saved)
+
+
+def test_weights_of_another_shape_are_refused(saved: Path) -> None:
+    weights = load_file(saved / WEIGHTS)
+    del weights["norm.bias"]
+    save_file(weights, saved / WEIGHTS)
+    described(saved)
+    with pytest.raises(CheckpointError, match=r"norm\.bias is missing"):
+        load_encoder(saved)
+
+
+def test_settings_of_another_model_are_refused(saved: Path) -> None:
+    values = json.loads((saved / RECORD).read_text())
+    values["settings"]["width"] = 48
+    (saved / RECORD).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="does not fit the settings"):
+        load_encoder(saved)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "not json", '{"settings": {}, "extra": 1}', '"text"', "\udcff"])
+def test_records_that_are_not_ours_are_refused(saved: Path, text: str) -> None:
+    (saved / RECORD).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder(saved)
+    assert str(saved / RECORD) in caught.value.problem and "dvc repro" in caught.value.remedy
+
+
+def test_missing_folder_and_missing_weights_are_named(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_encoder(tmp_path / "nowhere")
+    (saved / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=r"no encoder\.safetensors"):
+        load_encoder(saved)

@@ -1,0 +1,62 @@
+"""Rotary positions against the formula, written out token by token and channel by channel."""
+
+import math
+
+import pytest
+import torch
+
+from echolung.models.rope import rotate, rotated_width, rotation
+
+torch.set_num_threads(1)
+
+
+def by_hand(x: list[float], token: int, grid: tuple[int, int, int]) -> list[float]:
+    """One head's vector of one token, rotated as METHODS of V-JEPA 2 has it: pairs turn, but angles are tiled."""
+    width = len(x)
+    axis_width = 2 * ((width // 3) // 2)
+    _, rows, columns = grid
+    time, rest = divmod(token, rows * columns)
+    row, column = divmod(rest, columns)
+    out = list(x)  # the remainder stays as it is
+    for axis, position in enumerate((time, row, column)):
+        start = axis * axis_width
+        for j in range(axis_width):
+            omega = 10000.0 ** (-(j % (axis_width // 2)) / (axis_width / 2))
+            partner = -x[start + j + 1] if j % 2 == 0 else x[start + j - 1]
+            out[start + j] = x[start + j] * math.cos(position * omega) + partner * math.sin(position * omega)
+    return out
+
+
+@pytest.mark.parametrize("head_width", [16, 24, 32, 64])
+def test_equals_the_formula(head_width: int) -> None:
+    grid = (3, 4, 5)
+    ids = torch.tensor([0, 7, 20, 33, 59])
+    x = torch.randn(len(ids), head_width, dtype=torch.float64)
+    expected = [by_hand(vector.tolist(), int(token), grid) for vector, token in zip(x, ids, strict=True)]
+    found = rotate(x, *rotation(ids, grid, head_width))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=1e-5)
+
+
+def test_large_and_small_models_rotate_the_published_widths() -> None:
+    assert rotated_width(64) == 20
+    assert rotated_width(32) == 10
+
+
+def test_angles_are_tiled_not_interleaved() -> None:
+    cosines, _ = rotation(torch.tensor([1]), (1, 1, 2), 64)  # the second column: only the width axis turns
+    assert torch.equal(cosines[0, 40:50], cosines[0, 50:60])
+    assert not torch.equal(cosines[0, 40::2], cosines[0, 41::2])
+    assert torch.equal(cosines[0, 60:], torch.ones(4))
+
+
+def test_angles_are_float32_whatever_enters() -> None:
+    x = torch.randn(2, 5, 16, dtype=torch.bfloat16)
+    cosines, sines = rotation(torch.arange(5), (5, 1, 1), 16)
+    assert cosines.dtype == sines.dtype == torch.float32
+    assert rotate(x, cosines, sines).dtype == torch.bfloat16
+
+
+def test_ids_of_each_clip_turn_as_those_of_the_whole() -> None:
+    whole, _ = rotation(torch.arange(24), (2, 3, 4), 16)
+    some, _ = rotation(torch.tensor([[3, 8, 23], [0, 8, 11]]), (2, 3, 4), 16)
+    assert torch.equal(some, whole[torch.tensor([[3, 8, 23], [0, 8, 11]])])

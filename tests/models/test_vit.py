@@ -1,0 +1,141 @@
+"""The vision transformer: sizes and names of the published model, and masks that change nothing but what is seen."""
+
+import pytest
+import torch
+
+from echolung.models.predictor import Predictor
+from echolung.models.vit import VisionTransformer
+
+torch.set_num_threads(1)
+
+GRID = (2, 3, 3)
+
+
+def small(**changes: int) -> VisionTransformer:
+    shape = {"width": 48, "depth": 3, "heads": 2, "mlp_ratio": 2.0, "channels": 1, "tubelet": 2, "patch": 4} | changes
+    return VisionTransformer(**shape)
+
+
+def test_large_model_has_the_published_tensors() -> None:
+    with torch.device("meta"):
+        model = VisionTransformer(width=1024, depth=24, heads=16, mlp_ratio=4.0, channels=3, tubelet=2, patch=16)
+    state = model.state_dict()
+    assert sum(weight.numel() for weight in state.values()) == 303_885_312
+    assert len(state) == 292
+    assert state["patch_embed.proj.weight"].shape == (1024, 3, 2, 16, 16)
+    block = {name.removeprefix("blocks.23.") for name in state if name.startswith("blocks.23.")}
+    layers = ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    assert block == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+
+
+def test_large_predictor_has_the_published_tensors() -> None:
+    with torch.device("meta"):
+        predictor = Predictor(
+            encoder_width=1024, width=384, depth=12, heads=12, mlp_ratio=4.0, grid=(8, 14, 14), mask_tokens=10
+        )
+    state = predictor.state_dict()
+    assert sum(weight.numel() for weight in state.values()) == 22_086_016
+    assert len(state) == 160
+    assert state["mask_tokens.9"].shape == (1, 1, 384)
+    for name in ("predictor_embed", "predictor_norm", "predictor_proj", "predictor_blocks.11.attn.qkv"):
+        assert f"{name}.weight" in state
+
+
+def test_initial_weights_are_scaled_by_depth() -> None:
+    torch.manual_seed(0)
+    model = small(width=96, depth=8)
+    deep = [block.attn.proj.weight.std() * (2 * number) ** 0.5 for number, block in enumerate(model.blocks, 1)]
+    for value in [*deep, model.blocks[5].attn.qkv.weight.std(), model.patch_embed.proj.weight.std()]:
+        assert abs(value - 0.02) < 0.002
+    assert all(not weight.any() for name, weight in model.named_parameters() if name.endswith("bias"))
+
+
+def test_patches_equal_the_convolution_they_are_named_after() -> None:
+    embed = small(channels=3).patch_embed
+    pixels = torch.randn(2, 3, 4, 12, 12)
+    expected = embed.proj(pixels).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed(pixels), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_visible_tokens_attend_as_if_the_hidden_were_masked() -> None:
+    """Packed clips of unequal length equal full-length attention in which hidden keys are forbidden."""
+    torch.manual_seed(1)
+    model = small()
+    pixels = torch.randn(3, 1, 4, 12, 12)
+    visible = torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [0.9]])
+    assert len(set(visible.sum(1).tolist())) > 1
+
+    expected = reference(model, pixels, visible)
+    torch.testing.assert_close(model(pixels, visible), expected, atol=1e-5, rtol=1e-5)
+
+
+def reference(model: VisionTransformer, pixels: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """The same network by explicit softmax over all tokens; returns the visible ones."""
+    from echolung.models.rope import rotate, rotation
+
+    x = model.patch_embed(pixels)
+    turn = rotation(torch.arange(18), GRID, model.head_width)
+    forbidden = torch.where(visible, 0.0, float("-inf"))[:, None, None, :]
+    for block in model.blocks:
+        q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        scores = rotate(q, *turn) @ rotate(k, *turn).transpose(-1, -2) / model.head_width**0.5 + forbidden
+        x = x + block.attn.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        x = x + block.mlp.fc2(torch.nn.functional.gelu(block.mlp.fc1(block.norm2(x))))
+    return model.norm(x)[visible]
+
+
+def test_a_mask_that_shows_everything_changes_nothing() -> None:
+    model = small()
+    pixels = torch.randn(2, 1, 4, 12, 12)
+    whole = model(pixels)
+    torch.testing.assert_close(model(pixels, torch.ones(2, 18, dtype=torch.bool)), whole.flatten(0, 1))
+
+
+def test_token_order_is_time_then_row_then_column() -> None:
+    model = small()
+    pixels = torch.zeros(1, 1, 4, 12, 12)
+    changed = pixels.clone()
+    changed[0, 0, 2:4, 4:8, 8:12] = 1.0  # second tubelet, second row, third column
+    difference = (model.patch_embed(changed) - model.patch_embed(pixels)).abs().sum(-1)[0]
+    assert difference.nonzero().flatten().tolist() == [9 + 3 + 2]
+
+
+def predictor() -> Predictor:
+    torch.manual_seed(2)
+    return Predictor(encoder_width=48, width=36, depth=2, heads=2, mlp_ratio=2.0, grid=GRID, mask_tokens=2)
+
+
+def test_mask_tokens_begin_at_zero_and_learn_apart() -> None:
+    model = predictor()
+    assert all(not token.any() for token in model.mask_tokens)
+    visible = torch.rand(2, 18) < 0.5
+    model(torch.randn(int(visible.sum()), 48), visible, 1).sum().backward()
+    assert model.mask_tokens[1].grad is not None and model.mask_tokens[1].grad.abs().sum() > 0
+    assert model.mask_tokens[0].grad is None
+
+
+def test_prediction_depends_on_the_clip_and_place_alone() -> None:
+    """A clip's hidden tokens are predicted alike whatever stands beside it in the batch."""
+    model = predictor()
+    visible = torch.rand(3, 18) < 0.5
+    seen = torch.randn(int(visible.sum()), 48)
+    together = model(seen, visible, 0)
+    apart = [model(part, visible[[index]], 0) for index, part in enumerate(seen.split(visible.sum(1).tolist()))]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-6, rtol=1e-5)
+    assert together.shape == (int((~visible).sum()), 48)
+
+
+@pytest.mark.parametrize("lengths", [[18], [1, 17], [5, 6, 7]])
+def test_packed_clips_do_not_see_each_other(lengths: list[int]) -> None:
+    torch.manual_seed(3)
+    model = small()
+    pixels = torch.randn(len(lengths), 1, 4, 12, 12)
+    visible = torch.arange(18) < torch.tensor(lengths)[:, None]
+    before = model(pixels, visible)
+    changed = pixels.clone()
+    changed[-1] += 1.0
+    after = model(changed, visible)
+    others = sum(lengths[:-1])
+    assert torch.equal(before[:others], after[:others])
+    assert not torch.allclose(before[others:], after[others:])
