@@ -1,0 +1,88 @@
+"""The tables a comparison consists of, and how they lie on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+from echolung.errors import DataError
+from echolung.runtime import atomic_path, write_json
+
+TEXT = [
+    "task",
+    "arm",
+    "reference",
+    "probe",
+    "reference_probe",
+    "metric",
+    "class",
+    "actual",
+    "predicted",
+    "test",
+    "unit",
+]
+TEXT += ["note", "outcome", "text"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The tables of a comparison; every row names its task, arm and probe."""
+
+    arms: pd.DataFrame
+    """metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_videos, unit, note"""
+    pairs: pd.DataFrame
+    """reference, reference_probe, metric, difference, low, high, p_value (log_loss only), p_holm (family only), ..."""
+    verdicts: pd.DataFrame
+    """reference, outcome (better | worse | undecided), text: the primary probe's pairs in plain words"""
+    folds: pd.DataFrame
+    """repeat, fold, step, metric, value, n_patients, n_units"""
+    classes: pd.DataFrame
+    """class, metric (sensitivity | specificity), estimate, low, high, n_units"""
+    confusion: pd.DataFrame
+    """actual, predicted, count (units added up over seeds), seeds"""
+    roc: pd.DataFrame
+    """class, false_positive_rate, true_positive_rate"""
+    secondary: pd.DataFrame
+    """reference, test, difference, standard_error, low, high, p_value (uncorrected)"""
+
+
+def at_primary_probe(table: pd.DataFrame, probe: str) -> pd.DataFrame:
+    """The rows of `probe`; of an arm that has none there (a control with a probe of its own), all its rows."""
+    chosen = table["probe"] == probe
+    served = set(zip(table["task"][chosen], table["arm"][chosen], strict=True))
+    other = [(task, arm) not in served for task, arm in zip(table["task"], table["arm"], strict=True)]
+    return table[chosen | pd.Series(other, index=table.index)]
+
+
+def nested_metrics(comparison: Comparison, probe: str) -> dict[str, dict[str, dict[str, float | None]]]:
+    """task -> arm -> metric -> estimate at `probe`, as `dvc metrics` reads it; null where undefined."""
+    rows = at_primary_probe(comparison.arms, probe)
+    nested: dict[str, dict[str, dict[str, float | None]]] = {}
+    for task, arm, metric, estimate in rows[["task", "arm", "metric", "estimate"]].itertuples(index=False, name=None):
+        value = None if pd.isna(estimate) else round(float(estimate), 6)
+        nested.setdefault(task, {}).setdefault(arm, {})[metric] = value
+    return nested
+
+
+def write_comparison(comparison: Comparison, directory: Path, primary_probe: str) -> None:
+    """One csv per table, and metrics.json (task -> arm -> metric -> estimate at the primary probe)."""
+    for field in fields(Comparison):
+        with atomic_path(directory / f"{field.name}.csv") as temporary:
+            getattr(comparison, field.name).to_csv(temporary, index=False, float_format="%.10g")
+    write_json(directory / "metrics.json", nested_metrics(comparison, primary_probe))
+
+
+def read_comparison(directory: Path) -> Comparison:
+    """What `write_comparison` wrote; raises DataError naming a missing table."""
+    tables = {}
+    for field in fields(Comparison):
+        path = directory / f"{field.name}.csv"
+        if not path.is_file():
+            raise DataError(f"{path} does not exist", "Run `dvc repro compare` to make it.")
+        # Class names such as "0", "NA" or "none" are text, and stay it.
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=[""])
+        text = [column for column in TEXT if column in table]
+        tables[field.name] = table.fillna(dict.fromkeys(text, ""))
+    return Comparison(**tables)
