@@ -1,0 +1,150 @@
+"""POCUS: lung ultrasound videos collected from many places (Born et al. 2021, 10.3390/app11020672), convex probe.
+
+Layout (the repository's folder `data`, or the same two things copied elsewhere):
+    convex/ or pocus_videos/convex/   Cov*, Pneu*, Reg*, Vir*; mp4, mov, avi, gif, mpeg, in 82 frame sizes
+    dataset_metadata.csv              Filename (without suffix; joins the files whatever the case), Label, License,
+                                      Patient ID / Name, Source ID, and 40 more
+
+Where a video was published is nearly its label (no COVID in the Northumbria collection, .mov almost only COVID), so
+`collection` is kept for every video. Viral pneumonia is kept as a diagnosis of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from echolung.data.manifest import listed
+from echolung.data.sources.files import read_table, require_folder, video_files
+from echolung.errors import DataError
+
+TABLE, FOLDERS = "dataset_metadata.csv", ("convex", "pocus_videos/convex")
+PATIENT, SOURCE_ID = "Patient ID / Name", "Source ID"
+COLUMNS = ("Filename", "Label", "License", PATIENT, SOURCE_ID)
+DIAGNOSES = {
+    "covid-19": "covid",
+    "bacterial pneumonia": "pneumonia",
+    "viral pneumonia": "viral",
+    "regular": "regular",
+}
+PREFIXES = {"cov": "covid", "pneu": "pneumonia", "vir": "viral", "reg": "regular"}
+HOW_TO_GET = (
+    "POCUS is at https://github.com/jannisborn/covid19_ultrasound (git clone); set `root` to its folder data, or to "
+    f"one that holds {TABLE} and convex/."
+)
+
+# `Source ID` of dataset_metadata.csv, named by what its rows' `URL (Video Name)` and `Title` point to.
+COLLECTIONS = {
+    "1": "butterfly",
+    "2": "pocus-atlas",
+    "3": "clarius",
+    "4": "grepmed",
+    "5": "everyday-ultrasound",
+    "6": "radiopaedia",
+    "7": "bcpocus",
+    "8": "youtube-8",
+    "9": "nephropocus",
+    "10": "youtube-10",
+    "11": "youtube-11",
+    "12": "critical-care-northampton",
+    "13": "everyday-ultrasound",
+    "14": "charlotte",
+    "15": "bja-education-2016",
+    "16": "litfl",
+    "17": "st-emlyns",
+    "18": "northumbria",
+    "19": "website-donation",
+    "20": "ssrn-3544750",
+    "21": "advances-thoracic-2015",
+    "22": "clinical-review-2007",
+    "23": "covid-manifestations-2020",
+    "24": "h1n1-chest-ultrasound-2012",
+    "25": "pregnant-women-2020",
+    "26": "community-acquired-children-2017",
+    "27": "community-acquired-2014",
+    "28": "pediatric-pneumonia-2017",
+    "29": "h1n1-prospective-2012",
+    "30": "dialytic-recommendations-2020",
+    "31": "pregnant-woman-2020",
+    "32": "pictorial-essay-2020",
+    "33": "exacerbation-causes-2015",
+    "34": "wfumb",
+    "35": "ultraschalltagung",
+    "36": "sonographiebilder",
+    "37": "acute-medicine",
+    "38": "abrams-2020",
+    "39": "volpicelli-2020",
+    "40": "denault-2020",
+    "41": "bolzano",
+    "42": "siemens",
+    "43": "chen-2020",
+    "44": "youtube-44",
+    "45": "emdocs",
+    "46": "oliveira-2020",
+    "47": "reissig-2012",
+}
+
+# Rows of dataset_metadata.csv whose cells slipped one column to the right behind a comment with a comma in it: under
+# `Patient ID / Name` stands the age, 40; the patient, 7, has pneumonia videos from the same page of litfl.com.
+SLIPPED_PATIENTS = {"reg_liftl_pneucase3_clip1": "7", "reg_liftl_case3_clip2": "7"}
+
+
+def scan(root: Path, source: str) -> pd.DataFrame:
+    """One row per video file; what dataset_metadata.csv does not know, the file's name says.
+
+    A video without a patient in the table is a patient of its own, named by collection and file.
+    """
+    what = "POCUS"
+    require_folder(root, what, HOW_TO_GET)
+    table = read_table(root / TABLE, COLUMNS, what, HOW_TO_GET)
+    folder = next((root / name for name in FOLDERS if (root / name).is_dir()), root / FOLDERS[0])
+    paths = video_files(require_folder(folder, what, HOW_TO_GET), what, HOW_TO_GET)
+    known = _rows_by_stem(table, {path.stem.lower() for path in paths}, root / TABLE)
+    rows = [_row(path, source, known.get(path.stem.lower(), {})) for path in paths]
+    return pd.DataFrame(rows)
+
+
+def _rows_by_stem(table: pd.DataFrame, stems: set[str], where: Path) -> dict[str, dict[str, str]]:
+    """The table's row of each file; raises DataError if two rows say different things of one."""
+    table = table.assign(stem=table["Filename"].str.lower())
+    table = table.loc[table["stem"].isin(stems), ["stem", *COLUMNS[1:]]].drop_duplicates()
+    twice = sorted(set(table["stem"][table["stem"].duplicated()]))
+    if twice:
+        raise DataError(f"{where} has rows that contradict each other for {listed(twice)}", "Keep one row per video.")
+    records = table.set_index("stem").to_dict("index")
+    return {str(stem): {str(key): str(cell) for key, cell in row.items()} for stem, row in records.items()}
+
+
+def _row(path: Path, source: str, known: dict[str, str]) -> dict[str, object]:
+    collection = COLLECTIONS.get(_whole(known.get(SOURCE_ID, "")), "unknown")
+    patient = SLIPPED_PATIENTS.get(path.stem.lower()) or _whole(known.get(PATIENT, "")) or f"{collection}-{path.stem}"
+    return {
+        "sample_id": f"{source}/{path.stem}",
+        "source": source,
+        "path": str(path),
+        "patient_id": f"{source}/{patient}",
+        "collection": collection,
+        "license": known.get("License", "").replace(" -", "-") or pd.NA,
+        "diagnosis": _diagnosis(path, known.get("Label", "")),
+    }
+
+
+def _diagnosis(path: Path, label: str) -> object:
+    """The table's label, or without one the file name's; raises DataError where they contradict each other."""
+    named = next((value for prefix, value in PREFIXES.items() if path.stem.lower().startswith(prefix)), None)
+    if not label:
+        return named or pd.NA
+    diagnosis = DIAGNOSES.get(label.lower())
+    if diagnosis is None:
+        raise DataError(
+            f"{TABLE}: label '{label}' of {path.name} is not one of {', '.join(DIAGNOSES)}", "Correct that row."
+        )
+    if named not in (None, diagnosis):
+        raise DataError(f"{TABLE} says '{label}' of {path.name}, whose name says {named}", "Correct one of them.")
+    return diagnosis
+
+
+def _whole(cell: str) -> str:
+    """ "36.0", as a spreadsheet writes a number, is 36; names and empty cells stay."""
+    return cell.removesuffix(".0")
