@@ -3,7 +3,7 @@
 Layout:
     lus_videos/patient_<id>_<point>[_<repeat>].mp4   point: L1-L3, R1-R3 (BLUE protocol)
     clinical_variables.csv                           patient_id, cov_test (PCR, 0 or 1), and 125 more
-    severity.csv                                     video_file (no suffix), Severity Score 0-3, A-lines, B-lines (yes/no)
+    severity.csv                                     video_file (no suffix), Severity Score 0-3, A-lines, B-lines
 
 Every video carries its patient's PCR result, whatever its lung point shows; severity and lines are read per video.
 """

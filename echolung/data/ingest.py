@@ -1,0 +1,228 @@
+"""Ingest: every video of a source decoded once into its clip store, and the manifest that describes them.
+
+The store is kept between runs. A video is known by the SHA-256 of its file, so a new video costs one decode, a renamed
+one none, and a run that was killed goes on where it stopped: decoded videos are noted, one line each, in a journal that
+becomes the index at the end.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pydantic
+
+from echolung.data import video
+from echolung.data.clips import INDEX, letterbox
+from echolung.data.manifest import VIDEO_COLUMNS, conform
+from echolung.data.sources.layouts import SOURCES
+from echolung.errors import DataError, SettingsError, VideoError
+from echolung.parameters import Parameters
+from echolung.runtime import Progress, atomic_path, digest, read_json, sha256_file, write_json
+
+JOURNAL = "journal.jsonl"
+STORE_FORMAT = 1
+"""Raised when the same file would be stored as other frames, so that older stores are decoded again."""
+
+Facts = dict[str, Any]
+"""What is known of one decoded file: sha256, VIDEO_COLUMNS, and mean and std of its stored pixels."""
+
+
+class SourceSettings(Parameters):
+    """One data set: where it is and how it is laid out."""
+
+    layout: Literal["echonet", "pocus", "covid_blues", "folder"]
+    root: Path
+
+
+class IngestSettings(Parameters):
+    """The sources of a study, by name, and the size at which their frames are kept."""
+
+    size: int = pydantic.Field(ge=16, le=1024)
+    """Side of the stored square frames, in pixels."""
+    workers: int = pydantic.Field(default=2, ge=1)
+    """Processes that decode; should not affect results."""
+    sources: dict[str, SourceSettings]
+
+
+def ingest(
+    source: str, settings: IngestSettings, store_directory: Path, on_progress: Progress | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scan a source, decode what is new, and leave a complete store in `store_directory`.
+
+    Returns (manifest, summary). The summary has one row per video: sample_id, the manifest's VIDEO_COLUMNS, and mean
+    and std of the stored pixels. A video that cannot be decoded is a row with frames 0 and its `decode_error`; it is
+    neither dropped nor replaced. `on_progress` counts the videos that had to be decoded.
+
+    Raises DataError (layout, duplicate ids), SettingsError (no such source), DependencyError (no FFmpeg).
+    """
+    if source not in settings.sources:
+        raise SettingsError(f"no source '{source}'", f"Sources are: {', '.join(settings.sources) or 'none'}.")
+    video.require_ffmpeg()
+    chosen = settings.sources[source]
+    manifest = conform(SOURCES[chosen.layout](chosen.root, source))
+    store_directory.mkdir(parents=True, exist_ok=True)
+    fingerprint = digest({"format": STORE_FORMAT, "size": settings.size})
+    paths = [Path(path) for path in manifest["path"]]
+    contents = _contents(paths, settings.workers)
+    known = _known(store_directory, fingerprint)
+    wanted = {content: path for path, content in zip(paths, contents, strict=True) if content and content not in known}
+    work = functools.partial(_decode_into, store_directory, settings.size)
+    done = 0
+    results = _run(work, list(wanted.items()), settings.workers)
+    with open(store_directory / JOURNAL, "a") as journal, contextlib.closing(results):
+        journal.write("\n")  # ends the line that a killed run may have left half written
+        for facts in results:
+            known[facts["sha256"]] = facts
+            if facts["frames"]:  # a failure is tried again next time: FFmpeg may have been the reason
+                journal.write(json.dumps({"fingerprint": fingerprint, **facts}) + "\n")
+                journal.flush()
+            done += 1
+            if on_progress is not None:
+                on_progress(done, len(wanted))
+    rows = [
+        known[content] if content else _failed("", f"{path} is not there")
+        for path, content in zip(paths, contents, strict=True)
+    ]
+    _finish(store_directory, fingerprint, settings.size, list(manifest["sample_id"]), rows)
+    return _tables(manifest, rows)
+
+
+def _contents(paths: list[Path], workers: int) -> list[str]:
+    """SHA-256 of every file, "" where there is none."""
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda path: sha256_file(path) if path.is_file() else "", paths))
+
+
+def _known(directory: Path, fingerprint: str) -> dict[str, Facts]:
+    """Facts of the videos whose frames already stand in the store, by content, from its index and its journal."""
+    known: dict[str, Facts] = {}
+    if (directory / INDEX).is_file():
+        index = read_json(directory / INDEX)
+        if index.get("fingerprint") == fingerprint:
+            known = {facts["sha256"]: facts for facts in index["clips"].values()}
+    if (directory / JOURNAL).is_file():
+        for line in (directory / JOURNAL).read_text().splitlines():
+            try:
+                facts = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line being written when the process was killed
+            if facts.pop("fingerprint", None) == fingerprint:
+                known[facts["sha256"]] = facts
+    return {content: facts for content, facts in known.items() if _is_whole(_frames_path(directory, content), facts)}
+
+
+def _is_whole(path: Path, facts: Facts) -> bool:
+    try:
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return frames.dtype == np.uint8 and len(frames) == facts["frames"]
+
+
+def _frames_path(directory: Path, content: str) -> Path:
+    return directory / f"{content}.npy"
+
+
+def _decode_into(directory: Path, size: int, item: tuple[str, Path]) -> Facts:
+    """Decode one video and store its frames; returns its facts, with the error instead of frames if it fails."""
+    content, path = item
+    try:
+        decoded = video.decode(path, functools.partial(letterbox, size=size))
+    except VideoError as error:
+        return _failed(content, str(error.problem))
+    with atomic_path(_frames_path(directory, content)) as temporary:
+        np.save(temporary, decoded.frames, allow_pickle=False)
+    return {
+        "sha256": content,
+        "frames": len(decoded.frames),
+        "frames_declared": decoded.frames_declared,
+        "fps": decoded.fps,
+        "height": decoded.height,
+        "width": decoded.width,
+        "codec": decoded.codec,
+        "decode_error": decoded.damage or None,
+        **_brightness(decoded.frames),
+    }
+
+
+def _brightness(frames: np.ndarray) -> Facts:
+    """Mean and standard deviation of all pixels; frame by frame, since a long video in float64 is large."""
+    mean = float(frames.mean())
+    square = float(np.mean([np.square(frame, dtype=np.float64).mean() for frame in frames]))
+    return {"mean": mean, "std": max(0.0, square - mean**2) ** 0.5}
+
+
+def _failed(content: str, problem: str) -> Facts:
+    unknown = dict.fromkeys([*VIDEO_COLUMNS, "mean", "std"])
+    return {**unknown, "sha256": content or None, "frames": 0, "decode_error": problem}
+
+
+def _finish(directory: Path, fingerprint: str, size: int, sample_ids: list[str], rows: list[Facts]) -> None:
+    """Write the index and remove what it does not name: frames of removed videos, the journal, half-written files."""
+    clips = {name: facts for name, facts in zip(sample_ids, rows, strict=True) if facts["frames"]}
+    write_json(directory / INDEX, {"fingerprint": fingerprint, "size": size, "clips": clips})
+    kept = {INDEX, *(_frames_path(directory, facts["sha256"]).name for facts in clips.values())}
+    for entry in directory.iterdir():
+        if entry.name not in kept and entry.is_file():
+            entry.unlink()
+
+
+def _tables(manifest: pd.DataFrame, rows: list[Facts]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    facts = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS, "mean", "std"])
+    manifest = manifest.drop(columns=["sha256", *VIDEO_COLUMNS])
+    manifest = conform(pd.concat([manifest, facts.drop(columns=["mean", "std"])], axis=1))
+    summary = manifest[["sample_id", *VIDEO_COLUMNS]].assign(
+        mean=facts["mean"].astype("Float64"), std=facts["std"].astype("Float64")
+    )
+    return manifest, summary
+
+
+def _run(work: Callable[[tuple[str, Path]], Facts], items: list[tuple[str, Path]], workers: int) -> Generator[Facts]:
+    """Yield `work(item)` as items finish: here if one worker or item is enough, else in processes of their own."""
+    if min(workers, len(items)) <= 1:
+        yield from map(work, items)
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        futures = [pool.submit(work, item) for item in items]
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a decoding process was killed (out of memory?)",
+            "Run again with fewer workers: it goes on where it stopped.",
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread each; Ctrl-C is the parent's to handle; and no worker outlives its parent, however that one ends."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
