@@ -58,12 +58,14 @@ def compare(predictions: pd.DataFrame, tasks: Mapping[str, Task], settings: Comp
     facts: list[PairFacts] = []
     for name, task in tasks.items():
         _compare_task(task_predictions(predictions, name, task), settings, parts, facts)
+    if not parts["pairs"]:
+        raise DataError(
+            f"the predictions hold the arm '{settings.reference}' and nothing to compare it with",
+            "Probe another arm, or the majority control.",
+        )
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items() if frames}
     pairs = _with_holm(tables["pairs"], settings)
-    tables["pairs"] = pairs
-    tables["verdicts"] = _verdicts(pairs, facts)
-    tables.setdefault("secondary", pd.DataFrame())
-    return Comparison(**tables)
+    return Comparison(**tables | {"pairs": pairs, "verdicts": _verdicts(pairs, facts)})
 
 
 def _compare_task(

@@ -43,6 +43,10 @@ def resampled(task: TaskPredictions, key: Key, counts: np.ndarray) -> Scores:
     """All metrics under every row of `counts` (B, P)."""
     probabilities = task.probabilities[key]
     weights = counts[:, task.patient]
+    repeats = len(task.folds)
+    # A fold of another repeat is another fold: all stand side by side, (R * U) units long.
+    y, of_repeats = np.tile(task.y, repeats), np.tile(weights, repeats)
+    folds = (task.folds + (task.folds.max() + 1) * np.arange(repeats)[:, None]).ravel()
     values: dict[str, list[np.ndarray]] = {name: [] for name in metrics.METRICS}
     undefined = 0
     for of_seed in probabilities:
@@ -52,13 +56,9 @@ def resampled(task: TaskPredictions, key: Key, counts: np.ndarray) -> Scores:
         for name, loss in metrics.LOSSES.items():
             values[name].append(counts @ _per_patient(task, loss(task.y, of_seed).mean(axis=0)) / counts.sum(axis=1))
         for name, ranking in metrics.RANKINGS.items():
-            repeats = [
-                metrics.within_folds(ranking, task.y, p, folds, weights)
-                for p, folds in zip(of_seed, task.folds, strict=True)
-            ]
-            values[name].append(np.mean([value for value, _ in repeats], axis=0))
-            undefined = sum(count for _, count in repeats)
-    rankings = sum(len(np.unique(folds)) for folds in task.folds) * len(metrics.ranked_classes(len(task.classes)))
+            value, undefined = metrics.within_folds(ranking, y, of_seed.reshape(len(y), -1), folds, of_repeats)
+            values[name].append(value)
+    rankings = len(np.unique(folds)) * len(_ranked(task))
     return Scores({name: np.stack(seeds) for name, seeds in values.items()}, undefined, rankings)
 
 
