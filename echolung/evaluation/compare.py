@@ -99,9 +99,9 @@ def _compare_task(
         heading["reference_probe"] = reference[1]
         generator = np.random.default_rng(derived_seed(settings.seed, *heading.values(), "permutation"))
         rows = _pair_rows(task, key, reference, values, settings.permutations, generator)
-        parts["pairs"].append(_headed(rows, heading))
+        parts["pairs"].append(_headed(rows.assign(primary=_primary(task, key, settings)), heading))
         parts["secondary"].append(_headed(_secondary_rows(task, key, reference, losses, settings), heading))
-        if key[1] in (settings.primary_probe, "none") or key[1] not in _probes(task, settings.reference):
+        if _primary(task, key, settings):
             facts.append(
                 PairFacts(
                     **heading,
@@ -123,6 +123,16 @@ def _require_arms(task: TaskPredictions, settings: CompareSettings) -> None:
             f" '{settings.primary_probe}'",
             f"Probe it, or change compare.reference or compare.primary_probe; present: {present}.",
         )
+
+
+def _primary(task: TaskPredictions, key: scores.Key, settings: CompareSettings) -> bool:
+    """Whether the arm is judged by this probe: the primary one, or its own where it has none of that name."""
+    return key[1] == settings.primary_probe or settings.primary_probe not in _probes(task, key[0])
+
+
+def _role(arm: str, settings: CompareSettings) -> str:
+    named = {settings.reference: "reference", settings.majority: "majority"}
+    return named.get(arm, "pretrained" if arm in settings.pretrained else "other")
 
 
 def _probes(task: TaskPredictions, arm: str) -> list[str]:
@@ -150,7 +160,8 @@ def _arm_rows(task: TaskPredictions, key: scores.Key, found: scores.Scores, sett
     for name in METRICS:
         by_seed, resampled = found.values[name][:, 0], found.values[name][:, 1:].mean(axis=0)
         low, high = statistics.percentile_interval(resampled)
-        row = {"metric": name, "estimate": float(by_seed.mean()), "low": low, "high": high, "seeds": len(by_seed)}
+        row: dict[str, object] = {"role": _role(key[0], settings), "primary": _primary(task, key, settings)}
+        row |= {"metric": name, "estimate": float(by_seed.mean()), "low": low, "high": high, "seeds": len(by_seed)}
         row |= {"seed_low": float(by_seed.min()), "seed_high": float(by_seed.max())}
         rows.append(
             row | _sizes(task) | {"unit": task.unit, "note": _note(name, found, resampled, key[0] == settings.majority)}

@@ -23,7 +23,7 @@ TEXT = [
     "test",
     "unit",
 ]
-TEXT += ["note", "outcome", "text"]
+TEXT += ["note", "outcome", "text", "role"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,15 @@ class Comparison:
     """The tables of a comparison; every row names its task, arm and probe."""
 
     arms: pd.DataFrame
-    """metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_videos, unit, note"""
+    """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_videos, unit, note
+
+    role is pretrained, other, reference or majority; primary marks the primary probe, or a control's own.
+    """
     pairs: pd.DataFrame
-    """reference, reference_probe, metric, difference, low, high, p_value (log_loss only), p_holm (family only), ..."""
+    """reference, reference_probe, primary, metric, difference, low, high, n_patients, n_videos, test
+
+    p_value for the log-loss alone, p_holm for the confirmatory family alone.
+    """
     verdicts: pd.DataFrame
     """reference, outcome (better | worse | undecided), text: the primary probe's pairs in plain words"""
     folds: pd.DataFrame
@@ -48,17 +54,9 @@ class Comparison:
     """reference, test, difference, standard_error, low, high, p_value (uncorrected)"""
 
 
-def at_primary_probe(table: pd.DataFrame, probe: str) -> pd.DataFrame:
-    """The rows of `probe`; of an arm that has none there (a control with a probe of its own), all its rows."""
-    chosen = table["probe"] == probe
-    served = set(zip(table["task"][chosen], table["arm"][chosen], strict=True))
-    other = [(task, arm) not in served for task, arm in zip(table["task"], table["arm"], strict=True)]
-    return table[chosen | pd.Series(other, index=table.index)]
-
-
-def nested_metrics(comparison: Comparison, probe: str) -> dict[str, dict[str, dict[str, float | None]]]:
-    """task -> arm -> metric -> estimate at `probe`, as `dvc metrics` reads it; null where undefined."""
-    rows = at_primary_probe(comparison.arms, probe)
+def nested_metrics(comparison: Comparison) -> dict[str, dict[str, dict[str, float | None]]]:
+    """task -> arm -> metric -> estimate at the primary probe, as `dvc metrics` reads it; null where undefined."""
+    rows = comparison.arms[comparison.arms["primary"]]
     nested: dict[str, dict[str, dict[str, float | None]]] = {}
     for task, arm, metric, estimate in rows[["task", "arm", "metric", "estimate"]].itertuples(index=False, name=None):
         value = None if pd.isna(estimate) else round(float(estimate), 6)
@@ -66,12 +64,12 @@ def nested_metrics(comparison: Comparison, probe: str) -> dict[str, dict[str, di
     return nested
 
 
-def write_comparison(comparison: Comparison, directory: Path, primary_probe: str) -> None:
+def write_comparison(comparison: Comparison, directory: Path) -> None:
     """One csv per table, and metrics.json (task -> arm -> metric -> estimate at the primary probe)."""
     for field in fields(Comparison):
         with atomic_path(directory / f"{field.name}.csv") as temporary:
             getattr(comparison, field.name).to_csv(temporary, index=False, float_format="%.10g")
-    write_json(directory / "metrics.json", nested_metrics(comparison, primary_probe))
+    write_json(directory / "metrics.json", nested_metrics(comparison))
 
 
 def read_comparison(directory: Path) -> Comparison:

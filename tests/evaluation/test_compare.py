@@ -227,7 +227,7 @@ def test_an_arm_with_its_own_probe_meets_the_references_primary_probe() -> None:
     arms = {("random", "attentive"): (2, 0.5), ("handmade", "logistic"): (1, 1.0)}
     found = compare(predictions("lung", 3, arms), {"lung": LUNG}, QUICK)
     assert set(found.pairs["reference_probe"]) == {"attentive"}
-    assert nested_metrics(found, "attentive")["lung"]["handmade"]["auroc"] is not None
+    assert nested_metrics(found)["lung"]["handmade"]["auroc"] is not None
     assert sentence(found, "lung", "handmade", "random")[0] in ("better", "worse", "undecided")
 
 
@@ -251,13 +251,16 @@ def test_the_order_of_rows_and_the_other_probe_change_nothing(comparison: Compar
 
 
 def test_tables_survive_the_disk(comparison: Comparison, tmp_path: Path) -> None:
-    write_comparison(comparison, tmp_path, "attentive")
+    write_comparison(comparison, tmp_path)
     again = read_comparison(tmp_path)
     for name in vars(comparison):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(comparison, name), check_dtype=False)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics == nested_metrics(comparison, "attentive")
+    assert metrics == nested_metrics(comparison)
     assert set(metrics["lung"]) == {"jepa", "random", "majority"}
+    assert metrics["lung"]["jepa"]["auroc"] == pytest.approx(
+        value(comparison.arms, "estimate", task="lung", arm="jepa", probe="attentive", metric="auroc"), abs=1e-6
+    )
     (tmp_path / "pairs.csv").unlink()
     with pytest.raises(DataError, match=r"pairs\.csv"):
         read_comparison(tmp_path)
