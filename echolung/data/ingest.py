@@ -38,7 +38,7 @@ STORE_FORMAT = 1
 """Raised when the same file would be stored as other frames, so that older stores are decoded again."""
 
 Facts = dict[str, Any]
-"""What is known of one decoded file: sha256, VIDEO_COLUMNS, and mean and std of its stored pixels."""
+"""What is known of one decoded file: its sha256 and the manifest's VIDEO_COLUMNS."""
 
 
 class SourceSettings(Parameters):
@@ -53,19 +53,22 @@ class IngestSettings(Parameters):
 
     size: int = pydantic.Field(ge=16, le=1024)
     """Side of the stored square frames, in pixels."""
-    workers: int = pydantic.Field(default=2, ge=1)
-    """Processes that decode; should not affect results."""
     sources: dict[str, SourceSettings]
 
 
 def ingest(
-    source: str, settings: IngestSettings, store_directory: Path, on_progress: Progress | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scan a source, decode what is new, and leave a complete store in `store_directory`.
+    source: str,
+    settings: IngestSettings,
+    root: Path,
+    store_directory: Path,
+    workers: int = 1,
+    on_progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Scan a source, decode what is new in `workers` processes, and leave a complete store in `store_directory`.
 
-    Returns (manifest, summary). The summary has one row per video: sample_id, the manifest's VIDEO_COLUMNS, and mean
-    and std of the stored pixels. A video that cannot be decoded is a row with frames 0 and its `decode_error`; it is
-    neither dropped nor replaced. `on_progress` counts the videos that had to be decoded.
+    Returns the manifest. Relative roots of sources, and with them the manifest's paths, are relative to `root`. A video
+    that cannot be decoded is a row with frames 0 and its `decode_error`; it is neither dropped nor replaced.
+    `on_progress` counts the videos that had to be decoded.
 
     Raises DataError (layout, duplicate ids), SettingsError (no such source), DependencyError (no FFmpeg).
     """
@@ -73,24 +76,23 @@ def ingest(
         raise SettingsError(f"no source '{source}'", f"Sources are: {', '.join(settings.sources) or 'none'}.")
     video.require_ffmpeg()
     chosen = settings.sources[source]
-    manifest = conform(SOURCES[chosen.layout](chosen.root, source))
+    manifest = conform(SOURCES[chosen.layout](root / chosen.root, source))
+    paths = [Path(path) for path in manifest["path"]]
+    if not chosen.root.is_absolute():
+        manifest["path"] = pd.Series([os.path.relpath(path, root) for path in paths], dtype="string")
     store_directory.mkdir(parents=True, exist_ok=True)
     fingerprint = digest({"format": STORE_FORMAT, "size": settings.size})
-    paths = [Path(path) for path in manifest["path"]]
-    contents = _contents(paths, settings.workers)
+    contents = _contents(paths, workers)
     known = _known(store_directory, fingerprint)
     wanted = {content: path for path, content in zip(paths, contents, strict=True) if content and content not in known}
-    work = functools.partial(_decode_into, store_directory, settings.size)
-    done = 0
-    results = _run(work, list(wanted.items()), settings.workers)
+    results = _run(functools.partial(_decode_into, store_directory, settings.size), list(wanted.items()), workers)
     with open(store_directory / JOURNAL, "a") as journal, contextlib.closing(results):
         journal.write("\n")  # ends the line that a killed run may have left half written
-        for facts in results:
+        for done, facts in enumerate(results, start=1):
             known[facts["sha256"]] = facts
             if facts["frames"]:  # a failure is tried again next time: FFmpeg may have been the reason
                 journal.write(json.dumps({"fingerprint": fingerprint, **facts}) + "\n")
                 journal.flush()
-            done += 1
             if on_progress is not None:
                 on_progress(done, len(wanted))
     rows = [
@@ -98,7 +100,8 @@ def ingest(
         for path, content in zip(paths, contents, strict=True)
     ]
     _finish(store_directory, fingerprint, settings.size, list(manifest["sample_id"]), rows)
-    return _tables(manifest, rows)
+    facts_table = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS])
+    return conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
 
 
 def _contents(paths: list[Path], workers: int) -> list[str]:
@@ -155,20 +158,11 @@ def _decode_into(directory: Path, size: int, item: tuple[str, Path]) -> Facts:
         "width": decoded.width,
         "codec": decoded.codec,
         "decode_error": decoded.damage or None,
-        **_brightness(decoded.frames),
     }
 
 
-def _brightness(frames: np.ndarray) -> Facts:
-    """Mean and standard deviation of all pixels; frame by frame, since a long video in float64 is large."""
-    mean = float(frames.mean())
-    square = float(np.mean([np.square(frame, dtype=np.float64).mean() for frame in frames]))
-    return {"mean": mean, "std": max(0.0, square - mean**2) ** 0.5}
-
-
 def _failed(content: str, problem: str) -> Facts:
-    unknown = dict.fromkeys([*VIDEO_COLUMNS, "mean", "std"])
-    return {**unknown, "sha256": content or None, "frames": 0, "decode_error": problem}
+    return {**dict.fromkeys(VIDEO_COLUMNS), "sha256": content or None, "frames": 0, "decode_error": problem}
 
 
 def _finish(directory: Path, fingerprint: str, size: int, sample_ids: list[str], rows: list[Facts]) -> None:
@@ -179,16 +173,6 @@ def _finish(directory: Path, fingerprint: str, size: int, sample_ids: list[str],
     for entry in directory.iterdir():
         if entry.name not in kept and entry.is_file():
             entry.unlink()
-
-
-def _tables(manifest: pd.DataFrame, rows: list[Facts]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    facts = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS, "mean", "std"])
-    manifest = manifest.drop(columns=["sha256", *VIDEO_COLUMNS])
-    manifest = conform(pd.concat([manifest, facts.drop(columns=["mean", "std"])], axis=1))
-    summary = manifest[["sample_id", *VIDEO_COLUMNS]].assign(
-        mean=facts["mean"].astype("Float64"), std=facts["std"].astype("Float64")
-    )
-    return manifest, summary
 
 
 def _run(work: Callable[[tuple[str, Path]], Facts], items: list[tuple[str, Path]], workers: int) -> Generator[Facts]:

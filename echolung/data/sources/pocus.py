@@ -117,7 +117,8 @@ def _rows_by_stem(table: pd.DataFrame, stems: set[str], where: Path) -> dict[str
 
 
 def _row(path: Path, source: str, known: dict[str, str]) -> dict[str, object]:
-    collection = COLLECTIONS.get(_whole(known.get(SOURCE_ID, "")), "unknown")
+    source_id = _whole(known.get(SOURCE_ID, ""))
+    collection = COLLECTIONS.get(source_id, f"source-{source_id}" if source_id else "unknown")
     patient = SLIPPED_PATIENTS.get(path.stem.lower()) or _whole(known.get(PATIENT, "")) or f"{collection}-{path.stem}"
     return {
         "sample_id": f"{source}/{path.stem}",
