@@ -1,0 +1,137 @@
+"""Trials by Ray Tune: each runs once, is tried again once, and its failure names its configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from echolung.errors import DataError, TrialError
+from echolung.pretraining.distributed import ray_session
+from echolung.trials import run_trials
+
+WORKERS = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray_for_all() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds the functions below
+        with ray_session(WORKERS):
+            yield
+
+
+def log(config: dict[str, Any]) -> None:
+    with open(Path(config["log"]), "a") as stream:
+        stream.write(f"{config['x']}\n")
+
+
+def runs(directory: Path) -> list[int]:
+    return sorted(int(line) for line in (directory / "log").read_text().split())
+
+
+def square(config: dict[str, Any]) -> dict[str, Any]:
+    log(config)
+    table = pd.DataFrame({"x": [config["x"]], "name": ["a"], "half": [0.1 + 0.2]})
+    return {"square": config["x"] ** 2, "table": table, "draw": [random.random(), np.random.rand()]}
+
+
+def troubled(config: dict[str, Any]) -> dict[str, Any]:
+    log(config)
+    if config["x"] == 1 and runs(Path(config["log"]).parent).count(1) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config["x"] == 2:
+        raise DataError("2 patients, 5 folds", "Ask for fewer folds.")
+    return {"threads": os.environ["OMP_NUM_THREADS"]}
+
+
+def configurations(directory: Path, *numbers: int) -> list[dict[str, Any]]:
+    return [{"x": x, "log": str(directory / "log")} for x in numbers]
+
+
+def test_results_come_in_order_and_exactly_and_no_trial_runs_twice(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    first = run_trials(
+        square, configurations(tmp_path, 3, 1, 2), tmp_path / "t", "probe", WORKERS, lambda *p: seen.append(p)
+    )
+    assert [result["square"] for result in first] == [9, 1, 4]
+    pd.testing.assert_frame_equal(first[1]["table"], pd.DataFrame({"x": [1], "name": ["a"], "half": [0.1 + 0.2]}))
+    assert len({tuple(result["draw"]) for result in first}) == 3, "every trial draws its own numbers"
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    seen.clear()
+    changed = run_trials(
+        square, configurations(tmp_path, 2, 5, 3), tmp_path / "t", "probe", WORKERS, lambda *p: seen.append(p)
+    )
+    assert [result["square"] for result in changed] == [4, 25, 9]
+    assert changed[2]["draw"] == first[0]["draw"]
+    assert seen == [(2, 3), (3, 3)]
+    assert runs(tmp_path) == [1, 2, 3, 5]
+    assert len(list((tmp_path / "t").iterdir())) == 3, "no result outlives its parameters"
+
+
+def test_other_data_means_other_trials_and_the_same_work_the_same_random_numbers(tmp_path: Path) -> None:
+    draws = [
+        run_trials(square, configurations(tmp_path, 1), tmp_path / "t", "probe", 1, fingerprint=data)[0]["draw"]
+        for data in ("folds a", "folds b", "folds a")
+    ]
+    assert runs(tmp_path) == [1, 1, 1]
+    assert draws[0] == draws[2] != draws[1]
+
+
+def test_a_failing_trial_is_tried_again_once_and_named_after_the_others_have_finished(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(TrialError, match=r"1 of 3 probe trials failed: .*'x': 2.*2 patients, 5 folds") as error:
+        run_trials(
+            troubled, configurations(tmp_path, 2, 0, 1), tmp_path / "t", "probe", WORKERS, lambda *p: seen.append(p)
+        )
+    assert runs(tmp_path) == [0, 1, 1, 2, 2], "1 was killed once and then succeeded"
+    assert max(seen) == (3, 3)
+    details = Path(error.value.remedy.split("Details: ")[1])
+    assert "troubled" in json.loads(next(details.iterdir()).read_text())["traceback"]
+    kept = run_trials(troubled, configurations(tmp_path, 0, 1), tmp_path / "t", "probe", WORKERS)
+    assert kept == [{"threads": "1"}] * 2
+
+
+def test_ctrl_c_leaves_no_process_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from echolung.trials import run_trials
+
+def slow(config):
+    (Path(config["directory"]) / f"started-{config['x']}").touch()
+    time.sleep(600 if config["x"] and config["wait"] else 0)
+    return {"x": config["x"]}
+
+directory = Path(sys.argv[1])
+run_trials(slow, [{"x": x, "directory": str(directory), "wait": True} for x in (0, 1)], directory / "t", "probe", 1)
+"""
+    (tmp_path / "script.py").write_text(script)
+    driver = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "started-1").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert len(children) > 2
+    driver.send_signal(signal.SIGINT)
+    assert driver.stderr is not None
+    assert b"KeyboardInterrupt" in driver.stderr.read()
+    assert driver.wait(timeout=60) != 0
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    finished = (tmp_path / "t").glob("*/result.json")
+    assert [json.loads(path.read_text())["values"] for path in finished] == [{"x": 0}]
