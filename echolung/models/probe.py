@@ -177,8 +177,9 @@ class AttentiveHeads(ProbeHeads):
         offset_HD = self.norm_bias[heads] - self.mean[heads] * gain_HD
         value_HAKD = self.value[heads]
         query_HAD = torch.einsum("hak,hakd->had", self.query[heads], self.key[heads]) * gain_HD[:, None]
-        scores_BQN = (query_HAD.flatten(0, 1) * value_HAKD.shape[2] ** -0.5) @ inputs_BND.mT
-        pooled_BQD = scores_BQN.softmax(dim=-1) @ inputs_BND
+        query_BQD = (query_HAD.flatten(0, 1) * value_HAKD.shape[2] ** -0.5).expand(len(inputs_BND), -1, -1)
+        # bmm, not @: with one matrix for the whole batch, matmul would copy scores to turn them round.
+        pooled_BQD = torch.bmm(torch.bmm(query_BQD, inputs_BND.mT).softmax(dim=-1), inputs_BND)
         pooled_BHAD = pooled_BQD.unflatten(1, value_HAKD.shape[:2]) * gain_HD[:, None] + offset_HD[:, None]
         z_BHD = torch.einsum("bhad,hakd->bhak", pooled_BHAD, value_HAKD).flatten(2) + self.value_bias[heads]
         if self.hidden:
@@ -259,6 +260,10 @@ class ProbeRecord(Parameters):
     unit: Literal["video", "patient"]
     views: int = pydantic.Field(ge=1)
     """Evaluation views per video that it was fitted on and is applied to."""
+    arm: str
+    arm_seed: int
+    encoder_sha256: str
+    """Digest of the weights of the encoder whose tokens it reads."""
     features_key: str
     """Key of the feature store it was fitted on: encoder weights, preprocessing, sampling and videos."""
     split_digest: str
