@@ -1,0 +1,123 @@
+"""What a lung video shows, and how often: regular lungs, bacterial pneumonia, COVID-19.
+
+The patterns follow the signs that readers score (Volpicelli et al. 2012, doi 10.1007/s00134-012-2513-4; Soldati et al.
+2020, doi 10.1002/jum.15285): A-lines over a smooth pleura; B-lines, broken pleura and small subpleural consolidations
+in viral disease; a large hepatised consolidation with air bronchograms, perhaps an effusion, in bacterial pneumonia.
+They overlap on purpose: some videos of the sick look well, some of the well show a B-line or two. Lengths are
+millimetres; positions run along the pleura from the middle of the view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+Pattern = Literal["regular", "pneumonia", "covid"]
+PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
+_HALF_VIEW = 24.0  # of the pleura that a probe sees, about
+
+
+@dataclass(frozen=True)
+class BLine:
+    """A vertical artefact from the pleura to the bottom of the image; `level` in dB above the chest wall's speckle."""
+
+    position: float
+    width: float  # at the pleura
+    level: float
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    """Airless lung below the pleura, bordered by aerated lung; `bronchograms` pockets of air shine in it."""
+
+    position: float
+    half_width: float
+    depth: float
+    bronchograms: int
+
+
+@dataclass(frozen=True)
+class LungFindings:
+    """The signs in one video.
+
+    `irregularity` is 0 for a smooth thin pleural line and 1 for a thick broken one; `white_lung` 0..1 is the level of
+    coalescent B-lines; `effusion` is the fluid's thickness; `severity` is the score 0..3 of Soldati et al.
+    """
+
+    pattern: Pattern
+    severity: int
+    b_lines: tuple[BLine, ...] = ()
+    consolidations: tuple[Consolidation, ...] = ()
+    irregularity: float = 0.0
+    white_lung: float = 0.0
+    effusion: float = 0.0
+    a_lines: float = 1.0  # strength of the reverberation
+
+    @property
+    def shows_a_lines(self) -> bool:
+        """Whether a reader would note A-lines."""
+        return self.a_lines > 0.4 and self.white_lung < 0.5
+
+
+def draw_severity(pattern: Pattern, rng: np.random.Generator) -> int:
+    """A score 0..3 for one video of a patient; a sick patient's video may well look healthy."""
+    chances = {"regular": (0.93, 0.07, 0.0, 0.0), "pneumonia": (0.1, 0.1, 0.2, 0.6), "covid": (0.12, 0.26, 0.36, 0.26)}
+    return int(rng.choice(4, p=chances[pattern]))
+
+
+def draw_findings(pattern: Pattern, severity: int, rng: np.random.Generator) -> LungFindings:
+    """The signs of one video of a `pattern` at a `severity`."""
+    if severity == 0:
+        count = int(rng.choice(3, p=(0.72, 0.2, 0.08)))
+        return LungFindings(
+            pattern, 0, _b_lines(count, rng), irregularity=rng.uniform(0, 0.22), a_lines=rng.uniform(0.55, 1.2)
+        )
+    if pattern == "pneumonia" and severity >= 2:
+        return _bacterial(severity, rng)
+    return _interstitial(pattern, severity, rng)
+
+
+def _bacterial(severity: int, rng: np.random.Generator) -> LungFindings:
+    half_width = rng.uniform(7, 13) if severity == 2 else rng.uniform(12, 26)
+    main = Consolidation(
+        position=rng.uniform(-12, 12),
+        half_width=half_width,
+        depth=half_width * rng.uniform(0.8, 1.5),
+        bronchograms=int(rng.integers(2, 6) * (1 + severity // 3)),
+    )
+    return LungFindings(
+        "pneumonia",
+        severity,
+        _b_lines(int(rng.integers(0, 3)), rng),
+        (main,),
+        irregularity=rng.uniform(0.1, 0.55),
+        effusion=rng.uniform(3, 9) if rng.random() < 0.3 else 0.0,
+        a_lines=rng.uniform(0.2, 0.7),
+    )
+
+
+def _interstitial(pattern: Pattern, severity: int, rng: np.random.Generator) -> LungFindings:
+    small = int(rng.choice(4, p=(0.25, 0.4, 0.25, 0.1))) if severity >= 2 else 0
+    consolidations = tuple(
+        Consolidation(rng.uniform(-_HALF_VIEW, _HALF_VIEW), half, half * rng.uniform(0.7, 1.3), int(rng.integers(0, 2)))
+        for half in rng.uniform(2.5, 6.5 if severity == 2 else 9, small)
+    )
+    lowest, highest = {1: (1, 4), 2: (2, 6), 3: (3, 8)}[severity]
+    return LungFindings(
+        pattern,
+        severity,
+        _b_lines(int(rng.integers(lowest, highest)), rng),
+        consolidations,
+        irregularity=float(np.clip(rng.normal((0.0, 0.3, 0.55, 0.75)[severity], 0.15), 0, 1)),
+        white_lung=rng.uniform(0.35, 1.0) if severity == 3 and rng.random() < 0.7 else 0.0,
+        a_lines=rng.uniform(0.2, 1.0) / severity,
+    )
+
+
+def _b_lines(count: int, rng: np.random.Generator) -> tuple[BLine, ...]:
+    return tuple(
+        BLine(rng.uniform(-_HALF_VIEW, _HALF_VIEW), float(rng.uniform(0.6, 2.4)), rng.uniform(-4, 5))
+        for _ in range(count)
+    )

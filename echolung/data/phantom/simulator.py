@@ -1,0 +1,205 @@
+"""A small B-mode scanner: scatterers in, grey frames out.
+
+The model is the linear, narrow-band one of Field II and its kin (Jensen 1996), taken to baseband: a scatterer at range
+r adds its amplitude times exp(-4 pi i r / wavelength) to a polar grid; the point-spread function is a Gaussian pulse
+along the beam and a Gaussian beam across it that widens with depth. Because the carrier's phase follows each
+scatterer's own range, speckle forms by interference, moves with the tissue and decorrelates as real speckle does.
+
+Lengths are millimetres, angles radians from the probe's axis. Letters: T frames, R depth samples, A beams, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.sparse
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Complexes = NDArray[np.complexfloating[Any, Any]]
+
+SPEED_OF_SOUND = 1.54  # mm per microsecond, soft tissue
+# Share of the sector on either side that is drawn but not shown: there the periodic beam filter wraps around, unseen.
+_PAD = 0.12
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A probe and the knobs on its console.
+
+    `radius` is the probe's radius of curvature (0 for a phased array); depth counts from its face. `gain` is in dB,
+    and so is `dynamic_range`, the span between black and white. `attenuation` is in dB/cm/MHz; `time_gain` is the part
+    of it that the console gives back (1: exactly). `noise` is the receiver's noise in dB below unit speckle, before
+    time gain.
+    """
+
+    radius: float
+    half_angle: float
+    depth: float
+    frequency: float  # MHz
+    aperture: float
+    samples: int
+    beams: int
+    cycles: float = 4.0
+    gain: float = 0.0
+    dynamic_range: float = 55.0
+    attenuation: float = 0.5
+    time_gain: float = 1.0
+    noise: float = -60.0
+
+    @property
+    def wavelength(self) -> float:
+        return SPEED_OF_SOUND / self.frequency
+
+    @cached_property
+    def depths(self) -> Floats:
+        """Depth below the probe's face of each sample, (R,)."""
+        return ((np.arange(self.samples) + 0.5) * (self.depth / self.samples)).astype(np.float32)
+
+    @cached_property
+    def angles(self) -> Floats:
+        """Angle of each beam, including the unseen ones, (A,)."""
+        half = self.half_angle * (1 + 2 * _PAD)
+        return np.linspace(-half, half, self.beams, dtype=np.float32)
+
+    @property
+    def axial_width(self) -> float:
+        """Standard deviation of the pulse, never below what the depth samples can carry."""
+        return max(self.cycles * self.wavelength / 2 / 2.355, 0.8 * self.depth / self.samples)
+
+    def lateral_width(self, depth: Floats) -> Floats:
+        """Standard deviation of the beam across its axis, in mm: an element's width, then diffraction."""
+        diffraction = 0.5 * self.wavelength * depth / self.aperture
+        return np.sqrt(0.5**2 + diffraction**2).astype(np.float32)
+
+    @cached_property
+    def _beam_response(self) -> Floats:
+        """Transfer function of the beam at each depth over angular frequency, (R, A); unit energy per row."""
+        spacing = float(self.angles[1] - self.angles[0])
+        width = self.lateral_width(self.depths) / (self.radius + self.depths)
+        width = np.clip(width, 0.7 * spacing, 0.3 * _PAD * 2 * self.half_angle)
+        frequency = 2 * np.pi * np.fft.fftfreq(self.beams, spacing)
+        response = np.exp(-0.5 * (width[:, None] * frequency[None, :]) ** 2)
+        return (response / np.sqrt(np.mean(response**2, axis=1, keepdims=True))).astype(np.float32)
+
+    @cached_property
+    def _pulse_matrix(self) -> Floats:
+        """Convolution with the pulse along depth, (R, R); unit energy."""
+        distance = self.depths[:, None] - self.depths[None, :]
+        pulse = np.exp(-0.5 * (distance / self.axial_width) ** 2)
+        middle = pulse[self.samples // 2]
+        return (pulse / np.sqrt(np.sum(middle**2))).astype(np.float32)
+
+    def deposit(self, depth: Floats, angle: Floats, amplitude: Floats | Complexes, carrier: bool = True) -> Complexes:
+        """Add point scatterers (N,) to an empty polar grid (R, A), shared linearly between the four nearest cells.
+
+        Without `carrier` the points keep their amplitude's own phase, as the points of one smooth reflector do.
+        Scatterers outside the grid are not seen.
+        """
+        row = depth * np.float32(self.samples / self.depth) - np.float32(0.5)
+        column = (angle - self.angles[0]) / np.float32(self.angles[1] - self.angles[0])
+        inside = (row >= 0) & (row < self.samples - 1) & (column >= 0) & (column < self.beams - 1)
+        row, column, amplitude = row[inside], column[inside], amplitude[inside]
+        if carrier:
+            turns = np.float32(2 / self.wavelength) * depth[inside]
+            phase = np.float32(-2 * np.pi) * (turns - np.floor(turns))
+            amplitude = amplitude * (np.cos(phase) + 1j * np.sin(phase))
+        top, left = row.astype(np.int32), column.astype(np.int32)
+        down, right = row - top, column - left
+        corner = top * self.beams + left
+        cells = np.concatenate([corner, corner + 1, corner + self.beams, corner + self.beams + 1])
+        share = np.concatenate([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
+        values = np.tile(amplitude, 4) * share
+        size = self.samples * self.beams
+        grid = np.bincount(cells, values.real, size) + 1j * np.bincount(cells, values.imag, size)
+        return grid.astype(np.complex64).reshape(self.samples, self.beams)
+
+    def receive(self, field: Complexes) -> Complexes:
+        """Apply the point-spread function to scatterers on the polar grid, (..., R, A): the baseband echo.
+
+        White scatterers of unit variance per cell give an echo of unit mean power at every depth.
+        """
+        spectrum = scipy.fft.fft(field, axis=-1)
+        spectrum *= self._beam_response
+        echo = scipy.fft.ifft(spectrum, axis=-1, overwrite_x=True).astype(np.complex64, copy=False)
+        # Complex columns seen as pairs of real ones: a real matrix then costs half.
+        return (self._pulse_matrix @ echo.view(np.float32)).view(np.complex64)
+
+    def grey(self, echo: Complexes, rng: np.random.Generator) -> Floats:
+        """Attenuate, add receiver noise, apply time gain and gain, compress: echo (T, R, A) -> grey 0..255 (T, R, A).
+
+        An echo of unit amplitude at the surface is drawn at 60% of white when the gain is 0 dB.
+        """
+        loss = 2 * self.attenuation * self.frequency * self.depths / 10  # dB, there and back
+        returned = (10 ** ((self.time_gain - 1) * loss / 20))[:, None]
+        noise_level = (10 ** ((self.noise + self.time_gain * loss) / 20))[:, None]
+        white = rng.standard_normal((self.samples, 2 * self.beams), dtype=np.float32).view(np.complex64)
+        noise = self.receive(white * np.float32(np.sqrt(0.5))) * noise_level
+        frames = np.empty(echo.shape, np.float32)
+        for frame, signal in zip(frames, echo, strict=True):
+            # One noise field, rolled along the beams by chance: fresh to the eye, and far cheaper than drawing it anew.
+            power = np.abs(signal * returned + np.roll(noise, rng.integers(self.beams), axis=1)) ** 2
+            frame[...] = 10 * np.log10(power + 1e-12)
+        return np.clip((frames + self.gain) / self.dynamic_range + 0.6, 0, 1) * np.float32(255)
+
+    def pixel_grid(self, height: int, width: int) -> tuple[Floats, Floats, float]:
+        """Where pixels lie: lateral x (W,), z (H,) along the axis from the centre of curvature, and mm per pixel."""
+        top, bottom = self.radius * np.cos(self.half_angle), self.radius + self.depth
+        pitch = (bottom - top) / (height - 3)
+        x = (np.arange(width) - (width - 1) / 2) * pitch
+        z = top + (np.arange(height) - 1) * pitch
+        return x.astype(np.float32), z.astype(np.float32), float(pitch)
+
+    def scan_convert(self, polar: Floats, height: int, width: int) -> NDArray[np.uint8]:
+        """Draw polar frames (T, R, A) as a sector on black, uint8 (T, H, W)."""
+        x, z, _ = self.pixel_grid(height, width)
+        depth = np.hypot(x[None, :], z[:, None]) - self.radius
+        angle = np.arctan2(x[None, :], z[:, None])
+        shown = np.flatnonzero((np.abs(angle) <= self.half_angle) & (depth >= 0) & (depth < self.depth))
+        row = np.clip(depth.ravel()[shown] * (self.samples / self.depth) - 0.5, 0, self.samples - 1.001)
+        column = (angle.ravel()[shown] - self.angles[0]) / (self.angles[1] - self.angles[0])
+        top, left = row.astype(int), column.astype(int)
+        down, right = row - top, column - left
+        corner = top * self.beams + left
+        cells = np.stack([corner, corner + 1, corner + self.beams, corner + self.beams + 1], 1)
+        shares = np.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], 1)
+        rows = np.arange(0, 4 * len(shown) + 1, 4)
+        shape = (len(shown), self.samples * self.beams)
+        weights = scipy.sparse.csr_matrix((shares.astype(np.float32).ravel(), cells.ravel(), rows), shape=shape)
+        frames = np.zeros((len(polar), height * width), np.uint8)
+        frames[:, shown] = np.rint(weights @ polar.reshape(len(polar), -1).T).T
+        return frames.reshape(-1, height, width)
+
+
+@dataclass(frozen=True)
+class SmoothField:
+    """A smooth random function of the plane, zero mean and unit variance: a sum of random plane waves."""
+
+    waves: Floats  # (K, 2) radians per mm
+    phases: Floats  # (K,)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, scale_x: float, scale_y: float, waves: int = 12) -> SmoothField:
+        """`scale_x`, `scale_y`: correlation lengths in mm along either axis."""
+        vectors = rng.standard_normal((waves, 2)) / [scale_x, scale_y]
+        return cls(vectors.astype(np.float32), rng.uniform(0, 2 * np.pi, waves).astype(np.float32))
+
+    def __call__(self, x: Floats, y: Floats | float = 0.0) -> Floats:
+        total = np.zeros(np.broadcast(x, y).shape, np.float32)
+        for (kx, ky), phase in zip(self.waves, self.phases, strict=True):
+            total += np.cos(kx * x + ky * y + phase)
+        return total * np.float32(np.sqrt(2 / len(self.phases)))
+
+
+def decibels(value: Floats | float) -> Floats:
+    """Amplitude factor of a level in dB."""
+    return np.asarray(10 ** (np.asarray(value, np.float32) / 20), np.float32)
+
+
+def unit_scatterers(rng: np.random.Generator, count: int) -> Complexes:
+    """Circular complex Gaussian amplitudes of unit variance, (count,)."""
+    return (rng.standard_normal((count, 2), dtype=np.float32) * np.float32(np.sqrt(0.5))).view(np.complex64)[:, 0]

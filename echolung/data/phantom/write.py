@@ -1,0 +1,181 @@
+"""Phantom data sets on disk, laid out as the public ones are, and single phantom videos.
+
+echonet      Videos/<name>.avi (MJPG), FileList.csv, VolumeTracings.csv
+pocus        convex/<Cov|Pneu|Reg>_*.{mp4,mov,avi,gif,mpeg}, dataset_metadata.csv
+covid_blues  lus_videos/patient_<id>_<point>.mp4, clinical_variables.csv, severity.csv
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Generator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pandas as pd
+import threadpoolctl  # type: ignore[import-untyped]
+
+from echolung.data import video
+from echolung.data.phantom.findings import PATTERNS, draw_findings, draw_severity
+from echolung.data.phantom.heart import HeartVideo, draw_heart
+from echolung.data.phantom.lung import LungPatient, draw_lung
+from echolung.data.phantom.plans import HeartPlan, LungPlan, Plan, plan, seeded
+from echolung.data.phantom.settings import PhantomSettings
+from echolung.data.phantom.tables import TABLES, Drawn
+from echolung.errors import DataError, SettingsError
+from echolung.runtime import Progress, atomic_directory
+
+_CODECS: dict[str, video.Codec] = {
+    ".avi": "mjpeg",
+    ".mp4": "h264",
+    ".mov": "h264",
+    ".mpeg": "mpeg2video",
+    ".gif": "gif",
+}
+_FPS = 25.0
+_SMALLEST, _LARGEST = 48, 1024  # pixels
+
+
+def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Progress) -> pd.DataFrame:
+    """Draw a data set into the folder `root`, which appears (or is replaced) as a whole once all of it is drawn.
+
+    The bytes depend on the settings alone, not on how many processes draw. Returns one row per video: file, patient,
+    frames, mean (grey value), and the truth about what it shows.
+    """
+    plans = plan(settings)
+    drawn: dict[int, Drawn] = {}
+    with atomic_directory(root) as target:
+        for index, outcome in _draw_all(plans, target, workers):
+            drawn[index] = outcome
+            on_progress(len(drawn), len(plans))
+        videos = [drawn[index] for index in range(len(plans))]
+        TABLES[settings.layout](target, videos)
+    return pd.DataFrame(
+        [
+            {"file": one.plan.file, "patient": one.plan.patient, "frames": one.frames, "mean": one.mean, **one.truth}
+            for one in videos
+        ]
+    )
+
+
+def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, size: int) -> str:
+    """Draw one apical four-chamber video to a file, container by its suffix; returns a line saying what it shows."""
+    if not 5 <= ejection_fraction <= 85:
+        raise SettingsError(f"an ejection fraction of {ejection_fraction:g}% is no living heart's", "Choose 5 to 85.")
+    codec = _codec(path, frames, size)
+    heart = draw_heart(ejection_fraction, frames, _FPS, size, seed)
+    video.encode(path, heart.frames, _FPS, codec)
+    full, empty = (heart.ventricle.volumes[at] for at in (heart.ventricle.end_diastole, heart.ventricle.end_systole))
+    return f"{path} written: ejection fraction {ejection_fraction:g}%, left ventricle {full:.0f} to {empty:.0f} ml."
+
+
+def write_lung(path: Path, pattern: str, seed: int, frames: int, size: int) -> str:
+    """Draw one lung video to a file, container by its suffix; returns a line saying what it shows."""
+    if pattern not in PATTERNS:
+        raise SettingsError(f"'{pattern}' is no pattern of a lung", f"Choose one of {', '.join(PATTERNS)}.")
+    codec = _codec(path, frames, size)
+    rng = seeded("lung", seed)
+    patient = LungPatient.draw(rng)
+    # One video asked for by name should show what was asked for: the sick ones' healthy-looking videos are left out.
+    severity = 0 if pattern == "regular" else max(2, draw_severity(pattern, rng))
+    findings = draw_findings(pattern, severity, rng)
+    lung = draw_lung(findings, patient, frames, _FPS, (size, size), seed)
+    video.encode(path, lung.frames, _FPS, codec)
+    return (
+        f"{path} written: {pattern}, severity {severity}, {len(findings.b_lines)} B-lines, "
+        f"{len(findings.consolidations)} consolidations."
+    )
+
+
+def _codec(path: Path, frames: int, size: int) -> video.Codec:
+    """The codec for a file by its suffix; SettingsError if the file, or so many frames of such a size, cannot be."""
+    if path.suffix.lower() not in _CODECS:
+        raise SettingsError(f"no video is called {path.name}", f"Let its name end in one of {', '.join(_CODECS)}.")
+    if frames < 2 or not _SMALLEST <= size <= _LARGEST:
+        raise SettingsError(
+            f"{frames} frames of {size} pixels make no phantom",
+            f"Ask for 2 frames or more, of {_SMALLEST} to {_LARGEST} pixels.",
+        )
+    return _CODECS[path.suffix.lower()]
+
+
+def _draw_all(plans: list[Plan], root: Path, workers: int) -> Generator[tuple[int, Drawn]]:
+    """Draw every plan and yield its index and outcome as it is done: here, or in processes of their own."""
+    if min(workers, len(plans)) <= 1:
+        with threadpoolctl.threadpool_limits(1):
+            for index, one in enumerate(plans):
+                yield index, _draw(one, root)
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(plans)), multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        futures = {pool.submit(_draw, one, root): index for index, one in enumerate(plans)}
+        for future in concurrent.futures.as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise DataError("a drawing process was killed (out of memory?)", "Run again with fewer workers.") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread each; Ctrl-C is the parent's to handle; and no worker outlives its parent, however that one ends."""
+    threadpoolctl.threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _draw(one: Plan, root: Path) -> Drawn:
+    """Draw and encode one video below `root`."""
+    return _draw_heart(one, root) if isinstance(one, HeartPlan) else _draw_lung(one, root)
+
+
+def _draw_heart(one: HeartPlan, root: Path) -> Drawn:
+    heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed)
+    video.encode(root / one.file, heart.frames, one.fps, "mjpeg")
+    ventricle = heart.ventricle
+    truth = {
+        "ejection_fraction": one.ejection_fraction,
+        "end_diastolic_volume": float(ventricle.volumes[ventricle.end_diastole]),
+        "end_systolic_volume": float(ventricle.volumes[ventricle.end_systole]),
+        "end_diastole": ventricle.end_diastole,
+        "end_systole": ventricle.end_systole,
+    }
+    tracings = _tracings(Path(one.file).name, heart, one.size)
+    return Drawn(one, len(heart.frames), float(heart.frames.mean()), truth, tracings)
+
+
+def _tracings(name: str, heart: HeartVideo, size: int) -> list[dict[str, object]]:
+    """Rows of VolumeTracings.csv: the long axis, then 20 discs from the apex down, at full and at empty."""
+    rows: list[dict[str, object]] = []
+    for frame in (heart.ventricle.end_diastole, heart.ventricle.end_systole):
+        axis = heart.ventricle.long_axis(frame, heart.scanner, size)
+        for (x1, y1), (x2, y2) in [axis, *heart.ventricle.discs(frame, heart.scanner, size)]:
+            rows.append({"FileName": name, "X1": x1, "Y1": y1, "X2": x2, "Y2": y2, "Frame": frame})
+    return rows
+
+
+def _draw_lung(one: LungPlan, root: Path) -> Drawn:
+    size = (one.height, one.width)
+    lung = draw_lung(one.findings, one.anatomy, one.frames, one.source.fps, size, one.seed)
+    video.encode(root / one.file, lung.frames, one.source.fps, one.codec)
+    truth = {
+        "diagnosis": one.diagnosis,
+        "positive": one.positive,
+        "severity": one.findings.severity,
+        "source": one.source.name,
+    }
+    return Drawn(one, len(lung.frames), float(lung.frames.mean()), truth)
