@@ -1,0 +1,17 @@
+"""How many directions an encoder's features span: the measure of collapse."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def effective_rank(features: np.ndarray) -> float:
+    """RankMe (Garrido et al. 2023, arXiv 2210.02885) of features (V, D): exp of the entropy of the singular values.
+
+    From 1 (every row on one line: a collapsed encoder) to min(V, D); 0 if a feature is not a number.
+    """
+    if not np.isfinite(features).all():
+        return 0.0
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    p = values / max(values.sum(), np.finfo(np.float64).tiny) + 1e-7
+    return float(np.exp(-(p * np.log(p)).sum()))

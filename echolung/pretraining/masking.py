@@ -1,0 +1,67 @@
+"""Multi-block masks of V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985): which tokens of a clip the encoder sees.
+
+Each generator hides the union of a few rectangles that last for the whole clip. A block's size is drawn once per batch,
+its place once per clip, so clips hide different numbers of tokens. The reference cuts all clips of a batch to the
+smallest number of visible tokens, in raster order: at batch 24 that drops 36% / 66% of them, always the late frames.
+Here nothing is cut: the encoder takes clips of unequal length packed (`echolung.models.vit`), so every frame shows
+exactly as many tokens as every other, and every token that is not visible is predicted.
+
+Dimension letters: B clips, N tokens of a clip, R C rows and columns of the token grid, K blocks.
+"""
+
+from __future__ import annotations
+
+import pydantic
+import torch
+
+from echolung.parameters import Parameters
+
+
+class MaskSettings(Parameters):
+    """One generator of masks: how many blocks it hides and how large they are."""
+
+    blocks: int = pydantic.Field(gt=0)
+    scale: float = pydantic.Field(gt=0, le=1)
+    """Area of one block as a part of the frame."""
+    aspect: tuple[float, float] = (0.75, 1.5)
+    """Height by width of a block, drawn between these."""
+
+
+def sample_masks(
+    settings: MaskSettings, clips: int, grid: tuple[int, int, int], generator: torch.Generator
+) -> torch.Tensor:
+    """Draw the visible tokens of `clips` clips: bool (B, N) on the CPU, with at least one visible token per frame.
+
+    `grid` is (time, rows, columns) of the tokens, at least two along rows or columns.
+    """
+    time, rows, columns = grid
+    height, width = _block_size(settings, rows, columns, generator)
+    hidden = _place(settings.blocks, clips, (height, width), (rows, columns), generator)
+    while (full := hidden.flatten(1).all(dim=1)).any():  # nothing left to see: draw those places again
+        hidden[full] = _place(settings.blocks, int(full.sum()), (height, width), (rows, columns), generator)
+    return ~hidden[:, None].expand(-1, time, -1, -1).flatten(1)
+
+
+def _block_size(settings: MaskSettings, rows: int, columns: int, generator: torch.Generator) -> tuple[int, int]:
+    assert rows * columns > 1, "a frame of one token has nothing to hide"
+    low, high = settings.aspect
+    aspect = low + (high - low) * float(torch.rand((), generator=generator))
+    area = settings.scale * rows * columns
+    height = min(max(round((area * aspect) ** 0.5), 1), rows)
+    width = min(max(round((area / aspect) ** 0.5), 1), columns)
+    if (height, width) == (rows, columns):  # on a coarse grid a large block would leave nothing to see
+        height, width = (height - 1, width) if rows > columns else (height, width - 1)
+    return height, width
+
+
+def _place(
+    blocks: int, clips: int, size: tuple[int, int], frame: tuple[int, int], generator: torch.Generator
+) -> torch.Tensor:
+    """The union of `blocks` rectangles of one size at random places, for each clip: bool (B, R, C)."""
+    inside = []
+    for side, length in zip(size, frame, strict=True):
+        first = torch.randint(length - side + 1, (clips, blocks, 1), generator=generator)
+        offset = torch.arange(length) - first
+        inside.append((offset >= 0) & (offset < side))  # (B, K, R) or (B, K, C)
+    covered = inside[0][..., :, None] & inside[1][..., None, :]
+    return covered.any(dim=1)

@@ -1,0 +1,115 @@
+"""Joint-embedding prediction: the loss by a naive loop, who learns from it, and how the teacher follows."""
+
+import copy
+
+import pytest
+import torch
+
+from echolung.errors import SettingsError
+from echolung.models.encoder import EncoderSettings
+from echolung.models.weights import initial_encoder
+from echolung.pretraining.jepa import Jepa, JepaSettings, weight_groups
+
+torch.set_num_threads(1)
+
+ENCODER = EncoderSettings(width=24, depth=2, heads=2, image_size=32, frames=4, clip_fps=8.0, patch=8)
+SETTINGS = JepaSettings(predictor_width=24, predictor_depth=1, predictor_heads=2, ema=0.9)
+
+
+@pytest.fixture
+def jepa() -> Jepa:
+    module = Jepa(ENCODER, SETTINGS, seed=0)
+    with torch.no_grad():  # a teacher of its own, so that mixing it up with the student shows
+        for weight in module.teacher.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return module
+
+
+def batch(clips: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 256, (clips, 4, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def masks(jepa: Jepa, clips: int = 6) -> list[torch.Tensor]:
+    return jepa.draw(clips, torch.Generator().manual_seed(1))
+
+
+def test_loss_is_the_mean_distance_of_the_hidden_tokens(jepa: Jepa) -> None:
+    """Clip by clip and token by token: |prediction - LN(target)| over all hidden tokens, mean of the two generators."""
+    clips = batch()
+    pixels = jepa.encoder.pixels(clips)
+    teacher = jepa.teacher(pixels)
+    means = []
+    for number, mask in enumerate(masks(jepa)):
+        distances = []
+        for clip in range(len(clips)):
+            one = mask[[clip]]
+            predicted = jepa.predictor(jepa.encoder(pixels[[clip]], one), one, number)
+            target = teacher[clip][~mask[clip]]
+            centred = target - target.mean(-1, keepdim=True)
+            normed = centred / (target.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+            distances.extend((predicted - normed).abs().mean(-1).tolist())
+        means.append(sum(distances) / len(distances))
+    loss, diagnostics = jepa(clips, masks(jepa), slice(0, 6))
+    assert float(loss.detach()) == pytest.approx(sum(means) / 2, rel=1e-4)
+    assert 0 < float(diagnostics["target_std"]) < 1.1
+
+
+def test_losses_of_workers_average_to_that_of_the_batch(jepa: Jepa) -> None:
+    """Also when masks hide more on one worker than on the other."""
+    clips, drawn = batch(), masks(jepa)
+    assert int(drawn[0][:3].sum()) != int(drawn[0][3:].sum())
+    whole, _ = jepa(clips, drawn, slice(0, 6))
+    whole.backward()
+    expected = jepa.encoder.blocks[0].attn.qkv.weight.grad.clone()
+    jepa.zero_grad()
+    parts = [jepa(clips[rows], drawn, rows)[0] for rows in (slice(0, 3), slice(3, 6))]
+    torch.stack(parts).mean().backward()
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    torch.testing.assert_close(jepa.encoder.blocks[0].attn.qkv.weight.grad, expected, atol=1e-7, rtol=1e-4)
+
+
+def test_only_student_and_predictor_learn(jepa: Jepa) -> None:
+    jepa(batch(), masks(jepa), slice(0, 6))[0].backward()
+    assert all(weight.grad is None for weight in jepa.teacher.parameters())
+    for part in (jepa.encoder, jepa.predictor):
+        assert all(weight.grad is not None for weight in part.parameters())
+
+
+def test_teacher_follows_after_the_step(jepa: Jepa) -> None:
+    before, student = (copy.deepcopy(part.state_dict()) for part in (jepa.teacher, jepa.encoder))
+    jepa.after_step()
+    for name, weight in jepa.teacher.state_dict().items():
+        torch.testing.assert_close(weight, 0.9 * before[name] + 0.1 * student[name], atol=1e-7, rtol=1e-6)
+    assert all(torch.equal(weight, student[name]) for name, weight in jepa.encoder.state_dict().items())
+
+
+def test_teacher_that_keeps_everything_never_moves() -> None:
+    jepa = Jepa(ENCODER, JepaSettings(**SETTINGS.model_dump() | {"ema": 1.0}), seed=0)
+    with torch.no_grad():
+        jepa.encoder.norm.weight.add_(1.0)
+    jepa.after_step()
+    assert torch.equal(jepa.teacher.norm.weight, torch.ones(24))
+
+
+def test_begins_as_the_untrained_arm_of_the_same_seed() -> None:
+    """Pretrained and random encoders of one seed differ by the training and by nothing else."""
+    untrained = initial_encoder(ENCODER, 3).state_dict()
+    jepa = Jepa(ENCODER, SETTINGS, seed=3)
+    for encoder in (jepa.encoder, jepa.teacher):
+        assert all(torch.equal(weight, untrained[name]) for name, weight in encoder.state_dict().items())
+    assert jepa.encoder.norm.weight.data_ptr() != jepa.teacher.norm.weight.data_ptr()
+
+
+def test_biases_and_norms_do_not_decay(jepa: Jepa) -> None:
+    decayed, free = weight_groups(jepa, 0.04)
+    names = {id(weight): name for name, weight in jepa.named_parameters()}
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.04, 0.0)
+    assert all("norm" in names[id(w)] or names[id(w)].endswith("bias") for w in free["params"])
+    assert not any("norm" in names[id(w)] or names[id(w)].endswith("bias") for w in decayed["params"])
+    assert {names[id(w)].split(".")[0] for w in [*decayed["params"], *free["params"]]} == {"encoder", "predictor"}
+
+
+def test_a_single_token_per_frame_is_refused() -> None:
+    with pytest.raises(SettingsError, match="one token"):
+        Jepa(ENCODER.model_copy(update={"patch": 32}), SETTINGS, seed=0)

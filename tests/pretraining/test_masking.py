@@ -1,0 +1,74 @@
+"""Masks: how much they hide, and that no place or time is favoured."""
+
+import pytest
+import torch
+
+from echolung.pretraining.masking import MaskSettings, sample_masks
+
+torch.set_num_threads(1)
+
+SMALL_BLOCKS = MaskSettings(blocks=8, scale=0.15)
+LARGE_BLOCKS = MaskSettings(blocks=2, scale=0.7)
+GRID = (8, 14, 14)
+
+
+def draw(settings: MaskSettings, clips: int, grid: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
+    return sample_masks(settings, clips, grid, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("settings", "hidden"), [(SMALL_BLOCKS, 0.62), (LARGE_BLOCKS, 0.81)])
+def test_hides_the_published_part_of_a_clip(settings: MaskSettings, hidden: float) -> None:
+    parts = [1 - draw(settings, 24, GRID, seed).float().mean() for seed in range(100)]
+    assert abs(float(torch.stack(parts).mean()) - hidden) < 0.02
+
+
+@pytest.mark.parametrize("settings", [SMALL_BLOCKS, LARGE_BLOCKS])
+def test_every_frame_shows_the_same_tokens(settings: MaskSettings) -> None:
+    """What the reference's cut to a common length breaks: late frames are seen as often as early ones."""
+    visible = draw(settings, 24, GRID).unflatten(1, GRID)
+    assert torch.equal(visible, visible[:, :1].expand_as(visible))
+
+
+def test_no_token_is_dropped_to_even_out_a_batch() -> None:
+    """Clips of a batch differ in how much they show; that all of it reaches the encoder is tested with the model."""
+    assert len(set(draw(LARGE_BLOCKS, 24, GRID).sum(dim=1).tolist())) > 1
+
+
+@pytest.mark.parametrize("settings", [SMALL_BLOCKS, LARGE_BLOCKS])
+def test_mirrored_places_are_hidden_alike(settings: MaskSettings) -> None:
+    often = torch.stack([draw(settings, 64, (1, 8, 8), seed).float().mean(dim=0) for seed in range(100)]).mean(dim=0)
+    square = often.unflatten(0, (8, 8))
+    for mirrored in (square.flip(0), square.flip(1)):
+        assert (square - mirrored).abs().max() < 0.05
+
+
+def test_block_is_shared_by_the_batch_and_placed_per_clip() -> None:
+    visible = draw(MaskSettings(blocks=1, scale=0.3), 32, (2, 10, 10))
+    shapes, places = set(), set()
+    for clip in visible.unflatten(1, (2, 10, 10))[:, 0]:
+        rows, columns = (~clip).any(dim=1).nonzero(), (~clip).any(dim=0).nonzero()
+        shapes.add((len(rows), len(columns)))
+        places.add((int(rows[0]), int(columns[0])))
+        assert not clip[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].any()
+    assert len(shapes) == 1 and len(places) > 5
+
+
+def test_aspect_stays_within_its_bounds() -> None:
+    for seed in range(200):
+        visible = draw(MaskSettings(blocks=1, scale=0.25), 1, (1, 40, 40), seed).unflatten(1, (40, 40))
+        height, width = int((~visible).any(dim=2).sum()), int((~visible).any(dim=1).sum())
+        assert 0.7 < height / width < 1.6
+        assert abs(height * width / 1600 - 0.25) < 0.02
+
+
+@pytest.mark.parametrize("grid", [(2, 2, 2), (4, 1, 2), (4, 3, 3), (2, 6, 6)])
+@pytest.mark.parametrize("settings", [SMALL_BLOCKS, LARGE_BLOCKS, MaskSettings(blocks=3, scale=1.0)])
+def test_something_is_always_seen_and_something_hidden(settings: MaskSettings, grid: tuple[int, int, int]) -> None:
+    for seed in range(20):
+        visible = draw(settings, 16, grid, seed).sum(dim=1)
+        assert (visible > 0).all() and (visible < grid[0] * grid[1] * grid[2]).all()
+
+
+def test_generator_alone_decides() -> None:
+    assert torch.equal(draw(SMALL_BLOCKS, 8, GRID, 3), draw(SMALL_BLOCKS, 8, GRID, 3))
+    assert not torch.equal(draw(SMALL_BLOCKS, 8, GRID, 3), draw(SMALL_BLOCKS, 8, GRID, 4))
