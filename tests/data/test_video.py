@@ -1,0 +1,208 @@
+"""Videos are written and read back whole; what cannot be read is named with its remedy, what is damaged says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from echolung.data import video
+from echolung.errors import VideoError
+
+CODECS = [
+    ("mjpeg", ".avi"),
+    ("h264", ".mp4"),
+    ("h264", ".mov"),
+    ("mpeg4", ".avi"),
+    ("mpeg2video", ".mpeg"),
+    ("gif", ".gif"),
+]
+
+
+def speckle(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Moving speckle, uint8 (T, H, W): as hard to compress as ultrasound."""
+    field = gaussian_filter(np.random.default_rng(seed).normal(size=(frames, height, width)), (2, 1.5, 1.5))
+    return (128 + 50 * field / field.std()).clip(0, 255).astype(np.uint8)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    error = np.mean((one.astype(float) - other) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+@pytest.mark.parametrize(("codec", "suffix"), CODECS)
+def test_what_is_encoded_comes_back(codec: video.Codec, suffix: str, tmp_path: Path) -> None:
+    frames = speckle(40, 66, 90)  # more than a chunk
+    path = tmp_path / f"clip{suffix}"
+    video.encode(path, frames, 25, codec)
+    decoded = video.decode(path)
+    assert decoded.frames.shape == frames.shape
+    assert decoded.frames.dtype == np.uint8
+    assert psnr(decoded.frames, frames) > 34
+    assert decoded.fps == pytest.approx(25, rel=1e-3)
+    assert (decoded.frames_declared, decoded.height, decoded.width) == (40, 66, 90)
+    assert decoded.codec == codec
+    assert decoded.damage == ""
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_odd_sizes_and_single_frames_are_videos_too(tmp_path: Path) -> None:
+    for codec, suffix in CODECS:
+        path = tmp_path / f"clip-{codec}{suffix}"
+        video.encode(path, speckle(1, 33, 47), 25, codec)
+        decoded = video.decode(path)
+        assert decoded.frames.shape == (1, 33, 47), codec
+        assert decoded.fps > 0
+        assert decoded.damage == ""
+
+
+def test_grey_keeps_its_value_and_colour_becomes_luma() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(video._luma(np.stack([grey] * 3)), grey)
+    colours = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    reference = np.tensordot([0.299, 0.587, 0.114], colours.astype(float), 1)  # ITU-R BT.601
+    assert np.abs(video._luma(colours) - reference).max() <= 1.5
+
+
+def test_transform_sees_chunks_of_bounded_size_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "long.avi"
+    video.encode(path, speckle(75, 32, 32), 25, "mjpeg")
+    seen: list[int] = []
+
+    def shrink(frames: np.ndarray) -> np.ndarray:
+        seen.append(len(frames))
+        return frames[:, ::4, ::4]
+
+    decoded = video.decode(path, shrink)
+    assert max(seen) <= video.CHUNK
+    assert sum(seen) == 75
+    assert (decoded.height, decoded.width) == (32, 32)
+    assert np.array_equal(decoded.frames, video.decode(path).frames[:, ::4, ::4])
+
+
+def test_frames_without_a_timestamp_are_kept(tmp_path: Path) -> None:
+    """Small frames share a packet of an MPEG program stream, and only the first of them has a timestamp."""
+    from torchcodec.decoders import VideoDecoder
+
+    still = np.repeat(speckle(1, 32, 32), 60, axis=0)
+    path = tmp_path / "scanner.mpeg"
+    video.encode(path, still, 25, "mpeg2video")
+    by_index = VideoDecoder(path)
+    reachable = 0
+    try:
+        for index in range(len(by_index)):
+            by_index[index]
+            reachable += 1
+    except RuntimeError:
+        pass
+    assert reachable < 60, "random access does return every frame: the reason for decoding in order is gone"
+    decoded = video.decode(path)
+    assert len(decoded.frames) == decoded.frames_declared == 60
+    assert decoded.damage == ""
+    assert decoded.fps == pytest.approx(25)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("mjpeg", ".avi"), ("mpeg4", ".avi"), ("gif", ".gif")])
+def test_a_file_cut_in_half_gives_its_frames_and_says_so(codec: video.Codec, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"cut{suffix}"
+    video.encode(path, speckle(40, 64, 64), 25, codec)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    decoded = video.decode(path)
+    assert 0 < len(decoded.frames) < decoded.frames_declared
+    assert "cut short" in decoded.damage
+
+
+def test_damage_in_the_middle_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "scratched.mp4"
+    video.encode(path, speckle(40, 64, 64), 25, "h264")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
+    path.write_bytes(content)
+    assert "damaged" in video.decode(path).damage
+
+
+def make_bad(path: Path) -> None:
+    name = path.name
+    if name == "empty.mp4":
+        path.write_bytes(b"")
+    elif name in ("text.mp4", "notes.txt"):
+        path.write_text("this is no video\n" * 50)
+    elif name == "headless.mp4":  # its table of frames stands at the end, which is missing
+        video.encode(path, speckle(20, 64, 64), 25, "h264")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("empty.mp4", "is empty (0 bytes)"),
+        ("text.mp4", "is not a video, or its end is missing"),
+        ("headless.mp4", "is not a video, or its end is missing"),
+        ("notes.txt", "is not a video but a text or picture"),
+        ("absent.mp4", "is not there"),
+    ],
+)
+def test_what_is_no_video_is_named_with_a_remedy(name: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    make_bad(path)
+    with pytest.raises(VideoError) as caught:
+        video.decode(path)
+    assert str(path) in caught.value.problem
+    assert problem in caught.value.problem
+    assert "\n" not in caught.value.problem
+    assert caught.value.remedy
+
+
+def test_a_video_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    frames = speckle(4, 32, 32)
+    for path, fps, given in [
+        (tmp_path / "a.mpeg", 7.0, frames),  # not a rate of MPEG-2
+        (tmp_path / "b.nothing", 25.0, frames),
+        (tmp_path / "c.mpeg", 25.0, frames[:0]),
+        (tmp_path / "d.mpeg", 25.0, frames.astype(float)),
+    ]:
+        with pytest.raises(VideoError) as caught:
+            video.encode(path, given, fps, "mpeg2video")
+        assert str(path) in caught.value.problem
+        assert caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_video(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mpeg"
+    video.encode(path, speckle(4, 32, 32), 25, "mpeg2video")
+    before = path.read_bytes()
+    with pytest.raises(VideoError):
+        video.encode(path, speckle(4, 32, 32), 7, "mpeg2video")
+    assert path.read_bytes() == before
+
+
+WITHOUT_FFMPEG = """
+import sys, torch
+load = torch.ops.load_library
+def refuse(path):
+    if "torchcodec_core" in str(path):
+        raise OSError("libavutil.so: cannot open shared object file")
+    return load(path)
+torch.ops.load_library = refuse
+from pathlib import Path
+from echolung.data import video
+from echolung.errors import DependencyError
+for call in (video.require_ffmpeg, lambda: video.decode(Path("x.mp4"))):
+    try:
+        call()
+    except DependencyError as error:
+        print(error)
+"""
+
+
+def test_without_ffmpeg_every_system_gets_its_line() -> None:
+    said = subprocess.run([sys.executable, "-c", WITHOUT_FFMPEG], capture_output=True, text=True, check=True).stdout
+    assert said.count("FFmpeg's shared libraries are not installed") == 2
+    for line in ("apt-get install ffmpeg", "dnf install", "brew install ffmpeg", "conda install -c conda-forge ffmpeg"):
+        assert said.count(line) == 2
