@@ -1,0 +1,277 @@
+"""The figures of a comparison: each function draws one and returns it; the caller saves and closes it.
+
+A task's panels stand in a row, a metric's in a column, and an arm keeps its colour throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from echolung.evaluation.comparison import Comparison
+from echolung.evaluation.metrics import METRICS
+from echolung.reports.style import (
+    ARM_COLOURS,
+    FAINT,
+    INK,
+    SOFT,
+    WIDTH,
+    arm_colours,
+    arms_in_order,
+    hide,
+    new_figure,
+    note,
+    ticks,
+)
+
+SHOWN = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
+TRAINING = {
+    "loss": "loss",
+    "learning_rate": "learning rate",
+    "ema": "teacher's momentum (EMA)",
+    "effective_rank": "effective rank of the features",
+}
+
+
+def axis_label(metric: str) -> str:
+    """The metric's name and which way is better."""
+    described = METRICS[metric]
+    return f"{described.label} {'→' if described.higher_is_better else '←'} better"
+
+
+def estimates(comparison: Comparison) -> Figure:
+    """Every arm's metrics with 95% intervals; the bar behind a mark spans the arm's single seeds."""
+    table = comparison.arms[comparison.arms["primary"]]
+    tasks, arms, colours = list(table["task"].unique()), arms_in_order(table), arm_colours(table)
+    figure, panels = new_figure(len(tasks), len(SHOWN), 0.75 + len(tasks) * (0.62 + 0.3 * len(arms)), sharey=True)
+    for row, task in zip(panels, tasks, strict=True):
+        for column, (panel, metric) in enumerate(zip(row, SHOWN, strict=True)):
+            found = table[(table["task"] == task) & (table["metric"] == metric)].set_index("arm")
+            for place, arm in enumerate(reversed(arms)):
+                if arm in found.index:
+                    _estimate(panel, place, found.loc[arm].to_dict(), colours[arm])
+            panel.set_yticks(range(len(arms)), list(reversed(arms)), color=INK, fontsize=9)
+            panel.set_ylim(-0.6, len(arms) - 0.4)
+            panel.grid(axis="y", visible=False)
+            panel.xaxis.set_major_locator(ticks(4))
+            panel.set_xlabel(axis_label(metric))
+            if column == 0:
+                sizes = table[table["task"] == task].iloc[0]
+                panel.set_title(f"{task} · {sizes['n_patients']} patients, {sizes['n_videos']} videos")
+    note(
+        figure,
+        "Mark: estimate (mean over an arm's seeds). Line: 95% interval over patients. Band: range of single seeds.",
+    )
+    return figure
+
+
+def _estimate(panel: Axes, place: int, found: dict[Any, Any], colour: str) -> None:
+    if found["seeds"] > 1:
+        panel.plot(
+            [found["seed_low"], found["seed_high"]],
+            [place] * 2,
+            lw=9,
+            color=colour,
+            alpha=0.22,
+            zorder=1,
+            solid_capstyle="butt",
+        )
+    panel.plot([found["low"], found["high"]], [place] * 2, lw=1.8, color=colour, zorder=2, solid_capstyle="butt")
+    panel.plot(found["estimate"], place, "o", ms=6, color=colour, mec="white", mew=0.7, zorder=3)
+
+
+def differences(comparison: Comparison) -> Figure:
+    """Each arm minus the reference, with 95% intervals of the paired difference: the question in one picture."""
+    pairs = comparison.pairs
+    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"]
+    table = pairs[pairs["primary"] & pairs["reference"].map(roles).eq("reference")]
+    colours = arm_colours(comparison.arms)
+    rows = list(table[["task", "arm"]].drop_duplicates().itertuples(index=False, name=None))[::-1]
+    figure, panels = new_figure(1, len(SHOWN), 1.15 + 0.42 * len(rows), sharey=True)
+    for panel, metric in zip(panels[0], SHOWN, strict=True):
+        found = table[table["metric"] == metric].set_index(["task", "arm"])
+        extent = np.nanmax(np.abs(found[["low", "high"]].to_numpy(dtype=float)), initial=0.01) * 1.12
+        better = (0, extent) if METRICS[metric].higher_is_better else (-extent, 0)
+        panel.axvspan(*better, color="#eaf4ee", zorder=0)
+        panel.axvline(0, color=SOFT, lw=1)
+        for place, (task, arm) in enumerate(rows):
+            one = found.loc[[(task, arm)]].iloc[0]
+            panel.plot([one["low"], one["high"]], [place] * 2, lw=1.8, color=colours[arm], solid_capstyle="butt")
+            panel.plot(one["difference"], place, "o", ms=6, color=colours[arm], mec="white", mew=0.7)
+        panel.set_xlim(-extent, extent)
+        panel.set_ylim(-0.6, len(rows) - 0.4)
+        panel.set_yticks(range(len(rows)), [f"{task}\n{arm}" for task, arm in rows], color=INK)
+        panel.grid(axis="y", visible=False)
+        panel.xaxis.set_major_locator(ticks(4, symmetric=True))
+        panel.set_title(METRICS[metric].label)
+    reference = ", ".join(sorted(set(table["reference"])))
+    note(
+        figure,
+        f"Arm minus {reference}: paired difference, 95% interval over patients. Shaded: better than {reference}.",
+    )
+    return figure
+
+
+def folds(comparison: Comparison) -> Figure:
+    """Reference and pretrained arm on the same held-out folds, one line per fold."""
+    arms = comparison.arms[comparison.arms["primary"]]
+    roles = arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
+    # The reference stands left, so that a rising line is an improvement where higher is better.
+    shown = [arm for arm in arms_in_order(arms) if roles[arm] == "reference"]
+    shown += [arm for arm in arms_in_order(arms) if roles[arm] in ("pretrained", "other")]
+    probes = arms.drop_duplicates(["task", "arm"]).set_index(["task", "arm"])["probe"].to_dict()
+    tasks, metrics = list(arms["task"].unique()), ["balanced_accuracy", "auroc", "log_loss"]
+    figure, panels = new_figure(len(tasks), len(metrics), 0.4 + 2.5 * len(tasks))
+    for row, task in zip(panels, tasks, strict=True):
+        for panel, metric in zip(row, metrics, strict=True):
+            table = comparison.folds[(comparison.folds["task"] == task) & (comparison.folds["metric"] == metric)]
+            wide = table[
+                [probes.get((task, arm)) == probe for arm, probe in zip(table["arm"], table["probe"], strict=True)]
+            ]
+            values = wide.pivot(index="step", columns="arm", values="value").reindex(columns=shown)
+            _fold_lines(panel, values, METRICS[metric].higher_is_better, arm_colours(arms))
+            panel.set_ylabel(axis_label(metric).replace("→", "↑").replace("←", "↓"))
+        row[0].set_title(f"{task} · {len(values)} held-out folds")
+    note(figure, "A line is one held-out fold (mean over seeds); blue: better to the right, orange: worse. Bar: mean.")
+    return figure
+
+
+def _fold_lines(panel: Axes, values: pd.DataFrame, higher_is_better: bool, colours: dict[str, str]) -> None:
+    table = values.to_numpy(dtype=float)
+    for left in range(table.shape[1] - 1):
+        for line in table:
+            gain = (line[left + 1] - line[left]) * (1 if higher_is_better else -1)
+            colour = FAINT if gain == 0 or np.isnan(gain) else ARM_COLOURS[0] if gain > 0 else ARM_COLOURS[1]
+            panel.plot([left, left + 1], line[left : left + 2], color=colour, lw=1.1, alpha=0.65, zorder=2)
+    for place, arm in enumerate(values.columns):
+        panel.plot(
+            [place] * len(table), table[:, place], "o", ms=4.5, color=colours[arm], mec="white", mew=0.6, zorder=3
+        )
+        if not np.isnan(table[:, place]).all():
+            panel.plot([place - 0.14, place + 0.14], [np.nanmean(table[:, place])] * 2, lw=3, color=INK, zorder=4)
+    panel.set_xticks(range(len(values.columns)), list(values.columns), color=INK, fontsize=9)
+    panel.set_xlim(-0.35, len(values.columns) - 0.65)
+    panel.grid(axis="x", visible=False)
+    panel.yaxis.set_major_locator(ticks(5))
+
+
+def confusions(comparison: Comparison) -> Figure:
+    """What each arm calls what: rows are the truth and add up to 100%; counts are means over an arm's seeds."""
+    found = _judged(comparison)
+    arms = len({arm for _, arm, _ in found})
+    columns = arms * max(1, 4 // arms)
+    rows = -(-len(found) // columns)
+    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns))
+    flat = [panel for row in panels for panel in row]
+    for panel, (task, arm, probe) in zip(flat, found, strict=False):
+        _confusion(panel, _of(comparison.confusion, task, arm, probe))
+        panel.set_title(f"{task}\n{arm}")
+    hide(flat[len(found) :])
+    return figure
+
+
+def _judged(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """(task, arm, probe) of every arm that can be wrong in its own way, task by task, pretrained arms first."""
+    arms = comparison.arms[comparison.arms["primary"] & (comparison.arms["role"] != "majority")]
+    rows = arms[["task", "arm", "probe"]].drop_duplicates().itertuples(index=False, name=None)
+    tasks, order = list(arms["task"].unique()), arms_in_order(arms)
+    return sorted(rows, key=lambda row: (tasks.index(row[0]), order.index(row[1])))
+
+
+def _of(table: pd.DataFrame, task: str, arm: str, probe: str) -> pd.DataFrame:
+    return table[(table["task"] == task) & (table["arm"] == arm) & (table["probe"] == probe)]
+
+
+def _confusion(panel: Axes, table: pd.DataFrame) -> None:
+    classes = list(dict.fromkeys(table["actual"]))
+    counts = table["count"].to_numpy(dtype=float).reshape(len(classes), -1) / table["seeds"].iloc[0]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(shares.shape):
+        count = f"{counts[i, j]:.0f}" if float(counts[i, j]).is_integer() else f"{counts[i, j]:.1f}"
+        colour = "white" if shares[i, j] > 0.55 else INK
+        panel.text(j, i - 0.1, f"{shares[i, j]:.0%}", ha="center", va="center", color=colour, fontsize=10)
+        panel.text(j, i + 0.22, count, ha="center", va="center", color=colour, fontsize=7.5)
+    panel.set_xticks(range(len(classes)), classes)
+    panel.set_yticks(range(len(classes)), classes, rotation=90, va="center")
+    panel.set_xlabel("called")
+    panel.set_ylabel("is")
+    panel.grid(visible=False)
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+
+
+def roc_curves(comparison: Comparison) -> Figure:
+    """Mean within-fold ROC of every arm; one panel per class that is told from the rest."""
+    found, table, colours = _judged(comparison), comparison.roc, arm_colours(comparison.arms)
+    drawn = list(table[["task", "class"]].drop_duplicates().itertuples(index=False, name=None))
+    columns = 4 if len(drawn) > 3 else 3
+    rows = -(-len(drawn) // columns)
+    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns), sharey=True)
+    flat = [panel for row in panels for panel in row]
+    for panel, (task, label) in zip(flat, drawn, strict=False):
+        panel.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=(0, (4, 3)))
+        for _, arm, probe in reversed([one for one in found if one[0] == task]):
+            curve = _of(table, task, arm, probe)
+            curve = curve[curve["class"] == label]
+            x, y = (curve[name].to_numpy(dtype=float) for name in ("false_positive_rate", "true_positive_rate"))
+            if len(curve):
+                panel.plot(x, y, color=colours[arm], lw=1.8, label=f"{arm} {np.trapezoid(y, x):.2f}")
+        panel.set_title(f"{task}\n{label} against the rest")
+        panel.set_xlabel("false-positive rate")
+        panel.set_aspect("equal")
+        panel.set_xlim(-0.02, 1.02)
+        panel.set_ylim(-0.02, 1.02)
+        panel.xaxis.set_major_locator(ticks(5))
+        panel.legend(loc="lower right", title="area", title_fontsize=8, reverse=True)
+    for row in panels:
+        row[0].set_ylabel("true-positive rate")
+    hide(flat[len(drawn) :])
+    return figure
+
+
+def training(history: pd.DataFrame) -> Figure:
+    """Pretraining, step by step: columns arm, seed, step and any of loss, learning_rate, ema, effective_rank."""
+    shown = {name: label for name, label in TRAINING.items() if name in history and history[name].notna().any()}
+    columns = 2 if len(shown) > 1 else 1
+    rows = -(-len(shown) // columns)
+    figure, panels = new_figure(rows, columns, 0.3 + 2.1 * rows)
+    flat = [panel for row in panels for panel in row]
+    runs = list(history.groupby(["arm", "seed"], sort=True))
+    for panel, (name, label) in zip(flat, shown.items(), strict=False):
+        for i, ((arm, seed), run) in enumerate(runs):
+            run = run[run[name].notna()].sort_values("step")
+            colour, marker = ARM_COLOURS[i % len(ARM_COLOURS)], "o" if len(run) < 3 else ""
+            panel.plot(run["step"], run[name], lw=1.6, marker=marker, color=colour, label=f"{arm} seed {seed}")
+        panel.set_title(label)
+        panel.set_xlabel("step")
+    flat[0].legend()
+    hide(flat[len(shown) :])
+    return figure
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few frames of one video, uint8 (n, H, W), and what it shows."""
+
+    caption: str
+    frames: np.ndarray
+
+
+def sample_frames(samples: Sequence[Sample]) -> Figure:
+    """A contact sheet: one video per row, time from left to right."""
+    columns = max(len(sample.frames) for sample in samples)
+    figure, panels = new_figure(len(samples), columns, (0.32 + WIDTH / columns) * len(samples))
+    figure.set_facecolor("#0b0f14")
+    for row, sample in zip(panels, samples, strict=True):
+        hide(row)
+        for panel, frame in zip(row, sample.frames, strict=False):
+            panel.imshow(frame, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+        row[0].set_title(sample.caption, color="#dfe6ee", fontsize=9)
+    return figure
