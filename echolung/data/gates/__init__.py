@@ -1,0 +1,1 @@
+"""Gates: what must hold of each stage's tables, judged before the stage hands them on."""
