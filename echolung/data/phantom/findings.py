@@ -80,11 +80,11 @@ def draw_findings(pattern: Pattern, severity: int, rng: np.random.Generator) -> 
 
 
 def _bacterial(severity: int, rng: np.random.Generator) -> LungFindings:
-    half_width = rng.uniform(7, 13) if severity == 2 else rng.uniform(12, 26)
+    half_width = rng.uniform(8, 13) if severity == 2 else rng.uniform(13, 27)
     main = Consolidation(
         position=rng.uniform(-12, 12),
         half_width=half_width,
-        depth=half_width * rng.uniform(0.8, 1.5),
+        depth=half_width * rng.uniform(1.0, 1.8),
         bronchograms=int(rng.integers(2, 6) * (1 + severity // 3)),
     )
     return LungFindings(

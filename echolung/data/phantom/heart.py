@@ -34,7 +34,7 @@ def heart_scanner(anatomy: HeartAnatomy, rng: np.random.Generator, size: int) ->
     """A phased array whose depth shows this heart, with an operator's choice of gain; sampled to suit `size` pixels."""
     return Scanner(
         radius=0,
-        half_angle=np.deg2rad(rng.uniform(34, 39)),
+        half_angle=np.deg2rad(rng.uniform(37, 41)),
         depth=anatomy.apex_depth + anatomy.length + anatomy.atrium_length + rng.uniform(8, 18),
         frequency=rng.uniform(1.8, 3.0),
         aperture=rng.uniform(15, 19),
@@ -56,7 +56,7 @@ def draw_heart(
     person and the scanner's settings follow from `seed`, unless `anatomy` gives the person.
     """
     rng = np.random.default_rng(seed)
-    person = HeartAnatomy.draw(rng)
+    person = HeartAnatomy.draw(rng, ef)
     anatomy = anatomy or person
     scanner = heart_scanner(anatomy, rng, size)
     ventricle = Ventricle.beating(anatomy, ef, frames, fps, start=int(rng.integers(1000)))
@@ -116,25 +116,19 @@ def _echogenicity(anatomy: HeartAnatomy, x: Floats, z: Floats, beam: Floats, rng
     outer = _outer_half_width(anatomy, z)
     right = _right_half(anatomy, z)
     beyond_septum = -x - outer
-    left_atrium = _in_ellipse(x - 1, z - length - anatomy.atrium_length / 2, inner + 5, anatomy.atrium_length / 2 + 2)
-    right_centre = -_outer_half_width(anatomy, length) - 0.42 * anatomy.right_width
-    right_atrium = _in_ellipse(
-        x - right_centre,
-        z - length - anatomy.atrium_length / 2 + 3,
-        0.62 * anatomy.right_width,
-        anatomy.atrium_length / 2,
-    )
+    atrium = _atrial_radius(anatomy, x, z)
+    atrial_wall = (atrium < 1.2) & (z > length - 4)
     muscle = (z < length) & (np.abs(x) < outer)
     right_wall = (z < length - 4) & (beyond_septum >= right) & (beyond_septum < right + _RIGHT_WALL) & (right > 0)
     pericardium = (z < length) & (x > 0) & (x >= outer) & (x < outer + 2.5)
     cavities = (
         ((z >= 0) & (z < length) & (np.abs(x) < inner))
         | ((z < length - 3) & (beyond_septum > 0) & (beyond_septum < right))
-        | left_atrium
-        | right_atrium
+        | (atrium < 1)
     )
-    level = np.where(z < 0, 1.0, np.where(z < length, -9.0, -1.0))  # chest wall; lung on either side; what lies behind
-    level = np.where(pericardium, 7.0, np.where(right_wall, 3.0, np.where(muscle, 0.0, level)))
+    level = np.where(z < 0, 0.0, np.where(z < length, -13.0, -10.0))  # chest wall; lungs; what lies behind
+    level = np.where(atrial_wall, 2.0, level)
+    level = np.where(pericardium, 5.0, np.where(right_wall, 2.0, np.where(muscle, 0.0, level)))
     level += 2.5 * SmoothField.draw(rng, 6, 9)(x, z) * np.where(muscle, 0.6, 1.0)
     # Muscle and its surfaces answer best where the beam meets them squarely: side walls fade, as they do in patients.
     slope = np.gradient(half_width * outline(np.linspace(0, 1, 201)), length / 200)
@@ -150,8 +144,13 @@ def _echogenicity(anatomy: HeartAnatomy, x: Floats, z: Floats, beam: Floats, rng
     return np.where(cavities, -30.0 + 2 * SmoothField.draw(rng, 10, 10)(x, z), level).astype(np.float32)
 
 
-def _in_ellipse(x: Floats, z: Floats, half_x: Floats | float, half_z: float) -> NDArray[np.bool_]:
-    return (x / half_x) ** 2 + (z / half_z) ** 2 < 1
+def _atrial_radius(anatomy: HeartAnatomy, x: Floats, z: Floats) -> Floats:
+    """Distance from the centre of the nearer atrium, an ellipse: less than 1 inside it."""
+    half = anatomy.atrium_length / 2
+    left = np.hypot((x - 1) / (0.8 * anatomy.diameter / 2 + 4), (z - anatomy.length - half) / (half + 2))
+    centre = -_outer_half_width(anatomy, anatomy.length) - 0.42 * anatomy.right_width
+    right = np.hypot((x - centre) / (0.62 * anatomy.right_width), (z - anatomy.length - half + 3) / half)
+    return np.minimum(left, right)
 
 
 def _hinges(anatomy: HeartAnatomy) -> list[tuple[float, float]]:

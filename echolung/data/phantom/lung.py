@@ -120,21 +120,20 @@ def draw_lung(
     breath = 2 * np.pi * (patient.breath_rate / 60 * np.arange(frames) / fps + rng.random())
     slide = (patient.slide * np.sin(breath)).astype(np.float32)
     rest = patient.pleura_depth(scanner.angles)
-    pleura = (rest[None, :] + 0.5 * np.cos(breath)[:, None]).astype(np.float32)
+    heave = (0.5 * np.cos(breath)).astype(np.float32)  # of the chest wall's inside, with every breath
     per_radian = patient.radius + patient.pleura
 
     wall, shadow = _chest_wall(patient, scanner, rest, rng)
     contact = _contact(scanner, rng)
     lung = _Lung(findings, patient, scanner, rng)
-    specular = _specular(patient, scanner)
     echo = np.empty((frames, scanner.samples, scanner.beams), np.complex64)
     for t in range(frames):
-        field = lung.at(slide[t], pleura[t], specular)
+        field = lung.at(slide[t], heave[t])
         echo[t] = scanner.receive((wall + shadow * field) * contact)
     pixels = scanner.scan_convert(scanner.grey(echo, rng), *size)
     origins = np.array([line.position for line in findings.b_lines], np.float32)
     angles = (origins[None, :] + slide[:, None]) / per_radian
-    return LungVideo(pixels, findings, scanner, pleura, slide, angles, fps)
+    return LungVideo(pixels, findings, scanner, rest + heave[:, None], slide, angles, fps)
 
 
 def _specular(patient: LungPatient, scanner: Scanner) -> Floats:
@@ -161,8 +160,8 @@ def _chest_wall(
     share = depth / pleura[None, :]
     sway = 0.06 * SmoothField.draw(rng, 18, 9)(along, depth)
     layer = share + sway
-    fat = -9 + 7 * np.exp(-(((SmoothField.draw(rng, 9, 1.6)(along, depth)) / 0.25) ** 2))  # septa in it shine
-    muscle = -4 + 4 * np.cos(2 * np.pi * (depth / rng.uniform(2.2, 3.4) + 1.2 * sway * 8))
+    fat = -14 + 12 * np.exp(-(((SmoothField.draw(rng, 9, 1.6)(along, depth)) / 0.25) ** 2))  # septa in it shine
+    muscle = -7 + 6 * np.cos(2 * np.pi * (depth / rng.uniform(2.4, 3.6) + 10 * sway))
     level = np.where(layer < patient.fat, fat, muscle)
     level = np.where(depth < rng.uniform(1.2, 2.2), 8, level)
     level = np.where(np.abs(layer - patient.fat) < 0.025, 6, level)  # fascia
@@ -192,7 +191,8 @@ class _Lung:
     def __init__(
         self, findings: LungFindings, patient: LungPatient, scanner: Scanner, rng: np.random.Generator
     ) -> None:
-        self._findings, self._scanner = findings, scanner
+        self._findings, self._patient, self._scanner = findings, patient, scanner
+        self._specular = _specular(patient, scanner)
         self._per_radian = np.float32(patient.radius + patient.pleura)
         # The surface: bumps and breaks where the pleura is diseased, fine grain everywhere, by which sliding is seen.
         self._bumps, self._breaks = SmoothField.draw(rng, 4, 1), SmoothField.draw(rng, 3, 1)
@@ -207,12 +207,12 @@ class _Lung:
         self._along, self._amplitude = along[heard], amplitude[heard]
         self._below = below[heard] + self._surface(along[heard])
 
-    def at(self, slide: np.float32, pleura: Floats, specular: Floats) -> Complexes:
-        """What lies below the chest wall, (R, A), with the lung slid so far and the pleura so deep."""
-        scanner = self._scanner
+    def at(self, slide: np.float32, heave: np.float32) -> Complexes:
+        """What lies below the chest wall, (R, A), with the lung slid so far and the pleura this deeper."""
         angle = (self._along + slide) / self._per_radian
-        depth = np.interp(angle, scanner.angles, pleura).astype(np.float32) + self._below
-        return scanner.deposit(depth, angle, self._amplitude) + self._reflections(slide, pleura, specular)
+        depth = self._patient.pleura_depth(angle) + heave + self._below
+        pleura = self._patient.pleura_depth(self._scanner.angles) + heave
+        return self._scanner.deposit(depth, angle, self._amplitude) + self._reflections(slide, pleura)
 
     def _surface(self, along: Floats) -> Floats:
         """Depth of the lung's surface below the pleural line: fluid between them, and bumps."""
@@ -220,7 +220,7 @@ class _Lung:
 
     def _echogenicity(self, along: Floats, below: Floats, rng: np.random.Generator) -> Floats:
         """Amplitude of scatterers at these places, below the lung's surface."""
-        level = decibels(-15 - 0.2 * below) + decibels(-34 + 34 * self._findings.white_lung - 0.05 * below) * (
+        level = decibels(-19 - 0.22 * below) + decibels(-30 + 27 * self._findings.white_lung - 0.05 * below) * (
             self._findings.white_lung > 0
         )
         for line in self._findings.b_lines:
@@ -234,17 +234,17 @@ class _Lung:
                 along, below
             )
             inside = (np.abs(across) < 1) & (below < floor)
-            border = (np.abs(across) < 1) & (np.abs(below - floor) < 1.0)
+            border = (np.abs(across) < 1) & (np.abs(below - floor) < 0.9)
             beneath = (np.abs(across) < 0.9) & (below > floor)
-            tissue = decibels(-7 + 2 * SmoothField.draw(rng, 3, 3)(along, below))
+            tissue = decibels(-17 + 2.5 * SmoothField.draw(rng, 3, 3)(along, below))
             for _ in range(spot.bronchograms):
                 x = spot.position + spot.half_width * rng.uniform(-0.6, 0.6)
                 z, lean = spot.depth * rng.uniform(0.15, 0.75), rng.uniform(-0.8, 0.8)
                 u, w = along - x - lean * (below - z), below - z
-                tissue = np.where((u / rng.uniform(0.5, 1.1)) ** 2 + (w / rng.uniform(0.8, 3)) ** 2 < 1, 2.2, tissue)
+                tissue = np.where((u / rng.uniform(0.5, 1.1)) ** 2 + (w / rng.uniform(0.8, 3)) ** 2 < 1, 1.6, tissue)
             level = np.where(inside, tissue, level)
-            level = np.where(beneath, level + decibels(-4 - 0.12 * (below - floor)), level)
-            level = np.where(border, decibels(6 + 3 * ragged(below, along)), level)
+            level = np.where(beneath, level + decibels(-5 - 0.35 * (below - floor)), level)
+            level = np.where(border, decibels(9 + 3 * ragged(below, along)), level)
         return level.astype(np.float32)
 
     def _airless(self, along: Floats) -> Floats:
@@ -261,9 +261,9 @@ class _Lung:
             total += np.exp(-0.5 * ((along - line.position) / (1.6 * line.width + 0.8)) ** 2)
         return np.clip(total, 0, 1)
 
-    def _reflections(self, slide: np.float32, pleura: Floats, specular: Floats) -> Complexes:
+    def _reflections(self, slide: np.float32, pleura: Floats) -> Complexes:
         """The pleural line and its A-lines, (R, A): smooth reflectors, hence without a carrier of their own."""
-        findings, scanner = self._findings, self._scanner
+        findings, scanner, specular = self._findings, self._scanner, self._specular
         along = scanner.angles * self._per_radian - slide
         airless, broken = self._airless(along), findings.irregularity
         whole = 1 / (1 + np.exp(-(self._breaks(along) + 2.4 - 3.2 * broken) / 0.2))
@@ -282,7 +282,8 @@ class _Lung:
             strengths.append(mirror * 0.6)
         echoes = findings.a_lines * specular**2 * (1 - self._ringing(along)) * (1 - airless) * (0.3 + 0.7 * whole)
         for order in range(2, int(scanner.depth / pleura.min()) + 1):
-            depths.append(order * (pleura + findings.effusion))
-            strengths.append(mirror * echoes * decibels(4 - 5.5 * order))
+            for layer, weight in ((0, 1.0), (1, 0.55), (2, 0.35)):  # every echo drags a little tail
+                depths.append(order * (pleura + findings.effusion) + layer * (0.5 + 0.3 * order))
+                strengths.append(mirror * echoes * decibels(4 - 4.5 * order) * weight)
         angles = np.tile(scanner.angles, len(depths))
         return scanner.deposit(np.concatenate(depths), angles, np.concatenate(strengths), carrier=False)

@@ -34,18 +34,19 @@ class HeartAnatomy:
     heart_rate: float  # beats per minute
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> HeartAnatomy:
-        """A person at random."""
+    def draw(cls, rng: np.random.Generator, ef: float) -> HeartAnatomy:
+        """A person whose heart ejects `ef` percent: weak ventricles are wide ones, as they are in patients."""
+        widened = 0.1 * np.clip((50 - ef) / 30, 0, 1)
         length = rng.uniform(74, 90)
         return cls(
             length=length,
-            diameter=length * rng.uniform(0.48, 0.6),
+            diameter=length * (rng.uniform(0.46, 0.58) + widened),
             wall=rng.uniform(8, 11.5),
             right_width=rng.uniform(22, 31),
             atrium_length=rng.uniform(34, 44),
-            apex_x=rng.uniform(4, 13),
-            apex_depth=rng.uniform(17, 26),
-            tilt=rng.uniform(-0.08, 0.12),
+            apex_x=rng.uniform(-1, 6),
+            apex_depth=rng.uniform(21, 29),
+            tilt=rng.uniform(0.02, 0.17),
             heart_rate=rng.uniform(60, 100),
         )
 
