@@ -1,0 +1,196 @@
+"""A comparison as words and tables: for the terminal, for Markdown, and for the page."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from echolung.evaluation.comparison import Comparison
+from echolung.evaluation.metrics import METRICS
+from echolung.evaluation.verdicts import p_text, plain, signed
+from echolung.reports.style import arms_in_order
+
+COLUMNS = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
+READING = (
+    "In brackets: 95% intervals of these fitted models on new patients (bootstrap over patients, stratified by class)."
+    " ×3: mean over three seeds. p: sign-flip permutation of the patients' log-loss differences, corrected by Holm where"
+    " a pretrained arm meets the random one."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a task's table: an arm, or the difference between two."""
+
+    difference: bool
+    label: str
+    probe: str
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a pair's comparison supports: outcome (better | worse | undecided) and sentences."""
+
+    arm: str
+    reference: str
+    against_majority: bool
+    outcome: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """One task's estimates and differences, in reading order."""
+
+    task: str
+    basis: str
+    rows: list[Row]
+    verdicts: list[Verdict]
+    notes: list[str]
+
+
+def headings() -> list[str]:
+    """Column titles of the metrics."""
+    return [METRICS[metric].label for metric in COLUMNS]
+
+
+def task_tables(comparison: Comparison, primary: bool = True) -> list[TaskTable]:
+    """A table per task, at the primary probe or at the others."""
+    tables = []
+    for task in comparison.arms["task"].unique():
+        arms = comparison.arms[(comparison.arms["task"] == task) & (comparison.arms["primary"] == primary)]
+        pairs = comparison.pairs[(comparison.pairs["task"] == task) & (comparison.pairs["primary"] == primary)]
+        if arms.empty:
+            continue
+        first = arms.iloc[0]
+        basis = f"decided per {first['unit']}: {first['n_patients']} patients, {first['n_videos']} videos"
+        tables.append(
+            TaskTable(
+                task=str(task),
+                basis=basis,
+                rows=_arm_rows(arms) + _difference_rows(pairs),
+                verdicts=_verdicts(comparison, str(task)) if primary else [],
+                notes=_notes(arms),
+            )
+        )
+    return tables
+
+
+def _arm_rows(arms: pd.DataFrame) -> list[Row]:
+    rows = []
+    for arm in arms_in_order(arms):
+        for probe, found in arms[arms["arm"] == arm].groupby("probe", sort=True):
+            by_metric = {row["metric"]: row for row in found.to_dict("records")}
+            seeds = int(found["seeds"].iloc[0])
+            cells = [_cell(by_metric[metric], "estimate", plain) for metric in COLUMNS]
+            rows.append(Row(False, arm if seeds == 1 else f"{arm} ×{seeds}", str(probe), cells))
+    return rows
+
+
+def _difference_rows(pairs: pd.DataFrame) -> list[Row]:
+    rows = []
+    for (arm, reference, probe), found in pairs.groupby(["arm", "reference", "probe"], sort=False):
+        by_metric = {row["metric"]: row for row in found.to_dict("records")}
+        cells = [_cell(by_metric[metric], "difference", signed) for metric in COLUMNS]
+        tested = by_metric["log_loss"]
+        adjusted = tested["p_holm"]
+        cells[-1] += f", {p_text(tested['p_value'] if pd.isna(adjusted) else adjusted)}"
+        rows.append(Row(True, f"{arm} − {reference}", str(probe), cells))
+    return rows
+
+
+def _verdicts(comparison: Comparison, task: str) -> list[Verdict]:
+    """The verdicts of one task, those against the reference first."""
+    majority = set(comparison.arms.loc[comparison.arms["role"] == "majority", "arm"])
+    rows = comparison.verdicts[comparison.verdicts["task"] == task].to_dict("records")
+    found = [
+        Verdict(row["arm"], row["reference"], row["reference"] in majority, row["outcome"], row["text"]) for row in rows
+    ]
+    return sorted(found, key=lambda one: one.against_majority)
+
+
+def _cell(row: dict[Any, Any], value: str, written: Any) -> str:
+    if pd.isna(row[value]):
+        return "undefined"
+    return f"{written(row[value], 2)} [{plain(row['low'], 2)}, {plain(row['high'], 2)}]"
+
+
+def _notes(arms: pd.DataFrame) -> list[str]:
+    """What must be known of single figures, said once."""
+    noted = arms[(arms["note"] != "") & arms["metric"].isin(COLUMNS)]
+    found: dict[tuple[str, str], list[str]] = {}
+    for metric, text, arm in noted[["metric", "note", "arm"]].itertuples(index=False, name=None):
+        found.setdefault((metric, text), []).append(arm)
+    return [f"{METRICS[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()]
+
+
+def headline(comparison: Comparison) -> list[str]:
+    """The answer in as few sentences as are true: one per pretrained arm, and one where the majority was not beaten."""
+    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
+    verdicts = comparison.verdicts.to_dict("records")
+    sentences = []
+    for arm in [arm for arm, role in roles.items() if role == "pretrained"]:
+        mine = [row for row in verdicts if row["arm"] == arm and roles[row["reference"]] == "reference"]
+        for outcome, words in (
+            ("better", f"{arm} predicted better than the mean of these random draws"),
+            ("worse", f"{arm} predicted worse than the mean of these random draws"),
+            ("undecided", f"no difference was shown between {arm} and the mean of these random draws"),
+        ):
+            tasks = [row["task"] for row in mine if row["outcome"] == outcome]
+            if tasks:
+                sentences.append(f"On {_and(tasks)}, {words}.")
+        unbeaten = [
+            row["task"]
+            for row in verdicts
+            if row["arm"] == arm and roles[row["reference"]] == "majority" and row["outcome"] != "better"
+        ]
+        if unbeaten:
+            sentences.append(f"On {_and(unbeaten)}, {arm} was not shown to beat the class frequencies.")
+    return sentences or ["No pretrained arm was compared with the reference."]
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def table_text(comparison: Comparison, width: int = 116) -> str:
+    """The comparison for a terminal: per task the estimates, the differences and what they support."""
+    lines = []
+    for table in task_tables(comparison):
+        body = [["", "probe", *headings()], *([row.label, row.probe, *row.cells] for row in table.rows)]
+        sizes = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
+        lines += [f"{table.task} · {table.basis}", ""]
+        rules = 0
+        for i, line in enumerate(body):
+            if i == 1 or (i > 1 and table.rows[i - 1].difference and not rules):
+                lines.append("  " + "─" * (sum(sizes) + 2 * len(sizes) - 2))
+                rules += i > 1
+            lines.append("  " + "  ".join(cell.ljust(size) for cell, size in zip(line, sizes, strict=True)).rstrip())
+        lines.append("")
+        # Beating the class frequencies is expected; a terminal says it only where it was not shown.
+        said = [one.text for one in table.verdicts if not one.against_majority or one.outcome != "better"]
+        for text in said + table.notes:
+            lines += textwrap.wrap(text, width - 4, initial_indent="  • ", subsequent_indent="    ")
+        lines.append("")
+    return "\n".join([*lines, *textwrap.wrap(READING, width)])
+
+
+def table_markdown(comparison: Comparison) -> str:
+    """The same table for a README."""
+    lines = []
+    for table in task_tables(comparison):
+        lines += [f"**{_escaped(table.task)}** ({table.basis})", ""]
+        lines += ["| | probe | " + " | ".join(headings()) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+        for row in table.rows:
+            label = f"*{_escaped(row.label)}*" if row.difference else _escaped(row.label)
+            lines.append(f"| {label} | {_escaped(row.probe)} | " + " | ".join(row.cells) + " |")
+        lines.append("")
+    return "\n".join([*lines, READING, ""])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
