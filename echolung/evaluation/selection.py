@@ -240,13 +240,17 @@ def _batches(videos: int, views: int, batch: int, seed: int, epoch: int) -> Iter
 
 
 def _log_loss(inputs: Inputs, heads: ProbeHeads, cohort: Cohort, unit: str, fold: int, group: slice) -> np.ndarray:
-    """Mean log-loss (G,) over the units of an inner fold, by the heads that did not train on it."""
+    """Mean log-loss (G,) on an inner fold of the heads that did not train on it."""
     held_out = np.flatnonzero(cohort.inner == fold)
     p_VGC = inputs.probabilities(heads, cohort.places[held_out], group)
-    units = cohort.patient[held_out] if unit == "patient" else held_out
-    _, first, of_video = np.unique(units, return_index=True, return_inverse=True)
+    return unit_log_loss(p_VGC, cohort.y[held_out], cohort.patient[held_out] if unit == "patient" else held_out)
+
+
+def unit_log_loss(p_VGC: np.ndarray, y_V: np.ndarray, unit_V: np.ndarray) -> np.ndarray:
+    """Mean log-loss (G,) over units of decision, each answering with the mean probability of its videos."""
+    _, first, of_video = np.unique(unit_V, return_index=True, return_inverse=True)
     p_UGC = np.zeros((len(first), *p_VGC.shape[1:]))
     np.add.at(p_UGC, of_video, p_VGC)
     p_UGC /= np.bincount(of_video)[:, None, None]
-    p_UG = p_UGC[np.arange(len(first)), :, cohort.y[held_out][first]]
+    p_UG = p_UGC[np.arange(len(first)), :, y_V[first]]
     return -np.log(np.maximum(p_UG, np.finfo(np.float64).tiny)).mean(axis=0)
