@@ -1,0 +1,184 @@
+"""Registered models: one name per study and task, one version per promotion, and the alias `champion`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from echolung.errors import RegistryError
+from echolung.tracking.run import Run
+from echolung.tracking.store import Store, reported
+
+CHAMPION = "champion"
+FOLDER = "classifier"
+"""Where the classifier lies within the model's artifacts."""
+REQUIREMENTS = ["mlflow", "numpy", "pandas", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "torchcodec"]
+EXAMPLE = pd.DataFrame({"video": ["clip.mp4"]})
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model, its files on this machine."""
+
+    name: str
+    number: int
+    tags: Mapping[str, str]
+    model: Path
+    """MLflow's model folder."""
+
+    @property
+    def classifier(self) -> Path:
+        """The classifier's folder: `serving.classifier.Classifier.open`."""
+        return self.model / "artifacts" / FOLDER
+
+
+def model_name(study: str, task: str) -> str:
+    """`echolung-<study>-<task>`: a phantom champion can never stand in for a real one."""
+    return f"echolung-{study}-{task}"
+
+
+def find_champion(store: Store, study: str, task: str) -> Version | None:
+    """The champion, or None if the task has none; raises RegistryError if its files are gone."""
+    from mlflow.exceptions import MlflowException
+
+    name = model_name(study, task)
+    with reported(store):
+        try:
+            found = store.client().get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model; no such alias
+                return None
+            raise
+    return Version(name, int(found.version), dict(found.tags), _files(store, found))
+
+
+def champion(store: Store, study: str, task: str) -> Version:
+    """The champion; raises RegistryError with the remedy if there is none."""
+    found = find_champion(store, study, task)
+    if found is None:
+        raise RegistryError(f"{model_name(study, task)} has no champion yet", f"Run `echolung promote {task}`.")
+    return found
+
+
+def register(
+    store: Store,
+    run: Run,
+    study: str,
+    task: str,
+    classifier: Path,
+    columns: Mapping[str, str],
+    tags: Mapping[str, str],
+    description: str,
+) -> Version:
+    """Log the folder `classifier` as the run's model and register it as a new version, not yet the champion.
+
+    `columns` are those it answers with, and their types (string, double).
+    """
+    import mlflow
+    from mlflow.models.model import Model
+
+    assert classifier.name == FOLDER, f"the folder is named {FOLDER}"
+    name = model_name(study, task)
+    with reported(store), _fluent(store):
+        with mlflow.start_run(run_id=run.id):
+            info: Model = mlflow.pyfunc.log_model(
+                name=FOLDER,
+                python_model=str(Path(__file__).parent / "serving" / "pyfunc.py"),
+                artifacts={FOLDER: str(classifier)},
+                code_paths=[str(Path(__file__).parent)],  # it can be served where EchoLung is not installed
+                signature=_signature(columns),
+                input_example=EXAMPLE,
+                pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in REQUIREMENTS],
+            )
+        client = store.client()
+        _ensure_model(client, name, task)
+        found = client.create_model_version(
+            name, info.model_uri, run.id, tags=dict(tags), description=description, model_id=info.model_id
+        )
+    return Version(name, int(found.version), dict(tags), _files(store, found))
+
+
+def make_champion(store: Store, version: Version) -> None:
+    """Point the alias at this version."""
+    with reported(store):
+        store.client().set_registered_model_alias(version.name, CHAMPION, str(version.number))
+
+
+def load_pyfunc(version: Version) -> Any:
+    """The model as MLflow serves it: `.predict(DataFrame with the column video)`."""
+    import mlflow.pyfunc
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mlflow.pyfunc.load_model(str(version.model))
+
+
+def _ensure_model(client: Any, name: str, task: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(
+            name, description=f"Video files in, probabilities of {task} out. Research use only; not a medical device."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _files(store: Store, found: Any) -> Path:
+    """The version's files on this machine: in place if they are here, else downloaded."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        uri = store.client().get_model_version_download_uri(found.name, found.version)
+        folder = Path(download_artifacts(uri, tracking_uri=store.uri, registry_uri=store.uri))
+    except (MlflowException, OSError) as error:
+        raise _gone(found, str(error)) from error
+    if not (folder / "artifacts" / FOLDER).is_dir():
+        raise _gone(found, f"no {FOLDER} in {folder}")
+    return folder
+
+
+def _gone(found: Any, reason: str) -> RegistryError:
+    task = "TASK" if "-" not in found.name else found.name.split("-", 2)[-1]
+    return RegistryError(
+        f"the files of {found.name} version {found.version} cannot be read ({reason.splitlines()[0]})",
+        f"If the project was moved, move it back; else register it anew: `echolung promote {task} --reset`.",
+    )
+
+
+def _signature(columns: Mapping[str, str]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema
+
+    outputs = [ColSpec(kind, name) for name, kind in columns.items()]
+    return ModelSignature(inputs=Schema([ColSpec("string", "video")]), outputs=Schema(outputs))
+
+
+@contextlib.contextmanager
+def _fluent(store: Store) -> Iterator[None]:
+    """MLflow's logging of models knows its store only as a global: set for the block, and put back."""
+    import mlflow
+
+    tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    level = logging.getLogger("mlflow").level
+    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_registry_uri(store.uri)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("mlflow").setLevel(level)
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_registry_uri(registry)

@@ -1,0 +1,154 @@
+"""A classifier in one folder: video files in, class probabilities out.
+
+    encoder.safetensors, encoder.json   the frozen encoder with its preprocessing
+    probe.safetensors, probe.json       the probe that reads its tokens
+    classifier.json                     what it answers, and at which size videos were kept when it was fitted
+
+A video takes the way it took in the study, through the same functions: decoded, letterboxed, cut to the same views.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pydantic
+import torch
+
+from echolung.data.clips import letterbox
+from echolung.data.video import decode
+from echolung.errors import CheckpointError, EcholungError
+from echolung.evaluation.embed import encode_clips, evaluation_clips
+from echolung.models.encoder import Encoder
+from echolung.models.probe import ProbeHeads, ProbeRecord, apply_probe, load_probe, save_probe
+from echolung.models.weights import RECORD as ENCODER_RECORD
+from echolung.models.weights import WEIGHTS as ENCODER_WEIGHTS
+from echolung.models.weights import load_encoder
+from echolung.parameters import Parameters
+from echolung.runtime import Progress, read_json, write_json
+
+RECORD = "classifier.json"
+REMEDY = "Promote a model again: `echolung promote TASK`."
+
+
+class ClassifierRecord(Parameters):
+    """classifier.json."""
+
+    format: Literal["echolung-classifier"] = "echolung-classifier"
+    study: str
+    task: str
+    classes: list[str]
+    """In the order of the columns p_<class>."""
+    unit: Literal["video", "patient"]
+    """What one decision is about; for `patient`, average the probabilities of a patient's videos."""
+    views: int = pydantic.Field(ge=1)
+    """Clips cut from each video."""
+    frame_size: int = pydantic.Field(ge=1)
+    """Side of the square frames that videos are letterboxed to before the encoder resizes them, in pixels."""
+    encoder_sha256: str
+    probe_sha256: str
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of its answers, and their types as MLflow names them."""
+        probabilities = {f"p_{name}": "double" for name in self.classes}
+        return {"video": "string", "predicted": "string", **probabilities, "damage": "string"}
+
+
+def write_classifier(
+    directory: Path, encoder_directory: Path, probe: ProbeHeads, fitted: ProbeRecord, study: str, frame_size: int
+) -> ClassifierRecord:
+    """Put an encoder and the probe that was fitted on its tokens into `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in (ENCODER_WEIGHTS, ENCODER_RECORD):
+        shutil.copyfile(encoder_directory / name, directory / name)
+    saved = save_probe(directory, probe, fitted)
+    record = ClassifierRecord(
+        study=study,
+        task=fitted.task,
+        classes=fitted.classes,
+        unit=fitted.unit,
+        views=fitted.views,
+        frame_size=frame_size,
+        encoder_sha256=fitted.encoder_sha256,
+        probe_sha256=saved.weights_sha256,
+    )
+    write_json(directory / RECORD, record.model_dump())
+    return record
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded classifier."""
+
+    record: ClassifierRecord
+    encoder: Encoder
+    probe: ProbeHeads
+
+    @classmethod
+    def open(cls, directory: Path) -> Classifier:
+        """Load what `write_classifier` wrote; nothing is unpickled.
+
+        Raises CheckpointError if a part is missing, damaged, or does not belong to the others.
+        """
+        path = directory / RECORD
+        try:
+            record = ClassifierRecord.parse(read_json(path), str(path))
+        except (EcholungError, TypeError, ValueError) as error:
+            problem = error.problem if isinstance(error, EcholungError) else str(error)
+            raise CheckpointError(f"{directory} holds no classifier ({problem})", REMEDY) from None
+        encoder, encoder_record = load_encoder(directory)
+        probe, probe_record = load_probe(directory)
+        parts = {
+            "the encoder is not the one that the probe was fitted on": (
+                encoder_record.weights_sha256,
+                probe_record.encoder_sha256,
+            ),
+            "the encoder is another than classifier.json names": (encoder_record.weights_sha256, record.encoder_sha256),
+            "the probe is another than classifier.json names": (probe_record.weights_sha256, record.probe_sha256),
+            "the probe tells other classes apart": (probe_record.classes, record.classes),
+        }
+        for problem, (one, other) in parts.items():
+            if one != other:
+                raise CheckpointError(f"{directory}: {problem}", REMEDY)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(record, encoder.to(device), probe.to(device))
+
+    def predict(self, videos: Iterable[str | Path], on_progress: Progress | None = None) -> pd.DataFrame:
+        """One row per video: video, predicted (class), p_<class> for every class, damage ("" for a whole file).
+
+        Raises VideoError, naming the file, where nothing can be decoded; DependencyError without FFmpeg.
+        """
+        paths = [Path(video) for video in videos]
+        rows = []
+        for done, path in enumerate(paths, start=1):
+            rows.append(self._row(path))
+            if on_progress:
+                on_progress(done, len(paths))
+        return pd.DataFrame(rows, columns=list(self.record.columns))
+
+    def _row(self, path: Path) -> dict[str, object]:
+        video = decode(path, functools.partial(letterbox, size=self.record.frame_size))
+        clips = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
+        tokens = encode_clips(self.encoder, clips)
+        p = apply_probe(self.probe, tokens[None])[0].tolist()
+        best = max(range(len(p)), key=p.__getitem__)
+        return {
+            "video": str(path),
+            "predicted": self.record.classes[best],
+            **{f"p_{name}": value for name, value in zip(self.record.classes, p, strict=True)},
+            "damage": video.damage,
+        }
+
+
+def predict_videos(
+    directory: Path, videos: Iterable[str | Path], on_progress: Progress | None = None
+) -> tuple[ClassifierRecord, pd.DataFrame]:
+    """What the classifier in `directory` answers for video files, and what it is: `Classifier.predict`."""
+    classifier = Classifier.open(directory)
+    return classifier.record, classifier.predict(videos, on_progress)
