@@ -42,8 +42,8 @@ class ProbeForm(Parameters):
     kind: Kind
     width: int = pydantic.Field(ge=1)
     classes: int = pydantic.Field(ge=2)
-    attention_head_width: int = pydantic.Field(64, ge=1)
-    mlp_ratio: float = pydantic.Field(0.0, ge=0)
+    attention_head_width: int = pydantic.Field(default=64, ge=1)
+    mlp_ratio: float = pydantic.Field(default=0.0, ge=0)
 
 
 class ProbeHeads(nn.Module):
