@@ -18,6 +18,8 @@ from echolung.errors import DataError
 from echolung.runtime import read_json
 
 INDEX = "index.json"
+FLOATS_AT_ONCE = 1 << 22
+"""Pixels that letterboxing holds as floats: 16 MB, whatever the length and size of a video."""
 REMEDY = "Run `dvc repro` to ingest the source again."
 
 
@@ -31,10 +33,11 @@ def letterbox(frames: np.ndarray, size: int) -> np.ndarray:
     inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (size - inner_height) // 2, (size - inner_width) // 2
     boxed = np.zeros((total, size, size), np.uint8)
-    for index, frame in enumerate(frames):  # one at a time: a chunk of full-HD frames would be 0.3 GB of floats
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).float()[None, None]
-        inner = F.interpolate(pixels, (inner_height, inner_width), mode="bilinear", antialias=True)
-        boxed[index, top : top + inner_height, left : left + inner_width] = inner[0, 0].round().byte().numpy()
+    step = max(1, FLOATS_AT_ONCE // (height * width))
+    for start in range(0, total, step):
+        pixels = torch.from_numpy(np.ascontiguousarray(frames[start : start + step])).float()[:, None]
+        inner = F.interpolate(pixels, (inner_height, inner_width), mode="bilinear", antialias=True)[:, 0]
+        boxed[start : start + step, top : top + inner_height, left : left + inner_width] = inner.round().byte().numpy()
     return boxed
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts, letterbox, read_clip
 from echolung.errors import DataError
+
+torch.set_num_threads(1)
 
 
 def triangle_weights(given: int, wanted: int) -> np.ndarray:

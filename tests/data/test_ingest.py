@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from echolung.data import video
@@ -22,6 +23,7 @@ from echolung.data.clips import ClipStore, letterbox
 from echolung.data.ingest import IngestSettings, ingest
 from echolung.errors import DataError, DependencyError, SettingsError
 
+torch.set_num_threads(1)
 SIZE = 32
 
 

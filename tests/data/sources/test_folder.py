@@ -1,0 +1,66 @@
+"""One's own folder: a csv is all it takes, and no line of it reaches outside the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from echolung.data.manifest import conform
+from echolung.data.sources.folder import scan
+from echolung.data.sources.layouts import SOURCES
+from echolung.errors import DataError
+
+
+def write(root: Path, text: str) -> Path:
+    root.mkdir(exist_ok=True)
+    (root / "videos.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
+    return root
+
+
+def test_a_csv_of_path_patient_and_label_is_enough(tmp_path: Path) -> None:
+    text = "path, patient,label,view,split,label_lobe,age\nward/1.mp4,Ann,covid,L1,train,left,81\n./2.avi,Bob,,,,,50\n"
+    frame = conform(scan(write(tmp_path, text), "mine"))
+    assert frame["sample_id"].tolist() == ["mine/ward/1", "mine/2"]
+    assert frame["path"].tolist() == [str(tmp_path / "ward" / "1.mp4"), str(tmp_path / "2.avi")]
+    assert frame["patient_id"].tolist() == ["mine/Ann", "mine/Bob"]
+    assert frame["label"].tolist()[0] == "covid"
+    assert frame.loc[1, ["label", "view", "split_official", "label_lobe"]].isna().all()
+    assert (frame.loc[0, "view"], frame.loc[0, "split_official"], frame.loc[0, "label_lobe"]) == ("L1", "train", "left")
+    assert "age" not in frame
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.mp4", "/etc/passwd", "a/../../b.mp4", "..\\b.mp4", "C:\\b.mp4", "http://host/b.mp4", ".."]
+)
+def test_a_path_that_leaves_the_folder_is_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="paths must stay inside"):
+        scan(write(tmp_path, f"path,patient,label\n{path},Ann,covid\n"), "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("file,patient,labels\na.mp4,Ann,x\n", r"no column 'path'.*, 'label' \(nearest: 'labels'\)"),
+        ("path,patient,label\na.mp4,,x\nb.mp4,Bob,y\n", r"patient is empty in lines 2"),
+        ("path,patient,label\na.mp4,Ann,x\n,Bob,y\n", r"path is empty in lines 3"),
+        ("path,patient,label\n", r"videos.csv has no row"),
+        ("", r"videos.csv is not a csv table"),
+        ('path,patient,label\n"a.mp4,Ann,x\n', r"videos.csv is not a csv table"),
+    ],
+)
+def test_a_wrong_table_is_named(text: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=problem) as caught:
+        scan(write(tmp_path, text), "mine")
+    assert caught.value.remedy
+
+
+def test_a_missing_folder_or_table_says_what_to_make(tmp_path: Path) -> None:
+    for root in (tmp_path / "none", tmp_path):
+        with pytest.raises(DataError) as caught:
+            scan(root, "mine")
+        assert "path, patient, label" in caught.value.remedy
+
+
+def test_every_layout_is_listed() -> None:
+    assert set(SOURCES) == {"echonet", "pocus", "covid_blues", "folder"}

@@ -1,0 +1,110 @@
+"""POCUS: files and table are joined whatever the case, patients are kept apart, nothing is guessed silently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from echolung.data.manifest import conform
+from echolung.data.sources.pocus import scan
+from echolung.errors import DataError
+
+FILES = {  # file -> (Filename, Label, License, patient, Source ID) in the table
+    "Cov-Atlas+(44).gif": ("Cov-Atlas+(44)", "COVID-19", "CC BY-NC 4.0", "36.0", "2.0"),
+    "Pneu_Avi_Video_001.mp4": ("pneu_avi_video_001", "Bacterial pneumonia", "CC BY-NC 4.0", "174", "18.0"),
+    "Reg_Avi_lung-sliding.MP4": ("Reg_Avi_lung-sliding", "Regular", "CC BY-NC -SA 4.0", "140", "18"),
+    "Vir_whitelung_h1n1.mp4": ("Vir_whitelung_h1n1", "Viral pneumonia", "", "99", "24"),
+    "Pneu_liftl_pneu_case3_clip3.mp4": ("Pneu_liftl_pneu_case3_clip3", "Bacterial pneumonia", "", "7", "16"),
+    "Reg_liftl_case3_clip2.mp4": ("Reg_liftl_case3_clip2", "regular", "", "40", "16"),
+    "Cov_Arnthfield_2020_Vid3.mp4": ("Cov_Arnthfield_2020_Vid3", "COVID-19", "", "", "35.0"),
+}
+
+
+def write(root: Path, rows: list[tuple[str, ...]] | None = None, folder: str = "convex") -> Path:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (root / folder / name).touch()
+    (root / folder / ".DS_Store").touch()
+    columns = ["Filename", "Label", "License", "Patient ID / Name", "Source ID"]
+    elsewhere = ("Cov-linear", "COVID-19", "", "1", "2")  # a video of the table that is not in the folder
+    pd.DataFrame([*(rows if rows is not None else FILES.values()), elsewhere], columns=columns).assign(
+        Comments="normal, with a comma"
+    ).to_csv(root / "dataset_metadata.csv", index=False)
+    return root
+
+
+@pytest.mark.parametrize("folder", ["convex", "pocus_videos/convex"])
+def test_files_are_joined_with_their_rows(folder: str, tmp_path: Path) -> None:
+    frame = conform(scan(write(tmp_path, folder=folder), "pocus")).set_index("sample_id")
+    assert len(frame) == len(FILES)
+    atlas = frame.loc["pocus/Cov-Atlas+(44)"]
+    assert (atlas.diagnosis, atlas.patient_id, atlas.collection) == ("covid", "pocus/36", "pocus-atlas")
+    sliding = frame.loc["pocus/Reg_Avi_lung-sliding"]
+    assert (sliding.diagnosis, sliding.collection) == ("regular", "northumbria")
+    assert (sliding.license, frame.loc["pocus/Vir_whitelung_h1n1"].diagnosis) == ("CC BY-NC-SA 4.0", "viral")
+    assert frame.loc["pocus/Pneu_Avi_Video_001"].patient_id == "pocus/174"
+
+
+def test_a_patient_the_table_lacks_is_one_of_his_own_and_a_slipped_cell_is_put_right(tmp_path: Path) -> None:
+    patients = conform(scan(write(tmp_path), "pocus")).set_index("sample_id")["patient_id"]
+    assert patients["pocus/Cov_Arnthfield_2020_Vid3"] == "pocus/ultraschalltagung-Cov_Arnthfield_2020_Vid3"
+    assert patients["pocus/Reg_liftl_case3_clip2"] == patients["pocus/Pneu_liftl_pneu_case3_clip3"] == "pocus/7"
+
+
+def test_a_video_without_a_row_is_kept_and_read_by_its_name(tmp_path: Path) -> None:
+    frame = conform(scan(write(tmp_path, rows=[]), "pocus")).set_index("sample_id")
+    assert len(frame) == len(FILES)
+    assert frame["patient_id"].nunique() == len(FILES)
+    row = frame.loc["pocus/Pneu_Avi_Video_001"]
+    assert (row.diagnosis, row.collection, row.patient_id) == (
+        "pneumonia",
+        "unknown",
+        "pocus/unknown-Pneu_Avi_Video_001",
+    )
+
+
+def changed(name: str, column: int, value: str) -> list[tuple[str, ...]]:
+    row = list(FILES[name])
+    row[column] = value
+    return [tuple(row) if key == name else given for key, given in FILES.items()]
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (changed("Vir_whitelung_h1n1.mp4", 1, "Flu"), "label 'Flu' of Vir_whitelung_h1n1.mp4 is not one of covid-19"),
+        (changed("Vir_whitelung_h1n1.mp4", 1, "regular"), "says 'regular' of Vir_.*, whose name says viral"),
+        (
+            [*FILES.values(), ("COV-ATLAS+(44)", "COVID-19", "CC BY-NC 4.0", "5", "2")],
+            r"contradict each other for cov-atlas\+\(44\)",
+        ),
+    ],
+)
+def test_contradictions_are_named(rows: list[tuple[str, ...]], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=problem) as caught:
+        scan(write(tmp_path, rows), "pocus")
+    assert caught.value.remedy
+
+
+def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="POCUS: no folder") as caught:
+        scan(tmp_path / "pocus", "pocus")
+    assert "github.com/jannisborn/covid19_ultrasound" in caught.value.remedy
+    root = write(tmp_path / "data")
+    table = root / "dataset_metadata.csv"
+    table.write_text(table.read_text().replace("Patient ID / Name", "Patient ID"))
+    with pytest.raises(DataError, match=r"no column 'Patient ID / Name' \(nearest: 'Patient ID'\)"):
+        scan(root, "pocus")
+    table.unlink()
+    with pytest.raises(DataError, match=r"no file .*dataset_metadata.csv"):
+        scan(root, "pocus")
+    write(root)
+    for path in (root / "convex").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"no video in .*convex"):
+        scan(root, "pocus")
+    (root / "convex").rmdir()
+    with pytest.raises(DataError, match=r"no folder .*convex .*holds: dataset_metadata.csv"):
+        scan(root, "pocus")
