@@ -35,7 +35,7 @@ from echolung.runtime import atomic_path, derived_seed, digest
 OBJECTIVES = {"jepa": Jepa}
 
 OnMetrics = Callable[[int, dict[str, float | None]], None]
-"""Called as `on_metrics(step, values)` at each logged step, in the first worker."""
+"""Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
 
 HISTORY = "history.csv"
 COLUMNS = [
@@ -136,8 +136,8 @@ def train(
 ) -> Trained:
     """Train one encoder, or go on from the checkpoint in `directory`; on a CPU bit for bit as if never interrupted.
 
-    A checkpoint of other parameters or data is ignored and replaced. In every worker but the first `on_metrics` is not
-    called and nothing is written. Raises TrialError if the loss stops being a number.
+    A checkpoint of other parameters or data is ignored and replaced. Only the first worker measures the effective rank,
+    and only it writes. Raises TrialError if the loss stops being a number.
     """
     if not len(store):
         raise DataError(f"the clip store {store.directory} holds no videos to train on", "Choose another pool.")
@@ -244,9 +244,6 @@ class _Run:
         return float(total) / self.workers
 
     def _log(self, diagnostics: dict[str, float], ranked: bool) -> None:
-        if self.rank:
-            self.losses = []
-            return
         since, then = self.logged
         seconds = max(time.monotonic() - then, 1e-9)
         row: dict[str, Any] = {
@@ -254,7 +251,7 @@ class _Run:
             "loss": sum(self.losses) / len(self.losses),
             "learning_rate": self.settings.rate(self.step - 1),
             "ema": self.module.settings.ema,
-            "effective_rank": self._effective_rank() if ranked else None,
+            "effective_rank": self._effective_rank() if ranked and self.rank == 0 else None,
             **diagnostics,
             "clips_per_second": (self.step - since) * self.settings.batch / seconds,
             "eta_seconds": (self.settings.steps - self.step) * seconds / (self.step - since),
