@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,9 @@ from echolung.reports.style import (
     note,
     ticks,
 )
+
+if TYPE_CHECKING:  # it brings torch, which a figure does not need
+    from echolung.data.clips import ClipStore
 
 SHOWN = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
 TRAINING = {
@@ -86,11 +89,16 @@ def _estimate(panel: Axes, place: int, found: dict[Any, Any], colour: str) -> No
     panel.plot(found["estimate"], place, "o", ms=6, color=colour, mec="white", mew=0.7, zorder=3)
 
 
-def differences(comparison: Comparison) -> Figure:
-    """Each arm minus the reference, with 95% intervals of the paired difference: the question in one picture."""
+def differences(comparison: Comparison) -> Figure | None:
+    """Each arm minus the reference, with 95% intervals of the paired difference: the question in one picture.
+
+    None where no arm but the controls was compared.
+    """
     pairs = comparison.pairs
     roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"]
     table = pairs[pairs["primary"] & pairs["reference"].map(roles).eq("reference")]
+    if table.empty:
+        return None
     colours = arm_colours(comparison.arms)
     rows = list(table[["task", "arm"]].drop_duplicates().itertuples(index=False, name=None))[::-1]
     figure, panels = new_figure(1, len(SHOWN), 1.15 + 0.42 * len(rows), sharey=True)
@@ -198,7 +206,8 @@ def _confusion(panel: Axes, table: pd.DataFrame) -> None:
         colour = "white" if shares[i, j] > 0.55 else INK
         panel.text(j, i - 0.1, f"{shares[i, j]:.0%}", ha="center", va="center", color=colour, fontsize=10)
         panel.text(j, i + 0.22, count, ha="center", va="center", color=colour, fontsize=7.5)
-    panel.set_xticks(range(len(classes)), classes)
+    crowded = sum(len(label) for label in classes) > 26
+    panel.set_xticks(range(len(classes)), classes, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     panel.set_yticks(range(len(classes)), classes, rotation=90, va="center")
     panel.set_xlabel("called")
     panel.set_ylabel("is")
@@ -223,7 +232,7 @@ def roc_curves(comparison: Comparison) -> Figure:
             x, y = (curve[name].to_numpy(dtype=float) for name in ("false_positive_rate", "true_positive_rate"))
             if len(curve):
                 panel.plot(x, y, color=colours[arm], lw=1.8, label=f"{arm} {np.trapezoid(y, x):.2f}")
-        panel.set_title(f"{task}\n{label} against the rest")
+        panel.set_title(f"{task}\n{label}")
         panel.set_xlabel("false-positive rate")
         panel.set_aspect("equal")
         panel.set_xlim(-0.02, 1.02)
@@ -264,10 +273,22 @@ class Sample:
     frames: np.ndarray
 
 
+def one_per_class(labels: pd.DataFrame, store: ClipStore, frames: int = 6) -> list[Sample]:
+    """The first video of each class that the store holds, as evenly spaced frames; labels: sample_id, label."""
+    held = labels[[sample_id in store for sample_id in labels["sample_id"]]].sort_values("sample_id")
+    chosen = held.drop_duplicates("label").sort_values("label")
+    samples = []
+    for sample_id, label in chosen[["sample_id", "label"]].itertuples(index=False, name=None):
+        video = store.frames(sample_id)
+        shown = np.linspace(0, len(video) - 1, frames).round().astype(int)
+        samples.append(Sample(f"{label} · {sample_id}", np.asarray(video[shown])))
+    return samples
+
+
 def sample_frames(samples: Sequence[Sample]) -> Figure:
     """A contact sheet: one video per row, time from left to right."""
     columns = max(len(sample.frames) for sample in samples)
-    figure, panels = new_figure(len(samples), columns, (0.32 + WIDTH / columns) * len(samples))
+    figure, panels = new_figure(len(samples), columns, (0.22 + WIDTH / columns) * len(samples))
     figure.set_facecolor("#0b0f14")
     for row, sample in zip(panels, samples, strict=True):
         hide(row)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from echolung.evaluation.comparison import Comparison
+from echolung.reports.tables import COLUMNS
 from echolung.runtime import atomic_path
 
 
@@ -26,7 +27,7 @@ def write_plots(comparison: Comparison, history: pd.DataFrame, directory: Path) 
         if key in judged:
             units = table.loc[table.index.repeat(table["count"]), ["actual", "predicted"]]
             files[f"confusion/{_file(key[0], key[1])}"] = units
-    folds = _judged_only(comparison.folds, judged)
+    folds = _judged_only(comparison.folds[comparison.folds["metric"].isin(COLUMNS)], judged)
     for key, table in folds.groupby(["task", "metric"], sort=True):
         files[f"folds/{_file(*key)}"] = table.pivot(index="step", columns="arm", values="value").reset_index()
     for key, table in _judged_only(comparison.roc, judged).groupby(["task", "class"], sort=True):

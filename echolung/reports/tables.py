@@ -14,10 +14,11 @@ from echolung.evaluation.verdicts import p_text, plain, signed
 from echolung.reports.style import arms_in_order
 
 COLUMNS = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
+MORE_COLUMNS = ["auprc", "mcc", "brier"]
 READING = (
     "In brackets: 95% intervals of these fitted models on new patients (bootstrap over patients, stratified by class)."
-    " ×3: mean over three seeds. p: sign-flip permutation of the patients' log-loss differences, corrected by Holm where"
-    " a pretrained arm meets the random one."
+    " ×3: mean over three seeds. p: sign-flip permutation of the patients' log-loss differences, corrected by Holm"
+    " where a pretrained arm meets the random one."
 )
 
 
@@ -53,13 +54,13 @@ class TaskTable:
     notes: list[str]
 
 
-def headings() -> list[str]:
+def headings(columns: list[str] = COLUMNS) -> list[str]:
     """Column titles of the metrics."""
-    return [METRICS[metric].label for metric in COLUMNS]
+    return [METRICS[metric].label for metric in columns]
 
 
-def task_tables(comparison: Comparison, primary: bool = True) -> list[TaskTable]:
-    """A table per task, at the primary probe or at the others."""
+def task_tables(comparison: Comparison, primary: bool = True, columns: list[str] = COLUMNS) -> list[TaskTable]:
+    """A table per task, at the primary probe or at the others; differences only of metrics that are compared."""
     tables = []
     for task in comparison.arms["task"].unique():
         arms = comparison.arms[(comparison.arms["task"] == task) & (comparison.arms["primary"] == primary)]
@@ -72,21 +73,21 @@ def task_tables(comparison: Comparison, primary: bool = True) -> list[TaskTable]
             TaskTable(
                 task=str(task),
                 basis=basis,
-                rows=_arm_rows(arms) + _difference_rows(pairs),
+                rows=_arm_rows(arms, columns) + (_difference_rows(pairs) if columns == COLUMNS else []),
                 verdicts=_verdicts(comparison, str(task)) if primary else [],
-                notes=_notes(arms),
+                notes=_notes(arms, columns),
             )
         )
     return tables
 
 
-def _arm_rows(arms: pd.DataFrame) -> list[Row]:
+def _arm_rows(arms: pd.DataFrame, columns: list[str]) -> list[Row]:
     rows = []
     for arm in arms_in_order(arms):
         for probe, found in arms[arms["arm"] == arm].groupby("probe", sort=True):
             by_metric = {row["metric"]: row for row in found.to_dict("records")}
             seeds = int(found["seeds"].iloc[0])
-            cells = [_cell(by_metric[metric], "estimate", plain) for metric in COLUMNS]
+            cells = [_cell(by_metric[metric], "estimate", plain) for metric in columns]
             rows.append(Row(False, arm if seeds == 1 else f"{arm} ×{seeds}", str(probe), cells))
     return rows
 
@@ -119,9 +120,9 @@ def _cell(row: dict[Any, Any], value: str, written: Any) -> str:
     return f"{written(row[value], 2)} [{plain(row['low'], 2)}, {plain(row['high'], 2)}]"
 
 
-def _notes(arms: pd.DataFrame) -> list[str]:
+def _notes(arms: pd.DataFrame, columns: list[str]) -> list[str]:
     """What must be known of single figures, said once."""
-    noted = arms[(arms["note"] != "") & arms["metric"].isin(COLUMNS)]
+    noted = arms[(arms["note"] != "") & arms["metric"].isin(columns)]
     found: dict[tuple[str, str], list[str]] = {}
     for metric, text, arm in noted[["metric", "note", "arm"]].itertuples(index=False, name=None):
         found.setdefault((metric, text), []).append(arm)
@@ -134,11 +135,12 @@ def headline(comparison: Comparison) -> list[str]:
     verdicts = comparison.verdicts.to_dict("records")
     sentences = []
     for arm in [arm for arm, role in roles.items() if role == "pretrained"]:
+        who = f"the pretrained encoder ({arm})"
         mine = [row for row in verdicts if row["arm"] == arm and roles[row["reference"]] == "reference"]
         for outcome, words in (
-            ("better", f"{arm} predicted better than the mean of these random draws"),
-            ("worse", f"{arm} predicted worse than the mean of these random draws"),
-            ("undecided", f"no difference was shown between {arm} and the mean of these random draws"),
+            ("better", f"{who} predicted better than the mean of the random draws"),
+            ("worse", f"{who} predicted worse than the mean of the random draws"),
+            ("undecided", f"no difference was shown between {who} and the mean of the random draws"),
         ):
             tasks = [row["task"] for row in mine if row["outcome"] == outcome]
             if tasks:
@@ -149,7 +151,7 @@ def headline(comparison: Comparison) -> list[str]:
             if row["arm"] == arm and roles[row["reference"]] == "majority" and row["outcome"] != "better"
         ]
         if unbeaten:
-            sentences.append(f"On {_and(unbeaten)}, {arm} was not shown to beat the class frequencies.")
+            sentences.append(f"On {_and(unbeaten)}, {who} was not shown to beat the class frequencies.")
     return sentences or ["No pretrained arm was compared with the reference."]
 
 
