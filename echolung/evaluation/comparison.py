@@ -24,6 +24,7 @@ TEXT = [
     "unit",
 ]
 TEXT += ["note", "outcome", "text", "role"]
+ROLES = ["pretrained", "other", "reference", "majority"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Comparison:
     """class, false_positive_rate, true_positive_rate"""
     secondary: pd.DataFrame
     """reference, test, difference, standard_error, low, high, p_value (uncorrected)"""
+
+
+def arms_in_order(arms: pd.DataFrame) -> list[str]:
+    """Names of the arms, pretrained ones first and the majority control last."""
+    seen = arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
+    return sorted((str(arm) for arm in seen), key=lambda arm: (ROLES.index(seen[arm]), arm))
 
 
 def nested_metrics(comparison: Comparison) -> dict[str, dict[str, dict[str, float | None]]]:

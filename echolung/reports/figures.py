@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from echolung.evaluation.comparison import Comparison
+from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.evaluation.metrics import METRICS
 from echolung.reports.style import (
     ARM_COLOURS,
@@ -23,7 +23,6 @@ from echolung.reports.style import (
     SOFT,
     WIDTH,
     arm_colours,
-    arms_in_order,
     hide,
     new_figure,
     note,
@@ -237,7 +236,7 @@ def roc_curves(comparison: Comparison) -> Figure:
         panel.set_aspect("equal")
         panel.set_xlim(-0.02, 1.02)
         panel.set_ylim(-0.02, 1.02)
-        panel.xaxis.set_major_locator(ticks(5))
+        panel.set_xticks([0, 0.5, 1])
         panel.legend(loc="lower right", title="area", title_fontsize=8, reverse=True)
     for row in panels:
         row[0].set_ylabel("true-positive rate")

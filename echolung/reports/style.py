@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from echolung.evaluation.comparison import arms_in_order
+
 INK, SOFT, FAINT, RULE = "#1b2733", "#5b6875", "#9aa5b1", "#e3e8ee"
 REFERENCE, MAJORITY = "#7a8590", "#b9c1ca"
 ARM_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito 2008
-ROLE_ORDER = ["pretrained", "other", "reference", "majority"]
 WIDTH = 8.8
 """Inches; at 130 dots per inch about what a README shows."""
 
@@ -70,12 +71,6 @@ def new_figure(rows: int, columns: int, height: float, sharey: bool = False) -> 
 def ticks(most: int, symmetric: bool = False) -> MaxNLocator:
     """At most so many ticks, at round numbers."""
     return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], symmetric=symmetric)
-
-
-def arms_in_order(arms: pd.DataFrame) -> list[str]:
-    """Names of the arms, pretrained ones first and the majority control last."""
-    seen = arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
-    return sorted((str(arm) for arm in seen), key=lambda arm: (ROLE_ORDER.index(seen[arm]), arm))
 
 
 def arm_colours(arms: pd.DataFrame) -> dict[str, str]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.evaluation.comparison import Comparison
+from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.evaluation.metrics import METRICS
 from echolung.evaluation.verdicts import p_text, plain, signed
-from echolung.reports.style import arms_in_order
 
 COLUMNS = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
 MORE_COLUMNS = ["auprc", "mcc", "brier"]
