@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from echolung.tracking.store import Store, reported
 CHAMPION = "champion"
 FOLDER = "classifier"
 """Where the classifier lies within the model's artifacts."""
-REQUIREMENTS = ["mlflow", "numpy", "pandas", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "torchcodec"]
+REQUIREMENTS = ["mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch", "torchcodec"]
 EXAMPLE = pd.DataFrame({"video": ["clip.mp4"]})
 
 
@@ -166,19 +167,28 @@ def _signature(columns: Mapping[str, str]) -> Any:
 
 @contextlib.contextmanager
 def _fluent(store: Store) -> Iterator[None]:
-    """MLflow's logging of models knows its store only as a global: set for the block, and put back."""
+    """MLflow's logging of models knows its store only as a global: set for the block, and put back.
+
+    MLflow mirrors the global in the environment, where it would outlive the block and redirect whatever runs next.
+    """
     import mlflow
 
-    tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    level = logging.getLogger("mlflow").level
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    logger = logging.getLogger("mlflow")
+    level = logger.level
     mlflow.set_tracking_uri(store.uri)
     mlflow.set_registry_uri(store.uri)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("mlflow").setLevel(level)
-        mlflow.set_tracking_uri(tracking)
-        mlflow.set_registry_uri(registry)
+        logger.setLevel(level)
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

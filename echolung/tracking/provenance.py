@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import importlib.metadata
 import os
 import socket
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+import echolung
+
 
 def provenance(root: Path) -> dict[str, str]:
     """Where this process's results come from: git revision, DVC stage and experiment, package version, command."""
@@ -19,7 +20,7 @@ def provenance(root: Path) -> dict[str, str]:
         "mlflow.user": _user(),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "echolung_version": importlib.metadata.version("echolung"),
+        "echolung_version": echolung.__version__,
     }
     revision = _git(root, "rev-parse", "HEAD")
     if revision:

@@ -1,0 +1,153 @@
+"""From candidate to champion: decided by the rule, refitted, registered with what must be known of it.
+
+What is registered is the arm's probe, refitted by the inner selection procedure on all patients; the scores it carries
+are out-of-fold scores of that procedure, not of these very weights, which no patient is left to test.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from echolung import registry
+from echolung.evaluation.features import Features
+from echolung.evaluation.metrics import METRICS
+from echolung.evaluation.probe import refit
+from echolung.evaluation.selection import ProbeSettings
+from echolung.promotion.candidate import Candidate, Score, evidence_of, fingerprint_of, open_features, out_of_fold
+from echolung.promotion.rule import Evidence, decide
+from echolung.serving.classifier import Classifier, write_classifier
+from echolung.tracking.provenance import provenance
+from echolung.tracking.run import Run
+from echolung.tracking.store import Store
+
+FEW_PATIENTS = 100
+"""Below this many patients a warning travels with the model: every interval is wide."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What came of it."""
+
+    outcome: Literal["promoted", "unchanged"]
+    name: str
+    """Of the registered model."""
+    version: int
+    reasons: list[str]
+    warnings: list[str]
+
+
+def promote(
+    store: Store, run: Run, candidate: Candidate, settings: ProbeSettings, *, bootstrap: int = 2000, reset: bool = False
+) -> Promotion:
+    """Refit and register the candidate and make it the champion, if the rule allows; `run` keeps the model.
+
+    The present champion again is left as it is. With `reset` the present champion is not asked. Raises PromotionError,
+    with the numbers, if the candidate has not earned the place; DataError if the evidence is not of one piece.
+    """
+    features = open_features(candidate)
+    fingerprint = fingerprint_of(candidate, features, settings)
+    present = None if reset else registry.find_champion(store, candidate.study, candidate.name)
+    if present is not None and present.tags.get("fingerprint") == fingerprint:
+        reason = f"{candidate.arm} seed {candidate.seed}, on these data, is the champion already"
+        return Promotion("unchanged", present.name, present.number, [reason], present.tags["warnings"].splitlines())
+    scores = out_of_fold(candidate, bootstrap)
+    evidence = evidence_of(candidate, features, scores)
+    reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)
+    origin = provenance(store.root)
+    warnings = _warnings(candidate, features, origin)
+    tags = {
+        **evidence.tags(),
+        **_score_tags(scores),
+        **_identity_tags(candidate, features),
+        **{name: value for name, value in origin.items() if not name.startswith("mlflow.")},
+        "fingerprint": fingerprint,
+        "reasons": "\n".join(reasons),
+        "warnings": "\n".join(warnings),
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / registry.FOLDER
+        probe, fitted = refit(features, candidate.folds, candidate.name, candidate.task, settings, candidate.probe)
+        write_classifier(folder, candidate.encoder, probe, fitted, candidate.study, candidate.frame_size)
+        columns = Classifier.open(folder).record.columns
+        card = _card(candidate, scores, reasons, warnings)
+        version = registry.register(store, run, candidate.study, candidate.name, folder, columns, tags, card)
+    registry.make_champion(store, version)
+    run.metrics({f"out_of_fold/{metric}": score.estimate for metric, score in scores.items()})
+    return Promotion("promoted", version.name, version.number, reasons, warnings)
+
+
+def _score_tags(scores: dict[str, Score]) -> dict[str, str]:
+    """Every metric with its interval, under a name that says what kind of number it is."""
+    return {
+        f"out_of_fold_{metric}": f"{score.estimate:.4f} (95% interval {score.low:.4f} to {score.high:.4f})"
+        for metric, score in scores.items()
+    } | {"out_of_fold_scores_are": "of the procedure that made this model, not of these very weights"}
+
+
+def _identity_tags(candidate: Candidate, features: Features) -> dict[str, str]:
+    rows = candidate.folds[candidate.folds["repeat"] == 0]
+    values = {
+        "study": candidate.study,
+        "task": candidate.name,
+        "classes": ", ".join(candidate.task.classes),
+        "unit": candidate.task.unit,
+        "arm": candidate.arm,
+        "arm_seed": candidate.seed,
+        "probe": candidate.probe,
+        "encoder_sha256": features.record.encoder_sha256,
+        "features_key": features.record.key,
+        "videos": len(rows),
+        "patients": rows["patient_id"].nunique(),
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def _warnings(candidate: Candidate, features: Features, origin: Mapping[str, str]) -> list[str]:
+    """What whoever uses the model must know, whatever the rule decided."""
+    found = ["Research use only; not a medical device."]
+    verdicts = candidate.verdicts
+    ours = verdicts[(verdicts["task"] == candidate.name) & (verdicts["arm"] == candidate.arm)]
+    found += [
+        f"Not shown to be better than {row.reference}: {row.text}"
+        for row in ours.itertuples()
+        if row.outcome != "better"
+    ]
+    rows = candidate.folds[candidate.folds["repeat"] == 0]
+    patients = rows["patient_id"].nunique()
+    if patients < FEW_PATIENTS:
+        found.append(f"Fitted on {len(rows)} videos of {patients} patients: expect less elsewhere.")
+    seen = set(features.record.seen_in_pretraining) & set(rows["sample_id"])
+    if seen:
+        found.append(f"The encoder was pretrained on {len(seen)} of the videos it was scored on: scores are too good.")
+    if origin.get("git_revision", "").endswith("+changed"):
+        found.append("Made from uncommitted changes: the git revision does not describe the code.")
+    return found
+
+
+def _card(candidate: Candidate, scores: dict[str, Score], reasons: list[str], warnings: list[str]) -> str:
+    """The description a person reads in the registry, in Markdown."""
+    task = candidate.task
+    lines = [
+        f"Video files in, probabilities of {', '.join(task.classes)} out; one decision per {task.unit}.",
+        "",
+        f"A {candidate.probe} probe on the frozen encoder of arm `{candidate.arm}` (seed {candidate.seed}), refitted on"
+        " all patients.",
+        "",
+        f"| out of fold, of the procedure, per {task.unit} | estimate | 95% interval | majority class |",
+        "|---|---|---|---|",
+        *(
+            f"| {METRICS[metric].label} | {one.estimate:.3f} | {one.low:.3f} to {one.high:.3f} | {one.majority:.3f} |"
+            for metric, one in scores.items()
+        ),
+        "",
+        "Why it is here:",
+        *(f"- {reason}" for reason in reasons),
+        "",
+        "Warnings:",
+        *(f"- {warning}" for warning in warnings),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,306 @@
+"""Promotion: the rule, what travels with a champion, and that the same call again changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from echolung.data.splits import SplitSettings, folds_digest, make_folds
+from echolung.data.tasks import Task
+from echolung.data.video import encode
+from echolung.errors import DataError, PromotionError
+from echolung.evaluation import metrics
+from echolung.evaluation.controls import control_predictions
+from echolung.evaluation.features import Features, FeaturesRecord, write_index
+from echolung.evaluation.probe import fit_trial, refit
+from echolung.evaluation.selection import ProbeSettings
+from echolung.models.encoder import EncoderSettings
+from echolung.models.probe import apply_probe
+from echolung.models.weights import EncoderRecord, initial_encoder, save_encoder
+from echolung.promotion.candidate import Candidate, out_of_fold
+from echolung.promotion.promote import Promotion, promote
+from echolung.promotion.rule import Evidence, decide
+from echolung.registry import champion, find_champion, load_pyfunc
+from echolung.serving.classifier import Classifier, predict_videos
+from echolung.tracking.experiments import stage_run
+from echolung.tracking.store import Store, store
+
+VIDEOS, PATIENTS, WIDTH = 36, 18, 24
+TASK = Task(
+    source="pocus", label="diagnosis", kind="multiclass", classes=["covid", "pneumonia", "regular"], unit="video"
+)
+SETTINGS = ProbeSettings(kinds=["linear"], learning_rates=[0.03], weight_decays=[0.01], epochs=6, batch=12)
+SIGNALS = {"noise": 0.0, "jepa": 1.5, "stronger": 6.0}
+
+# --- the rule ---
+
+EARNED = Evidence(0.90, 0.60, 1.05, 1 / 3, "data", "split")
+
+
+def evidence(**changes: object) -> Evidence:
+    return dataclasses.replace(EARNED, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "present", "refusal"),
+    [
+        (evidence(), None, None),
+        (evidence(log_loss=1.05), None, "does not beat the majority class out of fold: log-loss 1.0500 against 1.0500"),
+        (evidence(log_loss=1.20), None, "does not beat the majority class"),
+        (evidence(balanced_accuracy=1 / 3), None, "balanced accuracy 0.333 against 0.333 by chance"),
+        (evidence(balanced_accuracy=math.nan), None, "does not beat the majority class"),
+        (evidence(log_loss=math.nan), None, "does not beat the majority class"),
+        (evidence(log_loss=0.89), evidence(), None),
+        (evidence(log_loss=0.90), evidence(), "no better than the champion.*0.9000 against 0.9000"),
+        (evidence(log_loss=0.91), evidence(), "no better than the champion.*0.9100 against 0.9000"),
+        (evidence(log_loss=0.10, data_digest="new"), evidence(), "another data .*data.*new.*cannot be compared"),
+        (evidence(log_loss=0.10, split_digest="new"), evidence(), "another split .*split.*new.*cannot be compared"),
+    ],
+)
+def test_the_rule(candidate: Evidence, present: Evidence | None, refusal: str | None) -> None:
+    if refusal is None:
+        (first, *_) = decide(candidate, present)
+        assert f"{candidate.log_loss:.4f} against" in first
+    else:
+        with pytest.raises(PromotionError, match=refusal) as error:
+            decide(candidate, present)
+        assert error.value.remedy
+
+
+def test_evidence_survives_its_tags_to_the_last_digit() -> None:
+    exact = evidence(log_loss=0.1 + 0.2)
+    assert Evidence.of_tags(exact.tags()) == exact
+    with pytest.raises(PromotionError, match="evidence_log_loss") as error:
+        Evidence.of_tags({})
+    assert "--reset" in error.value.remedy
+
+
+# --- a small study ---
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]:
+    """One candidate per arm: real encoders, drawn features with more or less signal, real out-of-fold predictions."""
+    folder = tmp_path_factory.mktemp("study")
+    y = np.arange(VIDEOS) % PATIENTS % 3
+    ids = [f"pocus/{index:02d}" for index in range(VIDEOS)]
+    patients = [f"p{index % PATIENTS:02d}" for index in range(VIDEOS)]
+    table = pd.DataFrame({"sample_id": ids, "patient_id": patients, "split_group": patients, "y": y})
+    folds = make_folds(table.assign(label=[TASK.classes[k] for k in y]), SplitSettings(outer=3, inner=2))
+    direction = np.random.default_rng(7).normal(size=(3, WIDTH))
+    parts = [control_predictions("majority", folds, 0, fold, "pocus-pathology", TASK).predictions for fold in range(3)]
+    encoders = EncoderSettings(width=WIDTH, depth=1, heads=2, image_size=32, frames=4, clip_fps=8, patch=16)
+    for seed, (arm, signal) in enumerate(SIGNALS.items()):
+        record = EncoderRecord(settings=encoders, arm=arm, objective="jepa", seed=0)
+        record = save_encoder(folder / arm / "encoder", initial_encoder(encoders, seed), record)
+        random = np.random.default_rng(seed + 10)
+        tokens = random.normal(size=(VIDEOS, 2, 3, WIDTH)) + signal * direction[y][:, None, None] / WIDTH**0.5
+        write_features(folder / arm / "features", tokens, ids, arm, record.weights_sha256)
+        features = Features.open(folder / arm / "features")
+        parts += [
+            fit_trial(features, folds, 0, fold, "pocus-pathology", TASK, SETTINGS).predictions for fold in range(3)
+        ]
+    verdicts = pd.DataFrame(
+        {
+            "task": "pocus-pathology",
+            "arm": ["jepa", "jepa", "stronger"],
+            "reference": ["random", "majority", "random"],
+            "outcome": ["undecided", "better", "better"],
+            "text": ["No difference was shown.", "Better than nothing.", "Better."],
+        }
+    )
+    return {
+        arm: Candidate(
+            study="phantom",
+            name="pocus-pathology",
+            task=TASK,
+            arm=arm,
+            seed=0,
+            probe="linear",
+            frame_size=40,
+            encoder=folder / arm / "encoder",
+            features=folder / arm / "features",
+            folds=folds,
+            predictions=pd.concat(parts, ignore_index=True),
+            verdicts=verdicts,
+        )
+        for arm in SIGNALS
+    }
+
+
+def write_features(directory: Path, tokens: np.ndarray, ids: list[str], arm: str, encoder: str) -> None:
+    directory.mkdir(parents=True)
+    np.save(directory / "tokens.npy", tokens.astype(np.float16))
+    record = FeaturesRecord(
+        key=f"key-{arm}",
+        arm=arm,
+        seed=0,
+        encoder_sha256=encoder,
+        shape=tokens.shape,
+        effective_rank=3.0,
+        seen_in_pretraining=ids[:2] if arm == "stronger" else [],
+    )
+    columns = {"sample_id": ids, "sha256": ids, "finite": True, "std": 1.0, "seen_in_pretraining": False}
+    write_index(directory, record, pd.DataFrame(columns))
+
+
+@pytest.fixture
+def project(tmp_path: Path, prepared: Path) -> Store:
+    """A project of its own, its database copied from an initialised one."""
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mlflow.db").write_bytes(prepared.read_bytes())
+    return store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
+    store(root)
+    return root / "mlruns" / "mlflow.db"
+
+
+@pytest.fixture
+def elect(project: Store) -> Callable[..., Promotion]:
+    """Promote in the project, as the command does."""
+
+    def call(candidate: Candidate, **options: bool) -> Promotion:
+        with stage_run(project, "phantom", "promote", candidate.name, {}) as run:
+            return promote(project, run, candidate, SETTINGS, bootstrap=100, **options)
+
+    return call
+
+
+def test_scores_are_those_of_the_candidates_own_rows(candidates: dict[str, Candidate]) -> None:
+    found = out_of_fold(candidates["jepa"], bootstrap=200)
+    rows = candidates["jepa"].predictions
+    rows = rows[(rows["arm"] == "jepa")]
+    losses = metrics.log_losses(rows["y_true"].to_numpy(), rows[["p_0", "p_1", "p_2"]].to_numpy())
+    expected = pd.Series(losses).groupby(rows["patient_id"].to_numpy()).mean().mean()
+    assert found["log_loss"].estimate == pytest.approx(expected)
+    assert found["log_loss"].low < expected < found["log_loss"].high
+    assert found["balanced_accuracy"].majority == pytest.approx(1 / 3)
+
+
+def test_a_first_champion_carries_scores_provenance_and_warnings(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
+) -> None:
+    done = elect(candidates["jepa"])
+    assert (done.outcome, done.name, done.version) == ("promoted", "echolung-phantom-pocus-pathology", 1)
+    assert "of the majority class" in done.reasons[0]
+    found = champion(project, "phantom", "pocus-pathology")
+    assert found.tags["arm"] == "jepa"
+    assert found.tags["patients"] == str(PATIENTS)
+    assert found.tags["evidence_split_digest"] == folds_digest(candidates["jepa"].folds)
+    assert "95% interval" in found.tags["out_of_fold_balanced_accuracy"]
+    assert "procedure" in found.tags["out_of_fold_scores_are"]
+    assert "echolung_version" in found.tags
+    assert done.warnings == found.tags["warnings"].splitlines()
+    assert any("Not shown to be better than random: No difference was shown." in line for line in done.warnings)
+    assert not any("majority" in line for line in done.warnings)
+    assert any(f"{VIDEOS} videos of {PATIENTS} patients" in line for line in done.warnings)
+    described = project.client().get_model_version(done.name, "1")
+    assert "| balanced accuracy |" in described.description
+    assert project.client().get_run(described.run_id).data.metrics["out_of_fold/log_loss"] > 0
+
+
+def test_the_champion_is_the_refit_on_all_patients_and_answers_the_same_everywhere(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion], tmp_path: Path
+) -> None:
+    candidate = candidates["jepa"]
+    elect(candidate)
+    found = champion(project, "phantom", "pocus-pathology")
+    classifier = Classifier.open(found.classifier)
+    features = Features.open(candidate.features)
+    probe, _ = refit(features, candidate.folds, candidate.name, TASK, SETTINGS, "linear")
+    tokens = torch.tensor(features.tokens)
+    assert torch.equal(apply_probe(classifier.probe.cpu(), tokens), apply_probe(probe.cpu(), tokens))
+    frames = np.random.default_rng(0).integers(0, 255, (20, 40, 48), dtype=np.uint8)
+    encode(tmp_path / "clip.mp4", frames, 20, "h264")
+    served = load_pyfunc(found).predict(pd.DataFrame({"video": [str(tmp_path / "clip.mp4")]}))
+    pd.testing.assert_frame_equal(served, predict_videos(found.classifier, [tmp_path / "clip.mp4"])[1])
+
+
+def test_promoting_the_champion_again_changes_nothing(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
+) -> None:
+    elect(candidates["jepa"])
+    again = elect(candidates["jepa"])
+    assert (again.outcome, again.version) == ("unchanged", 1)
+    assert "is the champion already" in again.reasons[0]
+    versions = project.client().search_model_versions("name = 'echolung-phantom-pocus-pathology'")
+    assert len(versions) == 1
+
+
+def test_a_later_champion_must_be_better_on_the_same_patients(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
+) -> None:
+    elect(candidates["jepa"])
+    better = elect(candidates["stronger"])
+    assert (better.outcome, better.version) == ("promoted", 2)
+    assert "of the present champion" in better.reasons[0]
+    assert any("pretrained on 2 of the videos" in line for line in better.warnings)
+    with pytest.raises(PromotionError, match="no better than the champion"):
+        elect(candidates["jepa"])
+    assert champion(project, "phantom", "pocus-pathology").number == 2
+    assert elect(candidates["jepa"], reset=True).version == 3
+    assert champion(project, "phantom", "pocus-pathology").tags["arm"] == "jepa"
+
+
+def test_a_champion_of_another_split_is_not_compared_with(
+    candidates: dict[str, Candidate], elect: Callable[..., Promotion]
+) -> None:
+    elect(candidates["jepa"])
+    first = candidates["stronger"]
+    ones = first.folds["sample_id"] != "pocus/00"
+    folds = first.folds[ones].reset_index(drop=True)
+    rows = first.predictions[first.predictions["sample_id"] != "pocus/00"]
+    other = dataclasses.replace(
+        first, folds=folds, predictions=rows.assign(split_digest=folds_digest(folds)).reset_index(drop=True)
+    )
+    with pytest.raises(PromotionError, match="another data") as error:
+        elect(other)
+    assert "--reset" in error.value.remedy
+
+
+def test_noise_is_refused_and_leaves_nothing_behind(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
+) -> None:
+    with pytest.raises(PromotionError, match="does not beat the majority class"):
+        elect(candidates["noise"])
+    assert find_champion(project, "phantom", "pocus-pathology") is None
+    assert project.client().search_registered_models() == []
+
+
+def test_evidence_that_is_not_of_one_piece_is_refused(
+    candidates: dict[str, Candidate], elect: Callable[..., Promotion]
+) -> None:
+    change = functools.partial(dataclasses.replace, candidates["jepa"])
+    with pytest.raises(DataError, match="was not made by the encoder"):
+        elect(change(encoder=candidates["noise"].encoder))
+    with pytest.raises(PromotionError, match=r"no out-of-fold predictions of jepa seed 0 \(attentive\)"):
+        elect(change(probe="attentive"))
+    rows = candidates["jepa"].predictions
+    with pytest.raises(DataError, match="another split"):
+        elect(change(predictions=rows.assign(split_digest="older")))
+    gone = rows[~((rows["arm"] == "jepa") & (rows["fold"] == 1))]
+    with pytest.raises(DataError, match="fold 1"):
+        elect(change(predictions=gone))
+    assert rows["arm"].nunique() == len(SIGNALS) + 1
