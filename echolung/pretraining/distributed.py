@@ -43,8 +43,12 @@ _ENVIRONMENT = {
 }
 
 
-# Ray reads this when it is first imported; off, it binds to the loopback address only, on Linux too.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_ALONE = {
+    # Ray reads this when it is first imported; off, it binds to the loopback address only, on Linux too.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A trial brings four small processes with it; per CPU, Ray would think that too many and print a warning.
+    "RAY_maximum_startup_concurrency": "16",
+}
 
 
 @contextlib.contextmanager
@@ -56,7 +60,7 @@ def ray_session(workers: int) -> Iterator[None]:
     a session uses the outer one.
     """
     cluster = os.environ.get("RAY_ADDRESS")
-    with _environment(_ENVIRONMENT if cluster else _ENVIRONMENT | _LOOPBACK):
+    with _environment(_ENVIRONMENT if cluster else _ENVIRONMENT | _ALONE):
         import ray
 
         if ray.is_initialized():
