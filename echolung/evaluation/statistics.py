@@ -86,6 +86,9 @@ def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.G
     them together: under the null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3).
     Exact up to 16 patients, else Monte Carlo with p = (1 + hits) / (1 + permutations)
     (Phipson & Smyth 2010, doi 10.2202/1544-6115.1585). Two-sided.
+
+    With equal numbers of draws on both sides the size is exact; one draw against the mean of three is only nearly
+    symmetric (simulated size 5.4% to 6.0% at 5% with exponential losses of 36 to 73 patients).
     """
     patients = len(differences)
     if patients == 0 or not np.isfinite(differences).all():
