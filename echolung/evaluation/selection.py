@@ -37,8 +37,8 @@ class ProbeSettings(Parameters):
     """The search: every learning rate x weight decay, for up to `epochs` passes in steps of `batch` videos."""
 
     kinds: list[Kind] = pydantic.Field(["attentive", "linear"], min_length=1)
-    learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([1e-3, 3e-3, 1e-2], min_length=1)
-    weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.01, 1.0], min_length=1)
+    learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([3e-4, 1e-3, 3e-3], min_length=1)
+    weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.1, 10.0], min_length=1)
     epochs: int = pydantic.Field(16, ge=1)
     batch: int = pydantic.Field(16, ge=1)
     attention_head_width: int = pydantic.Field(64, ge=1)
