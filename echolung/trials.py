@@ -99,7 +99,6 @@ def _tune(
 
             on_trial_error = on_trial_complete
 
-        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's new reporter prints even when told to be quiet
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by TrialError
         records = directory / ".tune"
         for old in (records, directory / "failures"):

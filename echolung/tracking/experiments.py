@@ -40,10 +40,10 @@ def _experiment(store: Store, study: str, kind: str = "") -> str:
     """The experiment's id; made once, brought back if someone deleted it in the browser."""
     from mlflow.exceptions import MlflowException
 
-    client = store.client()
     name = f"echolung-{study}-{kind}" if kind else f"echolung-{study}"
     note = {"mlflow.note.content": NOTES[kind]}
     with reported(store):
+        client = store.client()
         found = client.get_experiment_by_name(name)
         if found is None:
             location = f"{store.artifacts}/{name}" if store.artifacts else None

@@ -86,6 +86,10 @@ class Run:
             item = DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
             self.store.client().log_inputs(self.id, datasets=[item])
 
+    def logger(self) -> MetricsLogger:
+        """A callable(step, metrics) for a training loop in any process."""
+        return MetricsLogger(self.store, self.id)
+
     def close(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         with reported(self.store):

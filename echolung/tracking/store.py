@@ -44,6 +44,7 @@ class Store:
 
     def client(self) -> Any:
         """MLflow's client for this store."""
+        _configure()
         from mlflow.tracking import MlflowClient
 
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -54,12 +55,11 @@ def store(root: Path, settings: TrackingSettings | None = None) -> Store:
 
     Raises TrackingError if it is not a database, of another MLflow's schema, locked, or does not answer.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     home = _home(root) / "mlruns"
     uri = os.environ.get("MLFLOW_TRACKING_URI") or (settings.uri if settings else "") or f"sqlite:///{home}/mlflow.db"
     remote = uri.startswith(("http://", "https://"))
     opened = Store(uri, "" if remote else str(home / "artifacts"), root.absolute())
+    _configure()
     with reported(opened):
         home.mkdir(parents=True, exist_ok=True)
         if uri.startswith("sqlite:///"):
@@ -70,6 +70,12 @@ def store(root: Path, settings: TrackingSettings | None = None) -> Store:
             fcntl.flock(lock, fcntl.LOCK_EX)
             opened.client().search_experiments(max_results=1)
     return opened
+
+
+def _configure() -> None:
+    """MLflow reads these in every process that imports it."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _home(root: Path) -> Path:
