@@ -6,19 +6,24 @@ import math
 
 import pandas as pd
 
+from echolung.evaluation.compare import PAIRED
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.tracking.experiments import ArmResult, Dataset
 
 INITS = {"pretrained": "pretrained", "reference": "random", "majority": "control", "other": "other"}
 """What a run's tag `init` says, by the arm's role in the comparison."""
 
+# MLflow's compare page lists metrics by name in a box of six rows: the plain names are few, so that it opens on the
+# AUROC and the balanced accuracy with their intervals, and the chart view on four charts of folds.
+
 
 def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *datasets: Dataset) -> list[ArmResult]:
     """One result per arm of `task`, pretrained ones first.
 
     `encoders` has one row per encoder, with the column `arm`; its other columns become parameters. Plain names
-    (`balanced_accuracy`, with `_low` and `_high`) are of the probe that judges the arm; another probe's stand under its
-    name (`linear/auroc`), differences under that of the other arm (`minus_random/log_loss`, with `_p`).
+    (`balanced_accuracy`, with `_low` and `_high`) are of the probe that judges the arm; metrics that no pair is compared
+    on stand under `more/`, another probe's under its name (`linear/auroc`), differences under that of the other arm
+    (`minus_random/log_loss`, with `_p`).
     """
     arms = comparison.arms[comparison.arms["task"] == task]
     results = []
@@ -51,7 +56,9 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *data
 def _scores(rows: pd.DataFrame) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for row in rows.to_dict("records"):
-        name = row["metric"] if row["primary"] else f"{row['probe']}/{row['metric']}"
+        name = row["metric"] if row["metric"] in PAIRED else f"more/{row['metric']}"
+        if not row["primary"]:
+            name = f"{row['probe']}/{row['metric']}"
         found |= _interval(name, row["estimate"], row["low"], row["high"])
     return found
 
@@ -79,6 +86,7 @@ def _folds(comparison: Comparison, task: str, arm: str, probe: str) -> list[dict
     """One mapping per outer fold, in the order of the comparison's steps."""
     folds = comparison.folds
     mine = folds[(folds["task"] == task) & (folds["arm"] == arm) & (folds["probe"] == probe)]
+    mine = mine[mine["metric"].isin(PAIRED)]
     return [
         {row["metric"]: _number(row["value"]) for row in of_step.to_dict("records")}
         for _, of_step in mine.groupby("step", sort=True)

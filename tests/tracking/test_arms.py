@@ -24,6 +24,7 @@ COMPARISON = Comparison(
         "arm probe role primary metric estimate low high unit n_patients n_videos",
         ("random", "attentive", "reference", True, "auroc", 0.6, 0.5, 0.7, "video", 20, 40),
         ("jepa", "attentive", "pretrained", True, "auroc", 0.8, 0.7, 0.9, "video", 20, 40),
+        ("jepa", "attentive", "pretrained", True, "brier", 0.3, 0.2, 0.4, "video", 20, 40),
         ("jepa", "linear", "pretrained", False, "auroc", 0.75, 0.65, NAN, "video", 20, 40),
         ("majority", "none", "majority", True, "auroc", 0.5, NAN, NAN, "video", 20, 40),
     ),
@@ -38,6 +39,7 @@ COMPARISON = Comparison(
         "arm probe step repeat fold metric value",
         ("jepa", "attentive", 1, 0, 1, "auroc", NAN),
         ("jepa", "attentive", 0, 0, 0, "auroc", 0.81),
+        ("jepa", "attentive", 0, 0, 0, "brier", 0.3),
         ("jepa", "linear", 0, 0, 0, "auroc", 0.7),
     ),
     classes=pd.DataFrame(),
@@ -59,6 +61,7 @@ def results() -> dict[str, ArmResult]:
 def test_plain_names_are_of_the_probe_that_judges_the_arm(results: dict[str, ArmResult]) -> None:
     found = results["jepa"].metrics
     assert (found["auroc"], found["auroc_low"], found["auroc_high"]) == (0.8, 0.7, 0.9)
+    assert found["more/brier"] == 0.3
     assert (found["linear/auroc"], found["linear/auroc_high"]) == (0.75, None)
     assert results["majority"].metrics == {"auroc": 0.5, "auroc_low": None, "auroc_high": None}
 
