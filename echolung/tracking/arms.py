@@ -20,10 +20,11 @@ INITS = {"pretrained": "pretrained", "reference": "random", "majority": "control
 def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *datasets: Dataset) -> list[ArmResult]:
     """One result per arm of `task`, pretrained ones first.
 
-    `encoders` has one row per encoder, with the column `arm`; its other columns become parameters. Plain names
-    (`balanced_accuracy`, with `_low` and `_high`) are of the probe that judges the arm; metrics that no pair is compared
-    on stand under `more/`, another probe's under its name (`linear/auroc`), differences under that of the other arm
-    (`minus_random/log_loss`, with `_p`).
+    `encoders` has one row per encoder, with the column `arm`; its other columns become parameters.
+
+    Plain names (`balanced_accuracy`, with `_low` and `_high`) are of the probe that judges the arm; metrics that no
+    pair is compared on stand under `more/`, another probe's under its name (`linear/auroc`), differences under that of
+    the other arm (`minus_random/log_loss`, with `_p`).
     """
     arms = comparison.arms[comparison.arms["task"] == task]
     results = []
