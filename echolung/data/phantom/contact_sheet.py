@@ -17,11 +17,11 @@ _TILE, _CAPTION, _GAP = 208, 22, 6  # pixels
 _PAPER, _INK, _OUTLINE = (12, 13, 16), (205, 208, 214), (255, 176, 59)
 _HEARTS = ((64.0, 4), (45.0, 11), (24.0, 2))  # ejection fraction and seed
 _LUNGS = (
-    ("regular: A-lines", LungFindings("regular", 0, irregularity=0.05, a_lines=1.2), 8),
+    ("regular: A-lines", LungFindings("regular", 0, irregularity=0.05, a_lines=1.2), 24),
     (
         "COVID-19: B-lines",
         LungFindings("covid", 1, (BLine(-9, 1.2, 3), BLine(8, 1.6, 2)), irregularity=0.35, a_lines=0.6),
-        21,
+        31,
     ),
     (
         "COVID-19: broken pleura",
@@ -33,22 +33,22 @@ _LUNGS = (
             irregularity=0.7,
             a_lines=0.2,
         ),
-        5,
+        21,
     ),
     (
         "COVID-19: white lung",
         LungFindings("covid", 3, (BLine(-8, 3, 2), BLine(10, 2.5, 3)), irregularity=0.8, white_lung=0.9, a_lines=0.1),
-        14,
+        29,
     ),
     (
         "pneumonia: consolidation",
         LungFindings("pneumonia", 3, (), (Consolidation(1, 19, 27, 9),), irregularity=0.3, a_lines=0.3),
-        17,
+        23,
     ),
     (
         "pneumonia: effusion",
         LungFindings("pneumonia", 2, (BLine(14, 1.5, 1),), (Consolidation(-5, 11, 16, 4),), 0.2, 0.0, 8.0, 0.4),
-        10,
+        29,
     ),
 )
 

@@ -63,7 +63,11 @@ class LungFindings:
 
 def draw_severity(pattern: Pattern, rng: np.random.Generator) -> int:
     """A score 0..3 for one video of a patient; a sick patient's video may well look healthy."""
-    chances = {"regular": (0.93, 0.07, 0.0, 0.0), "pneumonia": (0.1, 0.1, 0.2, 0.6), "covid": (0.12, 0.26, 0.36, 0.26)}
+    chances = {
+        "regular": (0.93, 0.07, 0.0, 0.0),
+        "pneumonia": (0.08, 0.08, 0.24, 0.6),
+        "covid": (0.09, 0.25, 0.38, 0.28),
+    }
     return int(rng.choice(4, p=chances[pattern]))
 
 

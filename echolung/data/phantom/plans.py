@@ -1,7 +1,7 @@
 """Who is in a phantom data set and what each video shows, decided before anything is drawn.
 
 A plan names one video and holds all that drawing it needs, so that any process can draw any of them, in any order, to
-the same bytes. Plans depend on the settings' seed alone.
+the same frames. Plans depend on the settings' seed alone.
 """
 
 from __future__ import annotations

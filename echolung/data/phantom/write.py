@@ -44,8 +44,8 @@ _SMALLEST, _LARGEST = 48, 1024  # pixels
 def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Progress) -> pd.DataFrame:
     """Draw a data set into the folder `root`, which appears (or is replaced) as a whole once all of it is drawn.
 
-    The bytes depend on the settings alone, not on how many processes draw. Returns one row per video: file, patient,
-    frames, mean (grey value), and the truth about what it shows.
+    What is drawn depends on the settings alone, not on how many processes draw it. Returns one row per video: file,
+    patient, frames, mean (grey value), and the truth about what it shows.
     """
     plans = plan(settings)
     drawn: dict[int, Drawn] = {}
