@@ -179,7 +179,7 @@ def test_a_resumed_trial_goes_on_in_the_same_run_and_draws_one_line(tracking: St
     assert status(tracking, first.id) == "KILLED"
     with trial_run(tracking, "phantom", "jepa", 0, {"pretrain": {"lr": 0.001}}, "weights-a") as second:
         assert status(tracking, second.id) == "RUNNING"
-        logger = MetricsLogger(tracking, second.id)
+        logger = second.logger()
         for step in (10, 20, 30):  # the checkpoint was older than the last point
             logger(step, {"loss": 1.0 - step / 100})
     assert second.id == first.id
