@@ -107,10 +107,10 @@ class MetricsLogger:
 
     store: Store
     run_id: str
-    waiting: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    waiting: list[tuple[int, dict[str, float | None]]] = field(default_factory=list)
     last_steps: dict[str, int] = field(default_factory=dict)
 
-    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+    def __call__(self, step: int, metrics: Mapping[str, float | None]) -> None:
         self.waiting.append((step, dict(metrics)))
         try:
             self.flush()
