@@ -93,7 +93,6 @@ class Ventricle:
     anatomy: HeartAnatomy
     ejection_fraction: float
     frames_per_beat: int
-    beat_frame: NDArray[np.int_]  # (T,) frame within its beat, 0 at end-diastole
     volumes: Floats  # (T,)
     lengths: Floats  # (T,)
     half_widths: Floats  # (T,) the largest
@@ -105,34 +104,28 @@ class Ventricle:
     def beating(cls, anatomy: HeartAnatomy, ef: float, frames: int, fps: float, start: int) -> Ventricle:
         """A ventricle that ejects `ef` percent, first seen `start` frames into a beat.
 
-        The heart rate is rounded to a whole number of frames per beat, so that beats repeat exactly. End-diastole is
-        the first whose end-systole is in the video too; a video too short for both has the fullest frame and the
-        emptiest one after it.
+        The heart rate is rounded to a whole number of frames per beat, so that beats repeat exactly. A whole systole is
+        always seen: `start` gives way, and in a video shorter than a systole the heart beats faster.
         """
-        beat = max(6, round(fps * 60 / anatomy.heart_rate))
-        systole = max(2, round(_SYSTOLE * beat))
-        beat_frame = (np.arange(frames) + start) % beat
-        phase = (beat_frame / beat).astype(np.float32)
+        beat = min(max(6, round(fps * 60 / anatomy.heart_rate)), int((frames - 1) / _SYSTOLE))
+        systole = max(1, round(_SYSTOLE * beat))
+        end_diastole = min(-start % beat, frames - 1 - systole)
+        phase = ((np.arange(frames) - end_diastole) % beat / beat).astype(np.float32)
         emptied = ef / 100 * contraction(phase, systole / beat)
         full = np.pi / 4 * anatomy.diameter**2 * anatomy.length * FULLNESS / 1000
         volumes = full * (1 - emptied)
         # A healthy ventricle shortens by about a sixth of its length; its width makes up the rest of the volume.
         lengths = anatomy.length * (1 - 0.27 * emptied)
-        end_diastole = -start % beat
-        if end_diastole + systole >= frames:
-            end_diastole = int(np.argmax(volumes))
-        end_systole = end_diastole + int(np.argmin(volumes[end_diastole : end_diastole + beat]))
         return cls(
             anatomy=anatomy,
             ejection_fraction=ef,
             frames_per_beat=beat,
-            beat_frame=beat_frame,
             volumes=volumes,
             lengths=lengths,
             half_widths=np.sqrt(volumes * 1000 / (np.pi * lengths * FULLNESS)),
             opening=mitral_opening(phase, systole / beat),
             end_diastole=end_diastole,
-            end_systole=end_systole,
+            end_systole=end_diastole + systole,
         )
 
     def masks(self, scanner: Scanner, size: int) -> NDArray[np.bool_]:

@@ -51,8 +51,8 @@ def test_volumes_are_those_of_the_masks_turned_about_their_axis(ef: float, seed:
 
 @pytest.mark.parametrize("ef", [15.0, 40.0, 60.0, 78.0])
 def test_the_ejection_fraction_is_the_chosen_one_at_exact_frames(ef: float) -> None:
-    for seed in range(20):
-        ventricle, _ = beating(ef, seed)
+    for seed in range(40):
+        ventricle, _ = beating(ef, seed, frames=8 + seed)
         full, empty = ventricle.volumes[ventricle.end_diastole], ventricle.volumes[ventricle.end_systole]
         assert 100 * (full - empty) / full == pytest.approx(ef, abs=1e-3)
         assert full == pytest.approx(ventricle.volumes.max(), rel=1e-6)
