@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ PAIRED = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
 class CompareSettings(Parameters):
     """What is compared with what, and how finely the chances are counted."""
 
-    primary_probe: str = "attentive"
+    primary_probe: Literal["attentive", "linear"] = "attentive"
     reference: str = "random"
     majority: str = "majority"
     pretrained: list[str] = ["jepa"]

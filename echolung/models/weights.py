@@ -77,7 +77,7 @@ def load_encoder(directory: Path) -> tuple[Encoder, EncoderRecord]:
     Raises CheckpointError if the folder holds no encoder of ours, or one that is damaged or of other settings.
     """
     directory = Path(directory)
-    record = _read_record(directory)
+    record = read_record(directory)
     path = directory / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{directory} has {RECORD} but no {WEIGHTS}", REMEDY)
@@ -94,7 +94,8 @@ def load_encoder(directory: Path) -> tuple[Encoder, EncoderRecord]:
     return encoder.eval().requires_grad_(False), record
 
 
-def _read_record(directory: Path) -> EncoderRecord:
+def read_record(directory: Path) -> EncoderRecord:
+    """What the encoder in `directory` is, without its weights; raises CheckpointError if there is none of ours."""
     path = directory / RECORD
     if not path.is_file():
         what = "is a file, not a folder of ours" if directory.is_file() else f"holds no {RECORD}"

@@ -16,20 +16,12 @@ from echolung.data.gates.gate import read_findings
 from echolung.data.tasks import Task
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.evaluation.verdicts import SEEDS_FOR_PRETRAINING, p_text, plain, signed
-from echolung.parameters import Parameters
 from echolung.reports import figures
 from echolung.reports.figures import Sample
 from echolung.reports.plots import write_plots
 from echolung.reports.style import styled
 from echolung.reports.tables import MORE_COLUMNS, READING, headings, headline, task_tables
 from echolung.runtime import atomic_directory, atomic_path
-
-
-class ReportSettings(Parameters):
-    """What the report may show."""
-
-    frames: bool = False
-    """Sample frames of the videos: off unless their owner allows it, as most data sets do not."""
 
 
 @dataclass(frozen=True)

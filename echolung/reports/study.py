@@ -1,0 +1,97 @@
+"""What was run on what: the facts of a study that stand in its report and with its runs."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from echolung.data.manifest import read_manifest
+from echolung.models.weights import read_record
+
+COMMANDS = [
+    ("git clone <this repository> && cd echolung", "the code, at the revision named above"),
+    ("make setup", "the pinned packages, in a virtual environment"),
+    ("source .venv/bin/activate", "so that DVC finds them"),
+    ("dvc repro", "every stage that is out of date, and its gate"),
+    ("echolung ui", "the runs behind this page, in MLflow"),
+]
+
+
+def today() -> str:
+    """The date, as the report tells it."""
+    return datetime.date.today().isoformat()
+
+
+def facts(settings: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, str]:
+    """Settings and machine in a few readable lines."""
+    encoder, split, probe = settings["encoder"], settings["split"], settings["probe"]
+    training = settings["pretrain"]["training"]
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "scikit-learn", "mlflow"))
+    return {
+        "Code": f"echolung {origin['echolung_version']}, git {origin.get('git_revision', 'unknown')}",
+        "Encoder": f"ViT, width {encoder['width']}, depth {encoder['depth']}, {encoder['heads']} heads; clips of "
+        f"{encoder['frames']} frames at {encoder['clip_fps']:g} per second, {encoder['image_size']} pixels, "
+        f"patches of {encoder['tubelet']}×{encoder['patch']}×{encoder['patch']}",
+        "Pretraining": f"{training['steps']} steps of {training['batch']} clips",
+        "Cross-validation": f"{split['outer']} outer × {split['inner']} inner folds by patient, "
+        f"{split['repeats']} repeat(s)",
+        "Probes": f"{', '.join(probe['kinds'])}; learning rate, decay and epoch chosen on inner folds by log-loss",
+        "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_gpu()}",
+        "Software": f"Python {platform.python_version()}, {packages}",
+    }
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def sources(ingest: Path) -> pd.DataFrame:
+    """One row per source below the folder `ingest`: videos, patients, frames."""
+    rows = []
+    for path in sorted(ingest.glob("*/manifest.parquet")):
+        manifest = read_manifest(path)
+        rows.append(
+            {
+                "source": path.parent.name,
+                "videos": len(manifest),
+                "patients": manifest["patient_id"].nunique(),
+                "frames": int(manifest["frames"].sum()),
+                "frames per second": _span(manifest["fps"]),
+                "pixels wide": _span(manifest["width"]),
+                "codecs": ", ".join(sorted(manifest["codec"].dropna().unique())),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _span(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def arms(pretrain: Path) -> pd.DataFrame:
+    """One row per encoder below the folder `pretrain`."""
+    rows = []
+    for path in sorted(pretrain.glob("*/seed*/encoder.json")):
+        record = read_record(path.parent)
+        watched = f"{record.trained_on_source}, {len(record.trained_on)} videos" if record.steps else "nothing"
+        rows.append(
+            {
+                "arm": record.arm,
+                "objective": record.objective,
+                "seed": record.seed,
+                "steps": record.steps,
+                "pretrained on": watched,
+                "weights": record.weights_sha256[:12],
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,58 @@
+"""probe: nested cross-validation of the probes of every arm on one task. Run by DVC: dvc repro probe@pocus-pathology
+
+Trials that finished before an interruption are kept in data/<study>-runs/probe/.
+"""
+
+from typing import Any
+
+import click
+
+from echolung.runtime import atomic_directory, code_digest, digest
+from echolung.stage import stage
+
+
+@click.command(help=__doc__)
+@click.argument("task")
+def main(task: str) -> None:
+    with stage("probe", task) as here:
+        from echolung.data.splits import folds_digest, read_folds
+        from echolung.evaluation.controls import CONTROLS, control_trial
+        from echolung.evaluation.features import Features
+        from echolung.evaluation.probe import collect, probe_trial
+        from echolung.trials import run_trials
+
+        settings, spec = here.settings, here.settings.tasks[task]
+        search = settings.probe.model_dump(mode="json")
+        split = here.data("split", f"{task}.csv")
+        folds = read_folds(split)
+        encoders = [(arm, seed) for arm in settings.embed.arms for seed in settings.seeds(arm)]
+        stores = [here.data("embed", spec.source, arm, f"seed{seed}") for arm, seed in encoders]
+        common: dict[str, Any] = {"name": task, "folds": str(split), "task": spec.model_dump(mode="json")}
+        outer = [
+            {"repeat": int(repeat), "fold": int(fold)}
+            for repeat, fold in folds[["repeat", "fold"]].drop_duplicates().itertuples(index=False)
+        ]
+        fits = [{"features": str(store), "settings": search} | place | common for store in stores for place in outer]
+        keys = [Features.open(store).record.key for store in stores]
+        code = code_digest("echolung.evaluation.probe", "echolung.evaluation.selection", "echolung.models.probe")
+        results = run_trials(
+            probe_trial,
+            fits,
+            here.scratch("probe", task),
+            f"probe-{task}",
+            settings.workers,
+            here.progress(f"probing {task}"),
+            fingerprint=digest([keys, folds_digest(folds), code]),
+        )
+        results += [control_trial({"control": name} | place | common) for name in CONTROLS for place in outer]
+        found = collect(results)
+        here.check({"predictions": found.predictions, "folds": folds}, split_digest=folds_digest(folds))
+        with atomic_directory(here.data("probe", task)) as target:
+            found.predictions.to_parquet(target / "predictions.parquet", index=False)
+            found.fits.to_parquet(target / "fits.parquet", index=False)
+        here.run.metrics({"trials": len(fits), "inner_fits": len(found.fits)})
+        here.run.attach(here.data("probe", task, "fits.parquet"), "trials")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""report: figures, tables and one HTML page; one MLflow run per task and arm. Run by DVC: dvc repro report"""
+
+import shutil
+
+import click
+
+from echolung.stage import stage
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    with stage("report") as here:
+        from echolung.data.clips import ClipStore
+        from echolung.data.splits import folds_digest, read_folds
+        from echolung.evaluation.comparison import read_comparison
+        from echolung.reports import study
+        from echolung.reports.figures import one_per_class
+        from echolung.reports.page import ReportInputs, read_history, write_report
+        from echolung.tracking.arms import arm_results
+        from echolung.tracking.experiments import Dataset, arm_run
+        from echolung.tracking.provenance import provenance
+
+        settings = here.settings
+        comparison = read_comparison(here.data("compare"))
+        folds = {task: read_folds(here.data("split", f"{task}.csv")) for task in settings.tasks}
+        stores = {source: ClipStore.open(here.data("ingest", source, "clips")) for source in settings.ingest.sources}
+        samples = [
+            sample
+            for task, spec in settings.tasks.items()
+            if settings.report.frames
+            for sample in one_per_class(folds[task], stores[spec.source])
+        ]
+        inputs = ReportInputs(
+            study=settings.study,
+            comparison=comparison,
+            tasks=settings.tasks,
+            facts=study.facts(settings.model_dump(mode="json"), provenance(here.root)),
+            when=study.today(),
+            sources=study.sources(here.data("ingest")),
+            arms=study.arms(here.data("pretrain")),
+            history=read_history(here.data("pretrain")),
+            validation=here.validation,
+            samples=samples,
+            commands=study.COMMANDS,
+            phantom=set(settings.phantom) == set(settings.ingest.sources),
+        )
+        out = here.validation.parent
+        artifacts = write_report(inputs, out)
+        here.check({"artifacts": artifacts})
+        shutil.copyfile(here.data("compare", "metrics.json"), out / "metrics.json")
+        here.run.attach(out / "index.html")
+        for task, table in folds.items():
+            split = Dataset(table, here.data("split", f"{task}.csv"), task, folds_digest(table), "evaluation")
+            for result in arm_results(comparison, task, inputs.arms, split):
+                arm_run(here.store, settings.study, result).attach(out / "figures", "figures")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Fixtures that several test files share: one small study, run once through the whole DVC graph."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A clone of this project with its own data, and ways to call it as a user would."""
+
+    root: Path
+    first: subprocess.CompletedProcess[str] | None = None
+    """What the first `dvc repro` printed."""
+
+    def run(self, *command: str, timeout: int = 900) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment in the project's folder."""
+        bin_folder = Path(sys.executable).parent
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "DVC_"))}
+        variables |= {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)}
+        return subprocess.run(
+            command, cwd=self.root, env=variables, text=True, capture_output=True, timeout=timeout, check=False
+        )
+
+    def echolung(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`echolung ARGUMENTS`, with this project's own code."""
+        return self.run(sys.executable, "-m", "echolung.cli", *arguments)
+
+    def change(self, **changes: Any) -> None:
+        """Edit params.yaml; `a__b=1` sets a.b."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for name, value in changes.items():
+            *parents, last = name.split("__")
+            section = params
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def clone(target: Path) -> Project:
+    """The files git knows of, or would, in a repository of their own."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"], capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t"]):
+        subprocess.run(["git", "-C", str(target), *command], check=True)
+    return Project(target)
+
+
+SMALL: dict[str, Any] = {
+    "phantom__hearts": {"layout": "echonet", "patients": 6, "frames": 24, "size": 64, "seed": 1},
+    "phantom__pocus": {"layout": "pocus", "patients": 27, "videos_per_patient": 1, "frames": 20, "size": 80, "seed": 2},
+    "phantom__blues": {
+        "layout": "covid_blues",
+        "patients": 12,
+        "videos_per_patient": 2,
+        "frames": 20,
+        "size": 80,
+        "seed": 3,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The phantom study at a size for tests, made by one `dvc repro`."""
+    project = clone(tmp_path_factory.mktemp("study"))
+    project.change(**SMALL)
+    first = project.run("dvc", "repro")
+    assert first.returncode == 0, f"{first.stdout[-6000:]}\n{first.stderr[-6000:]}"
+    return Project(project.root, first)
