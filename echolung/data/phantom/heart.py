@@ -47,17 +47,14 @@ def heart_scanner(anatomy: HeartAnatomy, rng: np.random.Generator, size: int) ->
     )
 
 
-def draw_heart(
-    ef: float, frames: int, fps: float, size: int, seed: int, anatomy: HeartAnatomy | None = None
-) -> HeartVideo:
+def draw_heart(ef: float, frames: int, fps: float, size: int, seed: int) -> HeartVideo:
     """Draw a heart that ejects `ef` percent of its volume, uint8 frames (frames, size, size).
 
     The tissue's motion repeats exactly from beat to beat; only the receiver's noise is fresh in every frame. The
-    person and the scanner's settings follow from `seed`, unless `anatomy` gives the person.
+    person and the scanner's settings follow from `seed`.
     """
     rng = np.random.default_rng(seed)
-    person = HeartAnatomy.draw(rng, ef)
-    anatomy = anatomy or person
+    anatomy = HeartAnatomy.draw(rng, ef)
     scanner = heart_scanner(anatomy, rng, size)
     ventricle = Ventricle.beating(anatomy, ef, frames, fps, start=int(rng.integers(1000)))
     x, z, amplitude = _tissue(anatomy, scanner, rng)
