@@ -11,13 +11,7 @@ import concurrent.futures
 import contextlib
 import functools
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import threading
-from collections.abc import Callable, Generator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +23,7 @@ from echolung.data import video
 from echolung.data.clips import INDEX, letterbox
 from echolung.data.manifest import VIDEO_COLUMNS, conform
 from echolung.data.sources.layouts import SOURCES
+from echolung.data.workers import as_done
 from echolung.errors import DataError, SettingsError, VideoError
 from echolung.parameters import Parameters
 from echolung.runtime import Progress, atomic_path, digest, read_json, sha256_file, write_json
@@ -85,10 +80,10 @@ def ingest(
     contents = _contents(paths, workers)
     known = _known(store_directory, fingerprint)
     wanted = {content: path for path, content in zip(paths, contents, strict=True) if content and content not in known}
-    results = _run(functools.partial(_decode_into, store_directory, settings.size), list(wanted.items()), workers)
+    results = as_done(functools.partial(_decode_into, store_directory, settings.size), list(wanted.items()), workers)
     with open(store_directory / JOURNAL, "a") as journal, contextlib.closing(results):
         journal.write("\n")  # ends the line that a killed run may have left half written
-        for done, facts in enumerate(results, start=1):
+        for done, (_, facts) in enumerate(results, start=1):
             known[facts["sha256"]] = facts
             if facts["frames"]:  # a failure is tried again next time: FFmpeg may have been the reason
                 journal.write(json.dumps({"fingerprint": fingerprint, **facts}) + "\n")
@@ -173,40 +168,3 @@ def _finish(directory: Path, fingerprint: str, size: int, sample_ids: list[str],
     for entry in directory.iterdir():
         if entry.name not in kept and entry.is_file():
             entry.unlink()
-
-
-def _run(work: Callable[[tuple[str, Path]], Facts], items: list[tuple[str, Path]], workers: int) -> Generator[Facts]:
-    """Yield `work(item)` as items finish: here if one worker or item is enough, else in processes of their own."""
-    if min(workers, len(items)) <= 1:
-        yield from map(work, items)
-        return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    try:
-        futures = [pool.submit(work, item) for item in items]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise DataError(
-            "a decoding process was killed (out of memory?)",
-            "Run again with fewer workers: it goes on where it stopped.",
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread each; Ctrl-C is the parent's to handle; and no worker outlives its parent, however that one ends."""
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_with(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)

@@ -34,7 +34,8 @@ DOWNLOAD_REMEDY = "Copy or download the file again; if it is damaged at its sour
 # Speckle should survive, hence quantisers near the finest; one thread, so that the bytes are reproducible.
 _ENCODERS: dict[str, dict[str, Any]] = {
     "mjpeg": {"codec": "mjpeg", "pixel_format": "yuvj420p", "extra_options": {"qmin": 2, "qmax": 3, "threads": 1}},
-    "h264": {"codec": "libx264", "pixel_format": "yuv420p", "crf": 18, "extra_options": {"threads": 1}},
+    # x264 places its B-frames differently from run to run.
+    "h264": {"codec": "libx264", "pixel_format": "yuv420p", "crf": 18, "extra_options": {"bf": 0, "threads": 1}},
     "mpeg4": {"codec": "mpeg4", "pixel_format": "yuv420p", "extra_options": {"qmin": 2, "qmax": 3, "threads": 1}},
     "mpeg2video": {
         "codec": "mpeg2video",
@@ -149,7 +150,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     from torchcodec.decoders import Demuxer
 
     if not path.is_file():
-        raise VideoError(f"{path} is not there", "Check the path, or run `echolung doctor`.")
+        raise VideoError(f"{path} is not there", "Check the path.")
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes)", DOWNLOAD_REMEDY)
     absolute = path.resolve()  # FFmpeg would read "a:b.mp4" as a protocol
@@ -271,3 +272,11 @@ def _reason(error: BaseException) -> str:
     if ".cpp:" in line:
         line = line.split(".cpp:", 1)[1].split(",", 1)[-1].strip()
     return line if len(line) <= 160 else line[:157] + "..."
+
+
+if __name__ == "__main__":
+    # Asked by bootstrap.sh, before there is anything else to ask.
+    try:
+        require_ffmpeg()
+    except DependencyError as missing:
+        raise SystemExit(f"echolung: {missing.problem}.\n{missing.remedy}") from None

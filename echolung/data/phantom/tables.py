@@ -28,7 +28,7 @@ class Drawn:
 
 
 def echonet(root: Path, videos: list[Drawn]) -> None:
-    """FileList.csv and VolumeTracings.csv."""
+    """FileList.csv, VolumeTracings.csv and a LICENSE that says what these videos are."""
     rows, tracings = [], []
     for video in videos:
         assert isinstance(video.plan, HeartPlan)
@@ -48,6 +48,7 @@ def echonet(root: Path, videos: list[Drawn]) -> None:
         tracings += video.tracings
     pd.DataFrame(rows).to_csv(root / "FileList.csv", index=False)
     pd.DataFrame(tracings).to_csv(root / "VolumeTracings.csv", index=False, float_format="%.3f")
+    _license(root)
 
 
 def pocus(root: Path, videos: list[Drawn]) -> None:
@@ -115,7 +116,11 @@ def covid_blues(root: Path, videos: list[Drawn]) -> None:
     ]
     pd.DataFrame(clinical).to_csv(root / "clinical_variables.csv", index=False)
     pd.DataFrame(rows).to_csv(root / "severity.csv", index=False)
-    (root / "LICENSE").write_text(f"License of these videos: {LICENSE}.\n")
+    _license(root)
+
+
+def _license(root: Path) -> None:
+    (root / "LICENSE").write_text(f"License of these videos: {LICENSE}\n")
 
 
 TABLES = {"echonet": echonet, "pocus": pocus, "covid_blues": covid_blues}

@@ -7,14 +7,7 @@ covid_blues  lus_videos/patient_<id>_<point>.mp4, clinical_variables.csv, severi
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-from collections.abc import Generator
-from concurrent.futures.process import BrokenProcessPool
+import functools
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +20,8 @@ from echolung.data.phantom.lung import LungPatient, draw_lung
 from echolung.data.phantom.plans import HeartPlan, LungPlan, Plan, plan, seeded
 from echolung.data.phantom.settings import PhantomSettings
 from echolung.data.phantom.tables import TABLES, Drawn
-from echolung.errors import DataError, SettingsError
+from echolung.data.workers import as_done
+from echolung.errors import SettingsError
 from echolung.runtime import Progress, atomic_directory
 
 _CODECS: dict[str, video.Codec] = {
@@ -50,7 +44,7 @@ def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Prog
     plans = plan(settings)
     drawn: dict[int, Drawn] = {}
     with atomic_directory(root) as target:
-        for index, outcome in _draw_all(plans, target, workers):
+        for index, outcome in as_done(functools.partial(_draw, root=target), plans, workers):
             drawn[index] = outcome
             on_progress(len(drawn), len(plans))
         videos = [drawn[index] for index in range(len(plans))]
@@ -102,40 +96,6 @@ def _codec(path: Path, frames: int, size: int) -> video.Codec:
             f"Ask for 2 frames or more, of {_SMALLEST} to {_LARGEST} pixels.",
         )
     return _CODECS[path.suffix.lower()]
-
-
-def _draw_all(plans: list[Plan], root: Path, workers: int) -> Generator[tuple[int, Drawn]]:
-    """Draw every plan and yield its index and outcome as it is done: here, or in processes of their own."""
-    if min(workers, len(plans)) <= 1:
-        with threadpoolctl.threadpool_limits(1):
-            for index, one in enumerate(plans):
-                yield index, _draw(one, root)
-        return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(plans)), multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    try:
-        futures = {pool.submit(_draw, one, root): index for index, one in enumerate(plans)}
-        for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        raise DataError("a drawing process was killed (out of memory?)", "Run again with fewer workers.") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread each; Ctrl-C is the parent's to handle; and no worker outlives its parent, however that one ends."""
-    threadpoolctl.threadpool_limits(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_with(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
 
 
 def _draw(one: Plan, root: Path) -> Drawn:

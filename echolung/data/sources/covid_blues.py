@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from echolung.data.manifest import listed
-from echolung.data.sources.files import choices, numbers, read_table, require_folder, video_files
+from echolung.data.sources.files import choices, license_of, numbers, read_table, require_folder, video_files
 from echolung.errors import DataError
 
 FOLDER, PATIENTS, SEVERITY = "lus_videos", "clinical_variables.csv", "severity.csv"
@@ -61,7 +61,7 @@ def scan(root: Path, source: str) -> pd.DataFrame:
             "patient_id": source + "/" + parts["patient"],
             "collection": "covid-blues",
             "view": parts["point"],
-            "license": LICENSE,
+            "license": license_of(root, LICENSE),
             "covid": parts["patient"].map(of_patient),
             "severity": numbers(rows["Severity Score"], 0, 3, f"{where} Severity Score", stems, whole=True),
             "a_lines": choices(rows["A-lines"], YES_NO, f"{where} A-lines", stems),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.data.sources.files import choices, numbers, read_table, require_folder
+from echolung.data.sources.files import choices, license_of, numbers, read_table, require_folder
 from echolung.errors import DataError
 
 TABLE, FOLDER = "FileList.csv", "Videos"
@@ -47,7 +47,7 @@ def scan(root: Path, source: str) -> pd.DataFrame:
             "collection": "echonet-dynamic",
             "view": "A4C",
             "split_official": choices(table["Split"], SPLITS, f"{where} Split", names),
-            "license": LICENSE,
+            "license": license_of(root, LICENSE),
             "ef": numbers(table["EF"], 0, 100, f"{where} EF", names),
         }
     )

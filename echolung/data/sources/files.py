@@ -11,6 +11,8 @@ import pandas as pd
 from echolung.data.manifest import listed, require_columns
 from echolung.errors import DataError
 
+LICENSE_LINE = "License of these videos:"
+"""How the LICENSE of a data set in a public layout begins that is not the public set itself (a phantom, say)."""
 VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".avi", ".gif", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv"))
 
 
@@ -36,6 +38,13 @@ def read_table(path: Path, columns: Iterable[str], what: str, how_to_get: str) -
     table.columns = table.columns.str.strip()
     require_columns(table.columns, columns, str(path))
     return table.apply(lambda column: column.str.strip())
+
+
+def license_of(root: Path, published: str) -> str:
+    """The licence of the videos below `root`: what its LICENSE says in one line of its own, else the `published` one."""
+    path = root / "LICENSE"
+    first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if path.is_file() else ""
+    return first.removeprefix(LICENSE_LINE).strip() if first.startswith(LICENSE_LINE) else published
 
 
 def video_files(folder: Path, what: str, how_to_get: str) -> list[Path]:

@@ -148,19 +148,13 @@ def test_the_data_set_does_not_depend_on_the_number_of_processes(tmp_path: Path,
     table = write(chosen, tmp_path / "again", 2, lambda done, total: seen.append((done, total)))
     pd.testing.assert_frame_equal(table, pocus[1])
     assert seen == [(done, 18) for done in range(1, 19)]
-    once, again = _digests(pocus[0]), _digests(tmp_path / "again")
-    assert once.keys() == again.keys()
-    for name in once:
-        if name.lower().endswith((".mp4", ".mov")):  # x264 itself is not exact from run to run; what it was given is
-            one, other = (decode(root / name).frames.astype(int) for root in (pocus[0], tmp_path / "again"))
-            assert np.abs(one - other).mean() < 2
-        else:
-            assert once[name] == again[name], name
+    assert _digests(pocus[0]) == _digests(tmp_path / "again")
 
 
 def test_another_seed_is_another_data_set(tmp_path: Path) -> None:
     one, other = (drawn(tmp_path / str(seed), settings("echonet", patients=1, seed=seed)) for seed in (1, 2))
-    assert set(_digests(one[0]).values()).isdisjoint(_digests(other[0]).values())
+    mine, theirs = ({n: d for n, d in _digests(root).items() if n != "LICENSE"} for root, *_ in (one, other))
+    assert set(mine.values()).isdisjoint(theirs.values())
 
 
 def test_an_interrupted_write_leaves_nothing_and_spares_what_was_there(tmp_path: Path) -> None:
