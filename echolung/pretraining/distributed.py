@@ -12,21 +12,21 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from echolung.data.clips import ClipStore
 from echolung.errors import EcholungError, SettingsError, TrialError
 from echolung.models.encoder import EncoderSettings
-from echolung.models.weights import EncoderRecord, finite, load_encoder, save_encoder
-from echolung.pretraining import checkpoint
-from echolung.pretraining.loop import HISTORY, OnMetrics, PretrainSettings, fingerprint, train
-from echolung.runtime import Progress, atomic_path
+from echolung.pretraining.arm import SeedRun
+from echolung.pretraining.loop import OnMetrics, PretrainSettings
+from echolung.runtime import Progress
 
 OBJECT_STORE_BYTES = 150 * 2**20  # videos reach workers by memory map, so Ray's store carries only messages
 
@@ -47,7 +47,7 @@ _ALONE = {
     # Ray reads this when it is first imported; off, it binds to the loopback address only, on Linux too.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # A trial brings four small processes with it; per CPU, Ray would think that too many and print a warning.
-    "RAY_maximum_startup_concurrency": "16",
+    "RAY_worker_maximum_startup_concurrency": "16",
 }
 
 
@@ -67,11 +67,8 @@ def ray_session(workers: int) -> Iterator[None]:
             yield
         elif cluster:
             variables = {**_ENVIRONMENT, "PYTHONPATH": _python_path()}
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": variables})
-            try:
+            with _connected(runtime_env={"env_vars": variables}):
                 yield
-            finally:
-                ray.shutdown()
         else:
             with _local_instance(workers):
                 yield
@@ -79,29 +76,44 @@ def ray_session(workers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local_instance(workers: int) -> Iterator[None]:
-    import ray
-
     parent = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.path.isdir("/tmp") else None)
     directory = tempfile.mkdtemp(prefix="el-", dir=parent)
     # Ray asks every caller for a token; one in the environment keeps it from writing one into the home directory.
     # It stays for the life of this process: Ray's client caches it.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logging.getLogger("ray").setLevel(logging.ERROR)
+    arguments = {"address": "local", "num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        with _environment({"PYTHONPATH": _python_path()}):
-            ray.init(
-                address="local",
-                num_cpus=workers,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=directory,
-            )
+        with (
+            _environment({"PYTHONPATH": _python_path()}),
+            _connected(include_dashboard=False, _temp_dir=directory, **arguments),
+        ):
             yield
     finally:
-        ray.shutdown()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _connected(**arguments: Any) -> Iterator[None]:
+    """`ray.init`, and an orderly shutdown however the block ends, by Ctrl-C or SIGTERM too."""
+    import ray
+
+    # Ray's own handler of SIGTERM prints a stack trace and can abort the process half way through its shutdown.
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
+        if ours:
+            signal.signal(signal.SIGTERM, _terminate if before == signal.SIG_DFL else before)
+        yield
+    finally:
+        ray.shutdown()
+        if ours:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _python_path() -> str:
@@ -144,62 +156,32 @@ def pretrain_arm(
 
     Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for.
     """
-    store = ClipStore.open(pool)
+    where = (pool.absolute(), runs.absolute(), target.absolute())  # workers may stand in another folder
     trials = [
-        _Trial(arm, settings, encoder, pool.resolve(), seed, runs.resolve() / f"seed{seed}",
-               target.resolve() / f"seed{seed}", (on_metrics or {}).get(seed))
+        SeedRun(arm, settings, encoder, where[0], seed, where[1] / f"seed{seed}", where[2] / f"seed{seed}")
         for seed in settings.seeds
-    ]  # fmt: skip
-    for trial in trials:
-        trial.announce(store, on_message)
+    ]
+    for message in filter(None, [trial.outlook() for trial in trials]):
+        on_message(message)
     compute = settings.compute
     slots = max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)
     with ray_session(slots):
-        _run_trials(trials, settings, runs.resolve() / "ray", on_progress)
-    return pd.DataFrame([_row(trial.seed, trial.output) for trial in trials])
+        _run_trials(trials, where[1] / "ray", on_metrics or {}, on_progress)
+    return pd.DataFrame([trial.row() for trial in trials])
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One seed of an arm; picklable."""
-
-    arm: str
-    settings: PretrainSettings
-    encoder: EncoderSettings
-    pool: Path
-    seed: int
-    run: Path
-    output: Path
-    on_metrics: OnMetrics | None
-
-    @property
-    def objective(self) -> str:
-        return self.settings.arms[self.arm].objective
-
-    def announce(self, store: ClipStore, on_message: Callable[[str], None]) -> None:
-        """Say whether the run goes on or starts afresh, and why."""
-        progress = checkpoint.read_progress(self.run)
-        if progress is None:
-            return
-        ours = fingerprint(self.objective, self.encoder, self.settings, store, self.seed)
-        changed = checkpoint.differences(ours, progress.fingerprint)
-        name = f"{self.arm} seed {self.seed}"
-        if changed:
-            on_message(f"{name}: starting afresh, because of {'; '.join(changed)}")
-        else:
-            on_message(f"{name}: going on from step {progress.step} of {self.settings.training.steps}")
-
-
-def _run_trials(trials: list[_Trial], settings: PretrainSettings, storage: Path, on_progress: Progress | None) -> None:
+def _run_trials(
+    trials: list[SeedRun], storage: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress | None
+) -> None:
     from ray import tune
 
+    settings = trials[0].settings
     shutil.rmtree(storage, ignore_errors=True)
-    side_by_side = _capacity(settings)
     tuner = tune.Tuner(
         # A trial only waits for its workers, which ask for the CPUs; but Tune refuses one that asks for nothing.
-        tune.with_resources(_trial_function(trials, storage), {"cpu": 0, "memory": 1}),
+        tune.with_resources(_trial_function(trials, storage, on_metrics), {"cpu": 0, "memory": 1}),
         param_space={"trial": tune.grid_search(list(range(len(trials))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side),
+        tune_config=tune.TuneConfig(max_concurrent_trials=_capacity(settings)),
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(storage),
@@ -234,7 +216,9 @@ def _capacity(settings: PretrainSettings) -> int:
     return max(1, min(int(there[kind] // number) for kind, number in wanted.items() if number))
 
 
-def _trial_function(trials: list[_Trial], storage: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _trial_function(
+    trials: list[SeedRun], storage: Path, on_metrics: Mapping[int, OnMetrics]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def run_trial(config: dict[str, Any]) -> dict[str, Any]:
         from ray import train as ray_train
         from ray.train.torch import TorchTrainer
@@ -244,7 +228,7 @@ def _trial_function(trials: list[_Trial], storage: Path) -> Callable[[dict[str, 
         compute = trial.settings.compute
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"trial": trial},
+            train_loop_config={"trial": trial, "on_metrics": on_metrics.get(trial.seed)},
             scaling_config=ray_train.ScalingConfig(
                 num_workers=compute.workers,
                 use_gpu=compute.gpu,
@@ -260,22 +244,23 @@ def _trial_function(trials: list[_Trial], storage: Path) -> Callable[[dict[str, 
         try:
             trainer.fit()
         except ray_train.TrainingFailedError as error:
-            return _failure(error)
+            return _failure(error, trial)
         return {}
 
     return run_trial
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(error: Exception, trial: SeedRun) -> dict[str, str]:
     """What went wrong in the workers, in one line; a typed error keeps its remedy."""
     failures = [getattr(cause, "_base_exc", cause) for cause in getattr(error, "worker_failures", {}).values()]
     typed = [cause for cause in failures if isinstance(cause, EcholungError)]
     if typed:
         return {"problem": typed[0].problem, "remedy": typed[0].remedy}
     cause = str((failures or [error])[0]).strip().splitlines()
+    more = f"See {trial.error}. " if trial.error.exists() else "If it was memory, lower pretrain.training.batch. "
     return {
         "problem": f"a worker died twice ({cause[0] if cause else type(error).__name__})",
-        "remedy": "Call again: it goes on from its last checkpoint. If it was memory, lower pretrain.training.batch.",
+        "remedy": f"{more}Call again: it goes on from its last checkpoint.",
     }
 
 
@@ -285,47 +270,17 @@ def _work(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
-    trial: _Trial = config["trial"]
+    trial: SeedRun = config["trial"]
+    told: OnMetrics | None = config["on_metrics"]
     first = ray.train.get_context().get_world_rank() == 0
     torch.set_num_threads(trial.settings.compute.cpus_per_worker)
-    store = ClipStore.open(trial.pool)
 
     def on_metrics(step: int, values: dict[str, float | None]) -> None:
-        if first and trial.on_metrics:
-            trial.on_metrics(step, values)
+        if first and told is not None:
+            told(step, values)
         ray.train.report({"step": step})
 
-    device = get_device()
-    trained = train(trial.objective, trial.encoder, trial.settings, store, trial.seed, trial.run, on_metrics, device)
-    if not first:
-        return
-    record = EncoderRecord(
-        settings=trial.encoder,
-        arm=trial.arm,
-        objective=trial.objective,
-        seed=trial.seed,
-        steps=trial.settings.training.steps,
-        trained_on=tuple(store.sha256(sample_id) for sample_id in store.sample_ids),
-        trained_on_source=trial.settings.arms[trial.arm].pool,
-    )
-    save_encoder(trial.output, trained.encoder, record)
-    with atomic_path(trial.output / HISTORY) as temporary:
-        trained.history.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def _row(seed: int, output: Path) -> dict[str, Any]:
-    encoder, record = load_encoder(output)
-    history = pd.read_csv(output / HISTORY)
-    return {
-        "seed": seed,
-        "steps": record.steps,
-        "loss_first": history["loss"].iloc[0],
-        "loss_last": history["loss"].iloc[-1],
-        "effective_rank": history["effective_rank"].iloc[-1],
-        "videos": len(record.trained_on),
-        "finite": finite(encoder),
-        "weights_sha256": record.weights_sha256,
-    }
+    trial.train(on_metrics, get_device(), writes=first)
 
 
 def _progress_callbacks(steps: int, trials: int, on_progress: Progress | None) -> list[Any]:

@@ -94,6 +94,7 @@ def test_a_dead_worker_is_replaced_and_a_failing_seed_is_named(pool: Path, tmp_p
     with pytest.raises(TrialError, match="pretraining jepa with seed 7 failed: the disk is full") as caught:
         pretrain_arm("jepa", settings([3, 7]), ENCODER, pool, tmp_path / "runs", tmp_path / "out", on_metrics=recorders)
     assert caught.value.remedy == "Make room."
+    assert "DataError: the disk is full" in (tmp_path / "runs" / "seed7" / "error.txt").read_text()
     check(tmp_path / "out" / "seed3", 3, plain(pool, 3, tmp_path / "plain"), atol=0, rtol=0)
     assert (tmp_path / "seen3").read_text().split() == ["1", "2", "3", "3", "4"]
     assert (tmp_path / "seen7").read_text().split() == ["1", "2", "2"]

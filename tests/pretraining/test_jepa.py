@@ -113,3 +113,12 @@ def test_biases_and_norms_do_not_decay(jepa: Jepa) -> None:
 def test_a_single_token_per_frame_is_refused() -> None:
     with pytest.raises(SettingsError, match="one token"):
         Jepa(ENCODER.model_copy(update={"patch": 32}), SETTINGS, seed=0)
+
+
+def test_bfloat16_comes_close(jepa: Jepa) -> None:
+    """The precision of a GPU, on a CPU."""
+    exact, _ = jepa(batch(), masks(jepa), slice(0, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = jepa(batch(), masks(jepa), slice(0, 6))
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
