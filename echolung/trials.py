@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.errors import TrialError
-from echolung.pretraining.distributed import ray_session
+from echolung.pretraining.cluster import ray_session
 from echolung.runtime import (
     Progress,
     atomic_directory,

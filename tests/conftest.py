@@ -78,6 +78,19 @@ SMALL: dict[str, Any] = {
         "size": 80,
         "seed": 3,
     },
+    "ingest__size": 48,
+    "split__outer": 3,
+    "split__inner": 2,
+    "encoder__width": 48,
+    "encoder__depth": 2,
+    "encoder__heads": 2,
+    "encoder__image_size": 48,
+    "encoder__patch": 16,
+    "pretrain__training": {"steps": 6, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2},
+    "pretrain__jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.99},
+    "probe__epochs": 6,
+    "compare__bootstrap": 200,
+    "compare__permutations": 500,
 }
 
 

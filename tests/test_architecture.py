@@ -30,7 +30,7 @@ LAYERS = {  # module or package -> the echolung modules it may import (itself al
 TOP = {"settings", "stage", "cli"}  # may import anything; nobody below imports them
 
 DOORS = {  # heavy dependency -> the only modules that may import it
-    "ray": {"echolung.trials", "echolung.pretraining.distributed"},
+    "ray": {"echolung.trials", "echolung.pretraining.cluster", "echolung.pretraining.distributed"},
     "mlflow": {"echolung.tracking", "echolung.registry", "echolung.serving"},
     "great_expectations": {"echolung.data.gates"},
     "torchcodec": {"echolung.data.video"},
@@ -41,7 +41,7 @@ DOORS = {  # heavy dependency -> the only modules that may import it
 }
 CORE_ALLOWED = {"torch", "numpy", "scipy", "sklearn", "pandas", "timm", "safetensors", "pydantic", "echolung"}
 CORE_PREFIXES = ("echolung.models", "echolung.pretraining", "echolung.evaluation")
-CORE_EXCEPT = {"echolung.pretraining.distributed"}
+CORE_EXCEPT = {"echolung.pretraining.cluster", "echolung.pretraining.distributed"}
 CORE_ALSO = {
     "echolung.data.clips",
     "echolung.data.phantom.simulator",

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from echolung.errors import DataError, TrialError
-from echolung.pretraining.distributed import ray_session
+from echolung.pretraining.cluster import ray_session
 from echolung.trials import run_trials
 
 WORKERS = 2

@@ -15,7 +15,8 @@ from echolung.data.clips import ClipStore
 from echolung.errors import DataError, SettingsError, TrialError
 from echolung.models.encoder import EncoderSettings
 from echolung.models.weights import load_encoder
-from echolung.pretraining.distributed import pretrain_arm, ray_session
+from echolung.pretraining.cluster import ray_session
+from echolung.pretraining.distributed import pretrain_arm
 from echolung.pretraining.loop import HISTORY, PretrainSettings, train
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import functools
 from pathlib import Path
 
 import pandas as pd
-import threadpoolctl  # type: ignore[import-untyped]
+import threadpoolctl
 
 from echolung.data import video
 from echolung.data.phantom.findings import PATTERNS, draw_findings, draw_severity

@@ -1,0 +1,186 @@
+"""The whole graph on a small phantom study, called as a user calls it: dvc, echolung, and MLflow's own model."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Project
+
+from echolung.tracking.store import store
+
+pytestmark = pytest.mark.pipeline
+
+STAGES = {
+    *("phantom@hearts", "phantom@pocus", "phantom@blues"),
+    *("ingest@hearts", "ingest@pocus", "ingest@blues"),
+    *("split@pocus-pathology", "split@blues-covid"),
+    *("initialise", "pretrain@jepa"),
+    *("embed@random-pocus", "embed@random-blues", "embed@jepa-pocus", "embed@jepa-blues"),
+    *("probe@pocus-pathology", "probe@blues-covid"),
+    *("compare", "report"),
+}
+
+
+def ran(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """The stages that a `dvc repro` ran."""
+    return set(re.findall(r"Running stage '([^']+)'", done.stdout))
+
+
+def runs(project: Project, experiment: str) -> list:
+    """All runs of an experiment of the project's own store."""
+    client = store(project.root).client()
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id], max_results=500))
+
+
+def test_every_stage_ran_once_and_left_its_findings(small_study: Project) -> None:
+    assert small_study.first is not None
+    assert ran(small_study.first) == STAGES
+    findings = [json.loads(p.read_text()) for p in (small_study.root / "reports/phantom/validation").glob("*.json")]
+    assert len(findings) == len(STAGES)
+    assert all(found["success"] and found["summary"]["expectations"] > 0 for found in findings)
+
+
+def test_a_second_call_does_nothing(small_study: Project) -> None:
+    again = small_study.run("dvc", "repro")
+    assert again.returncode == 0
+    assert ran(again) == set()
+    assert "Data and pipelines are up to date." in again.stdout
+
+
+def test_every_labelled_video_is_predicted_once_by_every_encoder(small_study: Project) -> None:
+    data = small_study.root / "data/phantom"
+    for task, source in (("pocus-pathology", "pocus"), ("blues-covid", "blues")):
+        predictions = pd.read_parquet(data / "probe" / task / "predictions.parquet")
+        manifest = pd.read_parquet(data / "ingest" / source / "manifest.parquet")
+        keys = ["arm", "arm_seed", "probe", "repeat"]
+        counts = predictions.groupby(keys)["sample_id"].agg(["nunique", "size"])
+        assert (counts == len(manifest)).all(axis=None)
+        fits = {(arm, seed) for arm, seed, *_ in counts.index}
+        assert fits == {("random", 0), ("random", 1), ("random", 2), ("jepa", 0), ("majority", 0)}
+
+
+def test_the_report_needs_nothing_beside_it_and_names_every_arm(small_study: Project) -> None:
+    page = (small_study.root / "reports/phantom/index.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
+    for word in ("pocus-pathology", "blues-covid", "random", "jepa", "majority", "initialise", "The videos are drawn"):
+        assert word in page
+    metrics = small_study.run("dvc", "metrics", "show")
+    assert "pocus-pathology.jepa.balanced_accuracy" in metrics.stdout
+    plots = small_study.run("dvc", "plots", "show")
+    assert plots.returncode == 0
+    assert "index.html" in plots.stdout
+
+
+def test_mlflow_holds_one_run_per_arm_and_task_with_folds_as_steps(small_study: Project) -> None:
+    arms = runs(small_study, "echolung-phantom")
+    assert {(run.data.tags["task"], run.data.tags["arm"]) for run in arms} == {
+        (task, arm) for task in ("pocus-pathology", "blues-covid") for arm in ("random", "jepa", "majority")
+    }
+    client = store(small_study.root).client()
+    for run in arms:
+        history = client.get_metric_history(run.info.run_id, "fold/balanced_accuracy")
+        assert sorted(point.step for point in history) == list(range(3))
+        assert run.inputs.dataset_inputs
+        assert any(item.path == "figures" for item in client.list_artifacts(run.info.run_id))
+        assert {"git_revision", "dvc_stage", "init", "data_digest"} <= set(run.data.tags)
+    (trial,) = runs(small_study, "echolung-phantom-pretraining")
+    for name in ("loss", "learning_rate", "ema", "clips_per_second", "effective_rank"):
+        assert client.get_metric_history(trial.info.run_id, name)
+    stages = runs(small_study, "echolung-phantom-stages")
+    assert {run.info.status for run in [*arms, trial, *stages]} == {"FINISHED"}
+    assert {run.info.run_name for run in stages} >= {"ingest@pocus", "pretrain@jepa", "report"}
+
+
+def test_without_a_champion_predict_says_how_to_get_one(small_study: Project) -> None:
+    video = next((small_study.root / "data/raw/phantom/blues/lus_videos").iterdir())
+    asked = small_study.echolung("predict", str(video), "--task", "blues-covid")
+    assert asked.returncode == 1
+    assert "no champion yet" in asked.stderr
+    assert "echolung promote blues-covid" in asked.stderr
+    assert "Traceback" not in asked.stderr
+
+
+@pytest.fixture(scope="module")
+def promoted(small_study: Project) -> Project:
+    """The study with its candidate standing for election; on so few drawn patients either outcome is honest."""
+    for arm in ("jepa", "random"):
+        done = small_study.echolung("promote", "pocus-pathology", "--arm", arm)
+        if done.returncode == 0:
+            return small_study
+        assert "does not beat the majority class" in done.stderr
+    pytest.fail("neither arm beats the majority class on phantoms that a few findings tell apart")
+
+
+def test_the_champion_answers_alike_by_command_and_as_mlflow_serves_it(promoted: Project) -> None:
+    from echolung import registry
+
+    version = registry.champion(store(promoted.root), "phantom", "pocus-pathology")
+    again = promoted.echolung("promote", "pocus-pathology", "--arm", version.tags["arm"])
+    assert again.returncode == 0
+    assert f"version {version.number}: unchanged" in again.stdout
+
+    folder = promoted.root / "data/raw/phantom/pocus/convex"
+    videos = [str(path) for path in sorted(folder.iterdir())[:2]]
+    asked = promoted.echolung("predict", *videos, "--json")
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert "research use only" in answer["use"].lower()
+    served = registry.load_pyfunc(version).predict(pd.DataFrame({"video": videos}))
+    told = pd.DataFrame(answer["predictions"])
+    columns = ["p_covid", "p_pneumonia", "p_regular"]
+    pd.testing.assert_frame_equal(told[columns], served[columns], rtol=1e-5)
+    assert (abs(told[columns].sum(axis=1) - 1) < 1e-6).all()
+    table = promoted.echolung("predict", videos[0])
+    assert "For research use only" in table.stdout
+    files = [path for path in version.model.rglob("*") if path.suffix in (".pkl", ".pt", ".pickle")]
+    assert files == []
+
+
+def test_touching_one_source_reruns_only_what_depends_on_it(promoted: Project) -> None:
+    before = {run.info.run_id for run in runs(promoted, "echolung-phantom-stages")}
+    promoted.change(phantom__blues__seed=33)
+    again = promoted.run("dvc", "repro")
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert ran(again) == {stage for stage in STAGES if "blues" in stage} | {"compare", "report"}
+    after = {run.info.run_id for run in runs(promoted, "echolung-phantom-stages")}
+    assert len(after - before) == len(ran(again))
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("split: {outr: 3}", "did you mean 'outer'?"),
+        ("tasks: {pocus-pathology: {source: pocsu}}", "which ingest.sources lacks"),
+    ],
+)
+def test_a_mistake_in_the_parameters_is_one_line(small_study: Project, tmp_path: Path, edit: str, said: str) -> None:
+    import yaml
+
+    params = yaml.safe_load((small_study.root / "params.yaml").read_text())
+    for section, values in yaml.safe_load(edit).items():
+        for name, value in values.items():
+            if isinstance(value, dict):
+                params[section][name] = {**params[section][name], **value}
+            else:
+                params[section][name] = value
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text((small_study.root / name).read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.compare"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin", "PYTHONPATH": str(small_study.root)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
