@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not scipy.stats: it takes a second to import, and every stage would pay it
 
 from echolung.errors import DataError
 
@@ -62,7 +62,7 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     """
     if trials == 0:
         return float("nan"), float("nan")
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    z = float(special.ndtri((1 + LEVEL) / 2))
     share, spread = successes / trials, z * z / trials
     centre = share + spread / 2
     margin = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
@@ -130,7 +130,7 @@ def nadeau_bengio(differences: np.ndarray, test_over_train: float) -> Estimate:
     if count < 2:
         return Estimate(mean, *(float("nan"),) * 4)
     error = float(np.sqrt(differences.var(ddof=1) * (1 / count + test_over_train)))
-    return _estimate(mean, error, stats.t(count - 1))
+    return _estimate(mean, error, count - 1)
 
 
 def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estimate:
@@ -146,24 +146,33 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estim
     )
     variance = np.var(of_positive_a - of_positive_b, ddof=1) / positive.sum()
     variance += np.var(of_negative_a - of_negative_b, ddof=1) / (~positive).sum()
-    return _estimate(area_a - area_b, float(np.sqrt(variance)), stats.norm())
+    return _estimate(area_a - area_b, float(np.sqrt(variance)), np.inf)
 
 
 def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """AUROC, the share of negatives below each positive, and the share of positives above each negative."""
-    ranks = stats.rankdata(score)
+    ranks = _midranks(score)
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    above = (ranks[positive] - stats.rankdata(score[positive])) / negatives
-    below = 1 - (ranks[~positive] - stats.rankdata(score[~positive])) / positives
+    above = (ranks[positive] - _midranks(score[positive])) / negatives
+    below = 1 - (ranks[~positive] - _midranks(score[~positive])) / positives
     return float(above.mean()), above, below
 
 
-def _estimate(difference: float, error: float, distribution: stats.rv_continuous) -> Estimate:
-    """Interval and p-value of a difference whose standardised value follows `distribution`."""
+def _midranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share the mean of theirs."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
+
+
+def _estimate(difference: float, error: float, freedom: float) -> Estimate:
+    """Interval and p-value of a difference whose standardised value follows t with `freedom`, normal if infinite."""
     if error == 0:
         return Estimate(difference, 0.0, difference, difference, 1.0 if difference == 0 else 0.0)
-    margin = float(distribution.ppf((1 + LEVEL) / 2)) * error
-    p_value = 2 * float(distribution.sf(abs(difference) / error))
+    normal = np.isinf(freedom)
+    upper = (1 + LEVEL) / 2
+    margin = float(special.ndtri(upper) if normal else special.stdtrit(freedom, upper)) * error
+    tail = -abs(difference) / error
+    p_value = 2 * float(special.ndtr(tail) if normal else special.stdtr(freedom, tail))
     return Estimate(difference, error, difference - margin, difference + margin, p_value)
 
 

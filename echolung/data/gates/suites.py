@@ -28,7 +28,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 DECODED_SHARE = 0.8
 """Below this share of the declared frames a video counts as cut off. Intact files of the public sets overstate theirs by up to 9%."""
-COLLAPSED = 2.0
+COLLAPSED = 1.5
 """Effective rank below which features carry next to nothing; one point for every video has rank 1."""
 TOLERANCE = 1e-3
 """How far probabilities may sum from 1: half-precision softmax."""
