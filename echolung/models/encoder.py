@@ -30,9 +30,9 @@ class EncoderSettings(Parameters):
     patch: int = pydantic.Field(16, gt=0)
     channels: Literal[1, 3] = 1
     """1 takes the grey frame as it is; 3 repeats it, for weights that were trained on colour."""
-    mean: float = 0.5
-    std: float = pydantic.Field(0.25, gt=0)
-    """Mean and standard deviation of pixel / 255, for normalisation."""
+    mean: float = 0.15
+    std: float = pydantic.Field(0.2, gt=0)
+    """Mean and standard deviation of pixel / 255, for normalisation; ultrasound is mostly dark."""
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> Self:
