@@ -64,6 +64,16 @@ class Settings(Parameters):
     tracking: TrackingSettings = TrackingSettings()
 
     @pydantic.model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        """What would otherwise fail hours into a study."""
+        if self.encoder.width % self.probe.attention_head_width:
+            raise ValueError(
+                f"probe.attention_head_width = {self.probe.attention_head_width} does not divide"
+                f" encoder.width = {self.encoder.width}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _names_exist(self) -> Self:
         """Every source and arm that is named is defined."""
         sources, arms = set(self.ingest.sources), {"random", *self.pretrain.arms}

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.errors import TrialError
+from echolung.errors import EcholungError, TrialError
 from echolung.pretraining.cluster import ray_session
 from echolung.runtime import (
     Progress,
@@ -139,6 +139,8 @@ def _trial(
             _write(folder, result)
     except Exception as error:
         write_json(failure, {"cause": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        if isinstance(error, EcholungError):
+            return {"finished": 0}  # data or settings are wrong: another try would end the same way
         raise
     failure.unlink(missing_ok=True)
     return {"finished": 1}
@@ -155,12 +157,24 @@ def _raise_failures(directory: Path, pending: dict[str, dict[str, Any]], causes:
     failed = [key for key in pending if not (directory / key / "result.json").is_file()]
     if not failed:
         return
-    told = [f"{pending[key]}: {_cause(directory, key, causes)}" for key in failed[:FAILURES_TOLD]]
-    more = f"; and {len(failed) - len(told)} more" if len(failed) > len(told) else ""
+    # Trials are told apart by what differs between them; causes that they share are told once.
+    told: dict[str, list[str]] = {}
+    for key in failed:
+        told.setdefault(_cause(directory, key, causes), []).append(_label(pending[key], list(pending.values())))
+    parts = []
+    for cause, labels in list(told.items())[:FAILURES_TOLD]:
+        more = f" and {len(labels) - FAILURES_TOLD} more" if len(labels) > FAILURES_TOLD else ""
+        parts.append(f"{cause} [{'; '.join(labels[:FAILURES_TOLD])}{more}]")
     raise TrialError(
-        f"{len(failed)} of {len(pending)} {name} trials failed: {'; '.join(told)}{more}",
+        f"{len(failed)} of {len(pending)} {name} trials failed: {'; '.join(parts)}",
         f"Finished trials are kept: mend the cause and call again. Details: {directory / 'failures'}",
     )
+
+
+def _label(configuration: dict[str, Any], everything: list[dict[str, Any]]) -> str:
+    """`fold 2, repeat 0`: the values by which a configuration differs from the others."""
+    differing = [name for name in configuration if any(other.get(name) != configuration[name] for other in everything)]
+    return ", ".join(f"{name} {configuration[name]}" for name in differing or configuration)
 
 
 def _cause(directory: Path, key: str, causes: dict[str, str]) -> str:

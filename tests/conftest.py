@@ -81,7 +81,7 @@ SMALL: dict[str, Any] = {
     "ingest__size": 48,
     "split__outer": 3,
     "split__inner": 2,
-    "encoder__width": 48,
+    "encoder__width": 64,
     "encoder__depth": 2,
     "encoder__heads": 2,
     "encoder__image_size": 48,
