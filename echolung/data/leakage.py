@@ -1,0 +1,228 @@
+"""The same recording under two patients: near-duplicate videos, found by their frames.
+
+Collections copy from each other, trim, resize and re-encode, and give one person two numbers; a probe that has seen one
+copy recognises the other. Videos are compared in two steps. A glance compares small high-passed frames of every pair
+of videos, whatever the time in them (so a part of a video is found in the whole). What looks alike is then registered:
+the middle of a frame is moved and scaled over the other, locally normalised, and the best correlation is the pair's
+similarity. Speckle and anatomy decide there, not the shape of the sector, which videos of one machine share.
+
+A copy is found through trimming, re-encoding, resizing, other brightness, a text laid over a corner, black borders and
+crops of a few percent per side. A mirrored copy and one cropped by more are not.
+
+Dimension letters: V videos, Q frames a video asks with, T frames it is seen by, G side of a small frame, K scales.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from echolung.errors import DataError
+from echolung.runtime import atomic_path
+
+PAIR_COLUMNS = ("sample_a", "sample_b", "similarity", "same_patient")
+
+QUERIES, SEEN = 12, 64
+GLANCE, GLANCE_BLUR = 32, 2.0
+GLANCE_FLOOR = 0.6
+"""Pairs that correlate less at a glance are not registered. Copies do not; of strangers on one machine, 1 in 50 do."""
+BEST = 3
+"""How many frames of a video must look alike: a video that contains a part of another is its copy, too."""
+SIGHT, SIGHT_BLUR, MARGIN = 64, 1.5, 8
+CONTRAST_FLOOR = 8.0
+"""Grey levels of contrast that count in full; so compression noise in dark parts does not."""
+SCALES = np.arange(0.84, 1.181, 0.02)
+
+
+class Videos(Protocol):
+    """What is needed of a clip store."""
+
+    def frames(self, sample_id: str) -> np.ndarray:
+        """All frames, uint8 (T, S, S)."""
+
+    def __contains__(self, sample_id: object) -> bool: ...
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One way to look at a video: `frames` uint8 (T, S', S'') and what is seen of them at a glance (T, G * G)."""
+
+    frames: np.ndarray
+    glance: np.ndarray
+
+    @property
+    def queries(self) -> np.ndarray:
+        return np.unique(np.linspace(0, len(self.frames) - 1, QUERIES).round().astype(int))
+
+
+def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> pd.DataFrame:
+    """Pairs of the manifest's videos (sample_id, patient_id, sha256) that are at least `threshold` similar.
+
+    Returns sample_a < sample_b, similarity in [threshold, 1] (1 for identical files) and same_patient, most similar
+    first. Raises DataError if the store lacks one of the videos.
+    """
+    manifest = manifest.sort_values("sample_id", ignore_index=True)
+    ids = [str(name) for name in manifest["sample_id"]]
+    missing = [name for name in ids if name not in store]
+    if missing:
+        raise DataError(f"{len(missing)} videos are not in the clip store: {', '.join(missing[:10])}", "Ingest again.")
+    similar = dict.fromkeys(_identical(list(manifest["sha256"])), 1.0)
+    looks = [_looks(store.frames(name)) for name in ids]
+    for way in range(2):
+        chosen = [look[way] for look in looks]
+        for first, second in _alike(chosen):
+            known = similar.get((first, second), 0.0)
+            if known < 1:
+                similar[first, second] = max(known, _registered(chosen[first], chosen[second]))
+    patients = manifest["patient_id"].astype(str)
+    rows = [
+        (ids[first], ids[second], round(value, 3), patients[first] == patients[second])
+        for (first, second), value in similar.items()
+        if value >= threshold
+    ]
+    pairs = pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).astype({"similarity": float, "same_patient": bool})
+    order = ["similarity", "sample_a", "sample_b"]
+    return pairs.sort_values(order, ascending=[False, True, True], ignore_index=True)
+
+
+def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """The split group of every row: patients joined by any pair between them, named by the first of them.
+
+    Aligned with the manifest's index; pairs of videos that the manifest lacks join nothing.
+    """
+    patient_of = dict(zip(manifest["sample_id"].astype(str), manifest["patient_id"].astype(str), strict=True))
+    parent = {patient: patient for patient in patient_of.values()}
+
+    def root(patient: str) -> str:
+        while parent[patient] != patient:
+            parent[patient] = parent[parent[patient]]
+            patient = parent[patient]
+        return patient
+
+    for first, second in zip(pairs["sample_a"], pairs["sample_b"], strict=True):
+        if first in patient_of and second in patient_of:
+            one, other = sorted((root(patient_of[first]), root(patient_of[second])))
+            parent[other] = one
+    groups = [root(patient) for patient in manifest["patient_id"].astype(str)]
+    return pd.Series(groups, index=manifest.index, name="split_group")
+
+
+def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
+    """Write near-duplicate pairs as a csv, atomically."""
+    with atomic_path(path) as temporary:
+        pairs.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _identical(digests: Sequence[object]) -> Iterator[tuple[int, int]]:
+    first: dict[object, int] = {}
+    for index, digest in enumerate(digests):
+        if digest in first:
+            yield first[digest], index
+        else:
+            first[digest] = index
+
+
+def _looks(frames: np.ndarray) -> tuple[_Look, _Look]:
+    """A video as it is stored, and cut to what is not black: borders move and shrink a picture."""
+    seen = np.unique(np.linspace(0, len(frames) - 1, SEEN).round().astype(int))
+    whole = np.asarray(frames[seen])
+    content = _content(whole)
+    look = _Look(whole, _glance(whole))
+    return look, look if content.shape == whole.shape else _Look(content, _glance(content))
+
+
+def _content(frames: np.ndarray) -> np.ndarray:
+    """The smallest rectangle outside of which all frames are nearly black."""
+    brightest = frames.max(axis=0)
+    lit = brightest > 0.12 * np.percentile(brightest, 99.5)
+    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
+    if len(rows) < MARGIN or len(columns) < MARGIN:
+        return frames
+    return frames[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _glance(frames: np.ndarray) -> np.ndarray:
+    """Local contrast of small frames at unit length, float32 (T, G * G): their products are correlations."""
+    flat = _contrast(_resize(frames, GLANCE), GLANCE_BLUR).reshape(len(frames), -1)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)
+
+
+def _resize(frames: np.ndarray, size: int) -> np.ndarray:
+    """(T, S', S'') -> float32 (T, size, size), antialiased."""
+    import torch
+    import torch.nn.functional as F
+
+    pixels = torch.from_numpy(np.array(frames, np.float32))[:, None]
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[:, 0].numpy()
+
+
+def _alike(looks: list[_Look]) -> Iterator[tuple[int, int]]:
+    """Pairs (first < second) of which one has BEST frames that look like some frame of the other at a glance."""
+    queries = [look.glance[look.queries] for look in looks]
+    starts = np.cumsum([0, *map(len, queries)])
+    asked = np.concatenate(queries)
+    alike = np.zeros((len(looks), len(looks)), dtype=np.float32)
+    for index, look in enumerate(looks):
+        nearest = (asked @ look.glance.T).max(axis=1)
+        for other in range(len(looks)):
+            part = np.sort(nearest[starts[other] : starts[other + 1]])[-BEST:]
+            alike[other, index] = part.mean()
+    firsts, seconds = np.nonzero(np.triu(np.maximum(alike, alike.T) >= GLANCE_FLOOR, k=1))
+    yield from zip(firsts.tolist(), seconds.tolist(), strict=True)
+
+
+def _registered(first: _Look, second: _Look) -> float:
+    """Similarity of two videos after registration, asked from the side that sees more of itself in the other."""
+    sides = []
+    for one, other in ((first, second), (second, first)):
+        correlation = one.glance[one.queries] @ other.glance.T
+        asking = np.argsort(-correlation.max(axis=1), kind="stable")[:BEST]
+        sides.append((correlation.max(axis=1)[asking].mean(), one, one.queries[asking], other, correlation[asking]))
+    _, one, asking, other, correlation = max(sides, key=lambda side: side[0])
+    answers = correlation.argmax(axis=1)
+    values = [_frame_similarity(one.frames[q], other.frames[a]) for q, a in zip(asking, answers, strict=True)]
+    return min(float(np.mean(values)), 1.0)
+
+
+def _frame_similarity(frame: np.ndarray, other: np.ndarray) -> float:
+    """Largest normalised correlation of the middle of `frame`, scaled by SCALES, anywhere within MARGIN of `other`."""
+    window = SIGHT - 2 * MARGIN
+    picture = _contrast(_resize(frame[None], round(SIGHT * SCALES[-1])), SIGHT_BLUR)
+    templates = np.zeros((len(SCALES), SIGHT, SIGHT), np.float32)
+    for index, scale in enumerate(SCALES):
+        scaled = _resize(picture, round(SIGHT * scale))[0]
+        start = (len(scaled) - window) // 2
+        middle = scaled[start : start + window, start : start + window]
+        middle = middle - middle.mean()
+        templates[index, MARGIN:-MARGIN, MARGIN:-MARGIN] = middle / max(float(np.linalg.norm(middle)), 1e-3)
+    target = _contrast(_resize(other[None], SIGHT), SIGHT_BLUR)[0]
+    spectrum, box = np.fft.rfft2(target), _box_spectrum()
+    # Sums over the window at every shift give the local mean and spread that the correlation is normalised by.
+    sums = np.fft.irfft2(spectrum * box, target.shape)
+    squares = np.fft.irfft2(np.fft.rfft2(target**2) * box, target.shape)
+    spread = np.sqrt(np.maximum(squares - sums**2 / window**2, 1e-3))
+    correlation = np.fft.irfft2(np.conj(np.fft.rfft2(templates)) * spectrum, target.shape) / spread
+    shifts = np.r_[0 : MARGIN + 1, SIGHT - MARGIN : SIGHT]
+    return float(correlation[:, shifts][:, :, shifts].max())
+
+
+@functools.cache
+def _box_spectrum() -> np.ndarray:
+    box = np.zeros((SIGHT, SIGHT), np.float32)
+    box[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
+    return np.conj(np.fft.rfft2(box))
+
+
+def _contrast(pictures: np.ndarray, blur: float) -> np.ndarray:
+    """High-passed and divided by the local spread (T, G, G), so that bright edges do not outweigh speckle."""
+    detail = pictures - ndimage.gaussian_filter(pictures, (0, blur, blur))
+    spread = np.sqrt(ndimage.gaussian_filter(detail**2, (0, 2 * blur, 2 * blur)))
+    return detail / (spread + CONTRAST_FLOOR)
