@@ -26,11 +26,11 @@ from echolung.data.sources.layouts import SOURCES
 from echolung.data.workers import as_done
 from echolung.errors import DataError, SettingsError, VideoError
 from echolung.parameters import Parameters
-from echolung.runtime import Progress, atomic_path, digest, read_json, sha256_file, write_json
+from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file, write_json
 
 JOURNAL = "journal.jsonl"
-STORE_FORMAT = 1
-"""Raised when the same file would be stored as other frames, so that older stores are decoded again."""
+CODE = ("echolung.data.video", "echolung.data.clips")
+"""Modules that decide which frames a file becomes: when their code changes, stores are decoded again."""
 
 Facts = dict[str, Any]
 """What is known of one decoded file: its sha256 and the manifest's VIDEO_COLUMNS."""
@@ -76,7 +76,7 @@ def ingest(
     if not chosen.root.is_absolute():
         manifest["path"] = pd.Series([os.path.relpath(path, root) for path in paths], dtype="string")
     store_directory.mkdir(parents=True, exist_ok=True)
-    fingerprint = digest({"format": STORE_FORMAT, "size": settings.size})
+    fingerprint = digest({"code": code_digest(*CODE), "size": settings.size})
     contents = _contents(paths, workers)
     known = _known(store_directory, fingerprint)
     wanted = {content: path for path, content in zip(paths, contents, strict=True) if content and content not in known}

@@ -33,9 +33,9 @@ QUERIES, SEEN = 12, 64
 GLANCE, GLANCE_BLUR = 32, 2.0
 GLANCE_FLOOR = 0.6
 """Pairs that correlate less at a glance are not registered. Copies do not; of strangers on one machine, 1 in 50 do."""
-BEST = 3
+BEST = 5
 """How many frames of a video must look alike: a video that contains a part of another is its copy, too."""
-SIGHT, SIGHT_BLUR, MARGIN = 64, 1.5, 8
+SIGHT, SIGHT_BLUR, MARGIN = 64, 1.0, 8
 CONTRAST_FLOOR = 8.0
 """Grey levels of contrast that count in full; so compression noise in dark parts does not."""
 SCALES = np.arange(0.84, 1.181, 0.02)
@@ -59,7 +59,8 @@ class _Look:
 
     @property
     def queries(self) -> np.ndarray:
-        return np.unique(np.linspace(0, len(self.frames) - 1, QUERIES).round().astype(int))
+        """Indices of the frames it asks with, (Q,); a video of fewer frames asks with some twice."""
+        return np.linspace(0, len(self.frames) - 1, QUERIES).round().astype(int)
 
 
 def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> pd.DataFrame:
@@ -78,9 +79,9 @@ def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> 
     for way in range(2):
         chosen = [look[way] for look in looks]
         for first, second in _alike(chosen):
-            known = similar.get((first, second), 0.0)
-            if known < 1:
-                similar[first, second] = max(known, _registered(chosen[first], chosen[second]))
+            if similar.get((first, second)) != 1.0:
+                found = _registered(chosen[first], chosen[second])
+                similar[first, second] = max(found, similar.get((first, second), 0.0))
     patients = manifest["patient_id"].astype(str)
     rows = [
         (ids[first], ids[second], round(value, 3), patients[first] == patients[second])
@@ -156,25 +157,28 @@ def _glance(frames: np.ndarray) -> np.ndarray:
 
 
 def _resize(frames: np.ndarray, size: int) -> np.ndarray:
-    """(T, S', S'') -> float32 (T, size, size), antialiased."""
-    import torch
-    import torch.nn.functional as F
+    """(T, S', S'') -> float32 (T, size, size), bilinear and antialiased."""
+    rows, columns = (_weights(given, size) for given in frames.shape[1:])
+    return rows @ frames.astype(np.float32) @ columns.T
 
-    pixels = torch.from_numpy(np.array(frames, np.float32))[:, None]
-    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[:, 0].numpy()
+
+@functools.lru_cache(maxsize=256)
+def _weights(given: int, wanted: int) -> np.ndarray:
+    """Each wanted pixel as a mean of the given ones, (wanted, given): a triangle that widens with the shrinkage."""
+    scale = given / wanted
+    centres = (np.arange(wanted) + 0.5) * scale
+    distance = np.abs(np.arange(given) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    weights = np.maximum(0, 1 - distance).astype(np.float32)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _alike(looks: list[_Look]) -> Iterator[tuple[int, int]]:
     """Pairs (first < second) of which one has BEST frames that look like some frame of the other at a glance."""
-    queries = [look.glance[look.queries] for look in looks]
-    starts = np.cumsum([0, *map(len, queries)])
-    asked = np.concatenate(queries)
+    asked = np.concatenate([look.glance[look.queries] for look in looks])
     alike = np.zeros((len(looks), len(looks)), dtype=np.float32)
     for index, look in enumerate(looks):
-        nearest = (asked @ look.glance.T).max(axis=1)
-        for other in range(len(looks)):
-            part = np.sort(nearest[starts[other] : starts[other + 1]])[-BEST:]
-            alike[other, index] = part.mean()
+        nearest = (asked @ look.glance.T).max(axis=1).reshape(-1, QUERIES)
+        alike[:, index] = np.partition(nearest, -BEST, axis=1)[:, -BEST:].mean(axis=1)
     firsts, seconds = np.nonzero(np.triu(np.maximum(alike, alike.T) >= GLANCE_FLOOR, k=1))
     yield from zip(firsts.tolist(), seconds.tolist(), strict=True)
 
@@ -188,12 +192,13 @@ def _registered(first: _Look, second: _Look) -> float:
         sides.append((correlation.max(axis=1)[asking].mean(), one, one.queries[asking], other, correlation[asking]))
     _, one, asking, other, correlation = max(sides, key=lambda side: side[0])
     answers = correlation.argmax(axis=1)
-    values = [_frame_similarity(one.frames[q], other.frames[a]) for q, a in zip(asking, answers, strict=True)]
-    return min(float(np.mean(values)), 1.0)
+    maps = [_correlation(one.frames[q], other.frames[a]) for q, a in zip(asking, answers, strict=True)]
+    # One scale and shift for all frames: two copies differ by one, strangers find another one for every frame.
+    return min(float(np.mean(maps, axis=0).max()), 1.0)
 
 
-def _frame_similarity(frame: np.ndarray, other: np.ndarray) -> float:
-    """Largest normalised correlation of the middle of `frame`, scaled by SCALES, anywhere within MARGIN of `other`."""
+def _correlation(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Normalised correlation of the middle of `frame` with `other` at SCALES and shifts up to MARGIN, (K, y, x)."""
     window = SIGHT - 2 * MARGIN
     picture = _contrast(_resize(frame[None], round(SIGHT * SCALES[-1])), SIGHT_BLUR)
     templates = np.zeros((len(SCALES), SIGHT, SIGHT), np.float32)
@@ -211,7 +216,7 @@ def _frame_similarity(frame: np.ndarray, other: np.ndarray) -> float:
     spread = np.sqrt(np.maximum(squares - sums**2 / window**2, 1e-3))
     correlation = np.fft.irfft2(np.conj(np.fft.rfft2(templates)) * spectrum, target.shape) / spread
     shifts = np.r_[0 : MARGIN + 1, SIGHT - MARGIN : SIGHT]
-    return float(correlation[:, shifts][:, :, shifts].max())
+    return correlation[:, shifts][:, :, shifts]
 
 
 @functools.cache

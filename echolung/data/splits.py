@@ -35,7 +35,7 @@ class SplitSettings(Parameters):
     inner: int = pydantic.Field(3, ge=2)
     repeats: int = pydantic.Field(1, ge=1)
     seed: int = 0
-    near_duplicate: float = pydantic.Field(0.7, gt=0, le=1)
+    near_duplicate: float = pydantic.Field(0.66, gt=0, le=1)
 
 
 def make_folds(table: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:

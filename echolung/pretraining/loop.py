@@ -30,7 +30,7 @@ from echolung.pretraining import checkpoint
 from echolung.pretraining.jepa import Jepa, JepaSettings, weight_groups
 from echolung.pretraining.sampling import CropSettings, TrainingClips, fixed_clips
 from echolung.pretraining.schedule import ScheduleSettings
-from echolung.runtime import atomic_path, derived_seed, digest
+from echolung.runtime import atomic_path, code_digest, derived_seed, digest
 
 OBJECTIVES = {"jepa": Jepa}
 
@@ -38,6 +38,18 @@ OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
 
 HISTORY = "history.csv"
+CODE = (
+    "echolung.models.vit",
+    "echolung.models.rope",
+    "echolung.models.encoder",
+    "echolung.models.predictor",
+    "echolung.pretraining.jepa",
+    "echolung.pretraining.masking",
+    "echolung.pretraining.sampling",
+    "echolung.pretraining.schedule",
+    "echolung.pretraining.loop",
+)
+"""Modules whose change makes another run of it; a changed comment does not."""
 COLUMNS = [
     "step", "loss", "learning_rate", "ema", "effective_rank", "target_std", "gradient_norm", "clips_per_second",
     "eta_seconds",
@@ -120,6 +132,7 @@ def fingerprint(
         "encoder": encoder.model_dump(mode="json"),
         "training": settings.training.model_dump(mode="json", exclude=free),
         objective: getattr(settings, objective).model_dump(mode="json"),
+        "code": code_digest(*CODE),
         "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
     }
 

@@ -293,5 +293,7 @@ def sample_frames(samples: Sequence[Sample]) -> Figure:
         hide(row)
         for panel, frame in zip(row, sample.frames, strict=False):
             panel.imshow(frame, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-        row[0].set_title(sample.caption, color="#dfe6ee", fontsize=9)
+        caption = row[0].text(0, 1.04, sample.caption, transform=row[0].transAxes, color="#dfe6ee", fontweight="bold")
+        caption.set_in_layout(False)  # it runs on over the next panels; the layout would widen the first one for it
+    figure.set_layout_engine("constrained", h_pad=0.16, w_pad=0.06)
     return figure
