@@ -44,7 +44,6 @@ def main() -> None:
 
     \b
     This command does what comes before and after:
-      echolung doctor                   is everything here that a study needs?
       echolung show                     the comparison, where the report is, how to open the MLflow UI
       echolung promote pocus-pathology  make the pretrained model the champion, if it earned it
       echolung predict clip.mp4         ask the champion
