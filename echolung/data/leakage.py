@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from threadpoolctl import threadpool_limits
 
 from echolung.errors import DataError
 from echolung.runtime import atomic_path
@@ -75,11 +76,13 @@ def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> 
     if missing:
         raise DataError(f"{len(missing)} videos are not in the clip store: {', '.join(missing[:10])}", "Ingest again.")
     similar = dict.fromkeys(_identical(list(manifest["sha256"])), 1.0)
-    looks = [_looks(store.frames(name)) for name in ids]
+    with threadpool_limits(1):  # small products: threads would wait for each other
+        looks = [_looks(store.frames(name)) for name in ids]
     for way in range(2):
         chosen = [look[way] for look in looks]
-        for first, second in _alike(chosen):
-            if similar.get((first, second)) != 1.0:
+        candidates = [pair for pair in _alike(chosen) if similar.get(pair) != 1.0]
+        with threadpool_limits(1):
+            for first, second in candidates:
                 found = _registered(chosen[first], chosen[second])
                 similar[first, second] = max(found, similar.get((first, second), 0.0))
     patients = manifest["patient_id"].astype(str)
@@ -199,24 +202,29 @@ def _registered(first: _Look, second: _Look) -> float:
 
 def _correlation(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Normalised correlation of the middle of `frame` with `other` at SCALES and shifts up to MARGIN, (K, y, x)."""
-    window = SIGHT - 2 * MARGIN
-    picture = _contrast(_resize(frame[None], round(SIGHT * SCALES[-1])), SIGHT_BLUR)
-    templates = np.zeros((len(SCALES), SIGHT, SIGHT), np.float32)
-    for index, scale in enumerate(SCALES):
-        scaled = _resize(picture, round(SIGHT * scale))[0]
-        start = (len(scaled) - window) // 2
-        middle = scaled[start : start + window, start : start + window]
-        middle = middle - middle.mean()
-        templates[index, MARGIN:-MARGIN, MARGIN:-MARGIN] = middle / max(float(np.linalg.norm(middle)), 1e-3)
+    weights = _middles()
+    picture = _contrast(_resize(frame[None], weights.shape[2]), SIGHT_BLUR)[0]
+    middles = (weights @ picture) @ weights.transpose(0, 2, 1)
+    middles -= middles.mean(axis=(1, 2), keepdims=True)
+    middles /= np.maximum(np.linalg.norm(middles, axis=(1, 2), keepdims=True), 1e-3)
+    templates = np.pad(middles, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
     target = _contrast(_resize(other[None], SIGHT), SIGHT_BLUR)[0]
     spectrum, box = np.fft.rfft2(target), _box_spectrum()
     # Sums over the window at every shift give the local mean and spread that the correlation is normalised by.
     sums = np.fft.irfft2(spectrum * box, target.shape)
     squares = np.fft.irfft2(np.fft.rfft2(target**2) * box, target.shape)
-    spread = np.sqrt(np.maximum(squares - sums**2 / window**2, 1e-3))
+    spread = np.sqrt(np.maximum(squares - sums**2 / middles[0].size, 1e-3))
     correlation = np.fft.irfft2(np.conj(np.fft.rfft2(templates)) * spectrum, target.shape) / spread
     shifts = np.r_[0 : MARGIN + 1, SIGHT - MARGIN : SIGHT]
     return correlation[:, shifts][:, :, shifts]
+
+
+@functools.cache
+def _middles() -> np.ndarray:
+    """Weights that scale a picture and cut out its middle, (K, SIGHT - 2 * MARGIN, side of the picture)."""
+    side, window = round(SIGHT * SCALES[-1]), SIGHT - 2 * MARGIN
+    scaled = [_weights(side, round(SIGHT * scale)) for scale in SCALES]
+    return np.stack([one[(len(one) - window) // 2 :][:window] for one in scaled])
 
 
 @functools.cache

@@ -1,0 +1,158 @@
+"""Copies of a video are found whatever was done to them, strangers on the same machine are not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from echolung.data.clips import letterbox
+from echolung.data.leakage import near_duplicates, split_groups, write_pairs
+from echolung.data.splits import SplitSettings
+from echolung.data.video import decode, encode
+from echolung.errors import DataError
+
+SIZE = 96
+THRESHOLD = SplitSettings().near_duplicate
+
+
+class Store(dict[str, np.ndarray]):
+    """A clip store in memory: sample id -> frames."""
+
+    def frames(self, sample_id: str) -> np.ndarray:
+        return self[sample_id]
+
+
+def ultrasound(seed: int, total: int = 40, size: int = SIZE) -> np.ndarray:
+    """A sector of anatomy under speckle that slides and breathes; the sector itself is every video's own machine's."""
+    random = np.random.default_rng(seed)
+    speckle = ndimage.gaussian_filter(random.standard_normal((3 * size, 3 * size)), 1.2)
+    anatomy = ndimage.gaussian_filter(random.standard_normal((3 * size, 3 * size)), 5)
+    depth, across = np.mgrid[0:size, 0:size] / size - np.array([0, 0.5])[:, None, None]
+    sector = (np.abs(across) < 0.15 + 0.45 * depth) & (np.hypot(depth, across) < 0.95)
+    frames = []
+    for time in range(total):
+        y, x = (np.array([np.sin(time / 7 + seed), np.cos(time / 9)]) * 6 + size).round().astype(int)
+        speckled = speckle[y : y + size, x : x + size] / speckle.std()
+        layered = anatomy[y : y + size, x : x + size] / anatomy.std()
+        frames.append(sector * np.clip(255 * (1 - depth) * np.exp(0.5 * speckled + 0.7 * layered - 1.5), 0, 255))
+    return np.array(frames).astype(np.uint8)
+
+
+def reencoded(frames: np.ndarray, folder: Path) -> np.ndarray:
+    encode(folder / "copy.mp4", frames, 25.0, "h264")
+    return decode(folder / "copy.mp4").frames
+
+
+def bordered(frames: np.ndarray) -> np.ndarray:
+    small = letterbox(frames, 76)
+    return np.pad(small, ((0, 0), (4, 16), (10, 10)))
+
+
+def overlaid(frames: np.ndarray) -> np.ndarray:
+    copy = frames.copy()
+    copy[:, 2:10, 4:30] = 255
+    return copy
+
+
+COPIES: dict[str, Callable[[np.ndarray, Path], np.ndarray]] = {
+    "trimmed": lambda frames, _: frames[13:29],
+    "re-encoded": reencoded,
+    "trimmed and re-encoded": lambda frames, folder: reencoded(frames[5:23], folder),
+    "half the size": lambda frames, _: letterbox(letterbox(frames, SIZE // 2), SIZE),
+    "half the frames": lambda frames, _: frames[1::2],
+    "brighter": lambda frames, _: (255 * (frames / 255) ** 0.7).astype(np.uint8),
+    "few grey levels": lambda frames, _: frames // 16 * 16 + 8,
+    "cropped by 3%": lambda frames, _: letterbox(np.ascontiguousarray(frames[:, 3:-3, 3:-3]), SIZE),
+    "with black borders": lambda frames, _: bordered(frames),
+    "with text over a corner": lambda frames, _: overlaid(frames),
+    "followed by something else": lambda frames, _: np.concatenate([frames[10:], ultrasound(99, 30)]),
+    "backwards": lambda frames, _: frames[::-1],
+}
+
+
+def table(*samples: str, patients: list[str] | None = None, digests: list[str] | None = None) -> pd.DataFrame:
+    patients = patients or [f"p-{sample}" for sample in samples]
+    return pd.DataFrame({"sample_id": samples, "patient_id": patients, "sha256": digests or samples})
+
+
+@pytest.mark.parametrize("change", list(COPIES))
+def test_a_copy_is_found(change: str, tmp_path: Path) -> None:
+    original = ultrasound(1)
+    store = Store(a=original, b=COPIES[change](original, tmp_path), c=ultrasound(2), d=ultrasound(3))
+    pairs = near_duplicates(table("a", "b", "c", "d"), store, THRESHOLD)
+    assert pairs[["sample_a", "sample_b"]].to_numpy().tolist() == [["a", "b"]]
+    assert THRESHOLD <= pairs["similarity"].iloc[0] <= 1
+
+
+def test_strangers_on_one_machine_are_not_copies() -> None:
+    names = [f"s{n:02d}" for n in range(24)]
+    store = Store({name: ultrasound(n + 10, 24) for n, name in enumerate(names)})
+    assert near_duplicates(table(*names), store, THRESHOLD).empty
+
+
+def test_identical_files_are_pairs_whatever_they_look_like() -> None:
+    black = np.zeros((5, SIZE, SIZE), np.uint8)
+    store = Store(a=black, b=black, c=black)
+    pairs = near_duplicates(table("a", "b", "c", digests=["x", "y", "x"]), store, THRESHOLD)
+    assert pairs.to_dict("records") == [{"sample_a": "a", "sample_b": "c", "similarity": 1.0, "same_patient": False}]
+
+
+def test_a_single_frame_can_be_a_copy() -> None:
+    store = Store(a=ultrasound(1), b=ultrasound(1)[20:21], c=ultrasound(2)[:1])
+    assert near_duplicates(table("a", "b", "c"), store, THRESHOLD)["sample_b"].tolist() == ["b"]
+
+
+def test_pairs_within_a_patient_are_marked() -> None:
+    store = Store(a=ultrasound(1), b=ultrasound(1)[3:], c=ultrasound(1)[6:])
+    pairs = near_duplicates(table("a", "b", "c", patients=["p", "p", "q"]), store, THRESHOLD)
+    marked = pairs.set_index(["sample_a", "sample_b"])["same_patient"].to_dict()
+    assert marked == {("a", "b"): True, ("a", "c"): False, ("b", "c"): False}
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    store = Store(a=ultrasound(1), b=ultrasound(2), c=ultrasound(1)[4:], d=ultrasound(2)[::2])
+    rows = table("a", "b", "c", "d")
+    pairs = near_duplicates(rows, store, THRESHOLD)
+    assert len(pairs) == 2
+    pd.testing.assert_frame_equal(near_duplicates(rows.iloc[[2, 0, 3, 1]], store, THRESHOLD), pairs)
+
+
+def test_a_video_that_is_not_in_the_store_is_an_error() -> None:
+    with pytest.raises(DataError, match="1 videos are not in the clip store: b"):
+        near_duplicates(table("a", "b"), Store(a=ultrasound(1)), THRESHOLD)
+
+
+def test_no_pairs_still_have_columns(tmp_path: Path) -> None:
+    pairs = near_duplicates(table("a", "b"), Store(a=ultrasound(1, 4), b=ultrasound(2, 4)), THRESHOLD)
+    assert list(pairs.columns) == ["sample_a", "sample_b", "similarity", "same_patient"]
+    write_pairs(tmp_path / "pairs.csv", pairs)
+    assert (tmp_path / "pairs.csv").read_text() == "sample_a,sample_b,similarity,same_patient\n"
+
+
+def test_groups_join_patients_through_chains_of_pairs() -> None:
+    rows = table("a", "b", "c", "d", "e", patients=["p3", "p2", "p1", "p4", "p2"])
+    pairs = pd.DataFrame({"sample_a": ["a", "c", "z"], "sample_b": ["b", "e", "d"]})
+    groups = split_groups(rows.set_index(pd.Index([9, 8, 7, 6, 5])), pairs)
+    assert groups.to_dict() == {9: "p1", 8: "p1", 7: "p1", 6: "p4", 5: "p1"}
+    assert groups.name == "split_group"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_the_connected_components(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    patients = random.integers(0, 40, 90)
+    rows = table(*(f"s{n}" for n in range(90)), patients=[f"p{n:02d}" for n in patients])
+    first, second = random.integers(0, 90, (2, 25))
+    pairs = pd.DataFrame({"sample_a": [f"s{n}" for n in first], "sample_b": [f"s{n}" for n in second]})
+    edges = (np.ones(25), (patients[first], patients[second]))
+    _, component = connected_components(coo_array(edges, shape=(40, 40)), directed=False)
+    groups = split_groups(rows, pairs)
+    expected = pd.Series(component[patients])
+    assert (groups.groupby(expected).nunique() == 1).all()
+    assert (expected.groupby(groups).nunique() == 1).all()
+    assert (groups <= rows["patient_id"]).all()
