@@ -239,6 +239,7 @@ def show() -> None:
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
     from echolung.settings import load
+    from echolung.tracking.experiments import folds_url
     from echolung.tracking.store import store, ui_command
 
     root = project_root()
@@ -247,7 +248,10 @@ def show() -> None:
     click.echo(table_text(comparison))
     click.echo()
     click.echo(f"Report:     {root / 'reports' / settings.study / 'index.html'}")
-    click.echo(f"MLflow UI:  {ui_command(store(root, settings.tracking))}   (or: echolung ui)")
+    place = store(root, settings.tracking)
+    click.echo(f"MLflow UI:  echolung ui   (that is: {ui_command(place)})")
+    for task in settings.tasks:
+        click.echo(f"  {task}, fold by fold: {folds_url('http://127.0.0.1:5000', place, settings.study, task)}")
 
 
 @main.command()
