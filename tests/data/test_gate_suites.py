@@ -90,8 +90,10 @@ def clean(stage: str) -> tuple[Tables, dict[str, Any]]:
     if stage == "split":
         none = pd.DataFrame(columns=["sample_a", "sample_b", "similarity", "same_patient"])
         return {"folds": folds(), "duplicates": none}, {"outer": 4, "inner": 3, "repeats": 2, "classes": CLASSES}
-    if stage in ("pretrain", "initialise"):
-        return encoders(200 if stage == "pretrain" else 0), {"effective_rank_floor": 4.0}
+    if stage == "initialise":
+        return encoders(0), {}
+    if stage == "pretrain":
+        return encoders(200), {"effective_rank_floor": 4.0}
     if stage == "embed":
         features = pd.MultiIndex.from_product([[0, 1], VIDEOS], names=["seed", "sample_id"]).to_frame(index=False)
         facts = {"samples": VIDEOS, "seeds": [0, 1], "effective_rank_floor": 4.0}
@@ -243,7 +245,11 @@ FAULTS = [
         [put("seeds", "loss_last", 0, np.inf), put("seeds", "weights_sha256", [0, 1], "same")],
         {"loss_last is finite": "0 (infinity)", "no two seeds": "0 (same); 1 (same)"},
     ),
-    Planted("initialise", [put("seeds", "effective_rank", 1, 1.2)], {"not collapsed": "1 (1.2)"}),
+    Planted(
+        "initialise",
+        [put("seeds", "steps", 1, 7), put("seeds", "weights_sha256", [0, 2], "same")],
+        {"has not been trained": "1 (7)", "no two seeds": "0 (same); 2 (same)"},
+    ),
     Planted(
         "embed",
         [

@@ -27,7 +27,7 @@ from echolung.data.gates.expectations import (
 Tables = Mapping[str, pd.DataFrame]
 
 DECODED_SHARE = 0.8
-"""Below this share of the declared frames a video counts as cut off. Intact files of the public sets overstate theirs by up to 9%."""
+"""Below this share of the declared frames a video counts as cut off; intact public ones overstate theirs by up to 9%."""
 COLLAPSED = 1.5
 """Effective rank below which features carry next to nothing; one point for every video has rank 1."""
 TOLERANCE = 1e-3
