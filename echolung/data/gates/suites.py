@@ -27,7 +27,7 @@ from echolung.data.gates.expectations import (
 Tables = Mapping[str, pd.DataFrame]
 
 DECODED_SHARE = 0.8
-"""Below this share of the declared frames a video counts as cut off; intact public ones overstate theirs by up to 9%."""
+"""Below this share of the declared frames a video is cut off; intact public ones overstate theirs by up to 9%."""
 COLLAPSED = 1.5
 """Effective rank below which features carry next to nothing; one point for every video has rank 1."""
 TOLERANCE = 1e-3
@@ -151,7 +151,7 @@ def _duplicates(folds: pd.DataFrame, duplicates: pd.DataFrame) -> Judged:
     )
 
 
-def encoders(tables: Tables, *, effective_rank_floor: float = COLLAPSED) -> list[Judged]:
+def pretrain(tables: Tables, *, effective_rank_floor: float = COLLAPSED) -> list[Judged]:
     """seeds: one row per encoder. An encoder that maps every video to the same point has an effective rank near 1."""
     seeds = tables["seeds"]
     expectations = [
@@ -310,9 +310,6 @@ SEED_COLUMNS = [
     "seed", "steps", "loss_first", "loss_last", "effective_rank", "videos", "finite", "weights_sha256",
 ]  # fmt: skip
 
-ENCODERS = Suite(
-    {"seeds": SEED_COLUMNS}, encoders, "Delete the run's folder and train again with another seed or rate."
-)
 SUITES: dict[str, Suite] = {
     "phantom": Suite({"videos": ["file", "patient", "frames", "mean"]}, phantom, "Correct the section `phantom`."),
     "ingest": Suite(
@@ -322,7 +319,9 @@ SUITES: dict[str, Suite] = {
     "initialise": Suite(
         {"seeds": ["seed", "steps", "finite", "weights_sha256"]}, initialise, "Give every draw a seed of its own."
     ),
-    "pretrain": ENCODERS,
+    "pretrain": Suite(
+        {"seeds": SEED_COLUMNS}, pretrain, "Delete the run's folder and train again with another seed or rate."
+    ),
     "embed": Suite(
         {"features": ["seed", "sample_id", "finite", "std", "effective_rank"]},
         embed,
