@@ -67,9 +67,11 @@ def evaluation_starts(total_frames: int, fps: float, frames: int, clip_fps: floa
 class ClipStore:
     """The decoded videos of one source, on disk: frames uint8 (T, S, S) per video, read by memory map."""
 
-    def __init__(self, directory: Path, size: int, clips: dict[str, dict[str, object]]) -> None:
+    def __init__(self, directory: Path, size: int, clips: dict[str, dict[str, object]], fingerprint: str = "") -> None:
         self.directory = directory
         self.size = size
+        self.fingerprint = fingerprint
+        """Digest of the size and the code that made the frames; "" where the index names none."""
         self._clips = clips
 
     @classmethod
@@ -77,8 +79,8 @@ class ClipStore:
         """Raises DataError if there is no store in `directory` or its index is not ours."""
         index = read_json(Path(directory) / INDEX)
         try:
-            return cls(Path(directory), int(index["size"]), dict(index["clips"]))
-        except (KeyError, TypeError, ValueError):
+            return cls(Path(directory), int(index["size"]), dict(index["clips"]), str(index.get("fingerprint", "")))
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise DataError(f"{directory}/{INDEX} is not the index of a clip store", REMEDY) from None
 
     @property

@@ -19,12 +19,18 @@ from echolung.models.encoder import Encoder, EncoderSettings
 from echolung.models.rank import effective_rank
 from echolung.models.weights import EncoderRecord, load_encoder
 from echolung.parameters import Parameters
-from echolung.runtime import Progress, atomic_directory, digest
+from echolung.runtime import Progress, atomic_directory, code_digest, digest
 
 # Dimension letters: V videos, B clips, T frames, S pixels, N tokens, D width.
 
-VERSION = 1
-"""Of the way views are drawn and tokens are stored: part of every key."""
+CODE = (
+    "echolung.models.vit",
+    "echolung.models.rope",
+    "echolung.models.encoder",
+    "echolung.data.clips",
+    "echolung.evaluation.embed",
+)
+"""Modules that decide which tokens a video becomes: when their code changes, so does every key."""
 
 
 class EmbedSettings(Parameters):
@@ -44,18 +50,12 @@ def embed(
 ) -> pd.DataFrame:
     """Embed every video of `manifest` (sample_id, sha256) and write the feature store `out`.
 
-    Returns its summary, one row per video. A store that was made from the same weights, preprocessing, sampling and
-    videos is kept as it is. Raises DataError where the clip store lacks a video or holds another version of it.
+    Returns its summary, one row per video. Raises DataError where the clip store lacks a video or holds another version
+    of it.
     """
     encoder, record = load_encoder(encoder_directory)
     videos = manifest[["sample_id", "sha256"]].sort_values("sample_id", ignore_index=True)
     _check_videos(videos, store)
-    key = features_key(record, videos, settings.views)
-    if (out / "features.json").is_file():
-        try:
-            return Features.open(out, key).summary()
-        except DataError:
-            pass  # stale or damaged: made anew
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
     _check_space(out, 2 * int(np.prod(shape, dtype=np.int64)))
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -69,7 +69,7 @@ def embed(
         write_index(
             directory,
             FeaturesRecord(
-                key=key,
+                key=features_key(record, videos, store, settings.views),
                 arm=record.arm,
                 seed=record.seed,
                 encoder_sha256=record.weights_sha256,
@@ -79,17 +79,18 @@ def embed(
             ),
             rows,
         )
-    return Features.open(out, key).summary()
+    return Features.open(out).summary()
 
 
-def features_key(record: EncoderRecord, videos: pd.DataFrame, views: int) -> str:
-    """Digest of everything that tokens depend on: weights, preprocessing, sampling and the videos themselves."""
+def features_key(record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, views: int) -> str:
+    """Digest of everything that tokens depend on: weights, preprocessing, sampling, code, videos and their frames."""
     return digest(
         {
-            "version": VERSION,
+            "code": code_digest(*CODE),
             "weights": record.weights_sha256,
             "preprocessing": record.settings.model_dump(mode="json"),
             "views": views,
+            "frames": {"size": store.size, "fingerprint": store.fingerprint},
             "videos": videos[["sample_id", "sha256"]].to_numpy().tolist(),
         }
     )

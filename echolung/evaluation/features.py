@@ -29,7 +29,7 @@ class FeaturesRecord(Parameters):
 
     format: Literal["echolung-features"] = "echolung-features"
     key: str
-    """Digest of the encoder's weights and preprocessing, the sampling of views, and the videos."""
+    """Digest of the encoder's weights and preprocessing, the sampling of views, code, videos and their frames."""
     arm: str
     seed: int
     encoder_sha256: str
@@ -51,18 +51,12 @@ class Features:
     tokens: np.ndarray
 
     @classmethod
-    def open(cls, directory: Path, key: str | None = None) -> Features:
-        """Open the store in `directory`.
-
-        Raises DataError if there is none, if its files are not of one piece, or, where `key` is given, if it was made
-        from other weights, preprocessing, sampling or videos than the caller means.
-        """
+    def open(cls, directory: Path) -> Features:
+        """Open the store in `directory`; raises DataError if there is none or if its files are not of one piece."""
         try:
             record = FeaturesRecord.parse(read_json(directory / "features.json"), str(directory / "features.json"))
         except (SettingsError, TypeError, ValueError) as error:
             raise DataError(f"{directory}/features.json is not of a feature store ({error})", REMEDY) from None
-        if key is not None and key != record.key:
-            raise DataError(f"{directory} is stale: it was made from another encoder or other videos", REMEDY)
         try:
             videos = pd.read_csv(
                 directory / "index.csv",

@@ -133,6 +133,7 @@ def fingerprint(
         "training": settings.training.model_dump(mode="json", exclude=free),
         objective: getattr(settings, objective).model_dump(mode="json"),
         "code": code_digest(*CODE),
+        "frames": {"size": store.size, "fingerprint": store.fingerprint},
         "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
     }
 

@@ -1,4 +1,4 @@
-"""Embedding: the right views through the encoder once, and no feature store that is stale, torn or of other videos."""
+"""Embedding: the right views through the encoder once, and no feature store that is torn or of other videos."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ ENCODER = EncoderSettings(width=24, depth=1, heads=2, image_size=16, frames=4, c
 VIEWS = EmbedSettings(views=2, batch=3)
 
 
-def write_store(directory: Path, seed: int = 0) -> tuple[ClipStore, pd.DataFrame]:
+def write_store(
+    directory: Path, seed: int = 0, size: int = SIZE, fingerprint: str = ""
+) -> tuple[ClipStore, pd.DataFrame]:
     """A clip store of five videos of different length and rate, and their manifest (in another order)."""
     random = np.random.default_rng(seed)
     directory.mkdir(parents=True)
     clips = {}
     for index, (length, fps) in enumerate(zip(LENGTHS, FPS, strict=True)):
         sha256 = hashlib.sha256(f"{seed} {index}".encode()).hexdigest()
-        np.save(directory / f"{sha256}.npy", random.integers(256, size=(length, SIZE, SIZE), dtype=np.uint8))
+        np.save(directory / f"{sha256}.npy", random.integers(256, size=(length, size, size), dtype=np.uint8))
         clips[f"s/{index}"] = {"sha256": sha256, "frames": length, "fps": fps}
-    (directory / "index.json").write_text(json.dumps({"size": SIZE, "clips": clips}))
+    (directory / "index.json").write_text(json.dumps({"fingerprint": fingerprint, "size": size, "clips": clips}))
     manifest = pd.DataFrame([{"sample_id": name, "sha256": clip["sha256"]} for name, clip in clips.items()])
     return ClipStore.open(directory), manifest.iloc[::-1].reset_index(drop=True)
 
@@ -106,32 +108,30 @@ def test_the_batch_changes_nothing_but_the_speed(study, tmp_path) -> None:
     np.testing.assert_allclose(one.tokens, many.tokens, rtol=0, atol=2e-3)
 
 
-def test_what_is_already_embedded_is_not_encoded_again(study, tmp_path, monkeypatch) -> None:
+def test_weights_views_videos_frames_and_code_each_change_the_key(study, tmp_path, monkeypatch) -> None:
     directory, manifest, store = study
-    first = embed(directory, manifest, store, VIEWS, tmp_path / "out")
-    monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("encoded again"))
-    pd.testing.assert_frame_equal(embed(directory, manifest, store, VIEWS, tmp_path / "out"), first)
+    one_view = EmbedSettings(views=1, batch=3)
 
+    def key_of(*arguments) -> str:
+        embed(*arguments, tmp_path / "out")
+        return Features.open(tmp_path / "out").record.key
 
-def test_other_weights_views_or_videos_make_the_store_anew(study, tmp_path) -> None:
-    directory, manifest, store = study
-    out, keys = tmp_path / "out", []
-
-    def key_after(*arguments) -> str:
-        embed(*arguments, out)
-        return Features.open(out).record.key
-
-    keys.append(key_after(directory, manifest, store, VIEWS))
+    keys = [key_of(directory, manifest, store, VIEWS)]
+    assert key_of(directory, manifest, store, VIEWS) == keys[0]
     save(tmp_path / "other", seed=1)
-    keys.append(key_after(tmp_path / "other", manifest, store, VIEWS))
-    keys.append(key_after(tmp_path / "other", manifest, store, EmbedSettings(views=1, batch=3)))
-    keys.append(key_after(tmp_path / "other", manifest[1:], store, EmbedSettings(views=1, batch=3)))
+    keys.append(key_of(tmp_path / "other", manifest, store, VIEWS))
+    keys.append(key_of(tmp_path / "other", manifest, store, one_view))
+    keys.append(key_of(tmp_path / "other", manifest[1:], store, one_view))
     second, replaced = write_store(tmp_path / "clips2", seed=1)
-    keys.append(key_after(tmp_path / "other", replaced[1:], second, EmbedSettings(views=1, batch=3)))
-    assert len(set(keys)) == 5
-    with pytest.raises(DataError, match="stale"):
-        Features.open(out, key=keys[0])
-    assert Features.open(out, key=keys[-1]).tokens.shape[:2] == (4, 1)
+    keys.append(key_of(tmp_path / "other", replaced[1:], second, one_view))
+    larger, same = write_store(tmp_path / "clips3", seed=1, size=SIZE + 4)
+    assert same.equals(replaced)
+    keys.append(key_of(tmp_path / "other", same[1:], larger, one_view))
+    decoded_otherwise, _ = write_store(tmp_path / "clips4", seed=1, fingerprint="another decoder")
+    keys.append(key_of(tmp_path / "other", same[1:], decoded_otherwise, one_view))
+    monkeypatch.setattr(embedding, "CODE", embedding.CODE[1:])
+    keys.append(key_of(tmp_path / "other", same[1:], decoded_otherwise, one_view))
+    assert len(set(keys)) == 8
 
 
 def test_an_interrupted_embedding_leaves_no_store(study, tmp_path, monkeypatch) -> None:

@@ -15,7 +15,7 @@ from echolung.errors import CheckpointError, DataError, SettingsError, TrialErro
 from echolung.models.encoder import EncoderSettings
 from echolung.models.rank import effective_rank
 from echolung.pretraining import checkpoint
-from echolung.pretraining.loop import HISTORY, PretrainSettings, Trained, train
+from echolung.pretraining.loop import HISTORY, PretrainSettings, Trained, fingerprint, train
 from echolung.pretraining.sampling import CropSettings, TrainingClips, fixed_clips
 from echolung.pretraining.schedule import ScheduleSettings
 
@@ -137,6 +137,17 @@ def test_other_videos_start_afresh(store: ClipStore, tmp_path: Path) -> None:
     other = make_store(tmp_path / "other", change=1)
     assert same(run(other, tmp_path / "run"), run(other, tmp_path / "fresh"))
     assert run(other, tmp_path / "run", on_metrics=killed_at(0)).history["step"].iloc[-1] == 6
+
+
+@pytest.mark.parametrize("change", [{"size": 32}, {"fingerprint": "another decoder"}])
+def test_other_frames_of_the_same_videos_start_afresh(store: ClipStore, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "clips" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    before, after = (
+        fingerprint("jepa", ENCODER, settings(), one, 0) for one in (store, ClipStore.open(tmp_path / "clips"))
+    )
+    (line,) = checkpoint.differences(after, before)
+    assert line.startswith("frames")
 
 
 def test_what_cannot_change_the_result_does_not_start_afresh(store: ClipStore, tmp_path: Path) -> None:
