@@ -5,6 +5,7 @@
 .PHONY: help setup demo test ui clean
 VENV := .venv
 BIN := $(VENV)/bin
+STUDIES := $(wildcard conf/study/*.yaml)
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
@@ -12,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 help:
 	@sed -n 's/^#   /  /p' Makefile
 	@echo "  make ui     the MLflow UI on this machine (http://127.0.0.1:5000)"
-	@echo "  make clean  forget everything derived (videos you brought stay)"
+	@echo "  make clean  forget everything derived (videos you brought, and DVC's cache, stay)"
 
 setup:
 	@./bootstrap.sh $(VENV)
@@ -31,5 +32,6 @@ ui: setup
 	@$(BIN)/echolung ui
 
 clean:
-	rm -rf data/phantom data/lung data/raw/phantom data/demo data/*-runs mlruns/* reports/phantom reports/lung .dvc/cache .dvc/tmp dvc.lock
-	touch mlruns/.gitkeep
+	rm -rf $(patsubst conf/study/%.yaml,data/%,$(STUDIES)) $(patsubst conf/study/%.yaml,data/%-runs,$(STUDIES)) \
+	  $(patsubst conf/study/%.yaml,data/raw/%,$(STUDIES)) $(patsubst conf/study/%.yaml,reports/%,$(STUDIES)) \
+	  data/demo data/locks mlruns/mlflow.db mlruns/artifacts dvc.lock

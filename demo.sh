@@ -10,6 +10,8 @@ done
 video=data/demo/held-back.mp4
 [ -f "$video" ] || echolung phantom lung "$video" --pattern covid --seed 90210
 echo
-echolung predict "$video" --task pocus-pathology
+echolung predict "$video" --task pocus-pathology || true
 echo
 echolung show
+echo
+echo "To go on by hand: source .venv/bin/activate"

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -71,8 +72,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, for a directory: what stood there before is replaced as a whole."""
+    """As `atomic_path`, for a directory: what stood there before is replaced as a whole.
+
+    Leftovers of a writer that was killed are removed: callers hold a lock, so nobody else is writing here.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _recover(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     os.chmod(temporary, 0o755)
     try:
@@ -86,6 +91,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _recover(path: Path) -> None:
+    """Put back what a killed `atomic_directory` had moved aside, and remove what it had half written."""
+    left = re.compile(rf"\.{re.escape(path.name)}-(old-)?\w{{8}}")
+    for entry in [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)]:
+        if not path.exists() and (entry / path.name).is_dir():
+            (entry / path.name).replace(path)
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

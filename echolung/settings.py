@@ -83,9 +83,23 @@ class Settings(Parameters):
         for place, source in named.items():
             if source not in sources:
                 raise ValueError(f"{place} is '{source}', which ingest.sources lacks (it has {sorted(sources)})")
-        for arm in (*self.embed.arms, self.promote.arm):
+        for arm in self.embed.arms:
             if arm not in arms:
                 raise ValueError(f"arm '{arm}' is not 'random' and not one of pretrain.arms ({sorted(arms)})")
+        for place, arm in (
+            ("promote.arm", self.promote.arm),
+            ("compare.reference", self.compare.reference),
+            *(("compare.pretrained", arm) for arm in self.compare.pretrained),
+        ):
+            if arm not in self.embed.arms:
+                raise ValueError(f"{place} is '{arm}', which embed.arms lacks (it has {list(self.embed.arms)})")
+        for key, task in self.tasks.items():
+            if task.source not in self.embed.sources:
+                raise ValueError(f"tasks.{key}.source is '{task.source}', which embed.sources lacks")
+        if self.compare.primary_probe not in self.probe.kinds:
+            raise ValueError(f"compare.primary_probe is '{self.compare.primary_probe}', which probe.kinds lacks")
+        if unknown := sorted(set(self.compare.main_tasks) - set(self.tasks)):
+            raise ValueError(f"compare.main_tasks names {unknown}, which tasks lacks")
         return self
 
     def known_task(self, task: str | None) -> str:

@@ -38,6 +38,34 @@ def test_an_interrupted_directory_is_replaced_as_a_whole_or_not_at_all(tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == ["features"]
 
 
+def write_and_wait(path: Path, ready: multiprocessing.synchronize.Event) -> None:
+    with runtime.atomic_directory(path) as temporary:
+        (temporary / "half").write_text("x")
+        ready.set()
+        multiprocessing.Event().wait()
+
+
+def test_a_killed_writer_leaves_nothing_for_the_next_one_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "features"
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    writer = spawn.Process(target=write_and_wait, args=(path, ready))
+    writer.start()
+    assert ready.wait(60)
+    writer.kill()
+    writer.join()
+    assert len(list(tmp_path.iterdir())) == 1
+    with runtime.atomic_directory(path) as temporary:
+        (temporary / "whole").write_text("y")
+    assert [p.name for p in tmp_path.iterdir()] == ["features"]
+    # Killed between the two renames: the old one comes back.
+    (tmp_path / ".features-old-abcdefgh").mkdir()
+    path.rename(tmp_path / ".features-old-abcdefgh" / "features")
+    with pytest.raises(OSError, match="full"), runtime.atomic_directory(path):
+        raise OSError("full")
+    assert [p.name for p in path.iterdir()] == ["whole"]
+
+
 def hold(path: Path, ready: multiprocessing.synchronize.Event) -> None:
     with runtime.exclusive(path, "stage probe"):
         ready.set()

@@ -24,7 +24,7 @@ from echolung.data.clips import INDEX, letterbox
 from echolung.data.manifest import VIDEO_COLUMNS, conform
 from echolung.data.sources.layouts import SOURCES
 from echolung.data.workers import as_done
-from echolung.errors import DataError, SettingsError, VideoError
+from echolung.errors import SettingsError, VideoError
 from echolung.parameters import Parameters
 from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file, write_json
 

@@ -18,7 +18,7 @@ from echolung.data.phantom.lung import LungPatient
 from echolung.data.phantom.settings import Layout, PhantomSettings
 from echolung.runtime import derived_seed
 
-Codec = Literal["h264", "mpeg4", "mpeg2video", "gif"]
+Codec = Literal["mpeg4", "mpeg2video", "gif"]  # every build of FFmpeg can write these; x264 is left out of some
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Source:
 
 SOURCES = (
     Source("atlas", ".gif", "gif", 20, 0.85, 1.0),
-    Source("ward", ".mp4", "h264", 30, 1.0, 1.0),
+    Source("ward", ".mp4", "mpeg4", 30, 1.0, 1.0),
     Source("emergency", ".avi", "mpeg4", 24, 1.15, 1.25),
-    Source("clinic", ".mov", "h264", 25, 1.0, 1.1),
+    Source("clinic", ".mov", "mpeg4", 25, 1.0, 1.1),
     Source("volunteers", ".mpeg", "mpeg2video", 25, 1.1, 1.0),
 )
 _TIED: dict[Pattern, Source] = {"covid": SOURCES[3], "pneumonia": SOURCES[2], "regular": SOURCES[4]}
@@ -165,7 +165,7 @@ def _lung(
         source=source,
         findings=draw_findings(diagnosis, draw_severity(diagnosis, rng), rng),
         anatomy=anatomy,
-        codec="h264" if file.endswith(".mp4") else source.codec,
+        codec="mpeg4" if file.endswith(".mp4") else source.codec,
         frames=_frames(settings, rng),
         height=height,
         width=2 * round(height * source.aspect / 2),

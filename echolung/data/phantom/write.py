@@ -11,7 +11,6 @@ import functools
 from pathlib import Path
 
 import pandas as pd
-import threadpoolctl
 
 from echolung.data import video
 from echolung.data.phantom.findings import PATTERNS, draw_findings, draw_severity
@@ -26,8 +25,8 @@ from echolung.runtime import Progress, atomic_directory
 
 _CODECS: dict[str, video.Codec] = {
     ".avi": "mjpeg",
-    ".mp4": "h264",
-    ".mov": "h264",
+    ".mp4": "mpeg4",
+    ".mov": "mpeg4",
     ".mpeg": "mpeg2video",
     ".gif": "gif",
 }

@@ -41,7 +41,7 @@ def read_table(path: Path, columns: Iterable[str], what: str, how_to_get: str) -
 
 
 def license_of(root: Path, published: str) -> str:
-    """The licence of the videos below `root`: what its LICENSE says in one line of its own, else the `published` one."""
+    """The licence of the videos below `root`: what the first line of its LICENSE says, else the `published` one."""
     path = root / "LICENSE"
     first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if path.is_file() else ""
     return first.removeprefix(LICENSE_LINE).strip() if first.startswith(LICENSE_LINE) else published
