@@ -16,6 +16,7 @@ def main() -> None:
         from echolung.reports import study
         from echolung.reports.figures import one_per_class
         from echolung.reports.page import ReportInputs, read_history, write_report
+        from echolung.reports.tables import table_markdown
         from echolung.tracking.arms import arm_results
         from echolung.tracking.experiments import Dataset, arm_run
         from echolung.tracking.provenance import provenance
@@ -24,11 +25,16 @@ def main() -> None:
         comparison = read_comparison(here.data("compare"))
         folds = {task: read_folds(here.data("split", f"{task}.csv")) for task in settings.tasks}
         stores = {source: ClipStore.open(here.data("ingest", source, "clips")) for source in settings.ingest.sources}
+        sources = study.sources(here.data("ingest"), settings.ingest.sources)
+        drawn = set(sources.loc[sources["drawn"], "source"])  # phantoms belong to nobody: they may be shown
         samples = [
             sample
             for task, spec in settings.tasks.items()
-            if settings.report.frames
+            if settings.report.frames or spec.source in drawn
             for sample in one_per_class(folds[task], stores[spec.source])
+        ]
+        encoders = [
+            here.data("pretrain", arm, f"seed{seed}") for arm in settings.embed.arms for seed in settings.seeds(arm)
         ]
         inputs = ReportInputs(
             study=settings.study,
@@ -36,19 +42,22 @@ def main() -> None:
             tasks=settings.tasks,
             facts=study.facts(settings.model_dump(mode="json"), provenance(here.root)),
             when=study.today(),
-            sources=study.sources(here.data("ingest")),
-            arms=study.arms(here.data("pretrain")),
-            history=read_history(here.data("pretrain")),
+            sources=sources,
+            arms=study.arms(encoders),
+            history=read_history(encoders),
             validation=here.validation,
             samples=samples,
-            commands=study.COMMANDS,
-            phantom=set(settings.phantom) == set(settings.ingest.sources),
+            commands=study.commands(settings.study),
+            phantom=bool(sources["drawn"].all()),
         )
         out = here.validation.parent
         artifacts = write_report(inputs, out)
         here.check({"artifacts": artifacts})
         shutil.copyfile(here.data("compare", "metrics.json"), out / "metrics.json")
+        shutil.copyfile(here.root / "params.yaml", out / "params.yaml")
+        (out / "table.md").write_text(table_markdown(comparison))
         here.run.attach(out / "index.html")
+        here.run.attach(out / "params.yaml")
         for task, table in folds.items():
             split = Dataset(table, here.data("split", f"{task}.csv"), task, folds_digest(table), "evaluation")
             for result in arm_results(comparison, task, inputs.arms, split):

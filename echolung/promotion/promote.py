@@ -137,7 +137,8 @@ def _card(candidate: Candidate, scores: dict[str, Score], reasons: list[str], wa
         f"A {candidate.probe} probe on the frozen encoder of arm `{candidate.arm}` (seed {candidate.seed}), refitted on"
         " all patients.",
         "",
-        f"| out of fold, of the procedure, per {task.unit} | estimate | 95% interval | majority class |",
+        f"| out of fold, of the procedure, per {task.unit} (log-loss: mean over patients) | estimate | 95% interval"
+        " | majority class |",
         "|---|---|---|---|",
         *(
             f"| {METRICS[metric].label} | {one.estimate:.3f} | {one.low:.3f} to {one.high:.3f} | {one.majority:.3f} |"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,13 @@ def write_report(inputs: ReportInputs, out_directory: Path) -> pd.DataFrame:
     return pd.DataFrame({"name": n, "path": str(path), "bytes": path.stat().st_size} for n, path in files.items())
 
 
-def read_history(pretrain: Path) -> pd.DataFrame:
-    """All <arm>/seed<k>/history.csv under the folder `pretrain`, with columns arm and seed; empty if there are none."""
+def read_history(encoders: Iterable[Path]) -> pd.DataFrame:
+    """history.csv of all encoder folders (<arm>/seed<k>) that have one, with columns arm and seed."""
     tables = []
-    for path in sorted(pretrain.glob("*/seed*/history.csv")):
-        table = pd.read_csv(path)
+    for folder in encoders:
+        table = pd.read_csv(folder / "history.csv") if (folder / "history.csv").is_file() else pd.DataFrame()
         if len(table):
-            seed = int(path.parent.name.removeprefix("seed"))
-            tables.append(table.assign(arm=path.parent.parent.name, seed=seed))
+            tables.append(table.assign(arm=folder.parent.name, seed=int(folder.name.removeprefix("seed"))))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

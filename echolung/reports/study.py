@@ -6,7 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,19 @@ import pandas as pd
 from echolung.data.manifest import read_manifest
 from echolung.models.weights import read_record
 
-COMMANDS = [
-    ("git clone <this repository> && cd echolung", "the code, at the revision named above"),
-    ("make setup", "the pinned packages, in a virtual environment"),
-    ("source .venv/bin/activate", "so that DVC finds them"),
-    ("dvc repro", "every stage that is out of date, and its gate"),
-    ("echolung ui", "the runs behind this page, in MLflow"),
-]
+PHANTOM_LICENSE = "synthetic"
+"""How the licence of a drawn video begins."""
+
+
+def commands(study: str) -> list[tuple[str, str]]:
+    """How to make this page again."""
+    return [
+        ("git clone <this repository> && cd echolung", "the code, at the revision named above"),
+        ("make setup && source .venv/bin/activate", "the pinned packages, in a virtual environment"),
+        (f"cp <the params.yaml beside this page, reports/{study}/> .", "the parameters behind this page"),
+        ("dvc repro", "every stage that is out of date, and its gate"),
+        ("echolung ui", "the runs behind this page, in MLflow"),
+    ]
 
 
 def today() -> str:
@@ -54,20 +60,21 @@ def _gpu() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
-def sources(ingest: Path) -> pd.DataFrame:
-    """One row per source below the folder `ingest`: videos, patients, frames."""
+def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
+    """One row per source of the study, whose manifests stand below the folder `ingest`."""
     rows = []
-    for path in sorted(ingest.glob("*/manifest.parquet")):
-        manifest = read_manifest(path)
+    for name in names:
+        manifest = read_manifest(ingest / name / "manifest.parquet")
         rows.append(
             {
-                "source": path.parent.name,
+                "source": name,
                 "videos": len(manifest),
                 "patients": manifest["patient_id"].nunique(),
                 "frames": int(manifest["frames"].sum()),
                 "frames per second": _span(manifest["fps"]),
                 "pixels wide": _span(manifest["width"]),
                 "codecs": ", ".join(sorted(manifest["codec"].dropna().unique())),
+                "drawn": bool(manifest["license"].str.startswith(PHANTOM_LICENSE).fillna(False).all()),
             }
         )
     return pd.DataFrame(rows)
@@ -78,11 +85,11 @@ def _span(values: pd.Series) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def arms(pretrain: Path) -> pd.DataFrame:
-    """One row per encoder below the folder `pretrain`."""
+def arms(encoders: Iterable[Path]) -> pd.DataFrame:
+    """One row per encoder folder."""
     rows = []
-    for path in sorted(pretrain.glob("*/seed*/encoder.json")):
-        record = read_record(path.parent)
+    for folder in encoders:
+        record = read_record(folder)
         watched = f"{record.trained_on_source}, {len(record.trained_on)} videos" if record.steps else "nothing"
         rows.append(
             {

@@ -22,7 +22,7 @@ import torch
 
 from echolung.data.clips import letterbox
 from echolung.data.video import decode
-from echolung.errors import CheckpointError, EcholungError
+from echolung.errors import CheckpointError, EcholungError, VideoError
 from echolung.evaluation.embed import encode_clips, evaluation_clips
 from echolung.models.encoder import Encoder
 from echolung.models.probe import ProbeHeads, ProbeRecord, apply_probe, load_probe, save_probe
@@ -134,6 +134,8 @@ class Classifier:
 
     def _row(self, path: Path) -> dict[str, object]:
         video = decode(path, functools.partial(letterbox, size=self.record.frame_size))
+        if len(video.frames) < 2:
+            raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
         clips = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
         tokens = encode_clips(self.encoder, clips)
         p = apply_probe(self.probe, tokens[None])[0].tolist()
