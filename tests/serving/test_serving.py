@@ -137,6 +137,12 @@ def test_a_file_that_is_no_video_is_named(folder: Path, tmp_path: Path) -> None:
         predict_videos(folder / "classifier", [tmp_path / "absent.mp4"])
 
 
+def test_a_still_is_not_a_video(folder: Path, tmp_path: Path) -> None:
+    encode(tmp_path / "still.avi", np.zeros((1, 64, 64), np.uint8), 25.0, "mjpeg")
+    with pytest.raises(VideoError, match=r"still\.avi has one frame"):
+        Classifier.open(folder / "classifier").predict([tmp_path / "still.avi"])
+
+
 def test_a_truncated_video_is_answered_with_a_warning(folder: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (30, 60, 44), dtype=np.uint8)
     encode(tmp_path / "whole.avi", frames, 25, "mjpeg")
