@@ -3,7 +3,8 @@
 What every arm shares:
 - Tokens pass a parameter-free LayerNorm, then each channel is standardised by statistics of the head's own training
   videos: an encoder's scale is neither an advantage nor a handicap.
-- A head starts at the class frequencies of its training videos: a search that finds nothing ends near the majority.
+- A head starts at the class frequencies of its training videos, and epoch 0 stands to choice: a search that finds
+  nothing, no lower log-loss on the inner folds, ends at the majority.
 - Each epoch shows one evaluation view of every video, drawn at random; scores use the mean probability of all views.
 - Where the unit of decision is the patient, a video weighs 1 / (videos of its patient) in training, and what is scored
   is the mean probability over a patient's videos. Classes are not rebalanced: probabilities keep the prevalence.
@@ -75,7 +76,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Selection:
-    """The configuration and number of epochs that the inner folds chose; `fits` scores all that stood to choice."""
+    """The configuration and number of epochs, from 0, that the inner folds chose; `fits` scores all they chose from."""
 
     learning_rate: float
     weight_decay: float
@@ -139,8 +140,9 @@ class Inputs:
         mean_HD = share_HV @ self.mean_VD[cohort.places]
         heads.standardise(mean_HD, (share_HV @ self.square_VD[cohort.places] - mean_HD.square()).clamp_min(0))
         of_class_VC = F.one_hot(torch.tensor(cohort.y, device=self.device), self.form.classes).double()
-        counts_HC = weights_HV @ of_class_VC
-        heads.start_at((counts_HC + 1) / (counts_HC + 1).sum(dim=1, keepdim=True))
+        # No class starts at probability 0: one that a head's training videos lack counts as one video.
+        counts_HC = (weights_HV @ of_class_VC).clamp_min(1)
+        heads.start_at(counts_HC / counts_HC.sum(dim=1, keepdim=True))
         return heads
 
     @torch.no_grad()
@@ -161,7 +163,10 @@ class Inputs:
 
 
 def select(inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, seed: int) -> Selection:
-    """Train every configuration on every inner fold at once; the lowest mean log-loss on the held-out folds wins."""
+    """Train every configuration on every inner fold at once; the lowest mean log-loss on the held-out folds wins.
+
+    Heads are scored before the first step and after every epoch; of equal ones the earliest wins.
+    """
     configurations, folds = settings.configurations(), np.unique(cohort.inner)
     size = len(configurations)
     weights_JV = np.stack([cohort.weights(unit, held_out=fold) for fold in folds])
@@ -178,26 +183,29 @@ def select(inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, s
     losses_EJG = np.array(losses)
     mean_EG = losses_EJG.mean(axis=1)
     mean_EG = np.where(np.isfinite(mean_EG), mean_EG, np.inf)
-    if np.isinf(mean_EG).all():
+    if np.isinf(mean_EG[1:]).all():
         raise SettingsError("every probe diverged on the inner folds", "Lower probe.learning_rates.")
     epoch, chosen = (int(index) for index in np.unravel_index(np.argmin(mean_EG), mean_EG.shape))
     fits = pd.DataFrame(
         [
-            {"learning_rate": rate, "weight_decay": decay, "epoch": e + 1, "log_loss": mean_EG[e, g]}
+            {"learning_rate": rate, "weight_decay": decay, "epoch": e, "log_loss": mean_EG[e, g]}
             | {f"log_loss_{fold}": losses_EJG[e, j, g] for j, fold in enumerate(folds)}
             | {"chosen": (e, g) == (epoch, chosen)}
             for g, (rate, decay) in enumerate(configurations)
-            for e in range(settings.epochs)
+            for e in range(settings.epochs + 1)
         ]
     )
     rate, decay = configurations[chosen]
-    return Selection(rate, decay, epoch + 1, float(mean_EG[epoch, chosen]), fits)
+    return Selection(rate, decay, epoch, float(mean_EG[epoch, chosen]), fits)
 
 
 def fit(
     inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, selection: Selection, seed: int
 ) -> ProbeHeads:
-    """The chosen configuration on the whole cohort, on the schedule it was chosen on, for the chosen epochs."""
+    """The chosen configuration on the whole cohort, on the schedule it was chosen on, for the chosen epochs.
+
+    After 0 epochs these are the class frequencies of the cohort, whatever the tokens.
+    """
     weights_1V = cohort.weights(unit)[None]
     configuration = [(selection.learning_rate, selection.weight_decay)]
     return _train(inputs, cohort, weights_1V, configuration, selection.epochs, settings.batch, seed).eval()
@@ -211,15 +219,19 @@ def _train(
     epochs: int,
     batch: int,
     seed: int,
-    after_epoch: Callable[[ProbeHeads], None] = lambda heads: None,
+    score: Callable[[ProbeHeads], None] = lambda heads: None,
 ) -> ProbeHeads:
-    """Train one head per row of weights and configuration; minibatches are the same for all."""
+    """Train one head per row of weights and configuration; minibatches are the same for all.
+
+    `score` is called before the first step and after every epoch.
+    """
     weights = torch.tensor(weights_HV, device=inputs.device)
     y = torch.tensor(cohort.y, device=inputs.device)
     heads = inputs.heads(weights, cohort, seed)
     rates, decays = torch.tensor(configurations, dtype=torch.float64).unbind(dim=1)
     optimiser = HeadwiseAdamW(heads, rates, decays)
     weights_VH = weights.T.to(heads.mean)
+    score(heads)
     for epoch in range(epochs):
         for chosen, views in _batches(len(cohort.y), inputs.views, batch, seed, epoch):
             log_p_BHC = heads(inputs.load(cohort.places[chosen], views)).log_softmax(dim=-1)
@@ -227,7 +239,7 @@ def _train(
             # The heads' losses are summed: none depends on another's parameters.
             (-log_p_BH * weights_VH[chosen]).sum().div(len(chosen)).backward()
             optimiser.step()
-        after_epoch(heads)
+        score(heads)
     return heads
 
 

@@ -271,7 +271,8 @@ class ProbeRecord(Parameters):
     patients: int
     learning_rate: float
     weight_decay: float
-    epochs: int
+    epochs: int = pydantic.Field(ge=0)
+    """Passes over the training videos; 0 where no pass lowered the log-loss of the class frequencies."""
     inner_log_loss: float
     """Log-loss on held-out inner folds that this learning rate, decay and number of epochs were chosen by."""
     seed: int

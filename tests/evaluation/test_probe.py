@@ -15,6 +15,7 @@ from echolung.data.splits import SplitSettings, folds_digest, make_folds, write_
 from echolung.data.tasks import Task
 from echolung.errors import DataError, SettingsError
 from echolung.evaluation import selection
+from echolung.evaluation.controls import control_predictions
 from echolung.evaluation.features import Features, FeaturesRecord, write_index
 from echolung.evaluation.predictions import task_predictions
 from echolung.evaluation.probe import collect, fit_trial, outer_fold, probe_trial, refit
@@ -111,12 +112,38 @@ def test_videos_of_the_outer_fold_reach_no_statistics_and_no_other_video(study) 
 def test_the_choice_is_the_lowest_mean_inner_log_loss(study) -> None:
     features, folds = study
     fits = fit_trial(features, folds, 0, 0, "t", VIDEO_TASK, SMALL).fits
-    assert len(fits) == 2 * 4 * SMALL.epochs
+    assert len(fits) == 2 * 4 * (SMALL.epochs + 1)
     inner = fits[["log_loss_0", "log_loss_1", "log_loss_2"]]
     np.testing.assert_allclose(fits["log_loss"], inner.mean(axis=1), rtol=1e-12)
     for _, mine in fits.groupby("probe"):
         assert mine["chosen"].sum() == 1
         assert mine.loc[mine["chosen"], "log_loss"].item() == mine["log_loss"].min()
+
+
+@pytest.mark.parametrize("task", [VIDEO_TASK, PATIENT_TASK], ids=["video", "patient"])
+def test_a_search_that_finds_nothing_ends_at_the_majority(task: Task) -> None:
+    stopped = 0
+    overfitting = SMALL.model_copy(update={"learning_rates": [3e-2], "weight_decays": [0.01]})
+    for seed in range(3):
+        features, folds = make_study(signal=0.0, seed=seed)
+        for fold in range(4):
+            result = fit_trial(features, folds, 0, fold, "t", task, overfitting)
+            majority = control_predictions("majority", folds, 0, fold, "t", task).predictions
+            for probe, fits in result.fits.groupby("probe"):
+                assert set(fits["epoch"]) == set(range(overfitting.epochs + 1))
+                found = probabilities(result.predictions[result.predictions["probe"] == probe])
+                same = np.allclose(found, probabilities(majority), rtol=0, atol=1e-6)
+                assert same == (fits.loc[fits["chosen"], "epoch"].item() == 0)
+                stopped += same
+    assert stopped >= 8  # of 24
+
+
+def test_a_search_that_finds_something_goes_on(study) -> None:
+    features, folds = study
+    fits = fit_trial(features, folds, 0, 0, "t", VIDEO_TASK, SMALL).fits
+    assert (fits.loc[fits["chosen"], "epoch"] > 0).all()
+    start = fits.loc[fits["epoch"] == 0, "log_loss"]
+    assert np.ptp(start) < 1e-6  # the class frequencies, whatever the configuration and the probe
 
 
 @pytest.mark.parametrize("kind", ["attentive", "linear"])
@@ -154,8 +181,11 @@ def test_a_head_is_standardised_by_its_own_training_videos_alone(study, kind: st
         mine = mine.mean(axis=2).reshape(-1, WIDTH) if kind == "linear" else mine.reshape(-1, WIDTH)
         np.testing.assert_allclose(heads.mean[fold], mine.mean(axis=0), rtol=0, atol=1e-4)
         np.testing.assert_allclose(heads.std[fold], mine.std(axis=0), rtol=1e-3, atol=1e-3)
-    shares = torch.tensor([[2, 3, 3], [3, 2, 3], [3, 3, 2]], dtype=torch.float64) * 12 / 8 + 1
-    torch.testing.assert_close(heads.classifier_bias.softmax(1).double(), shares / 15, rtol=1e-5, atol=1e-6)
+    shares = torch.tensor([[2, 3, 3], [3, 2, 3], [3, 3, 2]], dtype=torch.float64) / 8
+    torch.testing.assert_close(heads.classifier_bias.softmax(1).double(), shares, rtol=1e-5, atol=1e-6)
+    lacking = Cohort(cohort.places, np.minimum(cohort.y, 1), cohort.patient, cohort.inner)
+    heads = make_inputs(features, kind, positions).heads(torch.ones(1, 12, dtype=torch.float64), lacking, seed=0)
+    assert heads.classifier_bias.softmax(1)[0].tolist() == pytest.approx([4 / 13, 8 / 13, 1 / 13])
 
 
 def test_weights_of_videos_by_unit() -> None:
