@@ -37,7 +37,7 @@ def predictions(task: str, classes: int, arms: dict[tuple[str, str], tuple[int, 
             rows = pd.DataFrame(p, columns=[f"p_{k}" for k in range(classes)])
             rows = rows.assign(task=task, arm=arm, arm_seed=seed, probe=probe, repeat=0, fold=patient // classes % 5)
             rows["sample_id"] = [f"{task}/v{i}" for i in range(80)]
-            rows["patient_id"] = [f"{task}/p{i}" for i in patient]
+            rows["patient_id"] = rows["split_group"] = [f"{task}/p{i}" for i in patient]
             frames.append(rows.assign(y_true=y, split_digest="d"))
     return pd.concat(frames, ignore_index=True)
 

@@ -2,7 +2,8 @@
 
 The one confirmatory test is a sign-flip permutation of patients' log-loss differences at the primary probe, corrected
 by Holm over the pretrained arms and the main tasks. Everything else is an estimate with its interval. Intervals are of
-these fitted models on new patients: patients are resampled, models are not refitted.
+these fitted models on new patients: patients are resampled, models are not refitted. Patients of one split group share
+near-duplicate videos: they are resampled, and their signs flipped, together.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def _pair_rows(
         row |= {"p_value": float("nan"), "test": ""}
         if name == "log_loss":
             losses = scores.patient_log_losses(task, key) - scores.patient_log_losses(task, reference)
-            tested = statistics.sign_flip(losses, permutations, generator)
+            tested = statistics.sign_flip(scores.per_group(task, losses), permutations, generator)
             row |= {"p_value": tested.p_value, "test": "sign-flip, " + ("exact" if tested.exact else "Monte Carlo")}
         rows.append(row | _sizes(task))
     return pd.DataFrame(rows)
@@ -225,8 +226,8 @@ def _secondary_rows(
 ) -> pd.DataFrame:
     """Other views of the same pair, never the basis of a verdict.
 
-    DeLong only where a patient has one of two labels, and not against the majority control, whose scores differ between
-    folds but never within one.
+    DeLong only where a patient has one of two labels and no two share a split group, and not against the majority
+    control, whose scores differ between folds but never within one.
     """
     sizes = np.concatenate([np.unique(folds, return_counts=True)[1] for folds in task.folds])
     test_over_train = float(np.mean(sizes / (len(task.y) - sizes)))
@@ -234,7 +235,8 @@ def _secondary_rows(
     of_patient = np.zeros(len(task.patients), dtype=np.int64)
     of_patient[task.patient] = task.y
     one_of_two = len(task.classes) == 2 and (of_patient[task.patient] == task.y).all()
-    if one_of_two and reference[0] != settings.majority:
+    independent = len(np.unique(task.group)) == len(task.group)
+    if one_of_two and independent and reference[0] != settings.majority:
         found["DeLong, AUROC of patients pooled over folds"] = statistics.delong(
             of_patient == 1, scores.patient_scores(task, key), scores.patient_scores(task, reference)
         )

@@ -1,9 +1,11 @@
 """Out-of-fold predictions: the one table that every score is made from, checked and brought to arrays.
 
-Columns: task, arm, arm_seed, probe, repeat, fold, sample_id, patient_id, y_true, p_0..p_{K-1}, split_digest.
-Every video stands in it exactly once per (arm, arm_seed, probe, repeat).
+Columns: task, arm, arm_seed, probe, repeat, fold, sample_id, patient_id, split_group, y_true, p_0..p_{K-1},
+split_digest. Every video stands in it exactly once per (arm, arm_seed, probe, repeat).
 
-Dimensions: S seeds of an arm, R repeats, U units (videos or patients), P patients, K classes.
+Patients of one split group share near-duplicate videos: they are not independent, and statistics take them together.
+
+Dimensions: S seeds of an arm, R repeats, U units (videos or patients), P patients, G split groups, K classes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from echolung.data.tasks import Task
 from echolung.errors import DataError
 
 KEYS = ["arm", "arm_seed", "probe", "repeat"]
-COLUMNS = ["task", *KEYS, "fold", "sample_id", "patient_id", "y_true", "split_digest"]
+COLUMNS = ["task", *KEYS, "fold", "sample_id", "patient_id", "split_group", "y_true", "split_digest"]
 TOLERANCE = 1e-3
 """How far probabilities may sum from 1: half-precision softmax."""
 REMEDY = "Run the probe stage of this task again: `dvc repro`."
@@ -36,6 +38,8 @@ class TaskPredictions:
     patient: np.ndarray
     """Index of each unit's patient (U,), 0..P-1."""
     patients: list[str]
+    group: np.ndarray
+    """Index of each patient's split group (P,), 0..G-1."""
     videos: int
     folds: np.ndarray
     """Outer fold of each unit in each repeat (R, U)."""
@@ -48,7 +52,8 @@ def task_predictions(predictions: pd.DataFrame, name: str, task: Task) -> TaskPr
     """Check one task's rows against the contract and bring them to arrays.
 
     Raises DataError, naming arm, repeat and fold or rows, when a column is missing, a probability is not one, a fold or
-    a video is missing or doubled, arms disagree about the split or the truth, or a patient stands in two folds.
+    a video is missing or doubled, arms disagree about the split or the truth, a patient has two
+    split groups, or a patient or group stands in two folds.
     """
     rows = predictions[predictions["task"] == name] if "task" in predictions else predictions
     columns = [f"p_{k}" for k in range(len(task.classes))]
@@ -72,6 +77,7 @@ def task_predictions(predictions: pd.DataFrame, name: str, task: Task) -> TaskPr
         y=units.y,
         patient=units.patient,
         patients=units.patients,
+        group=units.group,
         videos=len(units.of_video),
         folds=units.folds,
         probabilities=probabilities,
@@ -102,7 +108,7 @@ def _check_rows(rows: pd.DataFrame, name: str, columns: list[str]) -> None:
 
 
 def _check_agreement(rows: pd.DataFrame, name: str) -> None:
-    """All arms speak of one split and one truth, and no patient stands in two folds."""
+    """All arms speak of one split and one truth, and no patient or split group stands in two folds."""
     if rows["split_digest"].nunique() > 1:
         found = rows.groupby("split_digest")["arm"].unique()
         raise DataError(
@@ -113,7 +119,9 @@ def _check_agreement(rows: pd.DataFrame, name: str) -> None:
     for keys, column, what in (
         (["sample_id"], "y_true", "more than one y_true"),
         (["sample_id"], "patient_id", "more than one patient"),
+        (["patient_id"], "split_group", "more than one split group"),
         (["repeat", "patient_id"], "fold", "more than one outer fold in a repeat"),
+        (["repeat", "split_group"], "fold", "more than one outer fold in a repeat"),
     ):
         values = rows.groupby(keys)[column].nunique()
         several = values.index[values > 1]
@@ -154,6 +162,7 @@ class _Units:
     y: np.ndarray
     patient: np.ndarray
     patients: list[str]
+    group: np.ndarray
     folds: np.ndarray
     of_video: np.ndarray
     """Index of each video's unit, videos sorted by sample_id."""
@@ -162,7 +171,8 @@ class _Units:
 def _units(rows: pd.DataFrame, name: str, unit: str) -> _Units:
     """The units of decision, from rows sorted by (arm, arm_seed, probe, repeat, sample_id)."""
     videos = rows.drop_duplicates("sample_id").sort_values("sample_id", kind="stable")
-    patients, patient = np.unique(videos["patient_id"].astype(str), return_inverse=True)
+    patients, one, patient = np.unique(videos["patient_id"].astype(str), return_index=True, return_inverse=True)
+    group = np.unique(videos["split_group"].astype(str).to_numpy()[one], return_inverse=True)[1]
     y = videos["y_true"].to_numpy(dtype=np.int64)
     split = rows.drop_duplicates(["repeat", "sample_id"]).sort_values(["repeat", "sample_id"], kind="stable")
     folds = split["fold"].to_numpy(dtype=np.int64).reshape(-1, len(videos))
@@ -174,7 +184,7 @@ def _units(rows: pd.DataFrame, name: str, unit: str) -> _Units:
             f"'{name}' decides per patient, but {_listed(both)} has videos of more than one class",
             "Correct the labels, or set the task's unit to video.",
         )
-    return _Units(y[first], patient[first], [str(one) for one in patients], folds[:, first], of_video)
+    return _Units(y[first], patient[first], [str(name) for name in patients], group, folds[:, first], of_video)
 
 
 def _mean_per_unit(values: np.ndarray, of_video: np.ndarray) -> np.ndarray:

@@ -146,8 +146,9 @@ def outer_fold(folds: pd.DataFrame, repeat: int, fold: int) -> tuple[pd.DataFram
 def prediction_rows(keys: Mapping[str, Any], test: pd.DataFrame, p: np.ndarray, split_digest: str) -> pd.DataFrame:
     """Rows of the predictions contract from probabilities p (videos of the test fold, classes)."""
     columns = {f"p_{index}": p[:, index] for index in range(p.shape[1])}
-    rows = test[["sample_id", "patient_id"]].assign(**keys, y_true=test["y"], **columns, split_digest=split_digest)
-    return rows[[*keys, "sample_id", "patient_id", "y_true", *columns, "split_digest"]]
+    named = ["sample_id", "patient_id", "split_group"]
+    rows = test[named].assign(**keys, y_true=test["y"], **columns, split_digest=split_digest)
+    return rows[[*keys, *named, "y_true", *columns, "split_digest"]]
 
 
 def _cohort(rows: pd.DataFrame, inner: pd.Series) -> Cohort:

@@ -5,7 +5,8 @@ mean probability over repeats. A *loss* is averaged over a unit's repeats, then 
 patients, so that it is the very quantity the paired test compares. A *ranking* (AUROC, AUPRC) is taken within each fold
 of each repeat, because every fold has its own fitted model. All are averaged over the arm's seeds last.
 
-Dimensions: B resamples, S seeds, R repeats, U units, P patients, K classes.
+Dimensions: B resamples, S seeds, R repeats, U units, P patients, G split groups, K
+classes.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ class Scores:
 
 
 def counts_of(task: TaskPredictions, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each patient counts (1 + B, P): first the patients as they are, then the stratified resamples."""
-    strata = statistics.patient_strata(task.patient, task.y)
-    return np.vstack([np.ones(len(strata)), statistics.resample_counts(strata, resamples, generator)])
+    """How often each patient counts (1 + B, P): first the patients as they are, then the stratified resamples.
+
+    Split groups are drawn: patients who share videos come and go together.
+    """
+    strata = statistics.patient_strata(task.group[task.patient], task.y)
+    drawn = statistics.resample_counts(strata, resamples, generator)
+    return np.vstack([np.ones(len(task.group)), drawn[:, task.group]])
 
 
 def resampled(task: TaskPredictions, key: Key, counts: np.ndarray) -> Scores:
@@ -65,6 +70,12 @@ def resampled(task: TaskPredictions, key: Key, counts: np.ndarray) -> Scores:
 def patient_log_losses(task: TaskPredictions, key: Key) -> np.ndarray:
     """Each patient's mean log-loss over his units and over all repeats and seeds (P,)."""
     return _per_patient(task, metrics.log_losses(task.y, task.probabilities[key]).mean(axis=(0, 1)))
+
+
+def per_group(task: TaskPredictions, values: np.ndarray) -> np.ndarray:
+    """What each split group contributes to the mean over patients: (P,) -> (G,), with the same mean."""
+    sums = np.bincount(task.group, values)
+    return sums * (len(sums) / len(values))
 
 
 def patient_scores(task: TaskPredictions, key: Key) -> np.ndarray:
@@ -118,17 +129,18 @@ def by_class(task: TaskPredictions, key: Key, counts: np.ndarray) -> pd.DataFram
     """Sensitivity and specificity of each class with 95% intervals.
 
     Where the unit is the patient these are proportions of patients and the interval is Wilson's, which does not shrink
-    to a point at 100%; where it is the video, patients are resampled.
+    to a point at 100%, with as many trials as there are split groups; where it is the video, these are resampled.
     """
     confusion = np.stack([_confusion(task, p, counts[:, task.patient]) for p in task.probabilities[key]])
     rows = []
     for name, function in (("sensitivity", metrics.sensitivity), ("specificity", metrics.specificity)):
         values = function(confusion).mean(axis=0)
         for k, label in enumerate(task.classes):
-            units = int((task.y == k).sum() if name == "sensitivity" else (task.y != k).sum())
+            of_class = task.y == k if name == "sensitivity" else task.y != k
+            units, groups = int(of_class.sum()), len(np.unique(task.group[task.patient[of_class]]))
             estimate = float(values[0, k])
             if task.unit == "patient":
-                low, high = statistics.wilson_interval(estimate * units, units)
+                low, high = statistics.wilson_interval(estimate * groups, groups)
             else:
                 low, high = statistics.percentile_interval(values[1:, k])
             row = {"class": label, "metric": name, "estimate": estimate, "low": low, "high": high, "n_units": units}

@@ -80,7 +80,8 @@ class Permutation:
 
 
 def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> Permutation:
-    """Paired sign-flip permutation test of mean(differences) = 0, one difference per patient (P,).
+    """Paired sign-flip permutation test of mean(differences) = 0, one difference per patient (P,), or per group of
+    patients who are not independent.
 
     Each patient's difference is already the mean over all his units, repeats and random draws, so one flip turns all of
     them together: under the null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3).

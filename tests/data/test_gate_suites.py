@@ -59,7 +59,7 @@ def predictions() -> pd.DataFrame:
     split, digest = folded(), folds_digest(folded())
     parts = []
     for arm, seed, probe in (("jepa", 0, "attentive"), ("random", 0, "attentive"), ("majority", 0, "none")):
-        part = split[["repeat", "fold", "sample_id", "patient_id"]].assign(y_true=split["y"])
+        part = split[["repeat", "fold", "sample_id", "patient_id", "split_group"]].assign(y_true=split["y"])
         part = part.assign(task="pocus-pathology", arm=arm, arm_seed=seed, probe=probe, p_0=0.5, p_1=0.25, p_2=0.25)
         parts.append(part.assign(split_digest=digest))
     return pd.concat(parts, ignore_index=True)
@@ -290,12 +290,14 @@ FAULTS = [
             put("predictions", "fold", 0, 3),
             put("predictions", "y_true", 1, 9),
             put("predictions", "patient_id", 2, "pocus/p99"),
+            put("predictions", "split_group", 3, "pocus/p99"),
             double("predictions", 7),
         ],
         {
             "the fold is the one": JEPA + " repeat 0 fold 3",
             "y_true is the class": JEPA + " repeat 0",
             "patient is the one": JEPA + " repeat 0",
+            "split group is the one": JEPA + " repeat 0",
             "predicted once": JEPA + " repeat 0",
         },
     ),

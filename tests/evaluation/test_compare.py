@@ -44,6 +44,7 @@ def predictions(
         task=task,
         sample_id=[f"{task}/v{i:03d}" for i in range(len(y))] * times,
         patient_id=[f"{task}/p{i}" for i in patient] * times,
+        split_group=[f"{task}/p{i}" for i in patient] * times,
         y_true=np.tile(y, times),
         split_digest="d1",
     )
@@ -278,6 +279,33 @@ def test_a_fold_without_a_class_is_noted() -> None:
     assert notes.str.contains("of the resamples").all()  # those that drew the first patient not at all
 
 
+def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:
+    """Every patient of a task stands in it twice: known as a split group, the copy changes no interval and no p."""
+    mine = TABLE[TABLE["task"] == "blues"]
+    copies = mine.assign(sample_id=mine["sample_id"] + " copy", patient_id=mine["patient_id"] + " copy")
+    once, known, unknown = (
+        compare(table, {"blues": BLUES}, QUICK)
+        for table in (
+            mine,
+            pd.concat([mine, copies]),
+            pd.concat([mine, copies.assign(split_group=copies["patient_id"])]),
+        )
+    )
+    assert (known.arms["n_patients"] == 2 * once.arms["n_patients"]).all()
+    for name, columns in (
+        ("arms", ["estimate", "low", "high"]),
+        ("pairs", ["difference", "low", "high", "p_value"]),
+        ("classes", ["estimate", "low", "high"]),
+    ):
+        found, expected = (getattr(one, name)[columns].to_numpy(dtype=float) for one in (known, once))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    where = {"arm": "jepa", "reference": "random", "probe": "attentive", "metric": "log_loss"}
+    widths = [value(one.pairs, "high", **where) - value(one.pairs, "low", **where) for one in (known, unknown)]
+    assert widths[1] < 0.85 * widths[0]
+    assert once.secondary["test"].str.startswith("DeLong").any()
+    assert not known.secondary["test"].str.startswith("DeLong").any()  # it takes patients to be independent
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 LUNG_TABLE = TABLE[TABLE["task"] == "lung"].reset_index(drop=True)
@@ -306,6 +334,11 @@ FAULTS: dict[str, tuple[Callable[[], pd.DataFrame], str]] = {
     "another truth": (lambda: changed("y_true", FIRST, 2), "more than one y_true for lung/v000"),
     "a class out of range": (lambda: changed("y_true", FIRST, 3), r"outside 0\.\.2"),
     "a patient in two folds": (lambda: changed("fold", FIRST, 3), "more than one outer fold in a repeat"),
+    "a patient in two groups": (lambda: changed("split_group", FIRST, "g"), "more than one split group for lung/p0"),
+    "a group in two folds": (
+        lambda: LUNG_TABLE.assign(split_group=LUNG_TABLE["patient_id"].replace("lung/p3", "lung/p0")),
+        r"more than one outer fold in a repeat for .*lung/p0",
+    ),
     "a missing column": (lambda: LUNG_TABLE.drop(columns="p_2"), "no column p_2"),
     "an empty cell": (lambda: changed("patient_id", FIRST, None), "empty cells in patient_id"),
     "no rows": (lambda: LUNG_TABLE[:0], "no predictions of task 'lung'"),

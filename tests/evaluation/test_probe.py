@@ -68,7 +68,7 @@ def test_every_video_is_predicted_once_out_of_its_fold(study) -> None:
     results = [fit_trial(features, folds, 0, fold, "t", VIDEO_TASK, SMALL) for fold in range(4)]
     predictions = pd.concat([result.predictions for result in results])
     assert list(predictions.columns) == [
-        *("task", "arm", "arm_seed", "probe", "repeat", "fold", "sample_id", "patient_id", "y_true"),
+        *("task", "arm", "arm_seed", "probe", "repeat", "fold", "sample_id", "patient_id", "split_group", "y_true"),
         *("p_0", "p_1", "p_2", "split_digest"),
     ]
     assert set(predictions["split_digest"]) == {folds_digest(folds)}

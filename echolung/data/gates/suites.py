@@ -227,6 +227,7 @@ def probe(tables: Tables, *, split_digest: str) -> list[Judged]:
         fold_agrees=mine["fold"].to_numpy() == predictions["fold"].to_numpy(),
         truth_agrees=mine["y"].to_numpy() == predictions["y_true"].to_numpy(),
         patient_agrees=mine["patient_id"].to_numpy() == predictions["patient_id"].to_numpy(),
+        group_agrees=mine["split_group"].to_numpy() == predictions["split_group"].to_numpy(),
     )
     per_row = [
         *filled(*PREDICTION_COLUMNS, *columns),
@@ -237,6 +238,7 @@ def probe(tables: Tables, *, split_digest: str) -> list[Judged]:
         holds("fold_agrees", "the fold is the one that holds the video out"),
         holds("truth_agrees", "y_true is the class that the split records"),
         holds("patient_agrees", "the patient is the one that the split records"),
+        holds("group_agrees", "the split group is the one that the split records"),
     ]
     return [
         Judged("predictions", rows, (*fit, "fold", "sample_id"), per_row),
@@ -299,7 +301,8 @@ def report(tables: Tables) -> list[Judged]:
 ARM_KEYS = ["task", "arm", "probe", "metric"]
 PAIR_KEYS = ["task", "arm", "reference", "probe", "metric"]
 PREDICTION_COLUMNS = [
-    "task", "arm", "arm_seed", "probe", "repeat", "fold", "sample_id", "patient_id", "y_true", "split_digest",
+    "task", "arm", "arm_seed", "probe", "repeat", "fold", "sample_id", "patient_id", "split_group", "y_true",
+    "split_digest",
 ]  # fmt: skip
 FOLD_COLUMNS = ["sample_id", "patient_id", "split_group", "y", "label", "repeat", "fold"]
 MANIFEST_COLUMNS = [
