@@ -97,25 +97,34 @@ def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> 
 
 
 def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """The split group of every row: patients joined by any pair between them, named by the first of them.
+    """The split group of every row: the manifest's groups (patients, where it names none), joined by any pair.
 
-    Aligned with the manifest's index; pairs of videos that the manifest lacks join nothing.
+    A group is named by the first of those joined. Aligned with the manifest's index; pairs of videos that the manifest
+    lacks join nothing.
     """
-    patient_of = dict(zip(manifest["sample_id"].astype(str), manifest["patient_id"].astype(str), strict=True))
-    parent = {patient: patient for patient in patient_of.values()}
+    own = manifest["patient_id"].astype(str)
+    if "split_group" in manifest:
+        own = manifest["split_group"].astype("string").fillna(own).astype(str)
+    group_of = dict(zip(manifest["sample_id"].astype(str), own, strict=True))
+    parent = {group: group for group in group_of.values()}
 
-    def root(patient: str) -> str:
-        while parent[patient] != patient:
-            parent[patient] = parent[parent[patient]]
-            patient = parent[patient]
-        return patient
+    def root(group: str) -> str:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
 
+    def join(first: str, second: str) -> None:
+        one, other = sorted((root(first), root(second)))
+        parent[other] = one
+
+    for _, groups in own.groupby(manifest["patient_id"].astype(str).to_numpy()):
+        for group in groups.unique()[1:]:
+            join(groups.iloc[0], group)
     for first, second in zip(pairs["sample_a"], pairs["sample_b"], strict=True):
-        if first in patient_of and second in patient_of:
-            one, other = sorted((root(patient_of[first]), root(patient_of[second])))
-            parent[other] = one
-    groups = [root(patient) for patient in manifest["patient_id"].astype(str)]
-    return pd.Series(groups, index=manifest.index, name="split_group")
+        if first in group_of and second in group_of:
+            join(group_of[first], group_of[second])
+    return pd.Series([root(group) for group in own], index=manifest.index, name="split_group")
 
 
 def write_pairs(path: Path, pairs: pd.DataFrame) -> None:

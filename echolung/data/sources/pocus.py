@@ -11,6 +11,7 @@ Where a video was published is nearly its label (no COVID in the Northumbria col
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -90,6 +91,11 @@ COLLECTIONS = {
 SLIPPED_PATIENTS = {"reg_liftl_pneucase3_clip1": "7", "reg_liftl_case3_clip2": "7"}
 
 
+# The table gives every Northumbria video a patient of its own, but videos of one recording set show the same anatomy
+# (two pairs across "patients" are the same view): a set stays on one side of every split.
+RECORDING_SET = re.compile(r"northumbria_(\d+_set\d+)_", re.IGNORECASE)
+
+
 def scan(root: Path, source: str) -> pd.DataFrame:
     """One row per video file; what dataset_metadata.csv does not know, the file's name says.
 
@@ -120,11 +126,13 @@ def _row(path: Path, source: str, known: dict[str, str]) -> dict[str, object]:
     source_id = _whole(known.get(SOURCE_ID, ""))
     collection = COLLECTIONS.get(source_id, f"source-{source_id}" if source_id else "unknown")
     patient = SLIPPED_PATIENTS.get(path.stem.lower()) or _whole(known.get(PATIENT, "")) or f"{collection}-{path.stem}"
+    recorded = RECORDING_SET.search(path.stem)
     return {
         "sample_id": f"{source}/{path.stem}",
         "source": source,
         "path": str(path),
         "patient_id": f"{source}/{patient}",
+        "split_group": f"{source}/northumbria-{recorded[1]}" if recorded else f"{source}/{patient}",
         "collection": collection,
         "license": known.get("License", "").replace(" -", "-") or pd.NA,
         "diagnosis": _diagnosis(path, known.get("Label", "")),

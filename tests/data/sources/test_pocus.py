@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from echolung.data.leakage import split_groups
 from echolung.data.manifest import conform
 from echolung.data.sources.pocus import scan
 from echolung.errors import DataError
@@ -108,3 +109,14 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
     (root / "convex").rmdir()
     with pytest.raises(DataError, match=r"no folder .*convex .*holds: dataset_metadata.csv"):
         scan(root, "pocus")
+
+
+def test_videos_of_one_recording_set_stay_together(tmp_path: Path) -> None:
+    names = ["Pneu_northumbria_0409_set5_vid1", "Reg_northumbria_0409_set5_vid2", "Reg_northumbria_1009_vid2"]
+    root = write(tmp_path)
+    for name in names:
+        (root / "convex" / f"{name}.avi").write_bytes(b"x")
+    rows = conform(scan(root, "pocus")).set_index("sample_id").loc[[f"pocus/{name}" for name in names]]
+    assert rows["patient_id"].nunique() == 3
+    groups = split_groups(rows.reset_index(), pd.DataFrame(columns=["sample_a", "sample_b"]))
+    assert groups[0] == groups[1] != groups[2]
