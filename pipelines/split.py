@@ -13,10 +13,11 @@ def main(task: str) -> None:
         from echolung.data.leakage import near_duplicates, split_groups, write_pairs
         from echolung.data.manifest import read_manifest
         from echolung.data.splits import make_folds, write_folds
-        from echolung.data.tasks import labelled
+        from echolung.data.tasks import excluded, labelled
 
         spec, settings = here.settings.tasks[task], here.settings.split
-        rows = labelled(spec, read_manifest(here.data("ingest", spec.source, "manifest.parquet")))
+        manifest = read_manifest(here.data("ingest", spec.source, "manifest.parquet"))
+        rows = labelled(spec, manifest)
         pairs = near_duplicates(
             rows, ClipStore.open(here.data("ingest", spec.source, "clips")), settings.near_duplicate
         )
@@ -31,6 +32,7 @@ def main(task: str) -> None:
                 "patients": rows["patient_id"].nunique(),
                 "independent_groups": folds["split_group"].nunique(),
                 "near_duplicate_pairs": len(pairs),
+                "videos_left_out": sum(excluded(spec, manifest).values()),
             }
         )
 
