@@ -187,3 +187,8 @@ def test_every_study_and_scale_compose_to_valid_settings(study: str, scale: str)
         composed = OmegaConf.to_container(compose("config", [f"study={study}", f"scale={scale}"]), resolve=True)
     settings = Settings.parse(composed, "conf")
     assert settings.study == study
+    # DVC refuses to run a stage whose section is missing, hours after the first one began.
+    for stage in STAGES.values():
+        for name in stage.get("do", stage).get("params", []):
+            section = name.split(".")[0]
+            assert section in composed, f"study {study}, scale {scale} lack the section {section}"
