@@ -54,7 +54,7 @@ class Video:
     """A decoded video.
 
     frames: uint8 (T, ...): grey, 0 black to 255 white; (T, H, W) unless a transform changed it.
-    fps: frames per second, measured from the timestamps where there are any.
+    fps: frames per second, measured from the timestamps where there are any; 1 where nothing tells it (see damage).
     frames_declared: how many frames the container promises; where it promises nothing, how many it holds compressed.
     height, width: pixels of the file, whatever a transform made of them.
     damage: "" or what is wrong with the file, which still gave `frames`.
@@ -103,15 +103,15 @@ def decode(path: Path, transform: Callable[[np.ndarray], np.ndarray] | None = No
     if not pieces:
         raise VideoError(f"{path} holds no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
     header = stream.metadata
-    fps = packets.fps() or header.average_fps_from_header or 1.0
+    fps = packets.fps() or header.average_fps_from_header or 0.0
     return Video(
         frames=np.concatenate(pieces),
-        fps=float(fps),
+        fps=float(fps) or 1.0,
         frames_declared=int(header.num_frames_from_header or packets.read),
         codec=str(header.codec),
         height=height,
         width=width,
-        damage=packets.damage(header),
+        damage="; ".join(filter(None, [packets.damage(header), "" if fps else "its frame rate is unknown"])),
     )
 
 
