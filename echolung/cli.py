@@ -132,7 +132,8 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
 
     root = project_root()
     settings = load(root)
-    candidate = _candidate(root, settings, settings.known_task(task), arm or settings.promote.arm)
+    task = settings.known_task(task)
+    candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.promote.arm))
     tracking = store(root, settings.tracking)
     with stage_run(tracking, settings.study, "promote", task, {"task": task, "arm": candidate.arm}) as run:
         found = elect(tracking, run, candidate, settings.probe, bootstrap=settings.compare.bootstrap, reset=reset)

@@ -30,11 +30,25 @@ class InitialiseSettings(Parameters):
     seeds: tuple[int, ...] = pydantic.Field(min_length=1)
 
 
+class EmbedPair(Parameters):
+    """One arm's encoders see one source's videos."""
+
+    arm: str
+    source: str
+
+
 class EmbedStageSettings(EmbedSettings):
     """Which encoders see which sources; `random` is the arm of untrained ones."""
 
     arms: tuple[str, ...]
-    sources: tuple[str, ...]
+    """Every arm of the study, in the order of its tables."""
+    pairs: dict[str, EmbedPair]
+    """Each under the name `<arm>-<source>`; an arm pretrained on a source is best not scored on it."""
+
+    def of_source(self, source: str) -> list[str]:
+        """The arms that see this source, in the order of `arms`."""
+        there = {pair.arm for pair in self.pairs.values() if pair.source == source}
+        return [arm for arm in self.arms if arm in there]
 
 
 class PromoteSettings(Parameters):
@@ -79,14 +93,18 @@ class Settings(Parameters):
         sources, arms = set(self.ingest.sources), {"random", *self.pretrain.arms}
         named = {f"tasks.{key}.source": task.source for key, task in self.tasks.items()}
         named |= {f"pretrain.arms.{key}.pool": arm.pool for key, arm in self.pretrain.arms.items()}
-        named |= {f"embed.sources[{i}]": source for i, source in enumerate(self.embed.sources)}
+        named |= {f"embed.pairs.{key}.source": pair.source for key, pair in self.embed.pairs.items()}
         for place, source in named.items():
             if source not in sources:
                 raise ValueError(f"{place} is '{source}', which ingest.sources lacks (it has {sorted(sources)})")
         for arm in self.embed.arms:
             if arm not in arms:
                 raise ValueError(f"arm '{arm}' is not 'random' and not one of pretrain.arms ({sorted(arms)})")
+        for key, pair in self.embed.pairs.items():
+            if key != f"{pair.arm}-{pair.source}":
+                raise ValueError(f"embed.pairs.{key} must be named {pair.arm}-{pair.source}, after what it holds")
         for place, arm in (
+            *((f"embed.pairs.{key}.arm", pair.arm) for key, pair in self.embed.pairs.items()),
             ("promote.arm", self.promote.arm),
             ("compare.reference", self.compare.reference),
             *(("compare.pretrained", arm) for arm in self.compare.pretrained),
@@ -94,8 +112,11 @@ class Settings(Parameters):
             if arm not in self.embed.arms:
                 raise ValueError(f"{place} is '{arm}', which embed.arms lacks (it has {list(self.embed.arms)})")
         for key, task in self.tasks.items():
-            if task.source not in self.embed.sources:
-                raise ValueError(f"tasks.{key}.source is '{task.source}', which embed.sources lacks")
+            if self.compare.reference not in self.embed.of_source(task.source):
+                raise ValueError(
+                    f"tasks.{key}.source is '{task.source}', which no pair of embed.pairs shows to"
+                    f" compare.reference = '{self.compare.reference}'"
+                )
         if self.compare.primary_probe not in self.probe.kinds:
             raise ValueError(f"compare.primary_probe is '{self.compare.primary_probe}', which probe.kinds lacks")
         if unknown := sorted(set(self.compare.main_tasks) - set(self.tasks)):
@@ -111,6 +132,16 @@ class Settings(Parameters):
             hint = f"Did you mean '{near[0]}'? " if near else ""
             raise SettingsError(f"study {self.study} has no task '{task}'", f"{hint}It has: {', '.join(self.tasks)}.")
         return task
+
+    def known_arm(self, task: str, arm: str) -> str:
+        """`arm`; raises SettingsError if its encoders do not see the task's videos."""
+        source = self.tasks[task].source
+        if arm not in (arms := self.embed.of_source(source)):
+            raise SettingsError(
+                f"arm '{arm}' is not probed on {task}: embed.pairs has no {arm}-{source}",
+                f"Arms of {task}: {', '.join(arms)}. Name one with --arm.",
+            )
+        return arm
 
     def seeds(self, arm: str) -> tuple[int, ...]:
         """The seeds of an arm's encoders; raises SettingsError if there is no such arm."""

@@ -15,17 +15,20 @@ from echolung.stage import stage
 @click.argument("task")
 def main(task: str) -> None:
     with stage("probe", task) as here:
+        from echolung.data.clips import ClipStore
+        from echolung.data.manifest import read_manifest
         from echolung.data.splits import folds_digest, read_folds
-        from echolung.evaluation.controls import CONTROLS, control_trial
+        from echolung.data.tasks import labelled
+        from echolung.evaluation.controls import control_features, control_predictions
         from echolung.evaluation.features import Features
-        from echolung.evaluation.probe import collect, probe_trial
+        from echolung.evaluation.probe import collect, plain, probe_trial
         from echolung.trials import run_trials
 
         settings, spec = here.settings, here.settings.tasks[task]
         search = settings.probe.model_dump(mode="json")
         split = here.data("split", f"{task}.csv")
         folds = read_folds(split)
-        encoders = [(arm, seed) for arm in settings.embed.arms for seed in settings.seeds(arm)]
+        encoders = [(arm, seed) for arm in settings.embed.of_source(spec.source) for seed in settings.seeds(arm)]
         stores = [here.data("embed", spec.source, arm, f"seed{seed}") for arm, seed in encoders]
         common: dict[str, Any] = {"name": task, "folds": str(split), "task": spec.model_dump(mode="json")}
         outer = [
@@ -44,8 +47,10 @@ def main(task: str) -> None:
             here.progress(f"probing {task}"),
             fingerprint=digest([keys, folds_digest(folds), code]),
         )
-        results += [control_trial({"control": name} | place | common) for name in CONTROLS for place in outer]
-        found = collect(results)
+        manifest = read_manifest(here.data("ingest", spec.source, "manifest.parquet"))
+        clips = ClipStore.open(here.data("ingest", spec.source, "clips"))
+        seen_by_controls = control_features(labelled(spec, manifest), clips)
+        found = collect([*results, plain(control_predictions(folds, task, spec, seen_by_controls))])
         here.check({"predictions": found.predictions, "folds": folds}, split_digest=folds_digest(folds))
         with atomic_directory(here.data("probe", task)) as target:
             found.predictions.to_parquet(target / "predictions.parquet", index=False)

@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy() -> None:
     ("words", "said"),
     [
         (["promote", "pocus-patology"], "Did you mean 'pocus-pathology'?"),
-        (["promote", "pocus-pathology", "--arm", "jepaa"], "no arm 'jepaa'"),
+        (["promote", "pocus-pathology", "--arm", "jepaa"], "arm 'jepaa' is not probed on pocus-pathology"),
         (["phantom", "heart", "x.mp4", "--ef", "99"], "Choose 5 to 85"),
         (["phantom", "lung", "x.txt"], "Let its name end in"),
     ],

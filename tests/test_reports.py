@@ -38,7 +38,7 @@ def predictions(task: str, classes: int, arms: dict[tuple[str, str], tuple[int, 
             rows = rows.assign(task=task, arm=arm, arm_seed=seed, probe=probe, repeat=0, fold=patient // classes % 5)
             rows["sample_id"] = [f"{task}/v{i}" for i in range(80)]
             rows["patient_id"] = rows["split_group"] = [f"{task}/p{i}" for i in patient]
-            frames.append(rows.assign(y_true=y, split_digest="d"))
+            frames.append(rows.assign(y_true=y, seen_in_pretraining=False, split_digest="d"))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -237,7 +237,7 @@ def test_plots_hold_the_comparison(written: tuple[pd.DataFrame, Path], compariso
     for row in counts.itertuples():
         assert found.get((row.actual, row.predicted), 0) == row.count
     folds = pd.read_csv(plots / "folds" / "lung-log_loss.csv")
-    assert list(folds.columns) == ["step", "jepa", "majority", "random"]
+    assert list(folds.columns) == ["step", "jepa", "random", "majority"]
     table = comparison.folds
     table = table[(table["task"] == "lung") & (table["arm"] == "jepa") & (table["probe"] == "attentive")]
     assert folds["jepa"].tolist() == pytest.approx(table[table["metric"] == "log_loss"]["value"].tolist(), rel=1e-5)

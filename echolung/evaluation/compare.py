@@ -35,6 +35,8 @@ class CompareSettings(Parameters):
     primary_probe: Literal["attentive", "linear"] = "attentive"
     reference: str = "random"
     majority: str = "majority"
+    controls: list[str] = ["source-only", "hand-made"]
+    """Arms without an encoder, which every pretrained arm is compared with too."""
     pretrained: list[str] = ["jepa"]
     """Arms whose difference from the reference belongs to the family of confirmatory tests."""
     main_tasks: list[str] = []
@@ -101,18 +103,20 @@ def _compare_task(
         heading["reference_probe"] = reference[1]
         generator = np.random.default_rng(derived_seed(settings.seed, *heading.values(), "permutation"))
         rows = _pair_rows(task, key, reference, values, settings.permutations, generator)
+        rows["n_seen"] = max(task.seen[key], task.seen[reference])
         parts["pairs"].append(_headed(rows.assign(primary=_primary(task, key, settings)), heading))
         parts["secondary"].append(_headed(_secondary_rows(task, key, reference, losses, settings), heading))
         if _primary(task, key, settings):
             facts.append(
                 PairFacts(
                     **heading,
-                    control=reference[0] == settings.majority,
+                    reference_role=_role(reference[0], settings),
                     pretrained=key[0] in settings.pretrained,
                     arm_seeds=len(task.seeds[key]),
                     reference_seeds=len(task.seeds[reference]),
                     n_patients=len(task.patients),
                     n_videos=task.videos,
+                    n_seen=max(task.seen[key], task.seen[reference]),
                 )
             )
 
@@ -134,6 +138,7 @@ def _primary(task: TaskPredictions, key: scores.Key, settings: CompareSettings) 
 
 def _role(arm: str, settings: CompareSettings) -> str:
     named = {settings.reference: "reference", settings.majority: "majority"}
+    named |= dict.fromkeys(settings.controls, "control")
     return named.get(arm, "pretrained" if arm in settings.pretrained else "other")
 
 
@@ -142,14 +147,15 @@ def _probes(task: TaskPredictions, arm: str) -> list[str]:
 
 
 def _pairs(task: TaskPredictions, settings: CompareSettings) -> Iterator[tuple[scores.Key, scores.Key]]:
-    """Every arm against the reference and the majority control, each with the probe it shares with it.
+    """Every arm against the reference and the majority, pretrained ones against the controls too.
 
-    An arm with a probe of its own (hand-made features, say) meets the reference's primary probe.
+    Each meets the other with the probe they share; an arm with a probe of its own meets the other's primary one.
     """
     for key in task.probabilities:
         if key[0] == settings.majority:
             continue
-        for other in (settings.reference, settings.majority):
+        controls = settings.controls if key[0] in settings.pretrained else []
+        for other in (settings.reference, settings.majority, *controls):
             probes = _probes(task, other)
             if not probes or key[0] == other:
                 continue
@@ -166,7 +172,10 @@ def _arm_rows(task: TaskPredictions, key: scores.Key, found: scores.Scores, sett
         row |= {"metric": name, "estimate": float(by_seed.mean()), "low": low, "high": high, "seeds": len(by_seed)}
         row |= {"seed_low": float(by_seed.min()), "seed_high": float(by_seed.max())}
         rows.append(
-            row | _sizes(task) | {"unit": task.unit, "note": _note(name, found, resampled, key[0] == settings.majority)}
+            row
+            | _sizes(task)
+            | {"n_seen": task.seen[key]}
+            | {"unit": task.unit, "note": _note(name, found, resampled, key[0] == settings.majority)}
         )
     return pd.DataFrame(rows)
 
@@ -244,12 +253,16 @@ def _secondary_rows(
 
 
 def _with_holm(pairs: pd.DataFrame, settings: CompareSettings) -> pd.DataFrame:
-    """Add p_holm over the family: pretrained minus reference, primary probe, main tasks."""
+    """Add p_holm over the family: pretrained minus reference, primary probe, main tasks.
+
+    An encoder that watched the very videos it is scored on is no evidence, and stays outside.
+    """
     family = (
         (pairs["metric"] == "log_loss")
         & pairs["arm"].isin(settings.pretrained)
         & (pairs["reference"] == settings.reference)
         & (pairs["probe"] == settings.primary_probe)
+        & (pairs["n_seen"] == 0)
     )
     if settings.main_tasks:
         family &= pairs["task"].isin(settings.main_tasks)
@@ -269,6 +282,7 @@ def _verdicts(pairs: pd.DataFrame, facts: list[PairFacts]) -> pd.DataFrame:
         outcome, text = verdict(pair, *found[pair.task, pair.arm, pair.reference, pair.probe])
         rows.append(
             {"task": pair.task, "arm": pair.arm, "reference": pair.reference, "probe": pair.probe}
+            | {"confirmatory": not np.isnan(found[pair.task, pair.arm, pair.reference, pair.probe][-1])}
             | {"outcome": outcome, "text": text}
         )
     return pd.DataFrame(rows)

@@ -24,7 +24,7 @@ TEXT = [
     "unit",
 ]
 TEXT += ["note", "outcome", "text", "role"]
-ROLES = ["pretrained", "other", "reference", "majority"]
+ROLES = ["pretrained", "other", "reference", "control", "majority"]
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,21 @@ class Comparison:
     """The tables of a comparison; every row names its task, arm and probe."""
 
     arms: pd.DataFrame
-    """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_videos, unit, note
+    """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_videos, n_seen, unit, note
 
-    role is pretrained, other, reference or majority; primary marks the primary probe, or a control's own.
+    n_seen counts the videos that the arm's encoders were pretrained on; role is one of ROLES; primary marks the primary
+    probe, or a control's own.
     """
     pairs: pd.DataFrame
-    """reference, reference_probe, primary, metric, difference, low, high, n_patients, n_videos, test
+    """reference, reference_probe, primary, metric, difference, low, high, n_patients, n_videos, test, n_seen
 
     p_value for the log-loss alone, p_holm for the confirmatory family alone.
     """
     verdicts: pd.DataFrame
-    """reference, outcome (better | worse | undecided), text: the primary probe's pairs in plain words"""
+    """reference, confirmatory, outcome (better | worse | undecided), text: the primary probe's pairs in plain words
+
+    confirmatory marks the family of tests that Holm corrects; the others explore.
+    """
     folds: pd.DataFrame
     """repeat, fold, step, metric, value, n_patients, n_units"""
     classes: pd.DataFrame

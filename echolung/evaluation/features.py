@@ -90,6 +90,10 @@ class Features:
             )
         return np.array([place[name] for name in wanted], dtype=np.int64)
 
+    def seen(self, sample_ids: Iterable[str]) -> np.ndarray:
+        """Which of these videos the encoder was pretrained on: bool, one per video."""
+        return np.isin(list(sample_ids), self.record.seen_in_pretraining)
+
     def summary(self) -> pd.DataFrame:
         """One row per video: arm, seed, the index's columns, and the effective rank of the whole store."""
         head = self.videos.assign(arm=self.record.arm, seed=self.record.seed)

@@ -1,7 +1,7 @@
 """Out-of-fold predictions: the one table that every score is made from, checked and brought to arrays.
 
 Columns: task, arm, arm_seed, probe, repeat, fold, sample_id, patient_id, split_group, y_true, p_0..p_{K-1},
-split_digest. Every video stands in it exactly once per (arm, arm_seed, probe, repeat).
+seen_in_pretraining, split_digest. Every video stands in it exactly once per (arm, arm_seed, probe, repeat).
 
 Patients of one split group share near-duplicate videos: they are not independent, and statistics take them together.
 
@@ -20,7 +20,8 @@ from echolung.data.tasks import Task
 from echolung.errors import DataError
 
 KEYS = ["arm", "arm_seed", "probe", "repeat"]
-COLUMNS = ["task", *KEYS, "fold", "sample_id", "patient_id", "split_group", "y_true", "split_digest"]
+COLUMNS = ["task", *KEYS, "fold", "sample_id", "patient_id", "split_group", "y_true", "seen_in_pretraining"]
+COLUMNS += ["split_digest"]
 TOLERANCE = 1e-3
 """How far probabilities may sum from 1: half-precision softmax."""
 REMEDY = "Run the probe stage of this task again: `dvc repro`."
@@ -46,6 +47,8 @@ class TaskPredictions:
     probabilities: Mapping[tuple[str, str], np.ndarray]
     """(arm, probe) -> (S, R, U, K)."""
     seeds: Mapping[tuple[str, str], list[int]]
+    seen: Mapping[tuple[str, str], int]
+    """Videos that an encoder of the arm was pretrained on."""
 
 
 def task_predictions(predictions: pd.DataFrame, name: str, task: Task) -> TaskPredictions:
@@ -65,7 +68,9 @@ def task_predictions(predictions: pd.DataFrame, name: str, task: Task) -> TaskPr
     repeats = rows["repeat"].nunique()
     probabilities: dict[tuple[str, str], np.ndarray] = {}
     seeds: dict[tuple[str, str], list[int]] = {}
+    seen: dict[tuple[str, str], int] = {}
     for (arm, probe), mine in rows.groupby(["arm", "probe"], sort=True):
+        seen[str(arm), str(probe)] = mine.loc[mine["seen_in_pretraining"], "sample_id"].nunique()
         seeds[str(arm), str(probe)] = sorted(int(seed) for seed in mine["arm_seed"].unique())
         mine = mine.sort_values(["arm_seed", "repeat", "sample_id"], kind="stable")
         values = mine[columns].to_numpy(dtype=float).reshape(-1, repeats, len(units.of_video), len(columns))
@@ -82,6 +87,7 @@ def task_predictions(predictions: pd.DataFrame, name: str, task: Task) -> TaskPr
         folds=units.folds,
         probabilities=probabilities,
         seeds=seeds,
+        seen=seen,
     )
 
 

@@ -43,7 +43,7 @@ def fit_trial(
     """
     training, test = outer_fold(folds, repeat, fold)
     positions = features.positions([*training["sample_id"], *test["sample_id"]])
-    cohort = _cohort(training, training[f"inner_{fold}"])
+    cohort = cohort_of(training, training[f"inner_{fold}"])
     seed = derived_seed(settings.seed, name, repeat, fold)
     predictions, fits = [], []
     for kind in settings.kinds:
@@ -59,7 +59,8 @@ def fit_trial(
             "repeat": repeat,
             "fold": fold,
         }
-        predictions.append(prediction_rows(keys, test, p, folds_digest(folds)))
+        seen = features.seen(test["sample_id"])
+        predictions.append(prediction_rows(keys, test, p, folds_digest(folds), seen))
         fits.append(selection.fits.assign(**keys)[[*keys, *selection.fits.columns]])
     return TrialResult(pd.concat(predictions, ignore_index=True), pd.concat(fits, ignore_index=True))
 
@@ -72,7 +73,7 @@ def refit(
     Its `inner_log_loss` chose it and is no score of it: that is what the out-of-fold predictions are for.
     """
     rows = folds[folds["repeat"] == 0].reset_index(drop=True)
-    cohort = _cohort(rows, rows["fold"])
+    cohort = cohort_of(rows, rows["fold"])
     seed = derived_seed(settings.seed, name, "refit")
     inputs = Inputs(
         features, features.positions(rows["sample_id"]), _form(features, task, settings, kind), settings.batch
@@ -143,16 +144,25 @@ def outer_fold(folds: pd.DataFrame, repeat: int, fold: int) -> tuple[pd.DataFram
     return rows[~held_out].reset_index(drop=True), rows[held_out].reset_index(drop=True)
 
 
-def prediction_rows(keys: Mapping[str, Any], test: pd.DataFrame, p: np.ndarray, split_digest: str) -> pd.DataFrame:
-    """Rows of the predictions contract from probabilities p (videos of the test fold, classes)."""
+def prediction_rows(
+    keys: Mapping[str, Any], test: pd.DataFrame, p: np.ndarray, split_digest: str, seen: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Rows of the predictions contract from probabilities p (videos of the test fold, classes).
+
+    `seen` (videos,) says which of them the arm's encoder was pretrained on; none, where it has no encoder.
+    """
     columns = {f"p_{index}": p[:, index] for index in range(p.shape[1])}
     named = ["sample_id", "patient_id", "split_group"]
-    rows = test[named].assign(**keys, y_true=test["y"], **columns, split_digest=split_digest)
-    return rows[[*keys, *named, "y_true", *columns, "split_digest"]]
+    marks: dict[str, Any] = {
+        "seen_in_pretraining": np.zeros(len(test), bool) if seen is None else seen,
+        "split_digest": split_digest,
+    }
+    rows = test[named].assign(**keys, y_true=test["y"], **columns, **marks)
+    return rows[[*keys, *named, "y_true", *columns, *marks]]
 
 
-def _cohort(rows: pd.DataFrame, inner: pd.Series) -> Cohort:
-    """Training rows, which stand first among the inputs."""
+def cohort_of(rows: pd.DataFrame, inner: pd.Series) -> Cohort:
+    """Training rows of a split, which stand first among the inputs, and their inner folds."""
     return Cohort(
         places=np.arange(len(rows)),
         y=rows["y"].to_numpy(np.int64),

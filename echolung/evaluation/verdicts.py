@@ -20,14 +20,16 @@ class PairFacts:
     reference: str
     probe: str
     reference_probe: str
-    control: bool
-    """The reference is the majority control."""
+    reference_role: str
+    """reference (untrained encoders), control or majority; see `comparison.ROLES`."""
     pretrained: bool
     """The arm is a pretrained encoder."""
     arm_seeds: int
     reference_seeds: int
     n_patients: int
     n_videos: int
+    n_seen: int = 0
+    """Videos of the task that one of the two was pretrained on."""
 
 
 def verdict(
@@ -39,6 +41,8 @@ def verdict(
     """
     decisive = p_value if np.isnan(p_holm) else p_holm
     chance = f"sign-flip {p_text(p_value)}" + ("" if np.isnan(p_holm) else f", after Holm {p_text(p_holm)}")
+    if np.isnan(p_holm) and pair.pretrained and pair.reference_role == "reference":
+        chance += ", exploratory and not corrected"
     basis = f"{chance}; {pair.n_patients} patients, {pair.n_videos} videos"
     arm, reference = _arm(pair), _reference(pair)
     if decisive > SIGNIFICANCE:
@@ -62,8 +66,10 @@ def _arm(pair: PairFacts) -> str:
 
 
 def _reference(pair: PairFacts) -> str:
-    if pair.control:
+    if pair.reference_role == "majority":
         return f"{pair.reference} (the class frequencies)"
+    if pair.reference_role == "control":
+        return f"the {pair.reference} control"
     if pair.reference_seeds == 1:
         return f"this one {pair.reference} draw"
     return f"the mean of these {pair.reference_seeds} {pair.reference} draws"
@@ -71,7 +77,12 @@ def _reference(pair: PairFacts) -> str:
 
 def _reach(pair: PairFacts) -> str:
     """How far the sentence before reaches; nothing to add where no pretraining is in question."""
-    if not pair.pretrained or pair.control:
+    if pair.n_seen:
+        return (
+            f"Not counted as evidence: {pair.n_seen} of the {pair.n_videos} videos were watched (without their labels)"
+            " in pretraining."
+        )
+    if not pair.pretrained or pair.reference_role != "reference":
         return ""
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:
         seeds = "one pretraining seed" if pair.arm_seeds == 1 else f"{pair.arm_seeds} pretraining seeds"

@@ -141,7 +141,8 @@ def folds(comparison: Comparison) -> Figure:
             wide = table[
                 [probes.get((task, arm)) == probe for arm, probe in zip(table["arm"], table["probe"], strict=True)]
             ]
-            values = wide.pivot(index="step", columns="arm", values="value").reindex(columns=shown)
+            values = wide.pivot(index="step", columns="arm", values="value")
+            values = values[[arm for arm in shown if arm in values]]
             _fold_lines(panel, values, METRICS[metric].higher_is_better, arm_colours(arms))
             panel.set_ylabel(axis_label(metric).replace("→", "↑").replace("←", "↓"))
         row[0].set_title(f"{task} · {len(values)} held-out folds")
@@ -184,8 +185,8 @@ def confusions(comparison: Comparison) -> Figure:
 
 
 def _judged(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(task, arm, probe) of every arm that can be wrong in its own way, task by task, pretrained arms first."""
-    arms = comparison.arms[comparison.arms["primary"] & (comparison.arms["role"] != "majority")]
+    """(task, arm, probe) of every arm that has an encoder, task by task, pretrained arms first."""
+    arms = comparison.arms[comparison.arms["primary"] & ~comparison.arms["role"].isin(["control", "majority"])]
     rows = arms[["task", "arm", "probe"]].drop_duplicates().itertuples(index=False, name=None)
     tasks, order = list(arms["task"].unique()), arms_in_order(arms)
     return sorted(rows, key=lambda row: (tasks.index(row[0]), order.index(row[1])))

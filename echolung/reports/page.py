@@ -251,7 +251,7 @@ def _limits(inputs: ReportInputs) -> list[str]:
             f"Fewer than {SEEDS_FOR_PRETRAINING} pretraining seeds: {', '.join(few)}. The sentences are about the"
             " encoder at hand; whether pretraining helps in general is another question."
         )
-    controls = sorted(set(arms.loc[arms["role"] == "other", "arm"]))
+    controls = sorted(set(arms.loc[arms["role"].isin(["control", "other"]), "arm"]))
     limits.append(
         "A claim that pretraining helps also has to beat hand-made features, and has to survive controls of source, of"
         " single frames and of shuffled ones. "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.evaluation.comparison import Comparison
+from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.reports.tables import COLUMNS
 from echolung.runtime import atomic_path
 
@@ -28,11 +28,13 @@ def write_plots(comparison: Comparison, history: pd.DataFrame, directory: Path) 
             units = table.loc[table.index.repeat(table["count"]), ["actual", "predicted"]]
             files[f"confusion/{_file(key[0], key[1])}"] = units
     folds = _judged_only(comparison.folds[comparison.folds["metric"].isin(COLUMNS)], judged)
+    arms = arms_in_order(comparison.arms)  # one column for every arm of the study, empty where a task lacks it
     for key, table in folds.groupby(["task", "metric"], sort=True):
-        files[f"folds/{_file(*key)}"] = table.pivot(index="step", columns="arm", values="value").reset_index()
+        by_arm = table.pivot(index="step", columns="arm", values="value")
+        files[f"folds/{_file(*key)}"] = by_arm.reindex(columns=arms).reset_index()
     for key, table in _judged_only(comparison.roc, judged).groupby(["task", "class"], sort=True):
         table = table.assign(point=table.groupby("arm").cumcount())
-        curves = table.pivot(index="point", columns="arm", values="true_positive_rate")
+        curves = table.pivot(index="point", columns="arm", values="true_positive_rate").reindex(columns=arms)
         rates = table.drop_duplicates("point").set_index("point")["false_positive_rate"]
         curves.insert(0, "false_positive_rate", rates)
         files[f"roc/{_file(*key)}"] = curves

@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.evaluation.comparison import Comparison, arms_in_order
+from echolung.evaluation.comparison import ROLES, Comparison, arms_in_order
 from echolung.evaluation.metrics import METRICS
 from echolung.evaluation.verdicts import p_text, plain, signed
 
 COLUMNS = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
+SEEN = " †"
+"""Marks an arm that was pretrained on videos it is scored on."""
 MORE_COLUMNS = ["auprc", "mcc", "brier"]
 READING = (
     "In brackets: 95% intervals of these fitted models on new patients (bootstrap over patients, stratified by class)."
@@ -37,7 +39,8 @@ class Verdict:
 
     arm: str
     reference: str
-    against_majority: bool
+    against: str
+    """The reference's role: reference (untrained encoders), control or majority."""
     outcome: str
     text: str
 
@@ -87,7 +90,9 @@ def _arm_rows(arms: pd.DataFrame, columns: list[str]) -> list[Row]:
             by_metric = {row["metric"]: row for row in found.to_dict("records")}
             seeds = int(found["seeds"].iloc[0])
             cells = [_cell(by_metric[metric], "estimate", plain) for metric in columns]
-            rows.append(Row(False, arm if seeds == 1 else f"{arm} ×{seeds}", str(probe), cells))
+            label = arm if seeds == 1 else f"{arm} ×{seeds}"
+            mark = SEEN if found["n_seen"].iloc[0] else ""
+            rows.append(Row(False, label + mark, str(probe), cells))
     return rows
 
 
@@ -99,18 +104,19 @@ def _difference_rows(pairs: pd.DataFrame) -> list[Row]:
         tested = by_metric["log_loss"]
         adjusted = tested["p_holm"]
         cells[-1] += f", {p_text(tested['p_value'] if pd.isna(adjusted) else adjusted)}"
-        rows.append(Row(True, f"{arm} − {reference}", str(probe), cells))
+        mark = SEEN if found["n_seen"].iloc[0] else ""
+        rows.append(Row(True, f"{arm} − {reference}{mark}", str(probe), cells))
     return rows
 
 
 def _verdicts(comparison: Comparison, task: str) -> list[Verdict]:
     """The verdicts of one task, those against the reference first."""
-    majority = set(comparison.arms.loc[comparison.arms["role"] == "majority", "arm"])
+    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
     rows = comparison.verdicts[comparison.verdicts["task"] == task].to_dict("records")
     found = [
-        Verdict(row["arm"], row["reference"], row["reference"] in majority, row["outcome"], row["text"]) for row in rows
+        Verdict(row["arm"], row["reference"], roles[row["reference"]], row["outcome"], row["text"]) for row in rows
     ]
-    return sorted(found, key=lambda one: one.against_majority)
+    return sorted(found, key=lambda one: ROLES.index(one.against))
 
 
 def _cell(row: dict[Any, Any], value: str, written: Any) -> str:
@@ -122,20 +128,31 @@ def _cell(row: dict[Any, Any], value: str, written: Any) -> str:
 def _notes(arms: pd.DataFrame, columns: list[str]) -> list[str]:
     """What must be known of single figures, said once."""
     noted = arms[(arms["note"] != "") & arms["metric"].isin(columns)]
+    seen = arms[arms["n_seen"] > 0].drop_duplicates("arm")
     found: dict[tuple[str, str], list[str]] = {}
     for metric, text, arm in noted[["metric", "note", "arm"]].itertuples(index=False, name=None):
         found.setdefault((metric, text), []).append(arm)
-    return [f"{METRICS[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()]
+    overlap = [
+        f"{row['arm']}{SEEN}: pretrained, without labels, on {row['n_seen']} of these {row['n_videos']} videos; not"
+        " counted as evidence."
+        for row in seen.to_dict("records")
+    ]
+    return overlap + [
+        f"{METRICS[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()
+    ]
 
 
 def headline(comparison: Comparison) -> list[str]:
-    """The answer in as few sentences as are true: one per pretrained arm, and one where the majority was not beaten."""
+    """The answer in as few sentences as are true: the confirmatory tests, and where the majority was not beaten.
+
+    What explores has no place in a headline, unless nothing was to be confirmed.
+    """
     roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
     verdicts = comparison.verdicts.to_dict("records")
     sentences = []
     for arm in [arm for arm, role in roles.items() if role == "pretrained"]:
         who = f"the pretrained encoder ({arm})"
-        mine = [row for row in verdicts if row["arm"] == arm and roles[row["reference"]] == "reference"]
+        mine = [row for row in verdicts if row["arm"] == arm and row["confirmatory"]]
         for outcome, words in (
             ("better", f"{who} predicted better than the mean of the random draws"),
             ("worse", f"{who} predicted worse than the mean of the random draws"),
@@ -173,7 +190,7 @@ def table_text(comparison: Comparison, width: int = 116) -> str:
             lines.append("  " + "  ".join(cell.ljust(size) for cell, size in zip(line, sizes, strict=True)).rstrip())
         lines.append("")
         # Beating the class frequencies is expected; a terminal says it only where it was not shown.
-        said = [one.text for one in table.verdicts if not one.against_majority or one.outcome != "better"]
+        said = [one.text for one in table.verdicts if one.against != "majority" or one.outcome != "better"]
         for text in said + table.notes:
             lines += textwrap.wrap(text, width - 4, initial_indent="  • ", subsequent_indent="    ")
         lines.append("")

@@ -10,7 +10,13 @@ from echolung.evaluation.compare import PAIRED
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.tracking.experiments import ArmResult, Dataset
 
-INITS = {"pretrained": "pretrained", "reference": "random", "majority": "control", "other": "other"}
+INITS = {
+    "pretrained": "pretrained",
+    "reference": "random",
+    "control": "control",
+    "majority": "control",
+    "other": "other",
+}
 """What a run's tag `init` says, by the arm's role in the comparison."""
 
 # MLflow's compare page lists metrics by name in a box of six rows: the plain names are few, so that it opens on the

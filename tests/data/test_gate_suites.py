@@ -61,7 +61,7 @@ def predictions() -> pd.DataFrame:
     for arm, seed, probe in (("jepa", 0, "attentive"), ("random", 0, "attentive"), ("majority", 0, "none")):
         part = split[["repeat", "fold", "sample_id", "patient_id", "split_group"]].assign(y_true=split["y"])
         part = part.assign(task="pocus-pathology", arm=arm, arm_seed=seed, probe=probe, p_0=0.5, p_1=0.25, p_2=0.25)
-        parts.append(part.assign(split_digest=digest))
+        parts.append(part.assign(seen_in_pretraining=False, split_digest=digest))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -97,7 +97,8 @@ def clean(stage: str) -> tuple[Tables, dict[str, Any]]:
     if stage == "embed":
         features = pd.MultiIndex.from_product([[0, 1], VIDEOS], names=["seed", "sample_id"]).to_frame(index=False)
         facts = {"samples": VIDEOS, "seeds": [0, 1], "effective_rank_floor": 4.0}
-        return {"features": features.assign(finite=True, std=0.5, effective_rank=20.0)}, facts
+        features = features.assign(finite=True, std=0.5, effective_rank=20.0, seen_in_pretraining=False)
+        return {"features": features}, facts
     if stage == "probe":
         return {"predictions": predictions(), "folds": folds()}, {"split_digest": folds_digest(folded())}
     if stage == "compare":
@@ -392,3 +393,15 @@ def test_undefined_ranking_scores_and_intervals_are_not_a_fault(tmp_path: Path) 
     tables["arms"].loc[0, ["metric", "estimate", "low", "high"]] = ["auroc", np.nan, np.nan, np.nan]
     tables["pairs"].loc[0, "p_value"] = np.nan
     check("compare", "k", tables, tmp_path)
+
+
+def test_videos_seen_in_pretraining_pass_with_a_warning_that_names_them(tmp_path: Path) -> None:
+    tables, facts = clean("embed")
+    tables["features"].loc[5, "seen_in_pretraining"] = True
+    check("embed", "jepa-pocus", tables, tmp_path, **facts)
+    (findings,) = read_findings(tmp_path)
+    assert findings["success"]
+    assert findings["summary"]["warnings"] == 1
+    (warned,) = [one for one in findings["expectations"] if not one["success"]]
+    assert "not pretrained on this video" in warned["meaning"]
+    assert tables["features"]["sample_id"][5] in str(warned)

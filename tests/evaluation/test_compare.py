@@ -46,6 +46,7 @@ def predictions(
         patient_id=[f"{task}/p{i}" for i in patient] * times,
         split_group=[f"{task}/p{i}" for i in patient] * times,
         y_true=np.tile(y, times),
+        seen_in_pretraining=False,
         split_digest="d1",
     )
 
@@ -371,3 +372,41 @@ def test_a_patient_of_two_classes_is_refused_only_where_the_patient_decides() ->
     assert len(compare(mixed, {"lung": LUNG}, QUICK).arms)
     with pytest.raises(DataError, match="decides per patient, but lung/p"):
         compare(mixed, {"lung": LUNG.model_copy(update={"unit": "patient"})}, QUICK)
+
+
+# --- videos seen in pretraining, controls ----------------------------------------------------------------------------
+
+
+def test_an_encoder_that_watched_what_it_is_scored_on_is_marked_and_left_out_of_the_family() -> None:
+    watched = (TABLE["arm"] == "jepa") & (TABLE["task"] == "lung") & TABLE["sample_id"].str.endswith(("000", "001"))
+    found = compare(TABLE.assign(seen_in_pretraining=watched), TASKS, QUICK)
+    seen = found.arms.groupby(["task", "arm"])["n_seen"].max().to_dict()
+    assert seen[("lung", "jepa")] == 2
+    assert sum(seen.values()) == 2
+    tested = found.pairs[(found.pairs["metric"] == "log_loss") & (found.pairs["reference"] == "random")]
+    tested = tested[tested["primary"]].set_index("task")
+    assert np.isnan(tested.loc["lung", "p_holm"])
+    assert tested.loc["blues", "p_holm"] == tested.loc["blues", "p_value"]  # a family of one
+    verdicts = found.verdicts[found.verdicts["reference"] == "random"].set_index("task")
+    assert "Not counted as evidence: 2 of the" in verdicts.loc["lung", "text"]
+    assert "Not counted" not in verdicts.loc["blues", "text"]
+    assert verdicts["confirmatory"].to_dict() == {"lung": False, "blues": True}
+
+
+def test_pretrained_arms_meet_the_controls_and_others_do_not() -> None:
+    arms = ARMS | {("hand-made", "none"): (1, 0.0)}
+    found = compare(predictions("lung", 3, arms), {"lung": TASKS["lung"]}, QUICK)
+    met = found.pairs[found.pairs["primary"]].groupby("arm")["reference"].agg(set).to_dict()
+    assert met["jepa"] == {"random", "majority", "hand-made"}
+    assert met["random"] == {"majority"}
+    assert met["hand-made"] == {"random", "majority"}
+    assert set(found.arms.loc[found.arms["arm"] == "hand-made", "role"]) == {"control"}
+    assert found.pairs["p_holm"].notna().sum() == 1
+
+
+def test_outside_the_main_tasks_a_difference_explores() -> None:
+    found = compare(TABLE, TASKS, QUICK.model_copy(update={"main_tasks": ["blues"]}))
+    verdicts = found.verdicts[found.verdicts["reference"] == "random"].set_index("task")
+    assert verdicts["confirmatory"].to_dict() == {"lung": False, "blues": True}
+    assert "exploratory and not corrected" in verdicts.loc["lung", "text"]
+    assert "exploratory" not in verdicts.loc["blues", "text"]

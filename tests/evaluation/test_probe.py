@@ -69,7 +69,7 @@ def test_every_video_is_predicted_once_out_of_its_fold(study) -> None:
     predictions = pd.concat([result.predictions for result in results])
     assert list(predictions.columns) == [
         *("task", "arm", "arm_seed", "probe", "repeat", "fold", "sample_id", "patient_id", "split_group", "y_true"),
-        *("p_0", "p_1", "p_2", "split_digest"),
+        *("p_0", "p_1", "p_2", "seen_in_pretraining", "split_digest"),
     ]
     assert set(predictions["split_digest"]) == {folds_digest(folds)}
     assert set(zip(predictions["arm"], predictions["arm_seed"], strict=True)) == {("jepa", 2)}
@@ -126,9 +126,10 @@ def test_a_search_that_finds_nothing_ends_at_the_majority(task: Task) -> None:
     overfitting = SMALL.model_copy(update={"learning_rates": [3e-2], "weight_decays": [0.01]})
     for seed in range(3):
         features, folds = make_study(signal=0.0, seed=seed)
+        frequencies = control_predictions(folds, "t", task, {}).predictions
         for fold in range(4):
             result = fit_trial(features, folds, 0, fold, "t", task, overfitting)
-            majority = control_predictions("majority", folds, 0, fold, "t", task).predictions
+            majority = frequencies[(frequencies["repeat"] == 0) & (frequencies["fold"] == fold)]
             for probe, fits in result.fits.groupby("probe"):
                 assert set(fits["epoch"]) == set(range(overfitting.epochs + 1))
                 found = probabilities(result.predictions[result.predictions["probe"] == probe])

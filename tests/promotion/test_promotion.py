@@ -106,7 +106,7 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
     table = pd.DataFrame({"sample_id": ids, "patient_id": patients, "split_group": patients, "y": y})
     folds = make_folds(table.assign(label=[TASK.classes[k] for k in y]), SplitSettings(outer=3, inner=2))
     direction = np.random.default_rng(7).normal(size=(3, WIDTH))
-    parts = [control_predictions("majority", folds, 0, fold, "pocus-pathology", TASK).predictions for fold in range(3)]
+    parts = [control_predictions(folds, "pocus-pathology", TASK, {}).predictions]
     encoders = EncoderSettings(width=WIDTH, depth=1, heads=2, image_size=32, frames=4, clip_fps=8, patch=16)
     for seed, (arm, signal) in enumerate(SIGNALS.items()):
         record = EncoderRecord(settings=encoders, arm=arm, objective="jepa", seed=0)

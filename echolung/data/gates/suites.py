@@ -197,6 +197,7 @@ def embed(
         unique("a video is embedded once per seed", "seed", "sample_id"),
         holds("finite", "all features are finite"),
         between("std", 1e-6, 1e6, "a video's features are not all the same, and not huge"),
+        one_of("seen_in_pretraining", [False], "the encoder was not pretrained on this video", "warning"),
         _rank(effective_rank_floor),
     ]
     expected = pd.MultiIndex.from_product([seeds, samples], names=["seed", "sample_id"]).to_frame(index=False)
@@ -302,7 +303,7 @@ ARM_KEYS = ["task", "arm", "probe", "metric"]
 PAIR_KEYS = ["task", "arm", "reference", "probe", "metric"]
 PREDICTION_COLUMNS = [
     "task", "arm", "arm_seed", "probe", "repeat", "fold", "sample_id", "patient_id", "split_group", "y_true",
-    "split_digest",
+    "seen_in_pretraining", "split_digest",
 ]  # fmt: skip
 FOLD_COLUMNS = ["sample_id", "patient_id", "split_group", "y", "label", "repeat", "fold"]
 MANIFEST_COLUMNS = [
@@ -326,7 +327,7 @@ SUITES: dict[str, Suite] = {
         {"seeds": SEED_COLUMNS}, pretrain, "Delete the run's folder and train again with another seed or rate."
     ),
     "embed": Suite(
-        {"features": ["seed", "sample_id", "finite", "std", "effective_rank"]},
+        {"features": ["seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]},
         embed,
         "Look at the encoder's training: the features of the rows named above carry no information.",
     ),
