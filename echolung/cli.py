@@ -256,6 +256,53 @@ def show() -> None:
 
 
 @main.command()
+@click.argument("name")
+@click.option(
+    "--command", default="dvc repro", show_default=True, help="What made the study, as others should type it."
+)
+@click.option("--readme", is_flag=True, help="Also put the summary between the marks of README.md.")
+@clean
+def publish(name: str, command: str, readme: bool) -> None:
+    """Write the study's small results to reports/NAME, to be committed: no video, and no frame of one.
+
+    \b
+    Example:
+      echolung publish lung-laptop --command "dvc exp run -S study=lung -S scale=laptop" --readme
+    """
+    import pandas as pd
+
+    from echolung.evaluation.comparison import read_comparison
+    from echolung.reports import study
+    from echolung.reports.publish import Published
+    from echolung.reports.publish import publish as write
+    from echolung.settings import load
+    from echolung.tracking.experiments import stage_times
+    from echolung.tracking.provenance import provenance
+    from echolung.tracking.store import store
+
+    root = project_root()
+    settings = load(root)
+    data, report = root / "data" / settings.study, root / "reports" / settings.study
+    comparison = read_comparison(data / "compare")
+    encoders = [data / "pretrain" / arm / f"seed{seed}" for arm in settings.embed.arms for seed in settings.seeds(arm)]
+    stages = stage_times(store(root, settings.tracking), settings.study)
+    published = Published(
+        study=settings.study,
+        name=name,
+        command=command,
+        facts=study.facts(settings.model_dump(mode="json"), provenance(root)),
+        sources=study.sources(data / "ingest", settings.ingest.sources),
+        arms=study.arms(encoders),
+        stages=stages[~stages["stage"].str.startswith("promote")],
+    )
+    predictions = {task: pd.read_parquet(data / "probe" / task / "predictions.parquet") for task in settings.tasks}
+    target = root / "reports" / name
+    place = root / "README.md" if readme else None
+    for path in write(published, comparison, predictions, report, target, place):
+        click.echo(f"{path.relative_to(root)}  {path.stat().st_size / 1024:.0f} kB")
+
+
+@main.command()
 @click.option("--port", default=5000, show_default=True)
 @clean
 def ui(port: int) -> None:

@@ -63,6 +63,8 @@ class Settings(Parameters):
     study: str = pydantic.Field(pattern=r"^[a-z][a-z0-9-]*$")
     workers: int = pydantic.Field(2, ge=1)
     """Processes that decode, draw and probe side by side on this machine."""
+    public_sets: str = ""
+    """The folder that holds the public sets' folders, where a study reads them; `ingest.sources` is made from it."""
     phantom: dict[str, PhantomSettings] = {}
     ingest: IngestSettings
     tasks: dict[str, Task]

@@ -253,3 +253,20 @@ def folds_url(server: str, store: Store, study: str, task: str) -> str:
     experiment = _experiment(store, study)
     condition = quote(f"tags.task = '{task}' and tags.current = 'true'")
     return f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART&searchFilter={condition}"
+
+
+def stage_times(store: Store, study: str) -> pd.DataFrame:
+    """The last finished run of every stage, in the order they began: stage, started (UTC, to the minute), minutes."""
+    runs = _find(store, _experiment(store, study, "stages"), {"study": study}, "FINISHED")
+    last: dict[str, Any] = {}
+    for run in sorted(runs, key=lambda run: run.info.start_time):
+        last[run.info.run_name] = run.info
+    rows = [
+        {
+            "stage": name,
+            "started": pd.Timestamp(info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M"),
+            "minutes": (info.end_time - info.start_time) / 60_000,
+        }
+        for name, info in sorted(last.items(), key=lambda item: item[1].start_time)
+    ]
+    return pd.DataFrame(rows, columns=["stage", "started", "minutes"])

@@ -1,0 +1,214 @@
+"""A study's small results as files to commit: words, tables, predictions and figures; no video, and no frame of one.
+
+README.md              what was found, on what, when, on which machine, and how long each stage took
+summary.md             the answer in one table; `publish` also puts it between two marks of the project's README
+table.md, metrics.json every arm's metrics with intervals
+comparison/*.csv       the tables behind them
+predictions/*.csv.gz   every video's out-of-fold probabilities under every arm, seed and repeat, at the primary probe
+figures/*.png          as in the report
+params.yaml            the parameters; with the revision named in README.md they make all of this again
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from echolung.errors import DataError
+from echolung.evaluation.comparison import Comparison, write_comparison
+from echolung.evaluation.verdicts import p_text, plain, signed
+from echolung.reports.tables import SEEN, headline, table_markdown
+from echolung.runtime import atomic_directory, atomic_path
+
+REMEDY = "Run `dvc repro` first."
+NEVER = {"frames.png"}
+"""Figures that show videos: whoever may see a data set may not always pass it on."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What stands in the page of words."""
+
+    study: str
+    name: str
+    """Of the folder, and of the marks in the project's README."""
+    command: str
+    """What made the study."""
+    facts: Mapping[str, str]
+    """Code, encoder, machine, software, ... as in the report."""
+    sources: pd.DataFrame
+    arms: pd.DataFrame
+    """One row per encoder."""
+    stages: pd.DataFrame
+    """stage, started (UTC), minutes: the last finished run of every stage."""
+
+
+def publish(
+    published: Published,
+    comparison: Comparison,
+    predictions: Mapping[str, pd.DataFrame],
+    report: Path,
+    target: Path,
+    readme: Path | None = None,
+) -> list[Path]:
+    """Write the folder `target` from the comparison, the predictions of every task and the folder `report`.
+
+    `readme` is a file with a pair of marks to put the summary between. Returns the files written; raises DataError if
+    the report lacks a file, or the readme the marks.
+    """
+    wanted = [report / name for name in ("metrics.json", "params.yaml", "table.md")]
+    figures = [path for path in sorted((report / "figures").glob("*.png")) if path.name not in NEVER]
+    missing = [path for path in wanted if not path.is_file()]
+    if missing or not figures:
+        raise DataError(f"{missing[0] if missing else report / 'figures'} does not exist", REMEDY)
+    summary = summary_markdown(published, comparison)
+    if readme is not None:
+        _marked(readme, published.name)  # an error before anything is written
+    with atomic_directory(target) as folder:
+        for path in wanted:
+            shutil.copyfile(path, folder / path.name)
+        (folder / "figures").mkdir()
+        for path in figures:
+            shutil.copyfile(path, folder / "figures" / path.name)
+        write_comparison(comparison, folder / "comparison")
+        (folder / "comparison" / "metrics.json").unlink()  # stands one floor up
+        (folder / "predictions").mkdir()
+        for task, table in predictions.items():
+            _write_predictions(folder / "predictions" / f"{task}.csv.gz", table, _judged(comparison, task))
+        (folder / "summary.md").write_text(summary)
+        (folder / "README.md").write_text(_page(published, comparison, summary, [path.name for path in figures]))
+    if readme is not None:
+        before, after = _marked(readme, published.name)
+        with atomic_path(readme) as temporary:
+            temporary.write_text(f"{before}\n{summary}{after}", encoding="utf-8")
+    return sorted(path for path in target.rglob("*") if path.is_file())
+
+
+def _marked(readme: Path, name: str) -> tuple[str, str]:
+    """What stands before and after the place of the summary, marks included."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise DataError(f"{readme} has no place for the results of {name}", f"Add the lines {begin} and {end}.")
+    return text[: text.index(begin) + len(begin)], text[text.index(end) :]
+
+
+def _judged(comparison: Comparison, task: str) -> set[tuple[str, str]]:
+    primary = comparison.arms[comparison.arms["primary"] & (comparison.arms["task"] == task)]
+    return set(primary[["arm", "probe"]].itertuples(index=False, name=None))
+
+
+def _write_predictions(path: Path, table: pd.DataFrame, judged: set[tuple[str, str]]) -> None:
+    """Probabilities to four digits, without a time in the file: the same predictions, the same bytes."""
+    kept = [key in judged for key in table[["arm", "probe"]].itertuples(index=False, name=None)]
+    rows = table[kept].drop(columns=["task"]).sort_values(["arm", "arm_seed", "repeat", "sample_id"])
+    text = io.StringIO()
+    rows.to_csv(text, index=False, float_format="%.4f", lineterminator="\n")
+    with open(path, "wb") as stream, gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed:
+        packed.write(text.getvalue().encode())
+
+
+def summary_markdown(published: Published, comparison: Comparison) -> str:
+    """One line per task and pretrained arm: both sides' metrics, the paired difference, and its p-value."""
+    lines = [
+        "| task | patients, videos | arm | balanced accuracy | against | AUROC | against | log-loss, difference | p |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    estimates = comparison.arms[comparison.arms["primary"]].to_dict("records")
+    of = {(row["task"], row["arm"], row["metric"]): row for row in estimates}
+    for task in comparison.arms["task"].unique():
+        pairs = comparison.pairs[(comparison.pairs["task"] == task) & comparison.pairs["primary"]]
+        tested = pairs[pairs["metric"] == "log_loss"]
+        roles = comparison.arms[comparison.arms["task"] == task].drop_duplicates("arm").set_index("arm")["role"]
+        tested = tested[tested["arm"].map(roles).eq("pretrained") & tested["reference"].map(roles).eq("reference")]
+        for row in tested.to_dict("records"):
+            cells = [f"`{task}`", f"{row['n_patients']}, {row['n_videos']}", row["arm"] + SEEN * (row["n_seen"] > 0)]
+            for metric in ("balanced_accuracy", "auroc"):
+                cells += [_cell(of[task, arm, metric]) for arm in (row["arm"], row["reference"])]
+            cells.append(f"{signed(row['difference'], 2)} [{signed(row['low'], 2)}, {signed(row['high'], 2)}]")
+            holm = not pd.isna(row["p_holm"])
+            cells.append(p_text(row["p_holm"] if holm else row["p_value"]) + ("" if holm else " (explores)"))
+            lines.append("| " + " | ".join(cells) + " |")
+    when = _dates(published.stages)
+    reference = ", ".join(sorted(set(comparison.arms.loc[comparison.arms["role"] == "reference", "arm"])))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"*against*: the mean of the {reference} draws. Brackets: 95% intervals of these fitted models on new"
+            " patients. A negative difference is the pretrained arm's favour; p: sign-flip permutation over patients,"
+            " Holm-corrected where the test was to confirm, as it is where it explores.",
+            *(
+                [f"{SEEN.strip()}: pretrained, without labels, on videos it is scored on."]
+                if SEEN in str(lines)
+                else []
+            ),
+            f"Made by `{published.command}` and `echolung publish {published.name}`, {when},"
+            f" {published.facts['Machine']}; {_total(published.stages)}.",
+            "",
+        ]
+    )
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["estimate"]):
+        return "undefined"
+    return f"{plain(row['estimate'], 2)} [{plain(row['low'], 2)}, {plain(row['high'], 2)}]"
+
+
+def _dates(stages: pd.DataFrame) -> str:
+    if stages.empty:
+        return "at a time that the tracking store no longer knows"
+    days = sorted({str(start)[:10] for start in stages["started"]})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _total(stages: pd.DataFrame) -> str:
+    return f"its stages took {stages['minutes'].sum():.0f} minutes together"
+
+
+def _page(published: Published, comparison: Comparison, summary: str, figures: list[str]) -> str:
+    """README.md of the folder."""
+    blocks = [
+        f"# {published.name}",
+        "",
+        "Results of one run, as the code wrote them; no word or number here was edited by hand.",
+        "",
+        *(f"- {sentence}" for sentence in headline(comparison)),
+        "",
+        summary,
+        "## What was run on what",
+        "",
+        *(f"- {name}: {value}" for name, value in published.facts.items()),
+        "",
+        _table(published.sources),
+        _table(published.arms),
+        "## What it supports",
+        "",
+        *(f"- {row['task']}: {row['text']}" for row in comparison.verdicts.to_dict("records")),
+        "",
+        "## Every arm",
+        "",
+        table_markdown(comparison),
+        "## Figures",
+        "",
+        *(f"![{name.removesuffix('.png')}](figures/{name})" for name in figures),
+        "",
+        "## Time",
+        "",
+        _table(published.stages.assign(minutes=published.stages["minutes"].map("{:.1f}".format))),
+    ]
+    return "\n".join(blocks)
+
+
+def _table(table: pd.DataFrame) -> str:
+    head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
+    rows = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in table.itertuples(index=False, name=None)]
+    return "\n".join([head, *rows, ""])
