@@ -50,15 +50,17 @@ def axis_label(metric: str) -> str:
 def estimates(comparison: Comparison) -> Figure:
     """Every arm's metrics with 95% intervals; the bar behind a mark spans the arm's single seeds."""
     table = comparison.arms[comparison.arms["primary"]]
-    tasks, arms, colours = list(table["task"].unique()), arms_in_order(table), arm_colours(table)
-    figure, panels = new_figure(len(tasks), len(SHOWN), 0.75 + len(tasks) * (0.62 + 0.3 * len(arms)), sharey=True)
+    tasks, colours = list(table["task"].unique()), arm_colours(table)
+    most = table.groupby("task")["arm"].nunique().max()
+    figure, panels = new_figure(len(tasks), len(SHOWN), 0.75 + len(tasks) * (0.62 + 0.3 * most))
     for row, task in zip(panels, tasks, strict=True):
+        arms = arms_in_order(table[table["task"] == task])
         for column, (panel, metric) in enumerate(zip(row, SHOWN, strict=True)):
             found = table[(table["task"] == task) & (table["metric"] == metric)].set_index("arm")
             for place, arm in enumerate(reversed(arms)):
-                if arm in found.index:
-                    _estimate(panel, place, found.loc[arm].to_dict(), colours[arm])
-            panel.set_yticks(range(len(arms)), list(reversed(arms)), color=INK, fontsize=9)
+                _estimate(panel, place, found.loc[arm].to_dict(), colours[arm])
+            names = list(reversed(arms)) if column == 0 else [""] * len(arms)
+            panel.set_yticks(range(len(arms)), names, color=INK, fontsize=9)
             panel.set_ylim(-0.6, len(arms) - 0.4)
             panel.grid(axis="y", visible=False)
             panel.xaxis.set_major_locator(ticks(4))
@@ -99,7 +101,10 @@ def differences(comparison: Comparison) -> Figure | None:
     if table.empty:
         return None
     colours = arm_colours(comparison.arms)
-    rows = list(table[["task", "arm"]].drop_duplicates().itertuples(index=False, name=None))[::-1]
+    order, tasks = arms_in_order(comparison.arms), list(table["task"].unique())
+    rows = list(table[["task", "arm"]].drop_duplicates().itertuples(index=False, name=None))
+    rows.sort(key=lambda row: (tasks.index(row[0]), order.index(row[1])), reverse=True)
+    borders = [place - 0.5 for place in range(1, len(rows)) if rows[place][0] != rows[place - 1][0]]
     figure, panels = new_figure(1, len(SHOWN), 1.15 + 0.42 * len(rows), sharey=True)
     for panel, metric in zip(panels[0], SHOWN, strict=True):
         found = table[table["metric"] == metric].set_index(["task", "arm"])
@@ -111,6 +116,8 @@ def differences(comparison: Comparison) -> Figure | None:
             one = found.loc[[(task, arm)]].iloc[0]
             panel.plot([one["low"], one["high"]], [place] * 2, lw=1.8, color=colours[arm], solid_capstyle="butt")
             panel.plot(one["difference"], place, "o", ms=6, color=colours[arm], mec="white", mew=0.7)
+        for border in borders:
+            panel.axhline(border, color=FAINT, lw=0.8)
         panel.set_xlim(-extent, extent)
         panel.set_ylim(-0.6, len(rows) - 0.4)
         panel.set_yticks(range(len(rows)), [f"{task}\n{arm}" for task, arm in rows], color=INK)
@@ -126,12 +133,12 @@ def differences(comparison: Comparison) -> Figure | None:
 
 
 def folds(comparison: Comparison) -> Figure:
-    """Reference and pretrained arm on the same held-out folds, one line per fold."""
+    """The reference and each arm with an encoder of its own on the same held-out folds, one line per fold."""
     arms = comparison.arms[comparison.arms["primary"]]
     roles = arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
     # The reference stands left, so that a rising line is an improvement where higher is better.
-    shown = [arm for arm in arms_in_order(arms) if roles[arm] == "reference"]
-    shown += [arm for arm in arms_in_order(arms) if roles[arm] in ("pretrained", "other")]
+    reference = [arm for arm in arms_in_order(arms) if roles[arm] == "reference"]
+    others = [arm for arm in arms_in_order(arms) if roles[arm] in ("pretrained", "other")]
     probes = arms.drop_duplicates(["task", "arm"]).set_index(["task", "arm"])["probe"].to_dict()
     tasks, metrics = list(arms["task"].unique()), ["balanced_accuracy", "auroc", "log_loss"]
     figure, panels = new_figure(len(tasks), len(metrics), 0.4 + 2.5 * len(tasks))
@@ -142,8 +149,9 @@ def folds(comparison: Comparison) -> Figure:
                 [probes.get((task, arm)) == probe for arm, probe in zip(table["arm"], table["probe"], strict=True)]
             ]
             values = wide.pivot(index="step", columns="arm", values="value")
-            values = values[[arm for arm in shown if arm in values]]
-            _fold_lines(panel, values, METRICS[metric].higher_is_better, arm_colours(arms))
+            # With the reference beside each, no line joins two arms that are not compared.
+            shown = [arm for other in others if other in values for arm in (*reference, other)]
+            _fold_lines(panel, values[shown or reference], METRICS[metric].higher_is_better, arm_colours(arms))
             panel.set_ylabel(axis_label(metric).replace("→", "↑").replace("←", "↓"))
         row[0].set_title(f"{task} · {len(values)} held-out folds")
     note(figure, "A line is one held-out fold (mean over seeds); blue: better to the right, orange: worse. Bar: mean.")
@@ -152,18 +160,22 @@ def folds(comparison: Comparison) -> Figure:
 
 def _fold_lines(panel: Axes, values: pd.DataFrame, higher_is_better: bool, colours: dict[str, str]) -> None:
     table = values.to_numpy(dtype=float)
-    for left in range(table.shape[1] - 1):
+    for left in range(0, table.shape[1] - 1, 2):
         for line in table:
             gain = (line[left + 1] - line[left]) * (1 if higher_is_better else -1)
             colour = FAINT if gain == 0 or np.isnan(gain) else ARM_COLOURS[0] if gain > 0 else ARM_COLOURS[1]
             panel.plot([left, left + 1], line[left : left + 2], color=colour, lw=1.1, alpha=0.65, zorder=2)
     for place, arm in enumerate(values.columns):
+        if place and place % 2 == 0:
+            panel.axvline(place - 0.5, color=FAINT, lw=0.8)
         panel.plot(
             [place] * len(table), table[:, place], "o", ms=4.5, color=colours[arm], mec="white", mew=0.6, zorder=3
         )
         if not np.isnan(table[:, place]).all():
             panel.plot([place - 0.14, place + 0.14], [np.nanmean(table[:, place])] * 2, lw=3, color=INK, zorder=4)
-    panel.set_xticks(range(len(values.columns)), list(values.columns), color=INK, fontsize=9)
+    # Many names stand one above the other in turn, or they would run into one another.
+    names = [("\n" if place % 2 and len(values.columns) > 2 else "") + arm for place, arm in enumerate(values.columns)]
+    panel.set_xticks(range(len(names)), names, color=INK, fontsize=9)
     panel.set_xlim(-0.35, len(values.columns) - 0.65)
     panel.grid(axis="x", visible=False)
     panel.yaxis.set_major_locator(ticks(5))
@@ -172,15 +184,21 @@ def _fold_lines(panel: Axes, values: pd.DataFrame, higher_is_better: bool, colou
 def confusions(comparison: Comparison) -> Figure:
     """What each arm calls what: rows are the truth and add up to 100%; counts are means over an arm's seeds."""
     found = _judged(comparison)
-    arms = len({arm for _, arm, _ in found})
-    columns = arms * max(1, 4 // arms)
-    rows = -(-len(found) // columns)
+    by_task: dict[str, list[tuple[str, str, str]]] = {}
+    for one in found:
+        by_task.setdefault(one[0], []).append(one)
+    arms = max(len(of_task) for of_task in by_task.values())
+    together = max(1, 4 // arms)  # tasks in one row
+    rows, columns = -(-len(by_task) // together), arms * together
     figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns))
-    flat = [panel for row in panels for panel in row]
-    for panel, (task, arm, probe) in zip(flat, found, strict=False):
-        _confusion(panel, _of(comparison.confusion, task, arm, probe))
-        panel.set_title(f"{task}\n{arm}")
-    hide(flat[len(found) :])
+    for at, of_task in enumerate(by_task.values()):
+        first = at % together * arms
+        row = panels[at // together][first : first + arms]
+        for panel, (task, arm, probe) in zip(row, of_task, strict=False):
+            _confusion(panel, _of(comparison.confusion, task, arm, probe))
+            panel.set_title(f"{task}\n{arm}")
+        hide(row[len(of_task) :])
+    hide([panel for panel in panels[-1] if not panel.has_data()])
     return figure
 
 
