@@ -63,7 +63,7 @@ def contact_sheet(path: Path) -> None:
     """Write the picture as a png."""
     tiles: list[tuple[str, Image.Image]] = []
     for view, ef, seed in _HEARTS:
-        video = draw_heart(ef, 60, 25, _TILE, seed, view)
+        video = draw_heart(ef, 40, 25, _TILE, seed, view)
         ventricle = video.ventricle
         for name, share in _MOMENTS:
             frame = ventricle.end_diastole + round(share * ventricle.frames_per_beat)

@@ -131,12 +131,13 @@ def _right_half(anatomy: HeartAnatomy, z: Floats | float) -> Floats:
 
 
 def _atrial_radius(anatomy: HeartAnatomy, x: Floats, z: Floats) -> Floats:
-    """Distance from the centre of the nearer atrium, an ellipse: less than 1 inside it."""
+    """Distance from the centre of the nearer atrium, an ellipse: less than 1 inside it, and not on the septum."""
     half = anatomy.atrium_length / 2
     left = np.hypot((x - 1) / (0.8 * anatomy.diameter / 2 + 4), (z - anatomy.length - half) / (half + 2))
     centre = -_outer_half_width(anatomy, anatomy.length) - 0.42 * anatomy.right_width
     right = np.hypot((x - centre) / (0.62 * anatomy.right_width), (z - anatomy.length - half + 3) / half)
-    return np.minimum(left, right)
+    nearer = np.minimum(left, right)
+    return np.where(np.abs(left - right) < 0.16, np.maximum(nearer, 1.1), nearer)
 
 
 def _hinges(anatomy: HeartAnatomy) -> list[tuple[float, float]]:
