@@ -15,6 +15,7 @@ import click
 from echolung.stage import exit_cleanly, project_root
 
 if TYPE_CHECKING:
+    from echolung.data.phantom.heart import View
     from echolung.promotion.candidate import Candidate
     from echolung.settings import Settings
 
@@ -57,21 +58,23 @@ def phantom() -> None:
 
 @phantom.command("heart")
 @click.argument("video", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--view", type=click.Choice(["a4c", "psax"]), default="a4c", show_default=True, help="Which section.")
 @click.option("--ef", default=60.0, show_default=True, help="Ejection fraction, per cent (5-85).")
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
 @clean
-def phantom_heart(video: Path, ef: float, seed: int, frames: int, size: int) -> None:
-    """Draw an apical four-chamber view with a chosen ejection fraction.
+def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, size: int) -> None:
+    """Draw a heart with a chosen ejection fraction: apical four-chamber view (a4c) or parasternal short axis (psax).
 
     \b
-    Example:
+    Examples:
       echolung phantom heart weak-heart.mp4 --ef 30 --seed 7
+      echolung phantom heart same-heart.mp4 --ef 30 --seed 7 --view psax
     """
     from echolung.data.phantom.write import write_heart
 
-    click.echo(write_heart(video, ejection_fraction=ef, seed=seed, frames=frames, size=size))
+    click.echo(write_heart(video, ejection_fraction=ef, seed=seed, frames=frames, size=size, view=view))
 
 
 @phantom.command("lung")

@@ -39,7 +39,7 @@ Facts = dict[str, Any]
 class SourceSettings(Parameters):
     """One data set: where it is and how it is laid out."""
 
-    layout: Literal["echonet", "pocus", "covid_blues", "folder"]
+    layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "folder"]
     root: Path
 
 

@@ -39,6 +39,10 @@ LABEL_COLUMNS: dict[str, str] = {
     "a_lines": "Int64",  # 0 | 1
     "b_lines": "Int64",  # 0 | 1
     "ef": "Float64",  # ejection fraction, 0..100 %
+    "sex": "string",  # F | M, or whatever else the source says
+    "age": "Float64",  # years
+    "weight_kg": "Float64",
+    "height_cm": "Float64",
     "label": "string",  # of a user's own folder, as are columns label_*
 }
 MANIFEST_COLUMNS: dict[str, str] = {**IDENTITY_COLUMNS, **VIDEO_COLUMNS, **LABEL_COLUMNS}

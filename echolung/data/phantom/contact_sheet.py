@@ -1,4 +1,4 @@
-"""A picture of what the phantoms look like: hearts full and empty with their masks' outline, lungs of every pattern."""
+"""A picture of what the phantoms look like: hearts in two views with their masks' outline, lungs of every pattern."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from echolung.data.phantom.findings import BLine, Consolidation, LungFindings
-from echolung.data.phantom.heart import draw_heart
+from echolung.data.phantom.heart import View, draw_heart
 from echolung.data.phantom.lung import LungPatient, draw_lung
 from echolung.runtime import atomic_path
 
 _TILE, _CAPTION, _GAP = 208, 22, 6  # pixels
 _PAPER, _INK, _OUTLINE = (12, 13, 16), (205, 208, 214), (255, 176, 59)
-_HEARTS = ((64.0, 4), (45.0, 11), (24.0, 2))  # ejection fraction and seed
+_MOMENTS = (("end-diastole", 0.0), ("end-systole", 0.36), ("filling", 0.52))  # shares of a beat
+_HEARTS: tuple[tuple[View, float, int], ...] = (  # view, ejection fraction and seed
+    ("a4c", 64.0, 4),
+    ("a4c", 24.0, 2),
+    ("psax", 64.0, 4),
+    ("psax", 24.0, 2),
+)
 _LUNGS = (
     ("regular: A-lines", LungFindings("regular", 0, irregularity=0.05, a_lines=1.2), 24),
     (
@@ -56,14 +62,14 @@ _LUNGS = (
 def contact_sheet(path: Path) -> None:
     """Write the picture as a png."""
     tiles: list[tuple[str, Image.Image]] = []
-    for ef, seed in _HEARTS:
-        heart = draw_heart(ef, 40, 25, _TILE, seed)
-        ventricle = heart.ventricle
-        for frame, name in ((ventricle.end_diastole, "end-diastole"), (ventricle.end_systole, "end-systole")):
-            discs = ventricle.discs(frame, heart.scanner, _TILE, count=100)
-            outline = np.concatenate([discs[:, 0], discs[::-1, 1]])
-            caption = f"EF {ef:.0f}%: {name}, {ventricle.volumes[frame]:.0f} ml"
-            tiles.append((caption, _outlined(heart.frames[frame], outline)))
+    for view, ef, seed in _HEARTS:
+        video = draw_heart(ef, 40, 25, _TILE, seed, view)
+        ventricle = video.ventricle
+        for name, share in _MOMENTS:
+            frame = ventricle.end_diastole + round(share * ventricle.frames_per_beat)
+            size = f"{ventricle.volumes[frame]:.0f} ml" if view == "a4c" else f"{video.heart.areas[frame]:.0f} cm2"
+            caption = f"EF {ef:.0f}%: {name}, {size}"
+            tiles.append((caption, _outlined(video.frames[frame], video.contour(frame, 100))))
     for caption, findings, seed in _LUNGS:
         patient = LungPatient.draw(np.random.default_rng(seed))
         lung = draw_lung(findings, patient, 2, 25, (_TILE, _TILE), seed)

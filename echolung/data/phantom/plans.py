@@ -13,7 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from echolung.data.phantom.demographics import Child, draw_child
 from echolung.data.phantom.findings import PATTERNS, LungFindings, Pattern, draw_findings, draw_severity
+from echolung.data.phantom.heart import VIEWS, View
 from echolung.data.phantom.lung import LungPatient
 from echolung.data.phantom.settings import Layout, PhantomSettings
 from echolung.runtime import derived_seed
@@ -43,6 +45,7 @@ SOURCES = (
 _TIED: dict[Pattern, Source] = {"covid": SOURCES[3], "pneumonia": SOURCES[2], "regular": SOURCES[4]}
 _PREFIXES: dict[Pattern, str] = {"covid": "Cov", "pneumonia": "Pneu", "regular": "Reg"}
 _POCUS_SHARES: dict[Pattern, float] = {"covid": 0.3, "pneumonia": 0.34, "regular": 0.36}
+_UNTRACED: dict[int, Literal["No Systolic", "No Diastolic"]] = {5: "No Systolic", 14: "No Diastolic"}  # of every 16
 _POINTS = ("L1", "L2", "L3", "R1", "R2", "R3")
 
 
@@ -53,11 +56,14 @@ class HeartPlan:
     file: str  # below the data set's root
     patient: str
     split: str
+    view: View
     ejection_fraction: float
     frames: int
     fps: float
     size: int
     seed: int
+    child: Child | None = None
+    untraced: Literal["", "No Systolic", "No Diastolic"] = ""  # which of the two tracings is missing
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def plan(settings: PhantomSettings) -> list[Plan]:
     """The videos of a data set, in the order of their patients."""
     layouts: dict[Layout, Callable[[PhantomSettings], Sequence[Plan]]] = {
         "echonet": _hearts,
+        "echonet_pediatric": _children,
         "pocus": _pocus,
         "covid_blues": _covid_blues,
     }
@@ -95,15 +102,47 @@ def _hearts(settings: PhantomSettings) -> list[HeartPlan]:
     plans = []
     for number in range(settings.patients):
         rng = seeded(settings.seed, settings.layout, number)
-        # As in a hospital: most hearts eject 55-70 percent, a tail of weak ones reaches down to 15.
-        weak = rng.random() < 0.25
-        ef = float(np.clip(rng.normal(36, 9), 15, 52) if weak else np.clip(rng.normal(61, 6), 45, 78))
+        ef = _ejection_fraction(rng, weak=0.25)
         name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
         split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
         seed = derived_seed(settings.seed, "heart", number)
         frames = _frames(settings, rng)
-        plans.append(HeartPlan(f"Videos/{name}.avi", name, split, ef, frames, settings.fps, settings.size, seed))
+        plans.append(HeartPlan(f"Videos/{name}.avi", name, split, "a4c", ef, frames, settings.fps, settings.size, seed))
     return plans
+
+
+def _children(settings: PhantomSettings) -> list[HeartPlan]:
+    """One examination of each child, one video of it in each view; the hearts are as large as an adult's."""
+    plans: list[HeartPlan] = []
+    for number in range(settings.patients):
+        rng = seeded(settings.seed, settings.layout, number)
+        ef, child = _ejection_fraction(rng, weak=0.12), draw_child(rng)
+        name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
+        patient, examination = f"CR{name[:7]}", f"CR{name[7:14]}"
+        for view in VIEWS:
+            instance = 2 * int(rng.integers(50)) + VIEWS.index(view)
+            plan = HeartPlan(
+                file=f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi",
+                patient=patient,
+                split=str(number % 10),
+                view=view,
+                ejection_fraction=ef,
+                frames=_frames(settings, rng),
+                fps=settings.fps,
+                size=settings.size,
+                seed=derived_seed(settings.seed, "child", number),
+                child=child,
+                untraced=_UNTRACED.get(len(plans) % 16, ""),
+            )
+            plans.append(plan)
+    return plans
+
+
+def _ejection_fraction(rng: np.random.Generator, weak: float) -> float:
+    """As in a hospital: most hearts eject 55-70 percent; a share of `weak` ones reaches down to 15."""
+    if rng.random() < weak:
+        return float(np.clip(rng.normal(36, 9), 15, 52))
+    return float(np.clip(rng.normal(61, 6), 45, 78))
 
 
 def _pocus(settings: PhantomSettings) -> list[LungPlan]:

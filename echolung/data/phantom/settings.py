@@ -8,7 +8,7 @@ import pydantic
 
 from echolung.parameters import Parameters
 
-Layout = Literal["echonet", "pocus", "covid_blues"]
+Layout = Literal["echonet", "echonet_pediatric", "pocus", "covid_blues"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
@@ -18,7 +18,8 @@ class PhantomSettings(Parameters):
     layout: Layout
     patients: int = pydantic.Field(ge=1, le=100_000)
     videos_per_patient: int = pydantic.Field(1, ge=1, le=6)
-    """Videos of each patient; on average for pocus, exactly for covid_blues; echonet has one of each."""
+    """Videos of each patient; on average for pocus, exactly for covid_blues. Of hearts echonet has one, and
+    echonet_pediatric one in each of two views."""
     frames: int = pydantic.Field(40, ge=8, le=1000)
     """Frames of a video on average; they differ by a fifth either way."""
     fps: float = pydantic.Field(25.0, ge=5, le=100)
@@ -32,8 +33,11 @@ class PhantomSettings(Parameters):
 
     @pydantic.model_validator(mode="after")
     def _hearts_come_alone(self) -> Self:
-        if self.layout == "echonet" and self.videos_per_patient != 1:
-            raise ValueError("echonet has one video per patient: leave videos_per_patient at 1")
-        if self.layout == "echonet" and self.nuisance_tied_to_label:
+        if not self.layout.startswith("echonet"):
+            return self
+        if self.videos_per_patient != 1:
+            per = "patient and view" if self.layout == "echonet_pediatric" else "patient"
+            raise ValueError(f"{self.layout} has one video per {per}: leave videos_per_patient at 1")
+        if self.nuisance_tied_to_label:
             raise ValueError("hearts carry no diagnosis for nuisance_tied_to_label to tie")
         return self

@@ -102,21 +102,23 @@ class Scanner:
         """
         row = depth * np.float32(self.samples / self.depth) - np.float32(0.5)
         column = (angle - self.angles[0]) / np.float32(self.angles[1] - self.angles[0])
-        inside = (row >= 0) & (row < self.samples - 1) & (column >= 0) & (column < self.beams - 1)
-        row, column, amplitude = row[inside], column[inside], amplitude[inside]
+        inside = np.flatnonzero((row >= 0) & (row < self.samples - 1) & (column >= 0) & (column < self.beams - 1))
+        row, column, amplitude = row[inside], column[inside], amplitude[inside].astype(np.complex64)
         if carrier:
             turns = np.float32(2 / self.wavelength) * depth[inside]
             phase = np.float32(-2 * np.pi) * (turns - np.floor(turns))
-            amplitude = amplitude * (np.cos(phase) + 1j * np.sin(phase))
+            amplitude *= np.cos(phase) + np.complex64(1j) * np.sin(phase)
         top, left = row.astype(np.int32), column.astype(np.int32)
-        down, right = row - top, column - left
-        corner = top * self.beams + left
-        cells = np.concatenate([corner, corner + 1, corner + self.beams, corner + self.beams + 1])
-        share = np.concatenate([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
-        values = np.tile(amplitude, 4) * share
-        size = self.samples * self.beams
-        grid = np.bincount(cells, values.real, size) + 1j * np.bincount(cells, values.imag, size)
-        return grid.astype(np.complex64).reshape(self.samples, self.beams)
+        down, right = (row - top).astype(np.float32), (column - left).astype(np.float32)
+        corner, both = top * np.int32(self.beams) + left, down * right
+        cells = np.stack([corner, corner + 1, corner + self.beams, corner + self.beams + 1], 1)
+        shares = np.stack([1 - down - right + both, right - both, down - both, both], 1)
+        # As a sparse matrix, one column per scatterer: several times faster than counting into bins.
+        starts = np.arange(0, 4 * len(row) + 1, 4, dtype=np.int32)
+        shape = (self.samples * self.beams, len(row))
+        spread = scipy.sparse.csc_array((shares.ravel(), cells.ravel(), starts), shape=shape)
+        grid = spread @ amplitude.view(np.float32).reshape(-1, 2)
+        return np.ascontiguousarray(grid).view(np.complex64).reshape(self.samples, self.beams)
 
     def receive(self, field: Complexes) -> Complexes:
         """Apply the point-spread function to scatterers on the polar grid, (..., R, A): the baseband echo.

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.data.phantom.findings import LungFindings, Pattern
+from echolung.data.phantom.heart import VIEWS
 from echolung.data.phantom.plans import SOURCES, HeartPlan, LungPlan, Plan
 
 LICENSE = "synthetic (drawn by EchoLung; no patient, no restriction)"
@@ -48,6 +49,34 @@ def echonet(root: Path, videos: list[Drawn]) -> None:
         tracings += video.tracings
     pd.DataFrame(rows).to_csv(root / "FileList.csv", index=False)
     pd.DataFrame(tracings).to_csv(root / "VolumeTracings.csv", index=False, float_format="%.3f")
+    _license(root)
+
+
+def echonet_pediatric(root: Path, videos: list[Drawn]) -> None:
+    """FileList.csv and VolumeTracings.csv of each view, and a LICENSE that says what these videos are."""
+    for view in VIEWS:
+        rows, tracings = [], []
+        for video in videos:
+            plan = video.plan
+            assert isinstance(plan, HeartPlan)
+            assert plan.child is not None
+            if plan.view != view:
+                continue
+            rows.append(
+                {
+                    "FileName": Path(plan.file).name,
+                    "EF": round(plan.ejection_fraction, 2),
+                    "Sex": plan.child.sex,
+                    "Age": plan.child.age,
+                    "Weight": plan.child.weight,
+                    "Height": plan.child.height,
+                    "Split": plan.split,
+                }
+            )
+            tracings += video.tracings
+        folder = root / view.upper()
+        pd.DataFrame(rows).to_csv(folder / "FileList.csv", index=False)
+        pd.DataFrame(tracings).to_csv(folder / "VolumeTracings.csv", index=False, float_format="%.3f")
     _license(root)
 
 
@@ -123,7 +152,7 @@ def _license(root: Path) -> None:
     (root / "LICENSE").write_text(f"License of these videos: {LICENSE}\n")
 
 
-TABLES = {"echonet": echonet, "pocus": pocus, "covid_blues": covid_blues}
+TABLES = {"echonet": echonet, "echonet_pediatric": echonet_pediatric, "pocus": pocus, "covid_blues": covid_blues}
 
 
 def _has_b_lines(findings: LungFindings) -> bool:

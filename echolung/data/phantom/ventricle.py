@@ -1,8 +1,7 @@
-"""The left ventricle of the heart phantom, in closed form: how it contracts, its volumes, its masks, its discs.
+"""The heart phantom's left ventricle in closed form, whatever view it is seen in: how it beats, its size, its volumes.
 
 It is a prolate ellipsoid of revolution cut at the mitral plane. Lengths are millimetres, volumes millilitres, ejection
-fractions percent. In the heart's own frame z runs from the apex along the ventricle's axis to the mitral plane and x
-across it, negative towards the septum. Letters: T frames, H W pixels.
+fractions percent. Letters: T frames.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from echolung.data.phantom.simulator import Floats, Scanner
+from echolung.data.phantom.simulator import Floats
 
 WIDEST = 0.62  # where along the axis, from apex (0) to mitral plane (1), the ventricle is widest
 FULLNESS = 1 - ((1 - WIDEST) ** 3 + WIDEST**3) / (3 * WIDEST**2)  # volume over that of the cylinder around it
@@ -21,16 +19,13 @@ _SYSTOLE = 0.36  # of a beat
 
 @dataclass(frozen=True)
 class HeartAnatomy:
-    """One person's heart at end-diastole, how it beats and how it lies in the sector."""
+    """One person's heart at end-diastole, and how fast it beats."""
 
     length: float  # of the left ventricle, apex to mitral plane
     diameter: float
     wall: float
     right_width: float
     atrium_length: float
-    apex_x: float
-    apex_depth: float
-    tilt: float  # of the long axis, radians
     heart_rate: float  # beats per minute
 
     @classmethod
@@ -44,22 +39,8 @@ class HeartAnatomy:
             wall=rng.uniform(8, 11.5),
             right_width=rng.uniform(22, 31),
             atrium_length=rng.uniform(34, 44),
-            apex_x=rng.uniform(-1, 6),
-            apex_depth=rng.uniform(21, 29),
-            tilt=rng.uniform(0.02, 0.17),
             heart_rate=rng.uniform(60, 100),
         )
-
-    def to_image(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
-        """From the heart's frame to the scanner's: lateral and axial distance from the probe."""
-        cos, sin = np.float32(np.cos(self.tilt)), np.float32(np.sin(self.tilt))
-        return self.apex_x + z * sin + x * cos, self.apex_depth + z * cos - x * sin
-
-    def from_image(self, lateral: Floats, axial: Floats) -> tuple[Floats, Floats]:
-        """From the scanner's frame to the heart's."""
-        cos, sin = np.float32(np.cos(self.tilt)), np.float32(np.sin(self.tilt))
-        lateral, axial = lateral - self.apex_x, axial - self.apex_depth
-        return lateral * cos - axial * sin, lateral * sin + axial * cos
 
 
 def outline(s: Floats | float) -> Floats:
@@ -127,26 +108,3 @@ class Ventricle:
             end_diastole=end_diastole,
             end_systole=end_diastole + systole,
         )
-
-    def masks(self, scanner: Scanner, size: int) -> NDArray[np.bool_]:
-        """The cavity in every frame, (T, H, W): a pixel belongs to it if its centre does."""
-        lateral, axial, _ = scanner.pixel_grid(size, size)
-        x, z = self.anatomy.from_image(lateral[None, :], axial[:, None])
-        s = z / self.lengths[:, None, None]
-        return (s <= 1) & (np.abs(x) < self.half_widths[:, None, None] * outline(s))
-
-    def long_axis(self, frame: int, scanner: Scanner, size: int) -> Floats:
-        """Ends of the long axis in pixels, (2, 2): (x, y) of the apex and of the middle of the mitral plane."""
-        return self._pixels(np.zeros(2), np.array([0, self.lengths[frame]]), scanner, size)
-
-    def discs(self, frame: int, scanner: Scanner, size: int, count: int = 20) -> Floats:
-        """Chords across the middle of `count` slabs of equal height, from the apex down, (count, 2, 2) pixels."""
-        s = (np.arange(count) + 0.5) / count
-        half = self.half_widths[frame] * outline(s)
-        ends = [self._pixels(side * half, s * self.lengths[frame], scanner, size) for side in (-1, 1)]
-        return np.stack(ends, 1)
-
-    def _pixels(self, x: Floats, z: Floats, scanner: Scanner, size: int) -> Floats:
-        lateral, axial = self.anatomy.to_image(x, z)
-        columns, rows, pitch = scanner.pixel_grid(size, size)
-        return np.stack([(lateral - columns[0]) / pitch, (axial - rows[0]) / pitch], 1)

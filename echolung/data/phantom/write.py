@@ -1,8 +1,9 @@
 """Phantom data sets on disk, laid out as the public ones are, and single phantom videos.
 
-echonet      Videos/<name>.avi (MJPG), FileList.csv, VolumeTracings.csv
-pocus        convex/<Cov|Pneu|Reg>_*.{mp4,mov,avi,gif,mpeg}, dataset_metadata.csv
-covid_blues  lus_videos/patient_<id>_<point>.mp4, clinical_variables.csv, severity.csv
+echonet            Videos/<name>.avi (MJPG), FileList.csv, VolumeTracings.csv
+echonet_pediatric  {A4C,PSAX}/: Videos/<patient>-<examination>-<instance>.avi (MJPG), FileList.csv, VolumeTracings.csv
+pocus              convex/<Cov|Pneu|Reg>_*.{mp4,mov,avi,gif,mpeg}, dataset_metadata.csv
+covid_blues        lus_videos/patient_<id>_<point>.mp4, clinical_variables.csv, severity.csv
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import pandas as pd
 
 from echolung.data import video
 from echolung.data.phantom.findings import PATTERNS, draw_findings, draw_severity
-from echolung.data.phantom.heart import HeartVideo, draw_heart
+from echolung.data.phantom.four_chamber import FourChamber
+from echolung.data.phantom.heart import HeartVideo, View, draw_heart
 from echolung.data.phantom.lung import LungPatient, draw_lung
 from echolung.data.phantom.plans import HeartPlan, LungPlan, Plan, plan, seeded
 from echolung.data.phantom.settings import PhantomSettings
@@ -56,15 +58,19 @@ def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Prog
     )
 
 
-def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, size: int) -> str:
-    """Draw one apical four-chamber video to a file, container by its suffix; returns a line saying what it shows."""
+def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, size: int, view: View = "a4c") -> str:
+    """Draw one heart to a file, container by its suffix; returns a line saying what it shows."""
     if not 5 <= ejection_fraction <= 85:
         raise SettingsError(f"an ejection fraction of {ejection_fraction:g}% is no living heart's", "Choose 5 to 85.")
     codec = _codec(path, frames, size)
-    heart = draw_heart(ejection_fraction, frames, _FPS, size, seed)
+    heart = draw_heart(ejection_fraction, frames, _FPS, size, seed, view)
     video.encode(path, heart.frames, _FPS, codec)
-    full, empty = (heart.ventricle.volumes[at] for at in (heart.ventricle.end_diastole, heart.ventricle.end_systole))
-    return f"{path} written: ejection fraction {ejection_fraction:g}%, left ventricle {full:.0f} to {empty:.0f} ml."
+    ends = [heart.ventricle.end_diastole, heart.ventricle.end_systole]
+    (full, empty), (wide, narrow) = heart.ventricle.volumes[ends], heart.heart.areas[ends]
+    return (
+        f"{path} written: ejection fraction {ejection_fraction:g}%, left ventricle {full:.0f} to {empty:.0f} ml, "
+        f"seen as {wide:.1f} to {narrow:.1f} cm2."
+    )
 
 
 def write_lung(path: Path, pattern: str, seed: int, frames: int, size: int) -> str:
@@ -103,27 +109,44 @@ def _draw(one: Plan, root: Path) -> Drawn:
 
 
 def _draw_heart(one: HeartPlan, root: Path) -> Drawn:
-    heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed)
+    heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view)
     video.encode(root / one.file, heart.frames, one.fps, "mjpeg")
     ventricle = heart.ventricle
     truth = {
+        "view": one.view,
         "ejection_fraction": one.ejection_fraction,
         "end_diastolic_volume": float(ventricle.volumes[ventricle.end_diastole]),
         "end_systolic_volume": float(ventricle.volumes[ventricle.end_systole]),
+        "end_diastolic_area": float(heart.heart.areas[ventricle.end_diastole]),
+        "end_systolic_area": float(heart.heart.areas[ventricle.end_systole]),
         "end_diastole": ventricle.end_diastole,
         "end_systole": ventricle.end_systole,
     }
-    tracings = _tracings(Path(one.file).name, heart, one.size)
+    tracings = _polygons(one, heart) if one.child else _discs(one, heart)
     return Drawn(one, len(heart.frames), float(heart.frames.mean()), truth, tracings)
 
 
-def _tracings(name: str, heart: HeartVideo, size: int) -> list[dict[str, object]]:
-    """Rows of VolumeTracings.csv: the long axis, then 20 discs from the apex down, at full and at empty."""
+def _discs(one: HeartPlan, heart: HeartVideo) -> list[dict[str, object]]:
+    """Rows of EchoNet-Dynamic's tracings: the long axis, then 20 discs from the apex down, at full and at empty."""
+    assert isinstance(heart.heart, FourChamber)
     rows: list[dict[str, object]] = []
     for frame in (heart.ventricle.end_diastole, heart.ventricle.end_systole):
-        axis = heart.ventricle.long_axis(frame, heart.scanner, size)
-        for (x1, y1), (x2, y2) in [axis, *heart.ventricle.discs(frame, heart.scanner, size)]:
+        axis = heart.heart.long_axis(frame, heart.scanner, one.size)
+        for (x1, y1), (x2, y2) in [axis, *heart.heart.discs(frame, heart.scanner, one.size)]:
+            name = Path(one.file).name
             rows.append({"FileName": name, "X1": x1, "Y1": y1, "X2": x2, "Y2": y2, "Frame": frame})
+    return rows
+
+
+def _polygons(one: HeartPlan, heart: HeartVideo) -> list[dict[str, object]]:
+    """Rows of EchoNet-Pediatric's tracings: the cavity's border at full and at empty, or that one is missing."""
+    name, rows = Path(one.file).name, list[dict[str, object]]()
+    ventricle = heart.ventricle
+    for frame, missing in ((ventricle.end_diastole, "No Diastolic"), (ventricle.end_systole, "No Systolic")):
+        if one.untraced == missing:
+            rows.append({"FileName": name, "X": None, "Y": None, "Frame": missing})
+            continue
+        rows += [{"FileName": name, "X": x, "Y": y, "Frame": frame} for x, y in heart.contour(frame)]
     return rows
 
 

@@ -3,17 +3,20 @@
 import numpy as np
 import pytest
 
-from echolung.data.phantom.heart import HeartVideo, _carry, draw_heart, heart_scanner
+from echolung.data.phantom.four_chamber import FourChamber
+from echolung.data.phantom.heart import HeartVideo, beating_heart, draw_heart, heart_scanner
 from echolung.data.phantom.simulator import Scanner
-from echolung.data.phantom.ventricle import HeartAnatomy, Ventricle, contraction, mitral_opening
+from echolung.data.phantom.ventricle import contraction, mitral_opening
 
 
-def beating(ef: float, seed: int, frames: int = 40, size: int = 112) -> tuple[Ventricle, Scanner]:
-    """A ventricle without its picture."""
+def beating(
+    ef: float, seed: int, frames: int = 40, size: int = 112, breath_held: bool = False
+) -> tuple[FourChamber, Scanner]:
+    """A heart without its picture."""
     rng = np.random.default_rng(seed)
-    anatomy = HeartAnatomy.draw(rng, ef)
-    scanner = heart_scanner(anatomy, rng, size)
-    return Ventricle.beating(anatomy, ef, frames, 25, start=int(rng.integers(30))), scanner
+    heart = beating_heart("a4c", ef, frames, 25, rng, breath_held)
+    assert isinstance(heart, FourChamber)
+    return heart, heart_scanner(heart.deepest, rng, size)
 
 
 def volume_of_mask(mask: np.ndarray, axis: np.ndarray, pitch: float) -> float:
@@ -33,26 +36,35 @@ def discs_volume(axis: np.ndarray, discs: np.ndarray) -> float:
     return float(np.pi / 4 * length / len(discs) * (diameters**2).sum())
 
 
+def area_of_polygon(points: np.ndarray) -> float:
+    """Square pixels, by Gauss's formula."""
+    x, y = points.T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
 @pytest.fixture(scope="module")
 def heart() -> HeartVideo:
-    return draw_heart(60, 44, 25, 112, seed=5)
+    return draw_heart(60, 44, 25, 112, seed=4, breath_held=True)
 
 
 @pytest.mark.parametrize(("ef", "seed"), [(25, 0), (50, 1), (65, 2)])
 def test_volumes_are_those_of_the_masks_turned_about_their_axis(ef: float, seed: int) -> None:
     size = 448
-    ventricle, scanner = beating(ef, seed)
-    masks = ventricle.masks(scanner, size)
+    heart, scanner = beating(ef, seed)
+    masks = heart.masks(scanner, size)
     pitch = scanner.pixel_grid(size, size)[2]
     for frame in range(0, 40, 9):
-        turned = volume_of_mask(masks[frame], ventricle.long_axis(frame, scanner, size), pitch)
-        assert turned == pytest.approx(ventricle.volumes[frame], rel=0.01)
+        turned = volume_of_mask(masks[frame], heart.long_axis(frame, scanner, size), pitch)
+        assert turned == pytest.approx(heart.ventricle.volumes[frame], rel=0.01)
+        assert masks[frame].sum() * pitch**2 / 100 == pytest.approx(heart.areas[frame], rel=0.01)
+        contour = heart.contour(frame, scanner, size)
+        assert area_of_polygon(contour) * pitch**2 / 100 == pytest.approx(heart.areas[frame], rel=0.005)
 
 
 @pytest.mark.parametrize("ef", [15.0, 40.0, 60.0, 78.0])
 def test_the_ejection_fraction_is_the_chosen_one_at_exact_frames(ef: float) -> None:
     for seed in range(40):
-        ventricle, _ = beating(ef, seed, frames=8 + seed)
+        ventricle = beating(ef, seed, frames=8 + seed)[0].ventricle
         full, empty = ventricle.volumes[ventricle.end_diastole], ventricle.volumes[ventricle.end_systole]
         assert 100 * (full - empty) / full == pytest.approx(ef, abs=1e-3)
         assert full == pytest.approx(ventricle.volumes.max(), rel=1e-6)
@@ -62,9 +74,10 @@ def test_the_ejection_fraction_is_the_chosen_one_at_exact_frames(ef: float) -> N
 
 @pytest.mark.parametrize("ef", [20.0, 45.0, 70.0])
 def test_twenty_discs_measure_the_ejection_fraction(ef: float) -> None:
-    ventricle, scanner = beating(ef, seed=4)
+    heart, scanner = beating(ef, seed=4)
+    ventricle = heart.ventricle
     full, empty = (
-        discs_volume(ventricle.long_axis(frame, scanner, 112), ventricle.discs(frame, scanner, 112))
+        discs_volume(heart.long_axis(frame, scanner, 112), heart.discs(frame, scanner, 112))
         for frame in (ventricle.end_diastole, ventricle.end_systole)
     )
     assert 100 * (full - empty) / full == pytest.approx(ef, abs=0.1)
@@ -73,9 +86,9 @@ def test_twenty_discs_measure_the_ejection_fraction(ef: float) -> None:
 
 
 def test_discs_end_on_the_mask_border() -> None:
-    ventricle, scanner = beating(55, seed=7)
-    mask = ventricle.masks(scanner, 448)[3]
-    axis, discs = ventricle.long_axis(3, scanner, 448), ventricle.discs(3, scanner, 448)
+    heart, scanner = beating(55, seed=7)
+    mask = heart.masks(scanner, 448)[3]
+    axis, discs = heart.long_axis(3, scanner, 448), heart.discs(3, scanner, 448)
     for left, right in discs:
         middle, half = (left + right) / 2, (right - left) / 2
         for side in (-1, 1):
@@ -86,11 +99,11 @@ def test_discs_end_on_the_mask_border() -> None:
 
 
 def test_beats_repeat_exactly() -> None:
-    ventricle, scanner = beating(60, seed=3, frames=60)
-    beat = ventricle.frames_per_beat
+    heart, scanner = beating(60, seed=3, frames=60, breath_held=True)
+    beat = heart.ventricle.frames_per_beat
     assert 2 * beat < 60
-    np.testing.assert_array_equal(ventricle.volumes[beat:], ventricle.volumes[:-beat])
-    masks = ventricle.masks(scanner, 112)
+    np.testing.assert_array_equal(heart.ventricle.volumes[beat:], heart.ventricle.volumes[:-beat])
+    masks = heart.masks(scanner, 112)
     np.testing.assert_array_equal(masks[beat:], masks[:-beat])
 
 
@@ -103,7 +116,7 @@ def test_the_picture_repeats_with_the_beat(heart: HeartVideo) -> None:
 
 def test_chambers_are_dark_inside_the_mask_and_walls_bright_around_it(heart: HeartVideo) -> None:
     ventricle = heart.ventricle
-    masks = ventricle.masks(heart.scanner, 112)
+    masks = heart.masks()
     full, empty = masks[ventricle.end_diastole], masks[ventricle.end_systole]
     for frame, mask in ((ventricle.end_diastole, full), (ventricle.end_systole, empty)):
         inside = heart.frames[frame][mask].mean()
@@ -126,42 +139,38 @@ def _ring(mask: np.ndarray, width: int = 5) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(25))
 def test_the_ventricle_lies_within_the_sector(seed: int) -> None:
     ef = 20.0 + 2 * seed
-    ventricle, scanner = beating(ef, seed, frames=30)
+    heart, scanner = beating(ef, seed, frames=80)
     lateral, axial, _ = scanner.pixel_grid(112, 112)
     angle, depth = np.arctan2(lateral[None], axial[:, None]), np.hypot(lateral[None], axial[:, None])
     shown = (np.abs(angle) < scanner.half_angle) & (depth < scanner.depth)
-    assert not (ventricle.masks(scanner, 112) & ~shown).any()
+    assert not (heart.masks(scanner, 112) & ~shown).any()
 
 
 def test_tissue_rests_at_end_diastole_and_walls_keep_their_volume() -> None:
-    anatomy = HeartAnatomy.draw(np.random.default_rng(1), 60)
+    heart, _ = beating(60, seed=1)
+    anatomy = heart.ventricle.anatomy
     length, half_width = anatomy.length, anatomy.diameter / 2
     x, z = np.array([-60.0, -24, 3, 22, 28, 70]), np.array([40.0, 50, 60, 50, 45, 100])
-    np.testing.assert_allclose(_carry(anatomy, x, z, length, half_width), (x, z), atol=1e-4)
+    np.testing.assert_allclose(heart.tissue(x, z).when(length, half_width), (x, z), atol=1e-4)
     # Muscle of the free wall, as a body of revolution: r' (dr'/dr dz'/dz) / r = 1.
-    z, step = np.linspace(0.3, 0.9, 7) * length, 0.01
+    z, step = np.linspace(0.3, 0.9, 7) * length, 0.1
     r = half_width * 1.02 + 2.0
     now = (0.85 * length, 0.75 * half_width)
     for depth in z:
         grid_x = np.array([r, r + step, r], np.float64)
         grid_z = np.array([depth, depth, depth + step], np.float64)
-        new_x, new_z = (part.astype(np.float64) for part in _carry(anatomy, grid_x, grid_z, *now))
+        new_x, new_z = (part.astype(np.float64) for part in heart.tissue(grid_x, grid_z).when(*now))
         stretch = (new_x[1] - new_x[0]) * (new_z[2] - new_z[0]) - (new_x[2] - new_x[0]) * (new_z[1] - new_z[0])
         assert stretch / step**2 * new_x[0] / r == pytest.approx(1, abs=0.02)
 
 
 def test_the_cavity_border_is_carried_onto_the_mask_border() -> None:
-    ventricle, _ = beating(60, seed=2)
-    anatomy, frame = ventricle.anatomy, ventricle.end_systole
+    heart, _ = beating(60, seed=2)
+    ventricle, frame = heart.ventricle, heart.ventricle.end_systole
     s = np.linspace(0.1, 0.95, 12)
     shape = np.sqrt(1 - ((s - 0.62) / 0.62) ** 2)
-    x, z = _carry(
-        anatomy,
-        anatomy.diameter / 2 * shape,
-        s * anatomy.length,
-        ventricle.lengths[frame],
-        ventricle.half_widths[frame],
-    )
+    border = heart.tissue(ventricle.anatomy.diameter / 2 * shape, s * ventricle.anatomy.length)
+    x, z = border.at(frame)
     np.testing.assert_allclose(z, s * ventricle.lengths[frame], rtol=1e-4)
     np.testing.assert_allclose(x, ventricle.half_widths[frame] * shape, rtol=1e-3)
 
@@ -175,6 +184,28 @@ def test_filling_follows_the_beat() -> None:
     assert np.all(np.diff(emptied[phase > 0.37]) <= 1e-6)  # only ever fills
     assert np.all(opening[phase < 0.36] == 0)  # shut while the ventricle ejects
     assert opening[phase > 0.4].max() > 0.9
+
+
+@pytest.mark.parametrize(("valve", "hinges"), [("mitral", (0, 1)), ("tricuspid", (2, 3))])
+def test_valves_shut_in_systole_and_open_in_diastole(heart: HeartVideo, valve: str, hinges: tuple[int, int]) -> None:
+    """By the leaflets' tips: how far apart they are, and how bright the picture is between them."""
+    assert isinstance(heart.heart, FourChamber)
+    ventricle, leaflets = heart.ventricle, heart.heart.leaflets
+    sides = [(leaflets.hinge == side) & (leaflets.along > 0.9) for side in hinges]
+    gaps, lit = np.empty(44), np.empty(44)
+    for frame in range(44):
+        x, z = leaflets.at(frame)
+        (x_one, z_one), (x_other, z_other) = ((x[side].mean(), z[side].mean()) for side in sides)
+        gaps[frame] = np.hypot(x_one - x_other, z_one - z_other)
+        x, z = np.array([(x_one + x_other) / 2]), np.array([(z_one + z_other) / 2])
+        column, row = np.rint(heart.heart.poses.at(frame).pixels(x, z, heart.scanner, 112)[0]).astype(int)
+        lit[frame] = heart.frames[frame, row - 1 : row + 2, column - 1 : column + 2].mean()
+    phase = (np.arange(44) - ventricle.end_diastole) % ventricle.frames_per_beat / ventricle.frames_per_beat
+    shut, open_ = phase <= 0.36, ventricle.opening > 0.9
+    assert open_.any()
+    assert gaps[shut].max() < 4  # mm: the leaflets' own thickness
+    assert gaps[open_].min() > 12, valve
+    assert lit[shut].mean() > lit[open_].mean() + 60
 
 
 def test_a_seed_is_a_heart() -> None:

@@ -1,6 +1,8 @@
 """Phantom data sets: the public sets' layouts, the same bytes from any number of processes, whole or not at all."""
 
 import hashlib
+import itertools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,12 @@ def echonet(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 @pytest.fixture(scope="module")
+def pediatric(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    root = tmp_path_factory.mktemp("phantom") / "pediatric"
+    return drawn(root, settings("echonet_pediatric", patients=8, frames=16))
+
+
+@pytest.fixture(scope="module")
 def pocus(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return drawn(tmp_path_factory.mktemp("phantom") / "pocus", settings("pocus", patients=9, videos_per_patient=2))
 
@@ -53,7 +61,7 @@ def blues(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return drawn(tmp_path_factory.mktemp("phantom") / "blues", settings("covid_blues", videos_per_patient=3))
 
 
-@pytest.mark.parametrize("written", ["echonet", "pocus", "blues"])
+@pytest.mark.parametrize("written", ["echonet", "pediatric", "pocus", "blues"])
 def test_every_video_of_the_table_is_there_and_decodes_whole(written: str, request: pytest.FixtureRequest) -> None:
     root, table = request.getfixturevalue(written)
     assert table["file"].is_unique
@@ -94,6 +102,54 @@ def test_tracings_measure_the_listed_ejection_fraction_by_discs(echonet: Written
             volumes.append(np.pi / 4 * length / 20 * np.sum(np.square(diameters)))
         measured = 100 * (max(volumes) - min(volumes)) / max(volumes)
         assert measured == pytest.approx(listed.loc[str(name).removesuffix(".avi"), "EF"], abs=0.2)
+
+
+def test_echonet_pediatric_folder(pediatric: Written) -> None:
+    root, table = pediatric
+    assert {path.name for path in root.iterdir()} == {"A4C", "PSAX", "LICENSE"}
+    patients = {}
+    for view in ("A4C", "PSAX"):
+        listed = pd.read_csv(root / view / "FileList.csv")
+        assert ",".join(listed.columns) == "FileName,EF,Sex,Age,Weight,Height,Split"
+        assert listed["Split"].tolist() == list(range(8))
+        assert set(listed["Sex"]) == {"F", "M"}
+        assert listed["Age"].between(0, 18).all()
+        assert listed["FileName"].str.fullmatch(r"CR[0-9a-f]{7}-CR[0-9a-f]{7}-\d{6}\.avi").all()
+        assert sorted(listed["FileName"]) == sorted(path.name for path in (root / view / "Videos").iterdir())
+        of_view = table[table["view"] == view.lower()].reset_index(drop=True)
+        np.testing.assert_allclose(listed["EF"], of_view["ejection_fraction"], atol=0.01)
+        patients[view] = listed["FileName"].str.partition("-")[0].tolist()
+        assert patients[view] == of_view["patient"].tolist()
+    assert patients["A4C"] == patients["PSAX"]
+    assert table["file"].map(lambda file: Path(file).name).is_unique
+
+
+@pytest.mark.parametrize("view", ["A4C", "PSAX"])
+def test_polygons_measure_the_ejection_fraction_of_their_view(pediatric: Written, view: str) -> None:
+    root, table = pediatric
+    truth = table.set_index(table["file"].map(lambda file: Path(file).name)).to_dict("index")
+    tracings = pd.read_csv(root / view / "VolumeTracings.csv")
+    assert ",".join(tracings.columns) == "FileName,X,Y,Frame"
+    missing = tracings[tracings["X"].isna()]
+    assert missing["Frame"].tolist() == [{"A4C": "No Diastolic", "PSAX": "No Systolic"}[view]]
+    compared = 0
+    for name, rows in tracings.dropna().groupby("FileName"):
+        known, areas = truth[str(name)], {}
+        assert name in set(pd.read_csv(root / view / "FileList.csv")["FileName"])
+        for frame, points in rows.groupby("Frame"):
+            x, y = points["X"].to_numpy(), points["Y"].to_numpy()
+            areas[int(str(frame))] = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+        if len(areas) < 2:
+            assert name in set(missing["FileName"])
+            continue
+        full, empty = areas[known["end_diastole"]], areas[known["end_systole"]]
+        assert empty / full == pytest.approx(known["end_systolic_area"] / known["end_diastolic_area"], rel=0.005)
+        # The volume of a body of one form is as area^2 / length; and as the short axis' area x the long one's length.
+        shortening, ef = 1 - 0.27 * known["ejection_fraction"] / 100, known["ejection_fraction"] / 100
+        ratio = (empty / full) ** 2 / shortening if view == "A4C" else empty / full * shortening
+        assert 1 - ratio == pytest.approx(ef, abs=0.005)
+        compared += 1
+    assert compared == 7
 
 
 def test_pocus_folder(pocus: Written) -> None:
@@ -243,11 +299,33 @@ def test_wrong_settings_are_named(changes: dict[str, Any], names: str) -> None:
         settings(**{"layout": "echonet"} | changes)
 
 
+def test_children_are_seen_once_in_each_view() -> None:
+    with pytest.raises(SettingsError, match="one video per patient and view"):
+        settings("echonet_pediatric", videos_per_patient=2)
+    hearts = [one for one in plan(settings("echonet_pediatric", patients=200)) if isinstance(one, HeartPlan)]
+    assert Counter(one.view for one in hearts) == {"a4c": 200, "psax": 200}
+    assert Counter(Counter(one.patient for one in hearts).values()) == {2: 200}
+    for one, other in itertools.pairwise(hearts):
+        if one.patient == other.patient:  # the same child, examined once
+            assert (one.ejection_fraction, one.child, one.split) == (other.ejection_fraction, other.child, other.split)
+    children = {one.patient: one.child for one in hearts if one.child}.values()
+    assert 3 <= sum(child.weight is None or child.height is None for child in children) <= 50
+    tall = [(child.age, child.height) for child in children if child.height is not None]
+    assert scipy.stats.spearmanr(*zip(*tall, strict=True)).statistic > 0.9
+
+
 @pytest.mark.parametrize("name", ["heart.mp4", "heart.avi", "heart.gif", "heart.mov", "heart.mpeg"])
 def test_one_heart(tmp_path: Path, name: str) -> None:
     said = write_heart(tmp_path / name, ejection_fraction=35, seed=1, frames=8, size=64)
     assert decode(tmp_path / name).frames.shape == (8, 64, 64)
     assert "35%" in said
+
+
+def test_one_heart_in_the_short_axis(tmp_path: Path) -> None:
+    said = write_heart(tmp_path / "heart.mp4", 60, seed=1, frames=12, size=64, view="psax")
+    full, empty = (float(number) for number in re.findall(r"seen as ([\d.]+) to ([\d.]+) cm2", said)[0])
+    assert empty / full == pytest.approx(0.4 / (1 - 0.27 * 0.6), abs=0.01)
+    assert decode(tmp_path / "heart.mp4").frames.shape == (12, 64, 64)
 
 
 @pytest.mark.parametrize("pattern", ["regular", "pneumonia", "covid"])

@@ -1,0 +1,102 @@
+"""EchoNet-Pediatric: its layout is read, and every way it can be wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from echolung.data.ingest import IngestSettings, ingest
+from echolung.data.manifest import conform
+from echolung.data.phantom.settings import PhantomSettings
+from echolung.data.phantom.write import write as draw
+from echolung.data.sources.echonet_pediatric import scan
+from echolung.errors import DataError
+
+HEADER = "FileName,EF,Sex,Age,Weight,Height,Split\n"
+A4C = "CRa1-CRb1-000012.avi,64.9,F,0,3.04,50.0,0\nCRa2-CRb2-000003.avi,38,m,17,61,172.5,9\n"
+PSAX = "CRa1-CRb1-000013,63.1,F,0,,,0\nCRa1-CRb7-000001,,,,,,4\n"
+
+
+def write(root: Path, a4c: str = HEADER + A4C, psax: str = HEADER + PSAX) -> Path:
+    for view, table in (("A4C", a4c), ("PSAX", psax)):
+        (root / view / "Videos").mkdir(parents=True, exist_ok=True)
+        (root / view / "FileList.csv").write_text(table)
+    return root
+
+
+def test_rows_follow_both_tables(tmp_path: Path) -> None:
+    frame = conform(scan(write(tmp_path), "kids"))
+    stems = ["CRa1-CRb1-000012", "CRa2-CRb2-000003", "CRa1-CRb1-000013", "CRa1-CRb7-000001"]
+    assert frame["sample_id"].tolist() == [f"kids/{stem}" for stem in stems]
+    assert frame["patient_id"].tolist() == ["kids/CRa1", "kids/CRa2", "kids/CRa1", "kids/CRa1"]
+    assert frame["view"].tolist() == ["A4C", "A4C", "PSAX", "PSAX"]
+    assert frame["path"][2] == str(tmp_path / "PSAX" / "Videos" / "CRa1-CRb1-000013.avi")
+    assert frame["split_official"].tolist() == ["0", "9", "0", "4"]
+    assert frame["ef"].fillna(-1).tolist() == [64.9, 38, 63.1, -1]
+    assert frame["sex"].fillna("").tolist() == ["F", "M", "F", ""]
+    assert frame["age"].fillna(-1).tolist() == [0, 17, 0, -1]
+    assert frame["weight_kg"].fillna(-1).tolist() == [3.04, 61, -1, -1]
+    assert frame["height_cm"].fillna(-1).tolist() == [50, 172.5, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("63.1", "163.1", r"PSAX/FileList.csv, column EF must be a number from 0 to 100: CRa1-CRb1-000013 = '163.1'"),
+        (",,,,,,4", ",,,,,,10", r"Split must be one of 0, .*, 9: CRa1-CRb7-000001 = '10'"),
+        ("F,0,,,0", "F,-1,,,0", r"Age must be a number from 0 to 120: CRa1-CRb1-000013 = '-1'"),
+        ("F,0,,,0", "F,0,light,,0", r"Weight must be a number .*'light'"),
+        ("F,0,,,0", "F,0,,1720,0", r"Height must be a number from 0 to 250: CRa1-CRb1-000013 = '1720'"),
+        ("CRa1-CRb1-000013", "CRa1_000013", r"names are not patient-examination-instance: CRa1_000013"),
+        ("Split", "Fold", r"PSAX/FileList.csv has no column 'Split'"),
+        (PSAX, "", r"PSAX/FileList.csv has no row"),
+        (HEADER + PSAX, "", r"PSAX/FileList.csv is not a csv table"),
+    ],
+)
+def test_a_wrong_table_is_named(old: str, new: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=problem) as caught:
+        scan(write(tmp_path, psax=(HEADER + PSAX).replace(old, new, 1)), "kids")
+    assert caught.value.remedy
+
+
+def test_a_video_listed_in_both_views_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"sample ids stand more than once: kids/CRa1-CRb1-000012"):
+        conform(scan(write(tmp_path, psax=HEADER + A4C), "kids"))
+
+
+def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
+    root = tmp_path / "pediatric"
+    for made, problem in [
+        (lambda: None, "no folder"),
+        (root.mkdir, "no folder .*A4C"),
+        ((root / "A4C").mkdir, "no folder .*Videos"),
+        ((root / "A4C" / "Videos").mkdir, "no file .*FileList.csv"),
+        (lambda: (root / "A4C" / "FileList.csv").write_text(HEADER + A4C), "no folder .*PSAX"),
+    ]:
+        made()
+        with pytest.raises(DataError, match=problem) as caught:
+            scan(root, "kids")
+        assert str(root) in caught.value.problem
+        assert "echonet.github.io/pediatric" in caught.value.remedy
+
+
+def test_drawn_children_are_read_and_decoded(tmp_path: Path) -> None:
+    drawn = PhantomSettings.parse({"layout": "echonet_pediatric", "patients": 2, "frames": 8, "size": 48}, "the test")
+    truth = draw(drawn, tmp_path / "kids", 1, lambda done, total: None)
+    settings = IngestSettings.parse(
+        {"size": 32, "sources": {"kids": {"layout": "echonet_pediatric", "root": "kids"}}}, "the test"
+    )
+    manifest = ingest("kids", settings, tmp_path, tmp_path / "clips")
+    assert manifest["decode_error"].isna().all()
+    joined = manifest.assign(file=manifest["path"].str.removeprefix("kids/")).merge(truth, on="file", validate="1:1")
+    assert len(joined) == 4
+    assert (joined["frames_x"] == joined["frames_y"]).all()
+    assert (joined["view_x"].str.lower() == joined["view_y"]).all()
+    assert (joined["patient_id"] == "kids/" + joined["patient"]).all()
+    pd.testing.assert_series_equal(
+        joined["ef"], joined["ejection_fraction"], check_names=False, check_dtype=False, atol=0.01
+    )
+    assert all(set(views) == {"A4C", "PSAX"} for _, views in manifest.groupby("patient_id")["view"])
+    assert manifest["license"].str.contains("synthetic").all()
