@@ -41,7 +41,12 @@ def report(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def published() -> Published:
-    stages = {"stage": ["ingest@pocus", "report"], "started": ["2026-01-02 10:00"] * 2, "minutes": [4.25, 1.0]}
+    stages = {
+        "stage": ["ingest@pocus", "report"],
+        "started": ["2026-01-02 10:00"] * 2,
+        "minutes": [4.25, 1.0],
+        "revision": ["0123456789"] * 2,
+    }
     return Published(
         study="lung",
         name=NAME,

@@ -47,7 +47,7 @@ class Published:
     arms: pd.DataFrame
     """One row per encoder."""
     stages: pd.DataFrame
-    """stage, started (UTC), minutes: the last finished run of every stage."""
+    """stage, started (UTC), minutes, revision of the code: the last finished run of every stage."""
 
 
 def publish(
@@ -201,7 +201,7 @@ def _page(published: Published, comparison: Comparison, summary: str, figures: l
         "",
         *(f"![{name.removesuffix('.png')}](figures/{name})" for name in figures),
         "",
-        "## Time",
+        "## When, how long, and by which code",
         "",
         _table(published.stages.assign(minutes=published.stages["minutes"].map("{:.1f}".format))),
     ]

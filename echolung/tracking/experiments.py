@@ -256,17 +256,26 @@ def folds_url(server: str, store: Store, study: str, task: str) -> str:
 
 
 def stage_times(store: Store, study: str) -> pd.DataFrame:
-    """The last finished run of every stage, in the order they began: stage, started (UTC, to the minute), minutes."""
+    """The last finished run of every stage, in the order they began.
+
+    Columns: stage, started (UTC, to the minute), minutes, revision (of the code, ten digits).
+    """
     runs = _find(store, _experiment(store, study, "stages"), {"study": study}, "FINISHED")
     last: dict[str, Any] = {}
     for run in sorted(runs, key=lambda run: run.info.start_time):
-        last[run.info.run_name] = run.info
+        last[run.info.run_name] = run
     rows = [
         {
             "stage": name,
-            "started": pd.Timestamp(info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M"),
-            "minutes": (info.end_time - info.start_time) / 60_000,
+            "started": pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M"),
+            "minutes": (run.info.end_time - run.info.start_time) / 60_000,
+            "revision": _short(run.data.tags.get("git_revision", "unknown")),
         }
-        for name, info in sorted(last.items(), key=lambda item: item[1].start_time)
+        for name, run in sorted(last.items(), key=lambda item: item[1].info.start_time)
     ]
-    return pd.DataFrame(rows, columns=["stage", "started", "minutes"])
+    return pd.DataFrame(rows, columns=["stage", "started", "minutes", "revision"])
+
+
+def _short(revision: str) -> str:
+    digits, changed, _ = revision.partition("+")
+    return digits[:10] + ("+changed" if changed else "")

@@ -24,7 +24,9 @@ def provenance(root: Path) -> dict[str, str]:
     }
     revision = _git(root, "rev-parse", "HEAD")
     if revision:
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        # DVC writes these two as it runs, and keeps them with what it made: they do not change the code.
+        kept = (":(exclude)params.yaml", ":(exclude)dvc.lock")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *kept)
         tags["mlflow.source.git.commit"] = revision
         tags["git_revision"] = revision + ("+changed" if changed else "")
     for tag, variable in (("dvc_stage", "DVC_STAGE"), ("dvc_experiment", "DVC_EXP_NAME")):

@@ -22,6 +22,7 @@ from echolung.tracking.experiments import (
     compare_url,
     folds_url,
     stage_run,
+    stage_times,
     trial_run,
 )
 from echolung.tracking.run import MetricsLogger, Run, flatten
@@ -149,7 +150,8 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-C", str(repository)]
     subprocess.run([*git, "init", "-q"], check=True)
     (repository / "file").write_text("one")
-    subprocess.run([*git, "add", "file"], check=True)
+    (repository / "params.yaml").write_text("steps: 1")
+    subprocess.run([*git, "add", "file", "params.yaml"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
     revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     monkeypatch.setenv("DVC_STAGE", "split@pocus")
@@ -158,10 +160,27 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     found = tags(tracking, run)
     assert (found["git_revision"], found["dvc_stage"]) == (revision, "split@pocus")
     assert found["mlflow.source.git.commit"] == revision
+    (repository / "params.yaml").write_text("steps: 2")  # DVC's own doing, and kept with the run's parameters
+    with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
+        pass
+    assert tags(tracking, run)["git_revision"] == revision
     (repository / "file").write_text("two")
     with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
         pass
     assert tags(tracking, run)["git_revision"] == f"{revision}+changed"
+
+
+def test_stage_times_are_of_the_last_finished_run_of_each_stage(tracking: Store) -> None:
+    for stage, key in (("ingest", "pocus"), ("split", "covid"), ("ingest", "pocus")):
+        with stage_run(tracking, "timed", stage, key, {}) as run:
+            pass
+    with pytest.raises(GateError), stage_run(tracking, "timed", "split", "covid", {}):
+        raise GateError("no")
+    found = stage_times(tracking, "timed")
+    assert list(found["stage"]) == ["split@covid", "ingest@pocus"]
+    last = tracking.client().get_run(run.id).info
+    assert found["minutes"].iloc[1] == (last.end_time - last.start_time) / 60_000
+    assert (found["revision"] != "").all()
 
 
 # --- a pretraining trial ---
