@@ -110,11 +110,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises DataError naming it if it is missing or damaged."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file", "Remove it and run `dvc repro` again.")
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "Run `dvc repro` to make it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error})", "Delete it and run `dvc repro` again.") from None
 
 

@@ -166,9 +166,15 @@ def load(root: Path) -> Settings:
     """Read params.yaml in `root`; raises SettingsError naming every faulty key."""
     path = root / "params.yaml"
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}", "Restore it: git checkout params.yaml") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error.strerror})", "Restore it: git checkout params.yaml"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(
+            f"{path} is not YAML: {' '.join(str(error).split())}", "Restore it: git checkout params.yaml"
+        ) from None
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds no parameters", "Restore it: git checkout params.yaml")
     return Settings.parse(values, str(path))

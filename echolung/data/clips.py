@@ -103,6 +103,8 @@ class ClipStore:
             raise DataError(f"{path} ({sample_id}) is missing from its clip store", REMEDY) from None
         except (ValueError, EOFError, OSError) as error:
             raise DataError(f"{path} ({sample_id}) is damaged ({error})", f"Delete it. {REMEDY}") from None
+        if not isinstance(frames, np.ndarray):
+            raise DataError(f"{path} ({sample_id}) is an archive, not an array", f"Delete it. {REMEDY}")
         if frames.dtype != np.uint8 or frames.shape != (self._row(sample_id)["frames"], self.size, self.size):
             raise DataError(
                 f"{path} ({sample_id}) holds {frames.dtype} {frames.shape}, not what the index says",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,15 +22,16 @@ import pydantic
 
 from echolung.data import video
 from echolung.data.clips import INDEX, letterbox
+from echolung.data.containers import regular
 from echolung.data.manifest import VIDEO_COLUMNS, conform
 from echolung.data.sources.layouts import SOURCES
 from echolung.data.workers import as_done
 from echolung.errors import SettingsError, VideoError
 from echolung.parameters import Parameters
-from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file, write_json
+from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, write_json
 
 JOURNAL = "journal.jsonl"
-CODE = ("echolung.data.video", "echolung.data.clips")
+CODE = ("echolung.data.video", "echolung.data.containers", "echolung.data.clips")
 """Modules that decide which frames a file becomes: when their code changes, stores are decoded again."""
 
 Facts = dict[str, Any]
@@ -77,7 +79,7 @@ def ingest(
         manifest["path"] = pd.Series([os.path.relpath(path, root) for path in paths], dtype="string")
     store_directory.mkdir(parents=True, exist_ok=True)
     fingerprint = digest({"code": code_digest(*CODE), "size": settings.size})
-    contents = _contents(paths, workers)
+    contents, faults = _contents(paths, workers)
     known = _known(store_directory, fingerprint)
     wanted = {content: path for path, content in zip(paths, contents, strict=True) if content and content not in known}
     results = as_done(functools.partial(_decode_into, store_directory, settings.size), list(wanted.items()), workers)
@@ -90,19 +92,27 @@ def ingest(
                 journal.flush()
             if on_progress is not None:
                 on_progress(done, len(wanted))
-    rows = [
-        known[content] if content else _failed("", f"{path} is not there")
-        for path, content in zip(paths, contents, strict=True)
-    ]
+    rows = [known[content] if content else _failed("", fault) for content, fault in zip(contents, faults, strict=True)]
     _finish(store_directory, fingerprint, settings.size, list(manifest["sample_id"]), rows)
     facts_table = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS])
     return conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
 
 
-def _contents(paths: list[Path], workers: int) -> list[str]:
-    """SHA-256 of every file, "" where there is none."""
+def _contents(paths: list[Path], workers: int) -> tuple[list[str], list[str]]:
+    """SHA-256 of every file, "" where it cannot be read; and why it cannot, "" where it can."""
+
+    def content(path: Path) -> tuple[str, str]:
+        try:
+            with regular(path) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest(), ""
+        except VideoError as error:
+            return "", error.problem
+        except OSError as error:
+            return "", f"{path} cannot be read ({error.strerror})"
+
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda path: sha256_file(path) if path.is_file() else "", paths))
+        found = list(pool.map(content, paths))
+    return [sha256 for sha256, _ in found], [fault for _, fault in found]
 
 
 def _known(directory: Path, fingerprint: str) -> dict[str, Facts]:
@@ -128,7 +138,7 @@ def _is_whole(path: Path, facts: Facts) -> bool:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
-    return frames.dtype == np.uint8 and len(frames) == facts["frames"]
+    return isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and len(frames) == facts["frames"]
 
 
 def _frames_path(directory: Path, content: str) -> Path:

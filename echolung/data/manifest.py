@@ -110,7 +110,7 @@ def require_columns(present: Iterable[str], needed: Iterable[str], where: str) -
             faults.append(f"'{name}'" + (f" (nearest: '{near[0]}')" if near else ""))
     if faults:
         raise DataError(
-            f"{where} has no column {', '.join(faults)}", f"Its columns are: {', '.join(names) or 'none'}. Correct it."
+            f"{where} has no column {', '.join(faults)}", f"Its columns are: {listed(names, 60) or 'none'}. Correct it."
         )
 
 

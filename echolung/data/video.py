@@ -9,18 +9,35 @@ Dimension letters: T frames, H W pixels.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from echolung.data.containers import ACCEPTED, DOWNLOAD_REMEDY, Source, opened
 from echolung.errors import DependencyError, VideoError
 from echolung.runtime import atomic_path
 
 CHUNK = 32
-"""Frames that are held at full size at a time, while decoding and encoding."""
+"""Frames that are held at full size at a time, at most, while decoding and encoding."""
+CHUNK_BYTES = 1 << 24
+"""Bytes of grey frames that are held at full size at a time, unless one frame has more: 16 MB."""
+LUMA_AT_ONCE = 1 << 20
+"""Pixels that become grey at a time."""
+MAX_PIXELS = 4096 * 4096
+"""Pixels of a frame: larger ones are refused before they fill the memory. No scanner's screen has a third of it."""
+MAX_ALLOCATION = 160 << 20
+"""Bytes that FFmpeg may ask for at once: a plane of the largest frame in its deepest format, and not a header's lie."""
+MAX_UNPACKED = 1 << 28
+PIXELS_PER_BYTE = 1 << 15
+"""A file that holds more pixels than MAX_UNPACKED and than this many for each of its bytes is empty, and is refused."""
+FRAME_RATES = (1.0, 1000.0)
+"""Frames per second that a recording can have; outside, the file says something impossible of itself."""
 
 Codec = Literal["mjpeg", "h264", "mpeg4", "mpeg2video", "gif"]
 
@@ -29,7 +46,6 @@ FFMPEG_REMEDY = """Install FFmpeg's shared libraries (version 4 to 9):
   Fedora:          dnf install ffmpeg-free
   macOS:           brew install ffmpeg
   conda:           conda install -c conda-forge ffmpeg"""
-DOWNLOAD_REMEDY = "Copy or download the file again; if it is damaged at its source, take it out of the data set."
 
 # Speckle should survive, hence quantisers near the finest; one thread, so that the bytes are reproducible.
 _ENCODERS: dict[str, dict[str, Any]] = {
@@ -44,8 +60,6 @@ _ENCODERS: dict[str, dict[str, Any]] = {
     },
     "gif": {"codec": "gif", "pixel_format": "gray", "extra_options": {"threads": 1}},
 }
-# Text and pictures that FFmpeg is willing to play as a film of themselves.
-_NOT_VIDEO = ("ansi", "png", "bmp", "tiff", "webp", "jpegls", "dds", "svg")
 _EARLIEST = -1e9  # seconds; FFmpeg's "no timestamp" reads as about -1e14
 
 
@@ -69,49 +83,64 @@ class Video:
     damage: str
 
 
-def require_ffmpeg() -> None:
-    """Raise DependencyError, with one line per system, unless FFmpeg's libraries can be loaded."""
+def require_ffmpeg() -> int:
+    """The major version of FFmpeg's libraries; raises DependencyError, one line per system, if they cannot be loaded.
+
+    From here on FFmpeg allocates at most MAX_ALLOCATION at once in this process.
+    """
     try:
         import torchcodec
     except (ImportError, OSError, RuntimeError) as error:
         raise DependencyError(f"torchcodec cannot be imported ({_first_line(error)})", FFMPEG_REMEDY) from None
     if torchcodec.ffmpeg_major_version is None:
         raise DependencyError("FFmpeg's shared libraries are not installed", FFMPEG_REMEDY)
+    _bound_allocations(Path(torchcodec.__file__).parent, int(torchcodec.ffmpeg_major_version))
+    return int(torchcodec.ffmpeg_major_version)
+
+
+@functools.cache
+def _bound_allocations(package: Path, major: int) -> None:
+    """Set FFmpeg's own limit, in the libavutil that torchcodec has loaded: Python has no door to it."""
+    libraries = list(package.glob(f"libtorchcodec_core{major}.*"))
+    try:
+        ctypes.CDLL(str(libraries[0])).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
+    except (IndexError, OSError, AttributeError) as error:
+        raise DependencyError(f"FFmpeg {major} takes no limit of memory ({error})", FFMPEG_REMEDY) from None
 
 
 def decode(path: Path, transform: Callable[[np.ndarray], np.ndarray] | None = None) -> Video:
     """Decode every frame of a video to grey, from the first to the last.
 
-    `transform` (uint8 (t, H, W) -> uint8 (t, ...)) is applied to chunks of at most CHUNK frames as they come, so that
-    with a `transform` that shrinks, a long video never stands in memory at full size.
+    `transform` (uint8 (t, H, W) -> uint8 (t, ...)) is applied to chunks of at most CHUNK frames or CHUNK_BYTES as they
+    come, so that with a `transform` that shrinks, a long video never stands in memory at full size.
 
     `Video.damage` is set where the file holds less than it should: the codec refused some of its packets, or the file
     ends before the frame count and the duration of its own header. A header that counts more than is *shown* is no
     damage (a .mov trimmed by an edit list). MPEG-2 program streams promise nothing, so one that was cut cleanly cannot
     be told from a shorter recording.
 
-    Raises VideoError, naming the file, if nothing can be decoded; DependencyError without FFmpeg.
+    Raises VideoError, naming the file, if nothing can be decoded, if it is no video, if its frames have more than
+    MAX_PIXELS or change their size, or if it unpacks beyond all measure; DependencyError without FFmpeg.
     """
     require_ffmpeg()
-    demuxer, stream = _open(path)
-    packets = _Packets(path, demuxer, stream.make_decoder(device="cpu", num_ffmpeg_threads=1))
     pieces: list[np.ndarray] = []
     height = width = 0
-    for chunk in packets.chunks():
-        height, width = chunk.shape[1:]
-        pieces.append(chunk if transform is None else transform(chunk))
+    with opened(path) as source:
+        packets = _Packets(source)
+        for chunk in packets.chunks():
+            height, width = chunk.shape[1:]
+            pieces.append(chunk if transform is None else transform(chunk))
     if not pieces:
         raise VideoError(f"{path} holds no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
-    header = stream.metadata
-    fps = packets.fps() or header.average_fps_from_header or 0.0
+    fps = packets.fps()
     return Video(
         frames=np.concatenate(pieces),
-        fps=float(fps) or 1.0,
-        frames_declared=int(header.num_frames_from_header or packets.read),
-        codec=str(header.codec),
+        fps=fps or 1.0,
+        frames_declared=int(packets.header.num_frames_from_header or packets.read),
+        codec=str(packets.header.codec),
         height=height,
         width=width,
-        damage="; ".join(filter(None, [packets.damage(header), "" if fps else "its frame rate is unknown"])),
+        damage=packets.damage(),
     )
 
 
@@ -145,37 +174,25 @@ def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
             ) from None
 
 
-def _open(path: Path) -> tuple[Any, Any]:
-    """The demuxer of a video file and its video stream."""
-    from torchcodec.decoders import Demuxer
-
-    if not path.is_file():
-        raise VideoError(f"{path} is not there", "Check the path.")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path} is empty (0 bytes)", DOWNLOAD_REMEDY)
-    absolute = path.resolve()  # FFmpeg would read "a:b.mp4" as a protocol
-    try:
-        demuxer = Demuxer(absolute)
-        stream = demuxer.streams[0]
-        codec = stream.metadata.codec
-    except (RuntimeError, ValueError) as error:
-        reason = _reason(error).replace(f"Could not open input file: {absolute} ", "").rstrip(".").lower()
-        raise VideoError(f"{path} is not a video, or its end is missing ({reason})", DOWNLOAD_REMEDY) from None
-    if codec in _NOT_VIDEO:
-        raise VideoError(
-            f"{path} is not a video but a text or picture ({codec})", "Give a video file (mp4, mov, avi, ...)."
-        )
-    return demuxer, stream
-
-
 class _Packets:
     """The packets of one file, decoded in order; counts what was read, refused and when frames are shown."""
 
-    def __init__(self, path: Path, demuxer: Any, decoder: Any) -> None:
-        from torchcodec.decoders import ColorConverter
+    def __init__(self, source: Source) -> None:
+        from torchcodec.decoders import ColorConverter, Demuxer
 
-        self.path, self.demuxer, self.decoder = path, demuxer, decoder
+        self.path, self.source = source.path, source
+        try:
+            self.demuxer = Demuxer(source)
+            stream = self.demuxer.streams[0]
+            self.header = stream.metadata
+            self.decoder = stream.make_decoder(device="cpu", num_ffmpeg_threads=1)
+        except ValueError:
+            raise VideoError(f"{self.path} holds no video (sound alone?)", f"Give a video file ({ACCEPTED}).") from None
+        except RuntimeError as error:
+            reason = source.fault or _reason(error).replace("Could not open input buffer: ", "").rstrip(".").lower()
+            raise VideoError(f"{self.path} is not a video, or its end is missing ({reason})", DOWNLOAD_REMEDY) from None
         self.converter = ColorConverter(device="cpu")
+        self.size = (0, 0)  # height and width of the first frame, as it is stored
         self.read = self.refused = self.frames = 0
         self.broken = ""
         self.first: tuple[int, float] | None = None  # (frame, seconds) of the first and last frame with a timestamp
@@ -184,21 +201,25 @@ class _Packets:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Grey frames, uint8 (t <= CHUNK, H, W)."""
+        _check_pixels(self.path, self.header.height or 0, self.header.width or 0)
+        self._check_unpacked()
         chunk: list[np.ndarray] = []
-        shape: tuple[int, ...] = ()
         for raw in self._raw_frames():
-            grey = _luma(self.converter.convert(raw).data.numpy())
-            shape = shape or grey.shape
-            if grey.shape != shape:
-                raise VideoError(
-                    f"{self.path} changes its size, {shape} to {grey.shape}", "Cut it into one file per size."
-                )
-            chunk.append(grey)
-            if len(chunk) == CHUNK:
-                yield np.stack(chunk)
+            chunk.append(_luma(self._rgb(raw)))
+            if len(chunk) == CHUNK or len(chunk) * chunk[0].size >= CHUNK_BYTES:
+                yield chunk[0][None] if len(chunk) == 1 else np.stack(chunk)
                 chunk = []
         if chunk:
             yield np.stack(chunk)
+
+    def _rgb(self, raw: Any) -> np.ndarray:
+        try:
+            return np.asarray(self.converter.convert(raw).data.numpy())
+        except RuntimeError as error:
+            raise VideoError(
+                f"{self.path}: its pixels ({raw.pixel_format}) cannot be converted to grey ({_reason(error)})",
+                "Convert it: ffmpeg -i VIDEO -pix_fmt yuv420p out.mp4",
+            ) from None
 
     def _raw_frames(self) -> Iterator[Any]:
         while True:
@@ -219,6 +240,13 @@ class _Packets:
         yield from map(self._seen, self.decoder.drain())
 
     def _seen(self, raw: Any) -> Any:
+        size = (raw.height, raw.width)
+        self.size = size if self.frames == 0 else self.size
+        if size != self.size:
+            raise VideoError(
+                f"{self.path} changes its size, {self.size} to {size} (height, width)", "Cut it into one file per size."
+            )
+        _check_pixels(self.path, *size)
         if raw.pts_seconds > _EARLIEST:
             self.first = self.first or (self.frames, raw.pts_seconds)
             self.last = (self.frames, raw.pts_seconds)
@@ -226,40 +254,77 @@ class _Packets:
         self.frames += 1
         return raw
 
-    def fps(self) -> float | None:
-        """Frames per second between the first and the last timestamp, or None if there are not two."""
+    def _check_unpacked(self) -> None:
+        """Refuse a file that is small because it is empty, and would take hours to unpack."""
+        from torchcodec.decoders import Demuxer
+
+        pixels = max(1, (self.header.height or 0) * (self.header.width or 0))
+        most = max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size) // pixels
+        if self.source.size <= most:  # not even one byte for each frame
+            return
+        with opened(self.path) as again:
+            try:
+                packets = sum(1 for _ in itertools.islice(Demuxer(again), most + 1))
+            except (RuntimeError, ValueError):
+                return  # damage, which is reported where frames are decoded
+        if packets > most:
+            raise VideoError(
+                f"{self.path} unpacks {self.source.size} bytes to more than {most * pixels / 1e6:.0f} million pixels",
+                f"No recording holds over {PIXELS_PER_BYTE} pixels a byte: take it out of the data set.",
+            )
+
+    def fps(self) -> float:
+        """Frames per second between the first and the last timestamp, else as the header says, else 0."""
         if self.first is None or self.last is None or self.last[1] <= self.first[1]:
-            return None
+            return float(self.header.average_fps_from_header or 0.0)
         return (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
 
-    def damage(self, header: Any) -> str:
+    def damage(self) -> str:
         """What the file lacks, "" if nothing."""
         faults = []
         if self.refused:
             faults.append(f"{self.refused} of {self.read} compressed frames are damaged")
-        if self.broken:
-            faults.append(f"reading stopped early ({self.broken})")
-        promised = header.num_frames_from_header or 0
-        if self.read < promised and self._ends_early(header):
+        if self.broken or self.source.fault:
+            faults.append(f"reading stopped early ({self.source.fault or self.broken})")
+        promised = self.header.num_frames_from_header or 0
+        if self.read < promised and self._ends_early():
             faults.append(f"cut short: {self.read} of {promised} frames are in the file")
+        fps = self.fps()
+        if not fps:
+            faults.append("its frame rate is unknown")
+        elif not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
+            faults.append(f"its frame rate, {fps:g} per second, is none of a recording")
         return "; ".join(faults)
 
-    def _ends_early(self, header: Any) -> bool:
+    def _ends_early(self) -> bool:
         """Whether the film ends more than half a frame before its header says: a frame dropped inside it does not."""
-        fps = self.fps() or header.average_fps_from_header
-        if header.duration_seconds_from_header is None or not fps or not np.isfinite(self.end):
+        fps = self.fps()
+        if self.header.duration_seconds_from_header is None or not fps or not np.isfinite(self.end):
             return True
-        begin = header.begin_stream_seconds_from_header or 0.0
-        return bool(begin + header.duration_seconds_from_header - self.end > 0.5 / fps)
+        begin = self.header.begin_stream_seconds_from_header or 0.0
+        return bool(begin + self.header.duration_seconds_from_header - self.end > 0.5 / fps)
+
+
+def _check_pixels(path: Path, height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise VideoError(
+            f"the frames of {path} are {width} x {height} pixels, more than the limit of {MAX_PIXELS} (4096 x 4096)",
+            "Make it smaller: ffmpeg -i VIDEO -vf scale=1024:-2 out.mp4",
+        )
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
     """Luma of ITU-R BT.601 of one frame, uint8 (3, H, W) -> uint8 (H, W); the integer weights keep grey exactly."""
-    total = rgb[0] * np.uint16(77)
-    total += rgb[1] * np.uint16(150)
-    total += rgb[2] * np.uint16(29)
-    total += np.uint16(128)
-    return (total >> 8).astype(np.uint8)
+    grey = np.empty(rgb.shape[1:], np.uint8)
+    step = max(1, LUMA_AT_ONCE // rgb.shape[2])
+    for top in range(0, len(grey), step):
+        rows = rgb[:, top : top + step]
+        total = rows[0] * np.uint16(77)
+        total += rows[1] * np.uint16(150)
+        total += rows[2] * np.uint16(29)
+        total += np.uint16(128)
+        grey[top : top + step] = total >> 8
+    return grey
 
 
 def _first_line(error: BaseException) -> str:

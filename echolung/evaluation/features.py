@@ -68,7 +68,8 @@ class Features:
         except (OSError, ValueError) as error:
             raise DataError(f"{directory} is not a feature store ({error})", REMEDY) from None
         if (
-            list(videos.columns) != INDEX_COLUMNS
+            not isinstance(tokens, np.ndarray)  # an archive of arrays opens, too
+            or list(videos.columns) != INDEX_COLUMNS
             or len(videos) != len(tokens)
             or tokens.shape != record.shape
             or tokens.dtype != np.float16

@@ -16,13 +16,13 @@ from echolung.parameters import Parameters
 class EncoderSettings(Parameters):
     """Shape of the encoder and what a clip must be to enter it."""
 
-    width: int = pydantic.Field(gt=0)
-    depth: int = pydantic.Field(gt=0)
+    width: int = pydantic.Field(gt=0, le=16384)
+    depth: int = pydantic.Field(gt=0, le=256)
     heads: int = pydantic.Field(gt=0)
-    mlp_ratio: float = pydantic.Field(4.0, gt=0)
-    image_size: int = pydantic.Field(gt=0)
+    mlp_ratio: float = pydantic.Field(4.0, gt=0, le=16)
+    image_size: int = pydantic.Field(gt=0, le=4096)
     """Side of the square frames that enter the encoder, in pixels."""
-    frames: int = pydantic.Field(gt=0)
+    frames: int = pydantic.Field(gt=0, le=4096)
     """Frames of a clip."""
     clip_fps: float = pydantic.Field(gt=0)
     """Frames per second at which a clip is sampled, whatever the video's own rate."""

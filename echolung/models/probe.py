@@ -298,14 +298,24 @@ def load_probe(directory: Path) -> tuple[ProbeHeads, ProbeRecord]:
         record = ProbeRecord.parse(read_json(directory / "probe.json"), str(directory / "probe.json"))
         if sha256_file(weights) != record.weights_sha256:
             raise CheckpointError(f"{weights} is damaged, or belongs to another probe.json", remedy)
+        tensors = load_file(weights)
+        _check_extent(record.form, tensors)
         probe = HEADS[record.form.kind](record.form, heads=1)
-        probe.load_state_dict(load_file(weights))
+        probe.load_state_dict(tensors)
     except (EcholungError, OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
         problem = error.problem if isinstance(error, EcholungError) else str(error).splitlines()[0]
         raise CheckpointError(f"{directory} does not hold a probe of EchoLung ({problem})", remedy) from None
     return probe.eval(), record
+
+
+def _check_extent(form: ProbeForm, tensors: dict[str, Tensor]) -> None:
+    """A probe is as wide as its weights: one that only claims to be would fill the memory before they are compared."""
+    widest = max((size for tensor in tensors.values() if tensor.numel() for size in tensor.shape), default=0)
+    claimed = max(form.width, form.classes, form.width * form.mlp_ratio if form.kind == "attentive" else 0)
+    if claimed > widest:
+        raise ValueError(f"its form is {claimed:g} wide and its weights are {widest}")
 
 
 def _normalised(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -104,7 +104,7 @@ def read_record(directory: Path) -> EncoderRecord:
     try:
         values = json.loads(path.read_text())
         return EncoderRecord.parse(values, str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not JSON of ours ({error})", REMEDY) from None
     except SettingsError as error:
         raise CheckpointError(f"{path}: {error.problem}", REMEDY) from None

@@ -46,9 +46,9 @@ class ClassifierRecord(Parameters):
     """In the order of the columns p_<class>."""
     unit: Literal["video", "patient"]
     """What one decision is about; for `patient`, average the probabilities of a patient's videos."""
-    views: int = pydantic.Field(ge=1)
+    views: int = pydantic.Field(ge=1, le=1024)
     """Clips cut from each video."""
-    frame_size: int = pydantic.Field(ge=1)
+    frame_size: int = pydantic.Field(ge=1, le=1024)
     """Side of the square frames that videos are letterboxed to before the encoder resizes them, in pixels."""
     encoder_sha256: str
     probe_sha256: str

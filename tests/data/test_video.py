@@ -141,9 +141,9 @@ def make_bad(path: Path) -> None:
     ("name", "problem"),
     [
         ("empty.mp4", "is empty (0 bytes)"),
-        ("text.mp4", "is not a video, or its end is missing"),
+        ("text.mp4", "is not a video but a text"),
         ("headless.mp4", "is not a video, or its end is missing"),
-        ("notes.txt", "is not a video but a text or picture"),
+        ("notes.txt", "is not a video but a text"),
         ("absent.mp4", "is not there"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.data.sources.files import choices, license_of, numbers, read_table, require_folder
+from echolung.data.sources.files import choices, inside, license_of, numbers, read_table, require_folder
 from echolung.errors import DataError
 
 TABLE, FOLDER = "FileList.csv", "Videos"
@@ -42,7 +42,9 @@ def scan(root: Path, source: str) -> pd.DataFrame:
         {
             "sample_id": source + "/" + names,
             "source": source,
-            "path": [str(videos / f"{name}.avi") for name in names],
+            "path": [
+                str(path) for path in inside(videos, (videos / f"{name}.avi" for name in names), str(root / TABLE))
+            ],
             "patient_id": source + "/" + names,
             "collection": "echonet-dynamic",
             "view": "A4C",

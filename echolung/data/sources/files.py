@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from echolung.data.containers import regular
 from echolung.data.manifest import listed, require_columns
-from echolung.errors import DataError
+from echolung.errors import DataError, VideoError
 
 LICENSE_LINE = "License of these videos:"
 """How the LICENSE of a data set in a public layout begins that is not the public set itself (a phantom, say)."""
 VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".avi", ".gif", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv"))
+TABLE_BYTES, TABLE_COLUMNS = 32 << 20, 10_000
+"""A table that is larger, or has more columns, lists no videos: EchoNet-Dynamic's 10,030 take 1 MB and 9 columns."""
+DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+"""Where a link leads that DVC made: to a file of its cache, named by its content."""
 
 
 def require_folder(path: Path, what: str, how_to_get: str) -> Path:
@@ -24,20 +32,77 @@ def require_folder(path: Path, what: str, how_to_get: str) -> Path:
     return path
 
 
-def read_table(path: Path, columns: Iterable[str], what: str, how_to_get: str) -> pd.DataFrame:
-    """A csv as text: every cell a stripped string, "" where it is empty.
+def read_table(
+    path: Path, columns: Iterable[str], what: str, how_to_get: str, also: Iterable[str] = (), prefix: str | None = None
+) -> pd.DataFrame:
+    """The `columns` of a csv, those of `also` that it has, and those that begin with `prefix`, all as text.
 
+    Every cell is a stripped string, "" where it is empty, and nothing but a string: a formula stays what is written.
     Raises DataError if the file is missing, is no csv, or lacks one of `columns` (naming the nearest).
     """
+    text = _table_text(path, what, how_to_get)
+    columns = tuple(columns)
+    wanted = {*columns, *also}
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{what}: no file {path}", how_to_get) from None
-    except (ValueError, csv.Error, OSError) as error:  # pandas' parser errors are ValueErrors
+        header = [name.strip() for name in next(filter(None, csv.reader(io.StringIO(text))), [])]
+        if len(header) > TABLE_COLUMNS:
+            raise DataError(f"{path} has {len(header)} columns; at most {TABLE_COLUMNS} are read", "Keep those needed.")
+        require_columns(header, columns, str(path))
+        table = pd.read_csv(
+            io.StringIO(text),
+            dtype=str,
+            keep_default_na=False,
+            usecols=lambda name: name.strip() in wanted or (prefix is not None and name.strip().startswith(prefix)),
+        )
+    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} is not a csv table ({str(error).splitlines()[0]})", how_to_get) from None
     table.columns = table.columns.str.strip()
-    require_columns(table.columns, columns, str(path))
-    return table.apply(lambda column: column.str.strip())
+    return table.apply(lambda column: column.fillna("").str.strip())
+
+
+def _table_text(path: Path, what: str, how_to_get: str) -> str:
+    """What a table says, in UTF-8; DataError if it is not there or no text."""
+    if not path.exists() and not path.is_symlink():
+        raise DataError(f"{what}: no file {path}", how_to_get)
+    try:
+        with regular(path) as stream:
+            content = stream.read(TABLE_BYTES + 1)
+    except VideoError as error:
+        raise DataError(f"{what}: {error.problem}", how_to_get) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})", how_to_get) from None
+    if len(content) > TABLE_BYTES:
+        raise DataError(f"{path} is larger than {TABLE_BYTES >> 20} MB: not a list of videos", how_to_get)
+    remedy = "Save it again as CSV in UTF-8 (in a spreadsheet: Save as, CSV UTF-8)."
+    if b"\x00" in content:
+        raise DataError(f"{path} is not a csv table in UTF-8: it holds NUL bytes", remedy)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path} is not in UTF-8 (line {line})", remedy) from None
+    if not text.strip():
+        raise DataError(f"{path} is not a csv table: it is empty", how_to_get)
+    return text
+
+
+def inside(root: Path, paths: Iterable[Path], where: str) -> list[Path]:
+    """`paths`, or DataError naming those that leave `root`: by "..", by a drive, or by a link that leads out.
+
+    A link into DVC's cache is the file itself, as DVC lays data out to save space.
+    """
+    paths, real_root = list(paths), os.path.realpath(root)
+    outside = []
+    for path in paths:
+        real = os.path.realpath(path)
+        if os.path.commonpath([real, real_root]) != real_root and not (path.is_symlink() and DVC_OBJECT.search(real)):
+            outside.append(path)
+    if outside:
+        raise DataError(
+            f"{where}: videos must lie inside {root}: {listed(outside)}",
+            "Copy them there, or set `root` to a folder that holds them all.",
+        )
+    return paths
 
 
 def license_of(root: Path, published: str) -> str:
@@ -49,10 +114,14 @@ def license_of(root: Path, published: str) -> str:
 
 def video_files(folder: Path, what: str, how_to_get: str) -> list[Path]:
     """The video files directly in `folder`, by name; raises DataError if there is none."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != ".")
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{what}: {folder} cannot be read ({error.strerror})", how_to_get) from None
+    paths = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."]
     if not paths:
         raise DataError(f"{what}: no video in {folder}", how_to_get)
-    return paths
+    return inside(folder, paths, what)
 
 
 def numbers(texts: pd.Series, low: float, high: float, where: str, names: pd.Series, whole: bool = False) -> pd.Series:

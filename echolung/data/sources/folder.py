@@ -11,17 +11,19 @@ Columns of other names are yours and are not read.
 from __future__ import annotations
 
 import os.path
+import re
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from echolung.data.manifest import listed
-from echolung.data.sources.files import read_table, require_folder
+from echolung.data.sources.files import inside, read_table, require_folder
 from echolung.errors import DataError
 
 TABLE = "videos.csv"
 COLUMNS = ("path", "patient", "label")
 OPTIONAL = {"collection": "collection", "view": "view", "split": "split_official", "license": "license"}
+DRIVE_OR_ADDRESS = re.compile(r"[A-Za-z]:|[A-Za-z][\w+.-]*:/")
 HOW_TO_GET = f"Put your videos into one folder with a {TABLE} of the columns path, patient, label; set `root` to it."
 
 
@@ -29,7 +31,7 @@ def scan(root: Path, source: str) -> pd.DataFrame:
     """One row per line of videos.csv; a path that leaves the folder is refused."""
     what = "folder of videos"
     require_folder(root, what, HOW_TO_GET)
-    table = read_table(root / TABLE, COLUMNS, what, HOW_TO_GET)
+    table = read_table(root / TABLE, COLUMNS, what, HOW_TO_GET, also=OPTIONAL, prefix="label_")
     if table.empty:
         raise DataError(f"{root / TABLE} has no row", HOW_TO_GET)
     for column in ("path", "patient"):
@@ -45,6 +47,7 @@ def scan(root: Path, source: str) -> pd.DataFrame:
             f"{root / TABLE}: paths must stay inside {root}: {listed(outside)}", "Give them relative to that folder."
         )
     paths = paths.map(os.path.normpath)
+    inside(root, (root / path for path in paths), str(root / TABLE))
     rows = {
         "sample_id": source + "/" + paths.map(lambda path: str(PurePosixPath(path).with_suffix(""))),
         "source": source,
@@ -59,7 +62,7 @@ def scan(root: Path, source: str) -> pd.DataFrame:
 
 def _leaves(path: str) -> bool:
     """Whether a relative path climbs out of the folder it is relative to (or is no relative path at all)."""
-    return os.path.isabs(path) or ":" in path.split("/")[0] or os.path.normpath(path).split("/")[0] == ".."
+    return os.path.isabs(path) or bool(DRIVE_OR_ADDRESS.match(path)) or os.path.normpath(path).split("/")[0] == ".."
 
 
 def _or_missing(texts: pd.Series) -> pd.Series:
