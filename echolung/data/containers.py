@@ -124,8 +124,8 @@ class Source:
     Nothing is raised while FFmpeg reads, for an exception does not survive its C code; `fault` keeps what went wrong.
     """
 
-    def __init__(self, path: Path, stream: io.FileIO, size: int) -> None:
-        self.path, self.size = path, size
+    def __init__(self, path: Path, stream: io.FileIO, size: int, kind: str) -> None:
+        self.path, self.size, self.container = path, size, kind
         self.fault = ""
         self._stream = stream
 
@@ -174,9 +174,10 @@ def opened(path: Path) -> Iterator[Source]:
             stream.seek(0)
         except OSError as error:
             raise VideoError(f"{path} cannot be read ({error.strerror})", DOWNLOAD_REMEDY) from None
-        if container(head) is None:
+        kind = container(head)
+        if kind is None:
             raise VideoError(f"{path} is not a video but {nature(head)}", f"Give a video file ({ACCEPTED}).")
-        yield Source(path, stream, size)
+        yield Source(path, stream, size, kind)
 
 
 def _unopened(path: Path, error: OSError | ValueError) -> tuple[str, str]:

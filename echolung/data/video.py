@@ -116,8 +116,8 @@ def decode(path: Path, transform: Callable[[np.ndarray], np.ndarray] | None = No
 
     `Video.damage` is set where the file holds less than it should: the codec refused some of its packets, or the file
     ends before the frame count and the duration of its own header. A header that counts more than is *shown* is no
-    damage (a .mov trimmed by an edit list). MPEG-2 program streams promise nothing, so one that was cut cleanly cannot
-    be told from a shorter recording.
+    damage (a .mov trimmed by an edit list). MPEG and Ogg streams promise nothing, so one that was cut cleanly cannot be
+    told from a shorter recording.
 
     Raises VideoError, naming the file, if nothing can be decoded, if it is no video, if its frames have more than
     MAX_PIXELS or change their size, or if it unpacks beyond all measure; DependencyError without FFmpeg.
@@ -286,15 +286,30 @@ class _Packets:
             faults.append(f"{self.refused} of {self.read} compressed frames are damaged")
         if self.broken or self.source.fault:
             faults.append(f"reading stopped early ({self.source.fault or self.broken})")
-        promised = self.header.num_frames_from_header or 0
-        if self.read < promised and self._ends_early():
-            faults.append(f"cut short: {self.read} of {promised} frames are in the file")
+        faults += filter(None, [self._cut()])
         fps = self.fps()
         if not fps:
             faults.append("its frame rate is unknown")
         elif not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
             faults.append(f"its frame rate, {fps:g} per second, is none of a recording")
         return "; ".join(faults)
+
+    def _cut(self) -> str:
+        """How much less there is than the header promises, "" if it is all there or nothing is promised."""
+        promised = self.header.num_frames_from_header or 0
+        if self.read < promised and self._ends_early():
+            return f"cut short: {self.read} of {promised} frames are in the file"
+        if promised or self.header.duration_seconds_from_header is not None:
+            return ""
+        seconds = self.demuxer.metadata.duration_seconds_from_header
+        if seconds is None:
+            # FFmpeg leaves it out where a .wmv has another size than its header says.
+            return "cut short, or never finished: its length is unknown" if self.source.container == "wmv" else ""
+        # .mkv, .webm and .flv promise one length for picture and sound; .flv counts the last frame as none.
+        begin, fps = self.header.begin_stream_seconds_from_header or 0.0, self.fps()
+        slack = 1.5 / (fps or 1.0) + (1.0 if self.demuxer.metadata.best_audio_stream_index is not None else 0.0)
+        shown = self.end - begin if np.isfinite(self.end) else 0.0
+        return f"cut short: {shown:.2f} of {seconds:.2f} seconds are in the file" if seconds - shown > slack else ""
 
     def _ends_early(self) -> bool:
         """Whether the film ends more than half a frame before its header says: a frame dropped inside it does not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -20,8 +21,9 @@ from scipy.ndimage import gaussian_filter
 
 from echolung.data import video
 from echolung.data.clips import ClipStore, letterbox
+from echolung.data.gates.gate import check
 from echolung.data.ingest import IngestSettings, ingest
-from echolung.errors import DataError, DependencyError, SettingsError
+from echolung.errors import DataError, DependencyError, GateError, SettingsError
 
 torch.set_num_threads(1)
 SIZE = 32
@@ -180,6 +182,52 @@ def test_a_video_that_cannot_be_decoded_is_a_row_and_is_never_replaced(study: St
     repaired = study.ingest().set_index("sample_id")
     assert repaired.loc["mine/empty", "frames"] == 20
     assert pd.isna(repaired.loc["mine/empty", "decode_error"])
+
+
+def test_a_folder_of_good_and_bad_files_names_each_bad_one_and_loses_none(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gate stops the run and names them all; once they are mended, only they are decoded."""
+    bad = {
+        "empty.mp4": lambda path: path.write_bytes(b""),
+        "page.mp4": lambda path: path.write_text("<html>Log in</html>"),
+        "pipe.mp4": lambda path: os.mkfifo(path),
+        "folder.mp4": lambda path: path.mkdir(),
+        "link.mp4": lambda path: path.symlink_to("gone.mp4"),
+        "loop.mp4": lambda path: path.symlink_to(path.name),
+        "n" * 300 + ".mp4": lambda path: None,  # longer than names of files may be
+    }
+    good = ["a.avi", "blank and 'quote'.avi", "Ülger 肺.avi", "-c.avi"]
+    study.add(*good)
+    for name, make in bad.items():
+        make(study.videos / name)
+    names = [name for pair in itertools.zip_longest(good, bad) for name in pair if name]
+    study.list(*names)
+    manifest = study.ingest().set_index("path")
+    assert manifest.index.tolist() == [f"videos/{name}" for name in names]
+    assert study.decodes == len(good) + 2  # the others cannot be read at all
+    for name in names:
+        row = manifest.loc[f"videos/{name}"]
+        assert (row["frames"], pd.isna(row["decode_error"])) == ((0, False) if name in bad else (12, True))
+    with pytest.raises(GateError, match=r"the video decodes without an error: mine/empty .*is empty"):
+        check("ingest", "mine", {"manifest": manifest.reset_index()}, study.root / "validation")
+    printed = capsys.readouterr().err
+    assert all(f"mine/{Path(name).stem}" in printed for name in bad)
+    for name in bad:
+        path = study.videos / name
+        if len(name) > 255:
+            continue
+        path.rmdir() if path.is_dir() else path.unlink()
+        study.add(name.replace(".mp4", ".avi"))
+    mended = [name.replace(".mp4", ".avi") for name in names if len(name) <= 255]
+    study.list(*mended)
+    manifest = study.ingest()
+    assert study.decodes == len(bad) - 1
+    check("ingest", "mine", {"manifest": manifest}, study.root / "validation")
+    assert ClipStore.open(study.store).sample_ids == [f"mine/{Path(name).stem}" for name in mended]
+    study.list("a.avi")
+    study.ingest()
+    assert study.decodes == 0
 
 
 def test_names_that_stand_twice_are_named_before_anything_is_decoded(study: Study) -> None:

@@ -273,6 +273,16 @@ def test_what_is_not_our_probe_is_refused(tmp_path) -> None:
         load_probe(tmp_path)
 
 
+@pytest.mark.parametrize("claim", [{"width": 2**30}, {"classes": 2**30}, {"mlp_ratio": 1e9}])
+def test_a_form_that_claims_more_than_its_weights_fills_no_memory(tmp_path, claim: dict) -> None:
+    form = FORMS["attentive with mlp"]
+    record = save_probe(tmp_path, scrambled(form, heads=1), a_record(form))
+    forged = record.model_copy(update={"form": form.model_copy(update=claim)})
+    (tmp_path / "probe.json").write_text(forged.model_dump_json())
+    with pytest.raises(CheckpointError, match="wide and its weights are"):
+        load_probe(tmp_path)
+
+
 def test_a_pickle_is_never_opened(tmp_path) -> None:
     class Bomb:
         def __reduce__(self):

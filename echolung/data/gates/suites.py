@@ -59,9 +59,9 @@ def ingest(tables: Tables, labels: Sequence[str] = ()) -> list[Judged]:
         overstated=(declared - frames).where((share >= DECODED_SHARE) & (share < 1)).astype("Int64"),
     )
     expectations = [
+        empty("decode_error", "the video decodes without an error"),  # first: it is why a file lacks all else
         *filled("sample_id", "source", "path", "sha256", "patient_id"),
         unique("every sample id stands for one video", "sample_id"),
-        empty("decode_error", "the video decodes without an error"),
         *filled("frames", "fps", "height", "width"),
         between("frames", 2, None, "a video has at least 2 frames"),
         between("decoded_share", DECODED_SHARE, None, "the video is not cut off: nearly all declared frames decode"),

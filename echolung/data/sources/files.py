@@ -40,24 +40,25 @@ def read_table(
     Every cell is a stripped string, "" where it is empty, and nothing but a string: a formula stays what is written.
     Raises DataError if the file is missing, is no csv, or lacks one of `columns` (naming the nearest).
     """
-    text = _table_text(path, what, how_to_get)
-    columns = tuple(columns)
-    wanted = {*columns, *also}
+    reader = csv.reader(io.StringIO(_table_text(path, what, how_to_get), newline=""), strict=True)
     try:
-        header = [name.strip() for name in next(filter(None, csv.reader(io.StringIO(text))), [])]
+        header = [name.strip() for name in next(filter(None, reader), [])]
         if len(header) > TABLE_COLUMNS:
             raise DataError(f"{path} has {len(header)} columns; at most {TABLE_COLUMNS} are read", "Keep those needed.")
-        require_columns(header, columns, str(path))
-        table = pd.read_csv(
-            io.StringIO(text),
-            dtype=str,
-            keep_default_na=False,
-            usecols=lambda name: name.strip() in wanted or (prefix is not None and name.strip().startswith(prefix)),
-        )
-    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
-        raise DataError(f"{path} is not a csv table ({str(error).splitlines()[0]})", how_to_get) from None
-    table.columns = table.columns.str.strip()
-    return table.apply(lambda column: column.fillna("").str.strip())
+        require_columns(header, columns := tuple(columns), str(path))
+        wanted = {*columns, *also, *(name for name in header if prefix is not None and name.startswith(prefix))}
+        places = {name: header.index(name) for name in header if name in wanted}
+        cells: dict[str, list[str]] = {name: [] for name in places}
+        for row in filter(None, reader):
+            if len(row) > len(header):
+                raise csv.Error(f"line {reader.line_num} has {len(row)} cells, and there are {len(header)} columns")
+            for name, place in places.items():
+                cells[name].append(row[place].strip() if place < len(row) else "")
+    except csv.Error as error:
+        raise DataError(
+            f"{path} is not a csv table ({error})", f"Put cells that hold commas in quotes. {how_to_get}"
+        ) from None
+    return pd.DataFrame(cells, dtype=str)
 
 
 def _table_text(path: Path, what: str, how_to_get: str) -> str:

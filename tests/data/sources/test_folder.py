@@ -55,6 +55,28 @@ def test_a_wrong_table_is_named(text: str, problem: str, tmp_path: Path) -> None
     assert caught.value.remedy
 
 
+def test_a_link_that_leads_out_is_refused_and_one_of_dvc_is_the_file(tmp_path: Path) -> None:
+    root = write(tmp_path / "mine", "path,patient,label\na.mp4,Ann,covid\n")
+    elsewhere = tmp_path / "elsewhere" / "b.mp4"
+    cached = tmp_path / ".dvc" / "cache" / "files" / "md5" / "0a" / ("1b" * 15)
+    for target in (elsewhere, cached):
+        target.parent.mkdir(parents=True)
+        target.touch()
+    (root / "a.mp4").symlink_to(elsewhere)
+    with pytest.raises(DataError, match=r"videos must lie inside .*a.mp4"):
+        scan(root, "mine")
+    (root / "a.mp4").unlink()
+    (root / "a.mp4").symlink_to(cached)
+    assert len(scan(root, "mine")) == 1
+    (root / "a.mp4").unlink()
+    (root / "ward").mkdir()
+    (root / "ward" / "b.mp4").touch()
+    (root / "a.mp4").symlink_to("ward/b.mp4")  # stays inside
+    assert len(scan(root, "mine")) == 1
+    (tmp_path / "link").symlink_to(root)  # the folder itself may be one
+    assert len(scan(tmp_path / "link", "mine")) == 1
+
+
 def test_a_missing_folder_or_table_says_what_to_make(tmp_path: Path) -> None:
     for root in (tmp_path / "none", tmp_path):
         with pytest.raises(DataError) as caught:

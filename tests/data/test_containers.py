@@ -1,0 +1,87 @@
+"""FFmpeg is handed video and nothing else, and could not open another file or an address if it were."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echolung.data import containers, video
+from echolung.errors import VideoError
+
+HEADS = {
+    b"\x00\x00\x00\x20ftypisom": "mp4 or mov",
+    b"\x00\x00\x00\x14ftypqt  ": "mp4 or mov",
+    b"\x00\x00\x00\x08wide": "mp4 or mov",
+    b"RIFF\x00\x00\x00\x00AVI LIST": "avi",
+    b"\x1a\x45\xdf\xa3": "mkv or webm",
+    b"GIF89a": "gif",
+    b"\x00\x00\x01\xba": "mpeg",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "wmv",
+    (b"\x47" + bytes(187)) * 3: "mts",
+    (bytes(4) + b"\x47" + bytes(187)) * 3: "mts",
+}
+OTHERS = {
+    b"RIFF\x00\x00\x00\x00WAVE": "sound",
+    b"\x00\x00\x00\x20ftypheic": "a picture",
+    b"\x00\x00\x00\x20ftypM4A ": "sound",
+    b"GIF8": "a text",
+    "Über die Lunge".encode(): "a text",
+    b"\xff\xfe<\x00h\x00t\x00m\x00l\x00>\x00": "a web page",
+    bytes(400): "of no format",
+    b"\x80\x05\x95": "never opened",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_container_is_known_by_its_first_bytes(head: bytes) -> None:
+    assert containers.container(head[: containers.ENOUGH]) == HEADS[head]
+
+
+@pytest.mark.parametrize("head", OTHERS)
+def test_what_is_no_container_is_said(head: bytes) -> None:
+    assert containers.container(head) is None
+    assert OTHERS[head] in containers.nature(head)
+
+
+LISTS = [
+    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nbeside.ts\n#EXT-X-ENDLIST\n",
+    "ffconcat version 1.0\nfile beside.ts\n",
+]
+
+
+@pytest.mark.parametrize("text", LISTS, ids=["HLS", "ffconcat"])
+def test_even_a_playlist_that_reaches_ffmpeg_opens_nothing(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second wall behind the first: FFmpeg has no protocol to open anything by."""
+    from torchcodec.decoders import VideoDecoder
+
+    frames = np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)
+    video.encode(tmp_path / "beside.ts", frames, 25, "mpeg2video")
+    path = tmp_path / "list.mp4"
+    path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert len(VideoDecoder(path)) >= 7, "FFmpeg follows no such list any more: the second wall has nothing to hold"
+    monkeypatch.setattr(containers, "container", lambda head: "mp4 or mov")
+    with pytest.raises(VideoError):
+        video.decode(path)
+
+
+def test_a_reader_answers_ffmpeg_and_never_raises(tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    path.write_bytes(b"GIF89a" + bytes(range(100)))
+    with containers.opened(path) as source:
+        assert (source.size, source.container) == (106, "gif")
+        assert source.read(6) == b"GIF89a"
+        assert source.seek(-1, os.SEEK_END) == 105
+        assert source.read(50) == bytes([99])
+        assert source.read(50) == b""
+        assert source.seek(-7) == source.seek(2**64) == source.seek(0, 99) == -1
+        assert source.fault == ""
+        os.close(source._stream.fileno())  # the disk is gone
+        assert source.read(6) == b""
+        assert source.fault == "Bad file descriptor"
+        source._stream = open(path, "rb", buffering=0)  # noqa: SIM115 (closed with the block)
