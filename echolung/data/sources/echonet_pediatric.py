@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from echolung.data.manifest import listed
-from echolung.data.sources.files import choices, license_of, numbers, read_table, require_folder
+from echolung.data.sources.files import choices, inside, license_of, numbers, read_table, require_folder
 from echolung.errors import DataError
 
 VIEWS = ("A4C", "PSAX")
@@ -55,7 +55,9 @@ def _view(root: Path, view: str, source: str) -> pd.DataFrame:
         {
             "sample_id": source + "/" + names,
             "source": source,
-            "path": [str(videos / f"{name}.avi") for name in names],
+            "path": [
+                str(path) for path in inside(videos, [videos / f"{name}.avi" for name in names], str(folder / TABLE))
+            ],
             "patient_id": source + "/" + names.str.extract(NAME)["patient"],
             "collection": "echonet-pediatric",
             "view": view,
