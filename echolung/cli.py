@@ -45,6 +45,7 @@ def main() -> None:
 
     \b
     This command does what comes before and after:
+      echolung doctor                   what is missing before a study can run, and how long it takes
       echolung show                     the comparison, where the report is, how to open the MLflow UI
       echolung promote pocus-pathology  make the pretrained model the champion, if it earned it
       echolung predict clip.mp4         ask the champion
@@ -110,6 +111,34 @@ def phantom_sheet(picture: Path) -> None:
 
     contact_sheet(picture)
     click.echo(f"{picture} written.")
+
+
+@main.command()
+@click.option("--study", help="Another study than that of params.yaml, as `dvc exp run -S study=...` composes it.")
+@click.option("--scale", help="Another scale, likewise.")
+@click.option("--deep", is_flag=True, help="Start Ray, too.")
+@click.option("--quick", is_flag=True, help="Leave out the expected time, which takes up to 20 seconds to measure.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object on standard output.")
+@clean
+def doctor(study: str | None, scale: str | None, deep: bool, quick: bool, as_json: bool) -> None:
+    """Say what is missing before a study can run, what to do about it, and how long it will take.
+
+    Exit code 0 if the study can run, 1 otherwise.
+
+    \b
+    Examples:
+      echolung doctor
+      echolung doctor --study lung --scale laptop
+    """
+    from echolung.doctor.examine import examine
+    from echolung.doctor.findings import show
+
+    found = examine(project_root(), study, scale, deep, quick)
+    if as_json:
+        click.echo(json.dumps(found.plain(), indent=2))
+    else:
+        show(found)
+    sys.exit(0 if found.can_run else 1)
 
 
 @main.command()

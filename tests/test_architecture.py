@@ -27,7 +27,7 @@ LAYERS = {  # module or package -> the echolung modules it may import (itself al
     "serving": {*FOUNDATION, "data", "models", "pretraining", "evaluation"},
     "promotion": {*FOUNDATION, "data", "models", "pretraining", "evaluation", "tracking", "registry", "serving"},
 }
-TOP = {"settings", "stage", "cli"}  # may import anything; nobody below imports them
+TOP = {"settings", "stage", "doctor", "cli"}  # may import anything; nobody below imports them
 
 DOORS = {  # heavy dependency -> the only modules that may import it
     "ray": {"echolung.trials", "echolung.pretraining.cluster", "echolung.pretraining.distributed"},

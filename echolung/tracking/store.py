@@ -50,13 +50,19 @@ class Store:
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
 
+def where(root: Path, settings: TrackingSettings | None = None) -> str:
+    """The address of the project's store: the environment's, else the parameters', else a database in `mlruns/`."""
+    chosen = os.environ.get("MLFLOW_TRACKING_URI") or (settings.uri if settings else "")
+    return chosen or f"sqlite:///{_home(root)}/mlruns/mlflow.db"
+
+
 def store(root: Path, settings: TrackingSettings | None = None) -> Store:
     """The store of the project at `root`, made ready for any number of writers.
 
     Raises TrackingError if it is not a database, of another MLflow's schema, locked, or does not answer.
     """
     home = _home(root) / "mlruns"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (settings.uri if settings else "") or f"sqlite:///{home}/mlflow.db"
+    uri = where(root, settings)
     remote = uri.startswith(("http://", "https://"))
     opened = Store(uri, "" if remote else str(home / "artifacts"), root.absolute())
     _configure()

@@ -1,0 +1,175 @@
+"""The project: its parameters and where they come from, the tracking store, and whether a study is running"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from echolung.doctor.findings import Finding, wrong
+from echolung.errors import EcholungError, SettingsError
+from echolung.settings import Settings, load
+
+GROUP = "project"
+CHANGED_SHOWN = 6
+
+
+def names(root: Path, group: str) -> list[str]:
+    """The studies or scales that conf/ has."""
+    return sorted(path.stem for path in (root / "conf" / group).glob("*.yaml"))
+
+
+def compose(root: Path, **chosen: str | None) -> dict[str, Any]:
+    """The parameters that DVC would compose for a `study` and a `scale`; the defaults of conf/config.yaml for None.
+
+    Raises SettingsError, naming the nearest, if conf/ has no such study or scale.
+    """
+    for group, name in chosen.items():
+        known = names(root, group)
+        if name is not None and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise SettingsError(f"conf/{group} has no '{name}'", f"{hint}It has: {', '.join(known)}.")
+    from hydra import compose as compose_by_hydra
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = [f"{group}={name}" for group, name in chosen.items() if name is not None]
+    try:
+        with initialize_config_dir(str((root / "conf").absolute()), version_base=None):
+            composed = OmegaConf.to_container(compose_by_hydra("config", overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise SettingsError(f"conf/ cannot be composed ({line})", "Correct the file it names.") from None
+    return dict(composed)  # type: ignore[arg-type]
+
+
+def parameters(root: Path, study: str | None, scale: str | None) -> tuple[Settings | None, list[Finding]]:
+    """The parameters to be examined: params.yaml, or the composition of `study` and `scale` where one is named.
+
+    None where they are not valid.
+    """
+    if study is not None or scale is not None:
+        name = f"study={study or 'default'} scale={scale or 'default'}"
+        try:
+            settings = Settings.parse(compose(root, study=study, scale=scale), f"conf/ ({name})")
+        except SettingsError as error:
+            return None, [wrong(GROUP, "parameters", error, blocks=True)]
+        chosen = " ".join(f"-S {key}={value}" for key, value in (("study", study), ("scale", scale)) if value)
+        said = f"composed from conf/: {name}; params.yaml is another study until: dvc exp run {chosen}"
+        return settings, [Finding(GROUP, "parameters", "ok", said)]
+    try:
+        settings = load(root)
+    except SettingsError as error:
+        return None, [wrong(GROUP, "parameters", error, blocks=True)]
+    return settings, [_origin(root, settings.study)]
+
+
+def _origin(root: Path, study: str) -> Finding:
+    """Which composition of conf/ params.yaml is, or the nearest and what differs."""
+    written = _flat(yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")))
+    nearest: tuple[str, list[str]] | None = None
+    for scale in names(root, "scale"):
+        try:
+            composed = _flat(compose(root, study=study, scale=scale))
+        except SettingsError as error:
+            return Finding(GROUP, "parameters", "warning", f"valid, but {error.problem}", error.remedy)
+        changed = [
+            f"{key} = {written.get(key, 'left out')} (conf/: {composed.get(key, 'not there')})"
+            for key in sorted(written.keys() | composed.keys())
+            if written.get(key) != composed.get(key)
+        ]
+        if nearest is None or len(changed) < len(nearest[1]):
+            nearest = (f"study={study} scale={scale}", changed)
+    assert nearest is not None
+    name, changed = nearest
+    if not changed:
+        return Finding(GROUP, "parameters", "ok", f"valid, and as conf/ composes them: {name}")
+    more = f" and {len(changed) - CHANGED_SHOWN} more" if len(changed) > CHANGED_SHOWN else ""
+    said = f"valid; {name}, but for {', '.join(changed[:CHANGED_SHOWN])}{more}"
+    return Finding(
+        GROUP, "parameters", "ok", said, "What should last belongs in conf/: `dvc exp run -S` composes anew."
+    )
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        inner = [_flat(below, f"{place}.{key}" if place else str(key)) for key, below in value.items()]
+        return {key: leaf for one in inner for key, leaf in one.items()}
+    return {place: value}
+
+
+def tracking(root: Path, settings: Settings) -> Finding:
+    """The tracking store: which it is, whether it opens, and whether another program holds it."""
+    from echolung.tracking.store import store, where
+
+    uri = where(root, settings.tracking)
+    origin = " (MLFLOW_TRACKING_URI)" if os.environ.get("MLFLOW_TRACKING_URI") else ""
+    path = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if path is not None and not path.exists():
+        return Finding(GROUP, "tracking", "ok", f"{path}: the first run makes it{origin}")
+    if path is not None and _held(path):
+        return Finding(
+            GROUP,
+            "tracking",
+            "warning",
+            f"{path} is locked: another program is writing to it",
+            "If no study is running, end what holds it (a paused `mlflow ui`, a database browser).",
+        )
+    try:
+        store(root, settings.tracking)
+    except EcholungError as error:
+        return wrong(GROUP, "tracking", error, blocks=True)
+    return Finding(GROUP, "tracking", "ok", f"{path or uri} opens{origin}")
+
+
+def _held(path: Path) -> bool:
+    """Whether another connection is writing to a database right now."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=0.5)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    except sqlite3.DatabaseError:
+        return False  # no database at all: `store` says so
+    return False
+
+
+def running(root: Path) -> list[Finding]:
+    """Stages and DVC commands that are at work in this project."""
+    found = [
+        Finding(
+            GROUP,
+            "running",
+            "warning",
+            f"stage {path.stem} is at work ({holder})",
+            "A second run waits for it or stops at its lock: wait for it, or stop it first.",
+        )
+        for path, holder in _locks(root)
+    ]
+    return found or [Finding(GROUP, "running", "ok", "no stage is at work")]
+
+
+def _locks(root: Path) -> Iterator[tuple[Path, str]]:
+    for path in sorted((root / "data" / "locks").glob("*.lock")):
+        try:
+            with open(path) as stream:
+                holder = stream.read().strip()
+                if not holder:  # a free lock is left alone: a stage that starts this moment would find it taken
+                    continue
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield path, holder
+        except OSError:
+            continue
