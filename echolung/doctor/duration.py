@@ -138,7 +138,7 @@ class _Enough(Exception):
 
 
 def _steps(settings: Settings, store: ClipStore, directory: Path, batch: int) -> float:
-    """Median seconds of a step after the first, over a few of them; of the first, where no other could be waited for."""
+    """Median seconds of a step after the first, of a few; of the first where others would take too long."""
     moments: list[float] = []
 
     def note(step: int, values: dict[str, float | None]) -> None:

@@ -89,11 +89,15 @@ def processors(gpu_wanted: bool) -> list[Finding]:
     import psutil
     import torch
 
-    memory = psutil.virtual_memory()
-    said = f"{os.cpu_count()} cores, {memory.total / 2**30:.0f} GB of memory, {memory.available / 2**30:.1f} GB free"
-    scarce = memory.available < 3 * 2**30
-    remedy = "A study at the scale `demo` takes up to 4 GB: close other programs." if scarce else ""
-    found = [Finding(GROUP, "cores", "warning" if scarce else "ok", said, remedy)]
+    memory, cores, load = psutil.virtual_memory(), os.cpu_count() or 1, psutil.getloadavg()[0]
+    said = f"{cores} cores, {memory.total / 2**30:.0f} GB of memory, {memory.available / 2**30:.1f} GB free"
+    remedies = []
+    if load > 1.5 * cores:
+        said += f"; busy (load {load:.0f})"
+        remedies.append("Other programs take the cores: a study, and what is said of its time, will be slow.")
+    if memory.available < 3 * 2**30:
+        remedies.append("A study at the scale `demo` takes up to 4 GB: close other programs.")
+    found = [Finding(GROUP, "cores", "warning" if remedies else "ok", said, " ".join(remedies))]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)

@@ -50,7 +50,7 @@ def compose(root: Path, **chosen: str | None) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         line = " ".join(str(error).split())[:300]
         raise SettingsError(f"conf/ cannot be composed ({line})", "Correct the file it names.") from None
-    return dict(composed)  # type: ignore[arg-type]
+    return dict(composed)
 
 
 def parameters(root: Path, study: str | None, scale: str | None) -> tuple[Settings | None, list[Finding]]:
@@ -90,7 +90,8 @@ def _origin(root: Path, study: str) -> Finding:
         ]
         if nearest is None or len(changed) < len(nearest[1]):
             nearest = (f"study={study} scale={scale}", changed)
-    assert nearest is not None
+    if nearest is None:
+        return Finding(GROUP, "parameters", "warning", "valid, but conf/scale is empty", "git checkout conf")
     name, changed = nearest
     if not changed:
         return Finding(GROUP, "parameters", "ok", f"valid, and as conf/ composes them: {name}")

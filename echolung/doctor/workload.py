@@ -126,7 +126,6 @@ def _bytes(settings: Settings, frames: dict[str, int], drawn: dict[str, int], cl
 
 def disk(root: Path, settings: Settings, work: Workload) -> list[Finding]:
     """Whether there is room for what the study leaves, where it leaves it; one finding per file system."""
-    cache = root / ".dvc" / "cache"
     needed: dict[int, int] = {}
     places: dict[int, list[str]] = {}
     free: dict[int, int] = {}
@@ -135,17 +134,16 @@ def disk(root: Path, settings: Settings, work: Workload) -> list[Finding]:
         device = os.stat(folder).st_dev
         if name == ".dvc/cache" and device == os.stat(_existing(root / "data")).st_dev:
             size = 0  # DVC links: a file in the cache and in data/ is one
-        have = _size(root, name, settings.study, cache)
+        have = _size(root, name, settings.study)
         needed[device] = needed.get(device, 0) + max(0, size - have)
         places.setdefault(device, []).append(name)
         free[device] = shutil.disk_usage(folder).free
     found = []
     for device, need in needed.items():
-        said = f"{_gigabytes(free[device])} free for {', '.join(places[device])}; still to be written: about {_gigabytes(need)}"
+        said = f"{_gigabytes(free[device])} free for {', '.join(places[device])}"
+        said += f"; still to be written: about {_gigabytes(need)}"
         if need > free[device]:
-            remedy = (
-                "Free some space, put `data` on a larger disk (a link will do), or lower embed.views or ingest.size."
-            )
+            remedy = "Free some space, put `data` on a larger disk (a link will do), or lower embed.views."
             found.append(Finding("machine", "disk", "missing", said, remedy, True))
         elif 2 * need > free[device]:
             found.append(Finding("machine", "disk", "warning", said, "Free some space: the estimate is a rough one."))
@@ -159,7 +157,7 @@ def _existing(path: Path) -> Path:
     return next(one for one in (path, *path.parents) if one.exists())
 
 
-def _size(root: Path, name: str, study: str, cache: Path) -> int:
+def _size(root: Path, name: str, study: str) -> int:
     """Bytes of the study that are there already."""
     folders = {
         "data": [root / "data" / study, root / "data" / f"{study}-runs", root / "data" / "raw" / study],
