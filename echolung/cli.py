@@ -116,11 +116,14 @@ def phantom_sheet(picture: Path) -> None:
 @main.command()
 @click.option("--study", help="Another study than that of params.yaml, as `dvc exp run -S study=...` composes it.")
 @click.option("--scale", help="Another scale, likewise.")
+@click.option("-S", "--set", "changes", multiple=True, help="A parameter of it: -S public_sets=/data.")
 @click.option("--deep", is_flag=True, help="Start Ray, too.")
 @click.option("--quick", is_flag=True, help="Leave out the expected time, which takes up to 20 seconds to measure.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object on standard output.")
 @clean
-def doctor(study: str | None, scale: str | None, deep: bool, quick: bool, as_json: bool) -> None:
+def doctor(
+    study: str | None, scale: str | None, changes: tuple[str, ...], deep: bool, quick: bool, as_json: bool
+) -> None:
     """Say what is missing before a study can run, what to do about it, and how long it will take.
 
     Exit code 0 if the study can run, 1 otherwise.
@@ -128,12 +131,12 @@ def doctor(study: str | None, scale: str | None, deep: bool, quick: bool, as_jso
     \b
     Examples:
       echolung doctor
-      echolung doctor --study lung --scale laptop
+      echolung doctor --study lung --scale laptop -S public_sets=/data
     """
     from echolung.doctor.examine import examine
     from echolung.doctor.findings import show
 
-    found = examine(project_root(), study, scale, deep, quick)
+    found = examine(project_root(), study, scale, changes, deep=deep, quick=quick)
     if as_json:
         click.echo(json.dumps(found.plain(), indent=2))
     else:

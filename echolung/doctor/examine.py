@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ from echolung.settings import Settings
 
 
 def examine(
-    root: Path, study: str | None = None, scale: str | None = None, deep: bool = False, quick: bool = False
+    root: Path,
+    study: str | None = None,
+    scale: str | None = None,
+    changes: Sequence[str] = (),
+    *,
+    deep: bool = False,
+    quick: bool = False,
 ) -> Examination:
-    """Examine the study of params.yaml, or of `study` and `scale`, in the project at `root`.
+    """Examine the study of params.yaml, or of `study`, `scale` and `changes`, in the project at `root`.
 
     `deep` starts Ray as well; `quick` leaves out the expected time. Nothing is changed, and nothing raised that a
     study could meet: it becomes a finding.
     """
-    settings, found = project.parameters(root, study, scale)
+    settings, found = project.parameters(root, study, scale, changes)
     gpu = settings is not None and settings.pretrain.compute.gpu
     findings = [machine.python(), machine.packages(root), machine.ffmpeg(), *machine.processors(gpu)]
     findings += [machine.ray(deep, settings.workers if settings else 1), *machine.programs(root)]

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from echolung.doctor.findings import Finding, wrong
 from echolung.errors import EcholungError
 
@@ -86,7 +88,6 @@ def ffmpeg() -> Finding:
 
 def processors(gpu_wanted: bool) -> list[Finding]:
     """Cores, memory and GPUs; a study whose parameters ask for a GPU cannot run without one."""
-    import psutil
     import torch
 
     memory, cores, load = psutil.virtual_memory(), os.cpu_count() or 1, psutil.getloadavg()[0]

@@ -6,8 +6,9 @@ import contextlib
 import difflib
 import fcntl
 import os
+import shlex
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ def names(root: Path, group: str) -> list[str]:
     return sorted(path.stem for path in (root / "conf" / group).glob("*.yaml"))
 
 
-def compose(root: Path, **chosen: str | None) -> dict[str, Any]:
-    """The parameters that DVC would compose for a `study` and a `scale`; the defaults of conf/config.yaml for None.
+def compose(
+    root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The parameters that DVC would compose; for None the defaults of conf/config.yaml.
 
-    Raises SettingsError, naming the nearest, if conf/ has no such study or scale.
+    `changes` are as after `dvc exp run -S`: probe.epochs=40. Raises SettingsError, naming the nearest, if conf/ has no
+    such study or scale.
     """
+    chosen = {"study": study, "scale": scale}
     for group, name in chosen.items():
         known = names(root, group)
         if name is not None and name not in known:
@@ -43,30 +48,33 @@ def compose(root: Path, **chosen: str | None) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [f"{group}={name}" for group, name in chosen.items() if name is not None]
+    overrides = [*(f"{group}={name}" for group, name in chosen.items() if name is not None), *changes]
     try:
         with initialize_config_dir(str((root / "conf").absolute()), version_base=None):
             composed = OmegaConf.to_container(compose_by_hydra("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         line = " ".join(str(error).split())[:300]
-        raise SettingsError(f"conf/ cannot be composed ({line})", "Correct the file it names.") from None
+        remedy = "Correct what it names, in conf/ or after -S."
+        raise SettingsError(f"conf/ cannot be composed ({line})", remedy) from None
     return dict(composed)
 
 
-def parameters(root: Path, study: str | None, scale: str | None) -> tuple[Settings | None, list[Finding]]:
-    """The parameters to be examined: params.yaml, or the composition of `study` and `scale` where one is named.
+def parameters(
+    root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()
+) -> tuple[Settings | None, list[Finding]]:
+    """The parameters to be examined: params.yaml, or, where anything else is named, what `compose` makes of it.
 
     None where they are not valid.
     """
-    if study is not None or scale is not None:
-        name = f"study={study or 'default'} scale={scale or 'default'}"
+    if study is not None or scale is not None or changes:
+        named = [f"{key}={value}" for key, value in (("study", study), ("scale", scale)) if value] + list(changes)
         try:
-            settings = Settings.parse(compose(root, study=study, scale=scale), f"conf/ ({name})")
+            settings = Settings.parse(compose(root, study, scale, changes), "conf/, or what follows -S")
         except SettingsError as error:
             return None, [wrong(GROUP, "parameters", error, blocks=True)]
-        chosen = " ".join(f"-S {key}={value}" for key, value in (("study", study), ("scale", scale)) if value)
-        said = f"composed from conf/: {name}; params.yaml is another study until: dvc exp run {chosen}"
-        return settings, [Finding(GROUP, "parameters", "ok", said)]
+        said = f"valid, as conf/ composes {' '.join(named)}; params.yaml stays as it is"
+        remedy = f"To run it: dvc exp run {' '.join(f'-S {shlex.quote(one)}' for one in named)}"
+        return settings, [Finding(GROUP, "parameters", "ok", said, remedy)]
     try:
         settings = load(root)
     except SettingsError as error:
