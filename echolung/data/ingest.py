@@ -31,7 +31,7 @@ from echolung.parameters import Parameters
 from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, write_json
 
 JOURNAL = "journal.jsonl"
-CODE = ("echolung.data.video", "echolung.data.containers", "echolung.data.clips")
+CODE = ("echolung.data.video", "echolung.data.clips")
 """Modules that decide which frames a file becomes: when their code changes, stores are decoded again."""
 
 Facts = dict[str, Any]
