@@ -40,12 +40,14 @@ def examine(
     findings += workload.disk(root, settings, work)
     duration = None
     if not quick:
-        timed, duration = _time(settings, work, any(one.stops for one in findings))
+        timed, duration = _time(settings, work, any(one.stops for one in findings), machine.is_busy())
         of_study.append(timed)
     return Examination(settings.study, [*findings, *found, *of_study, *_others(root, settings.study)], duration)
 
 
-def _time(settings: Settings, work: workload.Workload, hopeless: bool) -> tuple[Finding, dict[str, Any] | None]:
+def _time(
+    settings: Settings, work: workload.Workload, hopeless: bool, busy: bool
+) -> tuple[Finding, dict[str, Any] | None]:
     """How long the study takes; not asked on a machine that could not even draw a video."""
     group, subject = f"study {settings.study}", "time"
     if hopeless:
@@ -60,8 +62,9 @@ def _time(settings: Settings, work: workload.Workload, hopeless: bool) -> tuple[
     parts = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in largest if seconds >= 5)
     unread = [source for source in settings.ingest.sources if source not in work.videos]
     lacks = f"; without {', '.join(unread)}, which cannot be read" if unread else ""
-    said = f"about {in_words(duration['seconds'])} from nothing ({parts}){lacks}"
-    return Finding(group, subject, "warning" if unread else "ok", said, f"This is {duration['of']}."), duration
+    beside = "; measured beside other programs, which made it long" if busy else ""
+    said = f"about {in_words(duration['seconds'])} from nothing ({parts}){lacks}{beside}"
+    return Finding(group, subject, "warning" if unread or busy else "ok", said, f"This is {duration['of']}."), duration
 
 
 def _others(root: Path, present: str) -> list[Finding]:

@@ -93,7 +93,7 @@ def processors(gpu_wanted: bool) -> list[Finding]:
     memory, cores, load = psutil.virtual_memory(), os.cpu_count() or 1, psutil.getloadavg()[0]
     said = f"{cores} cores, {memory.total / 2**30:.0f} GB of memory, {memory.available / 2**30:.1f} GB free"
     remedies = []
-    if load > 1.5 * cores:
+    if is_busy():
         said += f"; busy (load {load:.0f})"
         remedies.append("Other programs take the cores: a study, and what is said of its time, will be slow.")
     if memory.available < 3 * 2**30:
@@ -127,6 +127,11 @@ def processors(gpu_wanted: bool) -> list[Finding]:
     else:
         found.append(Finding(GROUP, "GPU", "ok", "none: everything runs on the cores"))
     return found
+
+
+def is_busy() -> bool:
+    """Whether other programs leave a study less than its share of the cores."""
+    return bool(psutil.getloadavg()[0] > 1.5 * (os.cpu_count() or 1))
 
 
 def ray(deep: bool, workers: int) -> Finding:
