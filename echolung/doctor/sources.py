@@ -12,7 +12,7 @@ from echolung.data.sources.layouts import SOURCES
 from echolung.data.splits import make_folds
 from echolung.data.tasks import labelled
 from echolung.doctor.findings import Finding, wrong
-from echolung.errors import EcholungError, VideoError
+from echolung.errors import DataError, EcholungError, VideoError
 from echolung.settings import Settings
 
 
@@ -31,11 +31,19 @@ def sources(root: Path, settings: Settings, blocks: bool) -> tuple[dict[str, pd.
         try:
             manifest = conform(SOURCES[source.layout](folder, key))
         except EcholungError as error:
-            found.append(wrong(group, key, error, blocks))
+            found.append(wrong(group, key, _importable(root, source.root, error), blocks))
             continue
         manifests[key] = manifest
         found.append(_files(group, key, folder, manifest, blocks))
     return manifests, found
+
+
+def _importable(root: Path, folder: Path, error: EcholungError) -> EcholungError:
+    """The error, whose remedy names the DVC import that fetches the folder where there is one."""
+    import_file = root / f"{folder}.dvc"
+    if not import_file.is_file() or (root / folder).is_dir():
+        return error
+    return DataError(error.problem, f"Fetch it: dvc pull {folder}.dvc. {error.remedy}")
 
 
 def is_drawn(settings: Settings, source: str) -> bool:

@@ -38,6 +38,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    for path in (ROOT / "data" / "raw").glob("*.dvc"):
+        shutil.copy(path, tmp_path / "data" / "raw")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "t"]):
         subprocess.run([*git, *command], check=True)
@@ -369,6 +372,12 @@ def test_files_that_are_no_videos_are_named_without_decoding(root: Path, monkeyp
     stops(only(examined(root), "mine"), "sick0.avi is empty", "sick1.avi is not a video but a text", "well0.avi is not")
 
 
+def test_a_set_that_dvc_can_fetch_says_so(root: Path) -> None:
+    settings = settings_of(root, "lung")
+    _, found = sources.sources(root, settings, blocks=True)
+    stops(only(found, "pocus"), "dvc pull data/raw/pocus.dvc", "github.com/jannisborn")
+
+
 def test_a_public_set_in_another_layout_is_named(root: Path) -> None:
     (root / "data" / "raw" / "pocus").mkdir(parents=True)
     settings = settings_of(root, "lung")
@@ -487,11 +496,11 @@ def test_every_kind_of_work_is_really_done_when_it_is_timed(root: Path) -> None:
     )
     settings, (said,) = project.parameters(root, None, None)
     assert settings is not None, said
-    threads = torch.get_num_threads()
+    threads, before = torch.get_num_threads(), sorted(root.rglob("data/*"))
     rates = duration.measure(settings)
     assert all(0 < rate < float("inf") for rate in vars(rates).values()), rates
     assert torch.get_num_threads() == threads
-    assert not (root / "data").exists()
+    assert sorted(root.rglob("data/*")) == before
 
 
 @pytest.mark.parametrize(
