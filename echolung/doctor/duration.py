@@ -138,12 +138,12 @@ class _Enough(Exception):
 
 
 def _steps(settings: Settings, store: ClipStore, directory: Path, batch: int) -> float:
-    """Median seconds of a step after the first, of a few; of the first where others would take too long."""
-    moments: list[float] = []
+    """Median seconds of a few steps after the first; of the first, where others would take too long."""
+    seconds: list[float] = []
 
     def note(step: int, values: dict[str, float | None]) -> None:
-        moments.append(time.perf_counter())
-        if len(moments) > 6 or moments[-1] - begun > PATIENCE / 2:
+        seconds.append(batch / (values["clips_per_second"] or float("nan")))
+        if len(seconds) > 6 or sum(seconds) > PATIENCE / 2:
             raise _Enough
 
     plenty = {"steps": 100, "warmup_steps": 0, "cooldown_steps": 0, "batch": batch, "loaders": 0}
@@ -152,10 +152,9 @@ def _steps(settings: Settings, store: ClipStore, directory: Path, batch: int) ->
     pretrain = settings.pretrain.model_copy(update={"training": training})
     objective = next(iter(settings.pretrain.arms.values())).objective
     device = "cuda" if settings.pretrain.compute.gpu and torch.cuda.is_available() else "cpu"
-    begun = time.perf_counter()
     with suppress(_Enough):
         train(objective, settings.encoder, pretrain, store, 0, directory, note, device)
-    return float(np.median(np.diff(moments))) if len(moments) > 1 else moments[0] - begun
+    return float(np.median(seconds[1:] or seconds))
 
 
 def _clip(settings: Settings, store: ClipStore) -> float:
