@@ -26,8 +26,11 @@ DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 def require_folder(path: Path, what: str, how_to_get: str) -> Path:
     """`path`, or DataError saying what was looked for, where, and how to get it."""
-    if not path.is_dir():
-        seen = listed(sorted(entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else "nothing"
+    if not os.path.isdir(path):
+        try:
+            seen = listed(sorted(os.listdir(path.parent)))
+        except OSError as error:
+            seen = str(error.strerror).lower()
         raise DataError(f"{what}: no folder {path} ({path.parent} holds: {seen or 'nothing'})", how_to_get)
     return path
 
@@ -63,7 +66,7 @@ def read_table(
 
 def _table_text(path: Path, what: str, how_to_get: str) -> str:
     """What a table says, in UTF-8; DataError if it is not there or no text."""
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path) and os.access(path.parent, os.X_OK):
         raise DataError(f"{what}: no file {path}", how_to_get)
     try:
         with regular(path) as stream:
@@ -109,7 +112,7 @@ def inside(root: Path, paths: Iterable[Path], where: str) -> list[Path]:
 def license_of(root: Path, published: str) -> str:
     """The licence of the videos below `root`: what the first line of its LICENSE says, else the `published` one."""
     path = root / "LICENSE"
-    first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if path.is_file() else ""
+    first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if os.path.isfile(path) else ""
     return first.removeprefix(LICENSE_LINE).strip() if first.startswith(LICENSE_LINE) else published
 
 
