@@ -29,8 +29,10 @@ def require_folder(path: Path, what: str, how_to_get: str) -> Path:
     if not os.path.isdir(path):
         try:
             seen = listed(sorted(os.listdir(path.parent)))
-        except OSError as error:
-            seen = str(error.strerror).lower()
+        except PermissionError:
+            seen = "what this user may not see"
+        except OSError:
+            seen = "nothing"
         raise DataError(f"{what}: no folder {path} ({path.parent} holds: {seen or 'nothing'})", how_to_get)
     return path
 
