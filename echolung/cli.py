@@ -275,7 +275,7 @@ def show() -> None:
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
     from echolung.settings import load
-    from echolung.tracking.experiments import folds_url
+    from echolung.tracking.experiments import close_abandoned, folds_url
     from echolung.tracking.store import store, ui_command
 
     root = project_root()
@@ -285,6 +285,7 @@ def show() -> None:
     click.echo()
     click.echo(f"Report:     {root / 'reports' / settings.study / 'index.html'}")
     place = store(root, settings.tracking)
+    close_abandoned(place, settings.study)
     click.echo(f"MLflow UI:  echolung ui   (that is: {ui_command(place)})")
     for task in settings.tasks:
         click.echo(f"  {task}, fold by fold: {folds_url('http://127.0.0.1:5000', place, settings.study, task)}")
@@ -348,10 +349,13 @@ def ui(port: int) -> None:
       echolung ui --port 5001
     """
     from echolung.settings import load
+    from echolung.tracking.experiments import close_abandoned
     from echolung.tracking.store import store
 
     root = project_root()
-    place = store(root, load(root).tracking)
+    settings = load(root)
+    place = store(root, settings.tracking)
+    close_abandoned(place, settings.study)
     click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
     arguments = ["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])

@@ -53,6 +53,10 @@ class PromotionError(EcholungError):
     """A candidate has not earned the champion's place."""
 
 
+class DiskError(EcholungError):
+    """The disk is full, or refuses what is written to it."""
+
+
 class DependencyError(EcholungError):
     """Something outside Python that the work needs is missing (FFmpeg's libraries, say)."""
 

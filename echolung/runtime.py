@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -13,13 +14,14 @@ import random
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from echolung.errors import BusyError, DataError
+from echolung.errors import BusyError, DataError, DiskError, EcholungError
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` while long work advances."""
@@ -51,23 +53,72 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+_KEPT = "and call again: what was finished is kept, and nothing was overwritten."
+_FREE = f"Free some space {_KEPT}"
+_REFUSALS = {
+    errno.ENOSPC: ("the disk is full", _FREE),
+    errno.EDQUOT: ("the disk quota is used up", _FREE),
+    errno.EFBIG: ("a file would be larger than is allowed here", f"Raise the limit (`ulimit -f`) {_KEPT}"),
+    errno.EROFS: ("the disk is read-only", f"Make it writable {_KEPT}"),
+    errno.EACCES: ("permission is denied", f"Change the permissions {_KEPT}"),
+    errno.EPERM: ("permission is denied", f"Change the permissions {_KEPT}"),
+    errno.ENOTDIR: ("a file stands where a folder must be", f"Move it away {_KEPT}"),
+    errno.EEXIST: ("a file stands where a folder must be", f"Move it away {_KEPT}"),
+    errno.EIO: ("the disk reports an error", f"Check the disk {_KEPT}"),
+}
+_CUT = re.compile(r"\d+ requested and \d+ written")  # numpy, which does not say why
+
+
+def disk_error(error: BaseException, path: Path | None = None) -> DiskError | None:
+    """What a disk's refusal means to a person, naming what was to be written (`path`, if given); else None.
+
+    Libraries that write by themselves wrap it in errors of their own: those are known by the system's text.
+    """
+    if isinstance(error, EcholungError):
+        return error if isinstance(error, DiskError) else None
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None:
+        code = next((known for known in _REFUSALS if os.strerror(known) in str(error)), None)
+    if code in _REFUSALS:
+        what, remedy = _REFUSALS[code]
+    elif isinstance(error, OSError) and _CUT.search(str(error)):
+        what, remedy = "a file could not be written to its end", _FREE
+    else:
+        return None
+    place = path or getattr(error, "filename", None)
+    return DiskError(f"{what}: {place}" if place else f"{what} ({error})", remedy)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        told = disk_error(error, path)
+        if told is None or told is error:
+            raise
+        raise told from error
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
 
-    A reader therefore sees the old file, the new one or none, never half of one; a full disk leaves the old one.
+    A reader therefore sees the old file, the new one or none, never half of one. Raises DiskError, and leaves the old
+    one, where the disk is full or refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers choose the format by it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: writers choose the format by it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -76,21 +127,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     Leftovers of a writer that was killed are removed: callers hold a lock, so nobody else is writing here.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _recover(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    os.chmod(temporary, 0o755)
-    try:
-        yield temporary
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
-            path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _recover(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        os.chmod(temporary, 0o755)
+        try:
+            yield temporary
+            if path.exists():
+                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+                path.replace(old / path.name)
+                temporary.replace(path)
+                shutil.rmtree(old)
+            else:
+                temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _recover(path: Path) -> None:
@@ -130,28 +182,37 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, work: str) -> Iterator[None]:
-    """Hold the lock file `path` while doing `work`; raises BusyError at once if another process holds it.
+def exclusive(path: Path, work: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path` for `work`; raises BusyError if another process keeps it for `patience` seconds.
 
     The kernel releases the lock when its holder ends, however it ends: there is nothing to clean up by hand.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            raise BusyError(f"{work} is already running ({holder})", "Wait for it, or stop it first.") from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"process {os.getpid()}")
-        stream.flush()
-        try:
-            yield
-        finally:
-            stream.seek(0)
-            stream.truncate()
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + patience
+        while not _locked(handle):
+            if time.monotonic() >= deadline:
+                holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
+                raise BusyError(f"{work} is already running ({holder})", "Wait for it, or stop it first.")
+            time.sleep(0.1)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without its holder's name
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()}".encode(), 0)
+        yield
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def code_digest(*modules: str) -> str:

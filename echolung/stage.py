@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echolung.errors import DataError, EcholungError
-from echolung.runtime import Progress, exclusive, seed_everything
+from echolung.runtime import Progress, disk_error, exclusive, seed_everything
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from echolung.settings import Settings
-    from echolung.tracking.run import Run
+    from echolung.tracking.run import StageRun
     from echolung.tracking.store import Store
+
+
+PATIENCE = 15.0
+"""Seconds that a stage of a new `dvc repro` waits for the one that a killed DVC has left to end."""
 
 
 def project_root() -> Path:
@@ -45,7 +49,7 @@ class Stage:
     root: Path
     settings: Settings
     store: Store
-    run: Run
+    run: StageRun
 
     def data(self, *parts: str) -> Path:
         """A path below data/<study>/."""
@@ -72,7 +76,7 @@ class Stage:
                 if (self.validation / f"{name}.{suffix}").is_file():
                     self.run.attach(self.validation / f"{name}.{suffix}", "validation")
 
-    def trial(self, arm: str, seed: int, resume_key: str) -> contextlib.AbstractContextManager[Run]:
+    def trial(self, arm: str, seed: int, resume_key: str) -> contextlib.AbstractContextManager[StageRun]:
         """The tracked run of one pretraining trial; the same `resume_key` again goes on in the same run."""
         from echolung.tracking import experiments
 
@@ -110,15 +114,16 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
     The run ends FINISHED, FAILED, or KILLED by Ctrl-C, SIGTERM, or the death of the DVC that started the stage.
     """
     with exit_cleanly():
+        _end_with_dvc()
         root = project_root()
         from echolung.settings import load
         from echolung.tracking import experiments
         from echolung.tracking.store import store
 
         settings = load(root)
-        _end_with_dvc()
         title = f"{name}@{key}" if key else name
-        with exclusive(root / "data" / "locks" / f"{settings.study}-{title}.lock", f"stage {title}"):
+        lock = root / "data" / "locks" / f"{settings.study}-{title}.lock"
+        with exclusive(lock, f"stage {title}", PATIENCE if "DVC_STAGE" in os.environ else 0):
             seed_everything(0)
             tracking = store(root, settings.tracking)
             section = settings.section(name, key)
@@ -128,17 +133,20 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
 
 @contextlib.contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """The one place where errors become a line with the remedy and an exit code: 1, or 130 for Ctrl-C."""
+    """The one place where errors become a line with the remedy and an exit code: 1, or 130 for Ctrl-C and SIGTERM."""
     try:
         yield
-    except EcholungError as error:
-        print(f"echolung: {error.problem}.", file=sys.stderr)
-        if error.remedy:
-            print(error.remedy, file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("echolung: stopped; call again to go on.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        told = error if isinstance(error, EcholungError) else disk_error(error)
+        if told is None:
+            raise
+        print(f"echolung: {told.problem}.", file=sys.stderr)
+        if told.remedy:
+            print(told.remedy, file=sys.stderr)
+        sys.exit(1)
 
 
 def _end_with_dvc() -> None:
@@ -154,7 +162,7 @@ def _end_with_dvc() -> None:
 
     def watch(process: psutil.Process) -> None:
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(1)
+            time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, args=(above,), daemon=True).start()

@@ -4,10 +4,12 @@
 
 A finished trial's result lies in `directory` under the digest of its configuration, so a killed call goes on where it
 was, a changed parameter runs what it changes, and nothing is ever read back for a configuration it was not made for.
+A result whose files are not as the trial wrote them is computed again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -19,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.errors import EcholungError, TrialError
+from echolung.errors import DataError, DiskError, EcholungError, TrialError
 from echolung.pretraining.cluster import ray_session
 from echolung.runtime import (
     Progress,
@@ -28,10 +30,13 @@ from echolung.runtime import (
     digest,
     read_json,
     seed_everything,
+    sha256_file,
     write_json,
 )
 
 FAILURES_TOLD = 3
+DIGESTS = "digests.json"
+"""SHA-256 of every other file of a trial."""
 
 Trial = Callable[[dict[str, Any]], Mapping[str, Any]]
 """A trial: takes its configuration, returns tables (DataFrame) and anything JSON can hold, by name."""
@@ -61,8 +66,11 @@ def run_trials(
     pending = {
         key: dict(configuration)
         for key, configuration in zip(keys, configurations, strict=True)
-        if not (directory / key / "result.json").is_file()
+        if not _is_whole(directory / key)
     }
+    changed = sum((directory / key).is_dir() for key in pending)
+    if changed:
+        print(f"{changed} finished {name} trials were changed or damaged: they are computed again.", file=sys.stderr)
     if on_progress:
         on_progress(len(keys) - len(pending), len(keys))
     if pending:
@@ -84,7 +92,7 @@ def _tune(
     total: int,
     on_progress: Progress | None,
 ) -> dict[str, str]:
-    """Run what is pending; returns why trials failed, by key, as far as Ray knows."""
+    """Run what is pending; returns why trials failed, by key, where there is no file that tells."""
     with ray_session(workers):
         from ray import tune
 
@@ -121,7 +129,8 @@ def _tune(
             ),
         )
         grid = tuner.fit()
-        return {grid[i].config["key"]: str(grid[i].error) for i in range(len(grid)) if grid[i].error}
+        causes = {one.config["key"]: one.error or (one.metrics or {}).get("cause") for one in grid if one.config}
+        return {key: str(cause) for key, cause in causes.items() if cause}
 
 
 def _trial(
@@ -138,9 +147,11 @@ def _trial(
         with atomic_directory(directory / key) as folder:
             _write(folder, result)
     except Exception as error:
-        write_json(failure, {"cause": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        cause = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(DiskError):  # it may be the disk that is full
+            write_json(failure, {"cause": cause, "traceback": traceback.format_exc()})
         if isinstance(error, EcholungError):
-            return {"finished": 0}  # data or settings are wrong: another try would end the same way
+            return {"finished": 0, "cause": cause}  # another try would end the same way
         raise
     failure.unlink(missing_ok=True)
     return {"finished": 1}
@@ -154,7 +165,7 @@ def _one_thread() -> None:
 
 
 def _raise_failures(directory: Path, pending: dict[str, dict[str, Any]], causes: dict[str, str], name: str) -> None:
-    failed = [key for key in pending if not (directory / key / "result.json").is_file()]
+    failed = [key for key in pending if not _is_whole(directory / key)]
     if not failed:
         return
     # Trials are told apart by what differs between them; causes that they share are told once.
@@ -192,6 +203,16 @@ def _write(folder: Path, result: Mapping[str, Any]) -> None:
     for name in tables:
         result[name].to_parquet(folder / f"{name}.parquet", index=False)
     write_json(folder / "result.json", {"tables": tables, "values": plain})
+    write_json(folder / DIGESTS, {path.name: sha256_file(path) for path in sorted(folder.iterdir())})
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a trial finished, and its files are those that it wrote."""
+    try:
+        digests = read_json(folder / DIGESTS)
+        return all(sha256_file(folder / name) == written for name, written in digests.items())
+    except (DataError, OSError, AttributeError):
+        return False
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ An interrupted run goes on from its checkpoint in data/<study>-runs/pretrain/.
 import contextlib
 
 import click
+import pandas as pd
 
 from echolung.runtime import atomic_directory, digest
 from echolung.stage import stage
@@ -17,7 +18,7 @@ def main(arm: str) -> None:
     with stage("pretrain", arm) as here, contextlib.ExitStack() as runs:
         from echolung.data.clips import ClipStore
         from echolung.pretraining.distributed import pretrain_arm
-        from echolung.pretraining.loop import fingerprint
+        from echolung.pretraining.loop import HISTORY, fingerprint
 
         settings, encoder = here.settings.pretrain, here.settings.encoder
         pool = here.data("ingest", settings.arms[arm].pool, "clips")
@@ -37,6 +38,7 @@ def main(arm: str) -> None:
             )
             here.check({"seeds": seeds})
             for seed, trial in trials.items():
+                trial.replay(pd.read_csv(target / f"seed{seed}" / HISTORY))  # what the store missed while it was away
                 trial.attach(target / f"seed{seed}")
 
 

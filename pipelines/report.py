@@ -4,6 +4,7 @@ import shutil
 
 import click
 
+from echolung.runtime import atomic_path
 from echolung.stage import stage
 
 
@@ -53,9 +54,11 @@ def main() -> None:
         out = here.validation.parent
         artifacts = write_report(inputs, out)
         here.check({"artifacts": artifacts})
-        shutil.copyfile(here.data("compare", "metrics.json"), out / "metrics.json")
-        shutil.copyfile(here.root / "params.yaml", out / "params.yaml")
-        (out / "table.md").write_text(table_markdown(comparison))
+        for copied in (here.data("compare", "metrics.json"), here.root / "params.yaml"):
+            with atomic_path(out / copied.name) as temporary:
+                shutil.copyfile(copied, temporary)
+        with atomic_path(out / "table.md") as temporary:
+            temporary.write_text(table_markdown(comparison))
         here.run.attach(out / "index.html")
         here.run.attach(out / "params.yaml")
         for task, table in folds.items():

@@ -32,13 +32,34 @@ class Project:
     first: subprocess.CompletedProcess[str] | None = None
     """What the first `dvc repro` printed."""
 
-    def run(self, *command: str, timeout: int = 900) -> subprocess.CompletedProcess[str]:
-        """Run a command of the environment in the project's folder."""
+    def environment(self, **more: str) -> dict[str, str]:
+        """The variables under which a command is this project's, and nobody else's."""
         bin_folder = Path(sys.executable).parent
         variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "DVC_"))}
         variables |= {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)}
+        return variables | more
+
+    def run(self, *command: str, timeout: int = 900, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment in the project's folder."""
         return subprocess.run(
-            command, cwd=self.root, env=variables, text=True, capture_output=True, timeout=timeout, check=False
+            command,
+            cwd=self.root,
+            env=self.environment(**variables),
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a command in the background, both its outputs in one pipe."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.environment(**variables),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
     def echolung(self, *arguments: str) -> subprocess.CompletedProcess[str]:

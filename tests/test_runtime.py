@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
+import os
 import pickle
+import resource
+import shutil
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from echolung import errors, runtime
 
@@ -17,11 +27,89 @@ from echolung import errors, runtime
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("old")
-    with pytest.raises(OSError, match="No space"), runtime.atomic_path(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), runtime.atomic_path(path) as temporary:
         temporary.write_text("half of the n")
-        raise OSError(28, "No space left on device")
+        raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+FRAME = pd.DataFrame({"x": np.random.default_rng(0).random(50_000)})
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "numpy": lambda path: np.save(path, FRAME["x"].to_numpy()),
+    "safetensors": lambda path: save_file({"x": torch.ones(100_000)}, path),
+    "parquet": lambda path: FRAME.to_parquet(path),
+    "csv": lambda path: FRAME.to_csv(path),
+    "text": lambda path: path.write_text("x" * 400_000),
+    "picture": lambda path: Image.effect_noise((600, 600), 90).save(path),
+    "copy": lambda path: shutil.copyfile(multiprocessing.connection.__file__, path),
+}
+
+
+LARGER = "a file would be larger than is allowed here"
+TOLD = {"numpy": "a file could not be written to its end"}  # it does not say why
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Larger ones are refused by the system, as a full disk refuses them: half way through their being written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whatever_library_writes_a_refusing_disk_is_one_typed_line_and_the_old_file_stays(
+    tmp_path: Path, writer: str
+) -> None:
+    path = tmp_path / f"old.{'npy' if writer == 'numpy' else 'png'}"  # both choose or complete the name by it
+    path.write_text("old")
+    with (
+        files_of_at_most(20_000),
+        pytest.raises(errors.DiskError, match=rf"{TOLD.get(writer, LARGER)}: .*/old\.(png|npy)\.") as error,
+        runtime.atomic_path(path) as temporary,
+    ):
+        WRITERS[writer](temporary)
+    assert "call again" in error.value.remedy
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with runtime.atomic_path(path) as temporary:
+        WRITERS[writer](temporary)
+    assert path.stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("writer", ["parquet", "csv", "text", "copy"])
+def test_a_full_disk_is_known_by_every_library_s_own_words(writer: str) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no device that is always full")
+    with pytest.raises(OSError, match=r"No space left") as raised:
+        WRITERS[writer](full)
+    told = runtime.disk_error(raised.value, full)
+    assert told is not None
+    assert str(told).startswith("the disk is full: /dev/full. Free some space and call again")
+
+
+def test_a_file_where_a_folder_must_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file/x", "file/x/y"):
+        for opened in (runtime.atomic_path(tmp_path / place), runtime.exclusive(tmp_path / place, "stage x")):
+            with (
+                pytest.raises(errors.DiskError, match=r"a file stands where a folder must be: .*/file") as told,
+                opened,
+            ):
+                pass
+            assert "Move it away" in told.value.remedy
+
+
+def test_other_errors_are_not_taken_for_the_disk_s(tmp_path: Path) -> None:
+    for error in (OSError(2, "No such file"), ValueError("5 requested and 3 written"), RuntimeError("full")):
+        assert runtime.disk_error(error) is None
+    with pytest.raises(errors.DataError), runtime.atomic_path(tmp_path / "x"):
+        raise errors.DataError("No space left on device, said a table", "")
 
 
 def test_an_interrupted_directory_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -61,8 +149,8 @@ def test_a_killed_writer_leaves_nothing_for_the_next_one_to_read(tmp_path: Path)
     # Killed between the two renames: the old one comes back.
     (tmp_path / ".features-old-abcdefgh").mkdir()
     path.rename(tmp_path / ".features-old-abcdefgh" / "features")
-    with pytest.raises(OSError, match="full"), runtime.atomic_directory(path):
-        raise OSError("full")
+    with pytest.raises(errors.DiskError, match=r"the disk is full: .*features"), runtime.atomic_directory(path):
+        raise OSError(28, "No space left on device")
     assert [p.name for p in path.iterdir()] == ["whole"]
 
 
@@ -89,6 +177,19 @@ def test_a_lock_refuses_a_second_holder_by_name_and_dies_with_its_holder(tmp_pat
     holder.join()
     with runtime.exclusive(lock, "stage probe"):
         pass
+
+
+def test_a_patient_caller_gets_the_lock_when_its_holder_ends(tmp_path: Path) -> None:
+    lock = tmp_path / "probe.lock"
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    holder = spawn.Process(target=hold, args=(lock, ready))
+    holder.start()
+    assert ready.wait(60)
+    threading.Timer(0.3, holder.kill).start()
+    with runtime.exclusive(lock, "stage probe", patience=60):
+        assert not holder.is_alive()
+        assert lock.read_text() == f"process {os.getpid()}"
 
 
 def test_digest_depends_on_values_and_not_on_order() -> None:

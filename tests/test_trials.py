@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -102,6 +103,44 @@ def test_a_killed_trial_is_tried_again_and_a_failing_one_named_after_the_others_
     assert "troubled" in json.loads(next(details.iterdir()).read_text())["traceback"]
     kept = run_trials(troubled, configurations(tmp_path, 0, 1), tmp_path / "t", "probe", WORKERS)
     assert kept == [{"threads": "1"}] * 2
+
+
+def large(config: dict[str, Any]) -> dict[str, Any]:
+    """Trial 1 meets a disk on which there is no room for its table, until somebody makes some."""
+    log(config)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = config["x"] == 1 and not Path(config["log"]).with_name("room").exists()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000 if full else hard, hard))
+    return {"x": config["x"], "draw": random.random(), "table": pd.DataFrame({"half": np.random.rand(10_000)})}
+
+
+def test_a_disk_without_room_and_edited_results_cost_those_trials_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = (configurations(tmp_path, 1, 2, 3, 4, 5), tmp_path / "t", "probe", WORKERS)
+    with pytest.raises(TrialError, match=r"1 of 5 probe trials failed: .*larger than is allowed.*\[x 1\]") as error:
+        run_trials(large, *place)
+    assert "Finished trials are kept" in error.value.remedy
+    assert runs(tmp_path) == [1, 2, 3, 4, 5], "another try on the same disk would end the same way"
+    assert not list((tmp_path / "t").glob(".*parquet*"))
+    results = [(path.parent, json.loads(path.read_text())["values"]) for path in (tmp_path / "t").glob("*/result.json")]
+    folders = {values["x"]: folder for folder, values in results}
+    draws = {values["x"]: values["draw"] for _, values in results}
+    tables = {x: pd.read_parquet(folder / "table.parquet") for x, folder in folders.items()}
+
+    (tmp_path / "room").touch()
+    edited = folders[2] / "result.json"
+    edited.write_text(edited.read_text().replace('"x": 2', '"x": 7'))
+    tables[3].assign(half=0.31).to_parquet(folders[3] / "table.parquet", index=False)
+    (folders[4] / "table.parquet").unlink()
+    capsys.readouterr()
+    again = run_trials(large, *place)
+    assert "3 finished probe trials were changed or damaged: they are computed again." in capsys.readouterr().err
+    assert runs(tmp_path) == [1, 1, 2, 2, 3, 3, 4, 4, 5]
+    assert [result["x"] for result in again] == [1, 2, 3, 4, 5]
+    assert [result["draw"] for result in again[1:]] == [draws[x] for x in (2, 3, 4, 5)]
+    for result in again[1:]:
+        pd.testing.assert_frame_equal(result["table"], tables[result["x"]])
 
 
 def test_ctrl_c_leaves_no_process_and_the_next_call_goes_on(tmp_path: Path) -> None:

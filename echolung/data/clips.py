@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from echolung.errors import DataError
-from echolung.runtime import read_json
+from echolung.runtime import digest, read_json, write_json
 
 INDEX = "index.json"
 FLOATS_AT_ONCE = 1 << 22
@@ -64,6 +64,17 @@ def evaluation_starts(total_frames: int, fps: float, frames: int, clip_fps: floa
     return np.array([usable / 2]) if views == 1 else np.linspace(0.0, usable, views)
 
 
+def write_index(directory: Path, size: int, clips: dict[str, dict[str, object]], fingerprint: str) -> None:
+    """Write a store's index: what is known of each video, by sample id, with a digest of it all."""
+    index = {"fingerprint": fingerprint, "size": size, "clips": clips}
+    write_json(directory / INDEX, {**index, "digest": digest(index)})
+
+
+def is_untouched(index: dict[str, object]) -> bool:
+    """Whether an index is as `write_index` wrote it; one without a digest was not written by it."""
+    return index.get("digest") == digest({name: value for name, value in index.items() if name != "digest"})
+
+
 class ClipStore:
     """The decoded videos of one source, on disk: frames uint8 (T, S, S) per video, read by memory map."""
 
@@ -78,6 +89,8 @@ class ClipStore:
     def open(cls, directory: Path) -> ClipStore:
         """Raises DataError if there is no store in `directory` or its index is not ours."""
         index = read_json(Path(directory) / INDEX)
+        if isinstance(index, dict) and "digest" in index and not is_untouched(index):
+            raise DataError(f"{directory}/{INDEX} was changed since it was written", REMEDY)
         try:
             return cls(Path(directory), int(index["size"]), dict(index["clips"]), str(index.get("fingerprint", "")))
         except (AttributeError, KeyError, TypeError, ValueError):

@@ -2,7 +2,7 @@
 
 The store is kept between runs. A video is known by the SHA-256 of its file, so a new video costs one decode, a renamed
 one none, and a run that was killed goes on where it stopped: decoded videos are noted, one line each, in a journal that
-becomes the index at the end.
+becomes the index at the end. Index and frames carry digests: what somebody changed is decoded again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,21 +22,21 @@ import pandas as pd
 import pydantic
 
 from echolung.data import video
-from echolung.data.clips import INDEX, letterbox
+from echolung.data.clips import INDEX, is_untouched, letterbox, write_index
 from echolung.data.containers import regular
 from echolung.data.manifest import VIDEO_COLUMNS, conform
 from echolung.data.sources.layouts import SOURCES
 from echolung.data.workers import as_done
 from echolung.errors import SettingsError, VideoError
 from echolung.parameters import Parameters
-from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, write_json
+from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file
 
 JOURNAL = "journal.jsonl"
 CODE = ("echolung.data.video", "echolung.data.clips")
 """Modules that decide which frames a file becomes: when their code changes, stores are decoded again."""
 
 Facts = dict[str, Any]
-"""What is known of one decoded file: its sha256 and the manifest's VIDEO_COLUMNS."""
+"""What is known of one decoded file: its sha256, the manifest's VIDEO_COLUMNS, and frames_sha256 of what was stored."""
 
 
 class SourceSettings(Parameters):
@@ -60,6 +61,7 @@ def ingest(
     store_directory: Path,
     workers: int = 1,
     on_progress: Progress | None = None,
+    on_message: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Scan a source, decode what is new in `workers` processes, and leave a complete store in `store_directory`.
 
@@ -80,7 +82,7 @@ def ingest(
     store_directory.mkdir(parents=True, exist_ok=True)
     fingerprint = digest({"code": code_digest(*CODE), "size": settings.size})
     contents, faults = _contents(paths, workers)
-    known = _known(store_directory, fingerprint)
+    known = _known(store_directory, fingerprint, workers, on_message)
     wanted = {content: path for path, content in zip(paths, contents, strict=True) if content and content not in known}
     results = as_done(functools.partial(_decode_into, store_directory, settings.size), list(wanted.items()), workers)
     with open(store_directory / JOURNAL, "a") as journal, contextlib.closing(results):
@@ -115,13 +117,27 @@ def _contents(paths: list[Path], workers: int) -> tuple[list[str], list[str]]:
     return [sha256 for sha256, _ in found], [fault for _, fault in found]
 
 
-def _known(directory: Path, fingerprint: str) -> dict[str, Facts]:
-    """Facts of the videos whose frames already stand in the store, by content, from its index and its journal."""
-    known: dict[str, Facts] = {}
+def _known(directory: Path, fingerprint: str, workers: int, on_message: Callable[[str], None]) -> dict[str, Facts]:
+    """Facts of the videos whose frames stand in the store as they were decoded, by content."""
+    noted = _noted(directory, fingerprint, on_message)
+    found, _ = _contents([_frames_path(directory, content) for content in noted], workers)
+    pairs = list(zip(noted.items(), found, strict=True))
+    whole = {content: facts for (content, facts), frames in pairs if frames and frames == facts.get("frames_sha256")}
+    changed = sum(bool(frames) for frames in found) - len(whole)
+    if changed:
+        on_message(f"The frames of {changed} videos in {directory} were changed or damaged: they are decoded again.")
+    return whole
+
+
+def _noted(directory: Path, fingerprint: str, on_message: Callable[[str], None]) -> dict[str, Facts]:
+    """Facts of the videos that were decoded into the store, by content, from its index and its journal."""
+    noted: dict[str, Facts] = {}
     if (directory / INDEX).is_file():
         index = read_json(directory / INDEX)
-        if index.get("fingerprint") == fingerprint:
-            known = {facts["sha256"]: facts for facts in index["clips"].values()}
+        if not is_untouched(index):
+            on_message(f"{directory / INDEX} was changed or damaged: its videos are decoded again.")
+        elif index["fingerprint"] == fingerprint:
+            noted = {facts["sha256"]: facts for facts in index["clips"].values()}
     if (directory / JOURNAL).is_file():
         for line in (directory / JOURNAL).read_text().splitlines():
             try:
@@ -129,16 +145,8 @@ def _known(directory: Path, fingerprint: str) -> dict[str, Facts]:
             except json.JSONDecodeError:
                 continue  # the line being written when the process was killed
             if facts.pop("fingerprint", None) == fingerprint:
-                known[facts["sha256"]] = facts
-    return {content: facts for content, facts in known.items() if _is_whole(_frames_path(directory, content), facts)}
-
-
-def _is_whole(path: Path, facts: Facts) -> bool:
-    try:
-        frames = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return False
-    return isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and len(frames) == facts["frames"]
+                noted[facts["sha256"]] = facts
+    return noted
 
 
 def _frames_path(directory: Path, content: str) -> Path:
@@ -154,8 +162,10 @@ def _decode_into(directory: Path, size: int, item: tuple[str, Path]) -> Facts:
         return _failed(content, str(error.problem))
     with atomic_path(_frames_path(directory, content)) as temporary:
         np.save(temporary, decoded.frames, allow_pickle=False)
+        written = sha256_file(temporary)
     return {
         "sha256": content,
+        "frames_sha256": written,
         "frames": len(decoded.frames),
         "frames_declared": decoded.frames_declared,
         "fps": decoded.fps,
@@ -173,7 +183,7 @@ def _failed(content: str, problem: str) -> Facts:
 def _finish(directory: Path, fingerprint: str, size: int, sample_ids: list[str], rows: list[Facts]) -> None:
     """Write the index and remove what it does not name: frames of removed videos, the journal, half-written files."""
     clips = {name: facts for name, facts in zip(sample_ids, rows, strict=True) if facts["frames"]}
-    write_json(directory / INDEX, {"fingerprint": fingerprint, "size": size, "clips": clips})
+    write_index(directory, size, clips, fingerprint)
     kept = {INDEX, *(_frames_path(directory, facts["sha256"]).name for facts in clips.values())}
     for entry in directory.iterdir():
         if entry.name not in kept and entry.is_file():

@@ -21,7 +21,7 @@ import numpy as np
 
 from echolung.data.containers import ACCEPTED, DOWNLOAD_REMEDY, Source, opened
 from echolung.errors import DependencyError, VideoError
-from echolung.runtime import atomic_path
+from echolung.runtime import atomic_path, disk_error
 
 CHUNK = 32
 """Frames that are held at full size at a time, at most, while decoding and encoding."""
@@ -168,6 +168,8 @@ def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
                     grey = torch.from_numpy(np.ascontiguousarray(frames[start : start + CHUNK]))
                     video.add_frames(grey[:, None].expand(-1, 3, -1, -1).contiguous())
         except (RuntimeError, ValueError) as error:
+            if disk_error(error) is not None:
+                raise
             raise VideoError(
                 f"cannot write {path} as {codec}, {width}x{height} at {fps:g} frames per second ({_reason(error)})",
                 "Choose a container, size and frame rate that the codec allows (MPEG-2: 24, 25, 30, 50 or 60).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,9 @@ class SeedRun:
                 self.objective, self.encoder, self.settings, store, self.seed, self.directory, on_metrics, device
             )
         except Exception:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.error.write_text(traceback.format_exc())
+            with contextlib.suppress(OSError):  # it may be the disk that is full
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self.error.write_text(traceback.format_exc())
             raise
         if not writes:
             return

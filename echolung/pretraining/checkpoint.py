@@ -1,10 +1,12 @@
 """The state of a run in one file: every tensor as safetensors, everything else as JSON in its header.
 
-One file takes its place atomically, so a killed run leaves the last whole checkpoint. Nothing is pickled.
+One file takes its place atomically, so a killed run leaves the last whole checkpoint; its digest tells whether it was
+changed since. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +44,9 @@ def save(directory: Path, progress: Progress, module: nn.Module, optimizer: torc
         for key, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = tensor
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(vars(progress))
     with atomic_path(directory / NAME) as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(vars(progress))})
+        save_file(tensors, temporary, metadata={"progress": text, "sha256": _sha256(text, tensors)})
 
 
 def read_progress(directory: Path) -> Progress | None:
@@ -59,10 +62,16 @@ def read_progress(directory: Path) -> Progress | None:
 
 
 def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load weights and optimizer state from the checkpoint in `directory`, bit for bit."""
+    """Load weights and optimizer state from the checkpoint in `directory`, bit for bit.
+
+    Raises CheckpointError if there is none of ours, or if anything in it was changed since it was saved.
+    """
     path = directory / NAME
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        header = file.metadata() or {}
+    if header.get("sha256") != _sha256(header.get("progress", ""), tensors):
+        raise _not_ours(path, "it is not as it was saved")
     try:
         weights = {name: tensors[f"weights/{name}"] for name in module.state_dict()}
         module.load_state_dict(weights)
@@ -72,6 +81,14 @@ def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer
             optimizer.state[parameters[name]][key] = tensors[label].to(parameters[name].device)
     except (KeyError, ValueError, RuntimeError) as error:
         raise _not_ours(path, error) from None
+
+
+def _sha256(progress: str, tensors: dict[str, torch.Tensor]) -> str:
+    total = hashlib.sha256(progress.encode())
+    for name in sorted(tensors):
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -95,7 +112,7 @@ def _opened(path: Path) -> Any:
         raise _not_ours(path, error) from None
 
 
-def _not_ours(path: Path, error: Exception) -> CheckpointError:
+def _not_ours(path: Path, error: Exception | str) -> CheckpointError:
     return CheckpointError(
         f"{path} is damaged or not a checkpoint of ours ({error})", f"Delete {path} to start afresh."
     )

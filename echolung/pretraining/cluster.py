@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 OBJECT_STORE_BYTES = 150 * 2**20  # videos reach workers by memory map, so Ray's store carries only messages
+
+SESSION = "ECHOLUNG_RAY_SESSION"
+"""In the environment of every process of a session: its directory."""
+OWNER = "owner"
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,8 +49,9 @@ def ray_session(workers: int) -> Iterator[None]:
     """Connect to the cluster that RAY_ADDRESS names, or run Ray on this machine alone with `workers` CPU slots.
 
     The local instance listens on 127.0.0.1 behind a token of its own, keeps its files in a short temporary directory
-    (its sockets' names are limited to 107 bytes) and is gone when the block ends, however it ends. A session inside
-    a session uses the outer one.
+    (its sockets' names are limited to 107 bytes) and is gone when the block ends, however it ends. If its owner
+    is killed, its processes end with it, and the next session clears away what is left. A session inside a session uses
+    the outer one.
     """
     cluster = os.environ.get("RAY_ADDRESS")
     with _environment(_ENVIRONMENT if cluster else _ENVIRONMENT | _ALONE):
@@ -63,20 +70,51 @@ def ray_session(workers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local_instance(workers: int) -> Iterator[None]:
-    parent = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.path.isdir("/tmp") else None)
-    directory = tempfile.mkdtemp(prefix="el-", dir=parent)
     # Ray asks every caller for a token; one in the environment keeps it from writing one into the home directory.
     # It stays for the life of this process: Ray's client caches it.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logging.getLogger("ray").setLevel(logging.ERROR)
     arguments = {"address": "local", "num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES}
+    with (
+        _session_directory() as directory,
+        _environment({"PYTHONPATH": _python_path(), SESSION: str(directory)}),
+        _connected(include_dashboard=False, _temp_dir=str(directory), **arguments),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _session_directory() -> Iterator[Path]:
+    """A short temporary directory, locked while its owner lives; what killed owners have left is cleared away."""
+    parent = Path(os.environ.get("RAY_TMPDIR") or ("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
+    for left in parent.glob("el-*"):
+        _clear_if_dead(left)
+    directory = Path(tempfile.mkdtemp(prefix="el.", dir=parent))
+    with open(directory / OWNER, "w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        named = directory.with_name(directory.name.replace("el.", "el-", 1))
+        directory.rename(named)  # from now on others may look whether the owner lives
+        try:
+            yield named
+        finally:
+            shutil.rmtree(named, ignore_errors=True)
+
+
+def _clear_if_dead(directory: Path) -> None:
+    """End what is left of a session whose owner was killed; sessions of others, and of other programs, are not ours."""
     try:
-        with (
-            _environment({"PYTHONPATH": _python_path()}),
-            _connected(include_dashboard=False, _temp_dir=directory, **arguments),
-        ):
-            yield
-    finally:
+        owner = open(directory / OWNER)  # noqa: SIM115 (closed below)
+    except OSError:
+        return
+    with owner:
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(SESSION) == str(directory):
+                    process.kill()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -91,16 +129,12 @@ def _connected(**arguments: Any) -> Iterator[None]:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
         if ours:
-            signal.signal(signal.SIGTERM, _terminate if before == signal.SIG_DFL else before)
+            signal.signal(signal.SIGTERM, signal.default_int_handler if before == signal.SIG_DFL else before)
         yield
     finally:
         ray.shutdown()
         if ours:
             signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: object) -> None:
-    sys.exit(128 + number)
 
 
 def _python_path() -> str:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pandas as pd
@@ -24,8 +25,10 @@ import pandas as pd
 from echolung.errors import TrackingError
 from echolung.runtime import digest
 from echolung.tracking.provenance import gone, process, provenance
-from echolung.tracking.run import Run
+from echolung.tracking.run import Run, StageRun
 from echolung.tracking.store import Store, reported
+
+AnyRun = TypeVar("AnyRun", bound=Run)
 
 NOTES = {
     "": "One run per task and arm: tick a pretrained and a random one and press **Compare**, or open the chart view. "
@@ -36,11 +39,15 @@ NOTES = {
 }
 
 
+def _name(study: str, kind: str) -> str:
+    return f"echolung-{study}-{kind}" if kind else f"echolung-{study}"
+
+
 def _experiment(store: Store, study: str, kind: str = "") -> str:
     """The experiment's id; made once, brought back if someone deleted it in the browser."""
     from mlflow.exceptions import MlflowException
 
-    name = f"echolung-{study}-{kind}" if kind else f"echolung-{study}"
+    name = _name(study, kind)
     note = {"mlflow.note.content": NOTES[kind]}
     with reported(store):
         client = store.client()
@@ -66,11 +73,14 @@ def _find(store: Store, experiment: str, tags: Mapping[str, str], status: str = 
         return list(store.client().search_runs([experiment], " and ".join(conditions), max_results=1000))
 
 
-def _close_abandoned(store: Store, experiment: str, tags: Mapping[str, str]) -> None:
-    """End as KILLED the runs that a killed process left open."""
-    for run in _find(store, experiment, tags, "RUNNING"):
-        if gone(run.data.tags.get("process", "")):
-            Run(store, run.info.run_id).close("KILLED")
+def close_abandoned(store: Store, study: str) -> None:
+    """End as KILLED every run of the study whose process was killed and left it open."""
+    for kind in NOTES:
+        with reported(store):
+            found = store.client().get_experiment_by_name(_name(study, kind))
+        for run in _find(store, found.experiment_id, {}, "RUNNING") if found else []:
+            if gone(run.data.tags.get("process", "")):
+                Run(store, run.info.run_id).close("KILLED")
 
 
 def _create(store: Store, experiment: str, name: str, tags: Mapping[str, Any]) -> Run:
@@ -83,8 +93,8 @@ def _create(store: Store, experiment: str, name: str, tags: Mapping[str, Any]) -
 
 
 @contextlib.contextmanager
-def _closing(run: Run) -> Iterator[Run]:
-    """End the run as what its block came to: FINISHED, FAILED (with the reason), or KILLED by Ctrl-C or SIGTERM."""
+def _closing(run: AnyRun) -> Iterator[AnyRun]:
+    """End the run as what its block came to: FINISHED, FAILED (with the reason), or KILLED by Ctrl-C or a signal."""
     with _interruptible():
         try:
             yield run
@@ -101,35 +111,33 @@ def _closing(run: Run) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, unless someone handles it already."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    try:
-        ours = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        if ours:
-            signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread
-        ours = False
+    """Let SIGTERM, and the end of the terminal, unwind the stack as Ctrl-C does, unless someone handles it already."""
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        ours = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)  # Ray hands on KeyboardInterrupt alone as what it is
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def stage_run(
     store: Store, study: str, stage: str, key: str, parameters: Mapping[str, Any], tags: Mapping[str, Any] | None = None
-) -> Iterator[Run]:
-    """The run of one execution of `stage` on `key` ("" where a stage has one item)."""
+) -> Iterator[StageRun]:
+    """The run of one execution of `stage` on `key` ("" where a stage has one item).
+
+    Raises TrackingError if the run cannot be opened; see StageRun for a store that dies later.
+    """
     experiment = _experiment(store, study, "stages")
+    close_abandoned(store, study)
     own = {"study": study, "stage": stage, "key": key}
-    _close_abandoned(store, experiment, own)
-    run = _create(store, experiment, f"{stage}@{key}" if key else stage, {**(tags or {}), **own})
-    with _closing(run):
-        run.parameters(parameters)
+    opened = _create(store, experiment, f"{stage}@{key}" if key else stage, {**(tags or {}), **own})
+    with _closing(StageRun(store, opened.id)) as run:
+        opened.parameters(parameters)
         yield run
 
 
@@ -142,22 +150,22 @@ def trial_run(
     parameters: Mapping[str, Any],
     resume_key: str,
     tags: Mapping[str, Any] | None = None,
-) -> Iterator[Run]:
+) -> Iterator[StageRun]:
     """The run of one pretraining trial; called again with the same `resume_key` it goes on in the same run."""
     experiment = _experiment(store, study, "pretraining")
     own = {"study": study, "stage": "pretrain", "arm": arm, "seed": str(seed)}
-    _close_abandoned(store, experiment, own)
     fingerprint = digest([study, arm, seed, resume_key])
     found = _find(store, experiment, {"fingerprint": fingerprint})
     if found:
-        run = Run(store, found[0].info.run_id)
+        opened = Run(store, found[0].info.run_id)
+        opened.tags({"process": process()})  # before it counts as running: nobody shall take it for abandoned
         with reported(store):
-            store.client().update_run(run.id, status="RUNNING")
-        run.tags({"process": process()})
+            store.client().update_run(opened.id, status="RUNNING")
     else:
-        run = _create(store, experiment, f"{arm} seed {seed}", {**(tags or {}), **own, "fingerprint": fingerprint})
-        run.parameters({"arm": arm, "seed": seed, **parameters})
-    with _closing(run):
+        opened = _create(store, experiment, f"{arm} seed {seed}", {**(tags or {}), **own, "fingerprint": fingerprint})
+    with _closing(StageRun(store, opened.id)) as run:
+        if not found:
+            opened.parameters({"arm": arm, "seed": seed, **parameters})
         yield run
 
 

@@ -13,6 +13,8 @@ import psutil
 
 import echolung
 
+UNKNOWN = "-"
+
 
 def provenance(root: Path) -> dict[str, str]:
     """Where this process's results come from: git revision, DVC stage and experiment, package version, command."""
@@ -51,19 +53,72 @@ def _user() -> str:
 
 
 def process() -> str:
-    """Host, process id and start time: names this process and no later one that is given the same id."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+    """Machine, boot, process namespace, process id and start: names this process and no other, ever."""
+    return " ".join([_machine(), _boot(), _namespace(), str(os.getpid()), _started(os.getpid())])
 
 
 def gone(process: str) -> bool:
-    """Whether the process that wrote this tag ran here and is there no more."""
+    """Whether the process that wrote this tag is certainly there no more.
+
+    Of another machine, or of another container on this one, nothing is known: False. A machine that was restarted has
+    none of its former processes.
+    """
     try:
-        host, pid, started = process.split()
+        machine, boot, namespace, pid, started = process.split()
     except ValueError:
         return False
-    if host != socket.gethostname():
+    here = (boot, namespace) == (_boot(), _namespace()) and boot != UNKNOWN  # whatever the host is called by now
+    if not here and machine != _machine():
+        return False
+    if boot != _boot():
+        return True
+    if namespace != _namespace():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" != started
-    except psutil.Error:
+        os.kill(int(pid), 0)  # signal 0 only asks
+        return _started(int(pid)) != started
+    except (ProcessLookupError, psutil.NoSuchProcess):
         return True
+    except (OSError, ValueError, psutil.Error):  # it is there and somebody else's
+        return False
+
+
+def _machine() -> str:
+    """Machines may share a host's name: on Linux its identity tells them apart."""
+    return f"{socket.gethostname()}/{_first_line('/etc/machine-id')[:8]}"
+
+
+def _boot() -> str:
+    return _first_line("/proc/sys/kernel/random/boot_id")
+
+
+def _namespace() -> str:
+    """Containers count processes for themselves."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return UNKNOWN
+
+
+def _started(pid: int) -> str:
+    """When a process started. Raises NoSuchProcess where it has ended and nobody has asked how.
+
+    On Linux in ticks since boot: the time of day that psutil derives from them moves when the clock is set.
+    """
+    if not sys.platform.startswith("linux"):
+        return f"{psutil.Process(pid).create_time():.0f}"
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        # Hidden, where /proc shows everybody only their own; the caller knows that it is there.
+        raise PermissionError(pid) from None
+    if fields[0] in "ZX":
+        raise psutil.NoSuchProcess(pid)
+    return fields[19]
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().split()[0]
+    except (OSError, IndexError):
+        return UNKNOWN

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from echolung.tracking.store import Store, reported
 METRICS_PER_CALL = 500  # MLflow takes at most 1000 in one call
 PARAMETERS_PER_CALL = 100
 LONGEST_PARAMETER = 6000
+LONGEST_SKIP = 63  # points
 
 
 @dataclass(frozen=True)
@@ -96,44 +98,110 @@ class Run:
             self.store.client().set_terminated(self.id, status)
 
 
+def _forgiving(write: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(write)
+    def forgiving(run: StageRun, *arguments: Any, **options: Any) -> None:
+        if run.outage:  # each further try at a dead server would take seconds
+            return
+        try:
+            write(run, *arguments, **options)
+        except TrackingError as error:
+            run.outage.append(error.problem)
+            _warn(error, "The work goes on; its record stays incomplete.")
+
+    return forgiving
+
+
+@dataclass(frozen=True)
+class StageRun(Run):
+    """The run of work dearer than its record: if the store dies meanwhile, that is told once, and the work goes on."""
+
+    outage: list[str] = field(default_factory=list)
+    """What could not be written."""
+
+    metrics = _forgiving(Run.metrics)
+    series = _forgiving(Run.series)
+    parameters = _forgiving(Run.parameters)
+    tags = _forgiving(Run.tags)
+    attach = _forgiving(Run.attach)
+    table = _forgiving(Run.table)
+    dataset = _forgiving(Run.dataset)
+
+    @_forgiving
+    def replay(self, history: pd.DataFrame) -> None:
+        """Write the points of a training history (column step, and one per metric) that are not there yet."""
+        logger = self.logger()
+        for row in history.to_dict("records"):
+            step = int(row.pop("step"))
+            logger.waiting.append((step, {str(name): None if pd.isna(value) else value for name, value in row.items()}))
+        logger.flush()
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run; after an outage with what was lost, if the store has come back."""
+        plain = Run(self.store, self.id)
+        try:
+            if self.outage:
+                plain.tags({"incomplete": self.outage[0]})
+            plain.close(status)
+        except TrackingError as error:
+            if not self.outage:
+                _warn(error, "The record of this run stays open.")
+
+
+def _warn(error: TrackingError, meaning: str) -> None:
+    print(f"warning: {error.problem}. {meaning} {error.remedy}", file=sys.stderr)
+
+
 @dataclass
 class MetricsLogger:
     """Callable(step, metrics) for a training loop in any process; picklable.
 
     A point that is there already is not written twice, so a loop that goes on from a checkpoint, or a history that is
-    replayed, draws one line. While the store cannot be reached the points wait in memory: training is not ended by
-    its bookkeeping. `flush` writes the rest, or raises TrackingError.
+    replayed, draws one line. While the store cannot be reached the points wait in memory, and it is asked ever more
+    seldom: training is neither ended nor slowed down by its bookkeeping. `flush` writes the rest, or raises
+    TrackingError.
     """
 
     store: Store
     run_id: str
     waiting: list[tuple[int, dict[str, float | None]]] = field(default_factory=list)
-    last_steps: dict[str, int] = field(default_factory=dict)
+    known_steps: dict[str, set[int]] = field(default_factory=dict)
+    failures: int = 0
+    """In a row."""
+    skip: int = 0
+    """Calls until the store is asked again."""
 
     def __call__(self, step: int, metrics: Mapping[str, float | None]) -> None:
         self.waiting.append((step, dict(metrics)))
+        if self.skip:
+            self.skip -= 1
+            return
         try:
             self.flush()
         except TrackingError as error:
+            self.skip = min(2**self.failures - 1, LONGEST_SKIP)
+            self.failures += 1
             print(f"{error} Metrics wait in memory.", file=sys.stderr, flush=True)
 
     def flush(self) -> None:
         """Write what waits; raises TrackingError and keeps it if that fails."""
         fresh = [
-            (step, {name: value for name, value in metrics.items() if step > self._last_step(name)})
+            (step, {name: value for name, value in metrics.items() if step not in self._known(name)})
             for step, metrics in self.waiting
         ]
         Run(self.store, self.run_id).series(fresh)
         for step, metrics in fresh:
-            self.last_steps.update(dict.fromkeys(metrics, step))
+            for name in metrics:
+                self.known_steps[name].add(step)
         self.waiting.clear()
+        self.failures = 0
 
-    def _last_step(self, name: str) -> int:
-        if name not in self.last_steps:
+    def _known(self, name: str) -> set[int]:
+        if name not in self.known_steps:
             with reported(self.store):
                 history = self.store.client().get_metric_history(self.run_id, name)
-            self.last_steps[name] = max((point.step for point in history), default=-1)
-        return self.last_steps[name]
+            self.known_steps[name] = {point.step for point in history}
+        return self.known_steps[name]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -130,20 +130,34 @@ def reported(store: Store) -> Iterator[None]:
         yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
         text = str(error)
-        line = text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+        line = _first_line(error)
         if "locked" in text:
             remedy = "Another program is writing to it: end it (a paused `mlflow ui`, a database browser), then go on."
         elif "schema" in text or "Can't locate revision" in text:
             remedy = f"Back it up and run `mlflow db upgrade {store.uri}`, or move it away to start a new history."
         elif "not a database" in text or "malformed" in text:
             remedy = "The file is damaged: move it away (a new one is made), or restore a copy."
+        elif "readonly" in text and not Path(store.uri.removeprefix("sqlite:///")).exists():
+            remedy = "It was moved or deleted: the next call makes a new one."
         elif store.uri.startswith("http"):
             remedy = "Is the server running and reachable? Unset MLFLOW_TRACKING_URI (or `uri`) for the local store."
-        elif isinstance(error, OSError) or "readonly" in text or "unable to open" in text or "full" in text:
+        elif isinstance(error, OSError) or any(word in text for word in ("readonly", "unable to open", "full", "I/O")):
             remedy = "Check that the folder can be written to and that the disk is not full."
         else:
             remedy = "See `mlflow doctor`; the store can be moved away to start a new history."
         raise TrackingError(f"the tracking store {store.uri} cannot be used: {line}", remedy) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What the database itself said, where it said something; MLflow and SQLAlchemy wrap it in many lines."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(getattr(cause, "orig", None), Exception):
+            error = cause.orig  # type: ignore[attr-defined]
+            break
+        cause = cause.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def ui_command(store: Store) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from echolung.data import video
 from echolung.data.clips import ClipStore, letterbox
 from echolung.data.gates.gate import check
 from echolung.data.ingest import IngestSettings, ingest
-from echolung.errors import DataError, DependencyError, GateError, SettingsError
+from echolung.errors import DataError, DependencyError, DiskError, GateError, SettingsError
 
 torch.set_num_threads(1)
 SIZE = 32
@@ -153,6 +154,48 @@ def test_damaged_frames_in_the_store_are_decoded_again(study: Study) -> None:
     study.ingest()
     assert study.decodes == 1
     assert damaged.read_bytes() == whole
+
+
+def test_frames_and_index_that_somebody_edited_are_noticed_and_decoded_again(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.add("a.avi", "b.avi")
+    study.list("a.avi", "b.avi")
+    manifest = study.ingest()
+    whole = {path: path.read_bytes() for path in study.store.iterdir()}
+    edited = study.store / f"{manifest['sha256'][0]}.npy"
+    frames = np.load(edited)
+    frames[3, 5, 7] ^= 1  # of the right shape and type, and another picture
+    np.save(edited, frames)
+    study.ingest()
+    assert study.decodes == 1
+    assert "The frames of 1 videos" in capsys.readouterr().out
+    index = study.store / "index.json"
+    index.write_text(index.read_text().replace('"fps": 25.0', '"fps": 50.0', 1))
+    with pytest.raises(DataError, match=r"index\.json was changed since it was written"):
+        ClipStore.open(study.store)
+    again = study.ingest()
+    assert study.decodes == 2
+    assert "index.json was changed or damaged" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(again, manifest)
+    assert {path: path.read_bytes() for path in study.store.iterdir()} == whole
+
+
+def test_a_full_disk_is_one_line_and_what_is_decoded_is_kept(study: Study) -> None:
+    study.add("a.avi", "b.avi", frames=4)
+    study.add("long.avi", frames=40)
+    study.list("a.avi", "b.avi", "long.avi")
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20 * SIZE * SIZE, hard))
+    try:
+        with pytest.raises(DiskError, match=r"a file could not be written to its end: .*\.npy") as error:
+            study.ingest()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "call again" in error.value.remedy
+    assert sorted(path.suffix for path in study.store.iterdir()) == [".jsonl", ".npy", ".npy"]
+    study.ingest()
+    assert study.decodes == 1
 
 
 def test_a_video_that_cannot_be_decoded_is_a_row_and_is_never_replaced(study: Study) -> None:

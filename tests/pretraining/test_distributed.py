@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from echolung.data.clips import ClipStore
-from echolung.errors import DataError, SettingsError, TrialError
+from echolung.errors import DataError, DiskError, SettingsError, TrialError
 from echolung.models.encoder import EncoderSettings
 from echolung.models.weights import load_encoder
+from echolung.pretraining.arm import SeedRun
 from echolung.pretraining.cluster import ray_session
 from echolung.pretraining.distributed import pretrain_arm
 from echolung.pretraining.loop import HISTORY, PretrainSettings, train
@@ -100,6 +102,29 @@ def test_a_dead_worker_is_replaced_and_a_failing_seed_is_named(pool: Path, tmp_p
     assert (tmp_path / "seen3").read_text().split() == ["1", "2", "3", "3", "4"]
     assert (tmp_path / "seen7").read_text().split() == ["1", "2", "2"]
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"seed3", "seed7"}
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_next_call_goes_on(pool: Path, tmp_path: Path) -> None:
+    """What a worker does, without the workers."""
+    run = SeedRun("jepa", settings([3]), ENCODER, pool, 3, tmp_path / "run", tmp_path / "out")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fills_up(step: int, values: dict[str, float | None]) -> None:
+        if step == 3:  # from now on there is room for small files alone
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
+
+    try:
+        with pytest.raises(DiskError, match=r"a file would be larger.*checkpoint\.safetensors") as caught:
+            run.train(fills_up, "cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "call again" in caught.value.remedy
+    assert not run.output.exists()
+    assert sorted(path.name for path in run.directory.iterdir())[:1] == ["checkpoint.safetensors"]
+    assert run.outlook() == "jepa seed 3: going on from step 2 of 4"
+    run.train(lambda step, values: None, "cpu")
+    assert not run.error.exists()
+    check(run.output, 3, plain(pool, 3, tmp_path / "plain"), atol=0, rtol=0)
 
 
 def test_two_workers_come_to_what_one_comes_to(pool: Path, tmp_path: Path) -> None:

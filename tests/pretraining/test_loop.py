@@ -159,7 +159,16 @@ def test_clips_prepared_by_other_processes_are_the_same(store: ClipStore, tmp_pa
     assert same(run(store, tmp_path / "here", steps=4), run(store, tmp_path / "there", steps=4, loaders=2))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-50], lambda data: b"\x80\x04pickle", lambda data: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-50],
+        lambda data: b"\x80\x04pickle",
+        lambda data: b"",
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),  # one bit of one weight
+        lambda data: data.replace(b'\\"step\\": 6', b'\\"step\\": 2', 1),
+    ],
+)
 def test_a_damaged_checkpoint_is_an_error_with_a_remedy(store: ClipStore, tmp_path: Path, damage: Any) -> None:
     run(store, tmp_path / "run")
     path = tmp_path / "run" / checkpoint.NAME

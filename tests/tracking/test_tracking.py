@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy
 
 from echolung.errors import GateError, TrackingError
 from echolung.tracking.experiments import (
@@ -25,6 +28,7 @@ from echolung.tracking.experiments import (
     stage_times,
     trial_run,
 )
+from echolung.tracking.provenance import gone, process
 from echolung.tracking.run import MetricsLogger, Run, flatten
 from echolung.tracking.store import Store, TrackingSettings, store
 
@@ -37,6 +41,10 @@ with stage_run(store(Path(sys.argv[1])), "phantom", "ingest", sys.argv[2], {"siz
     print(run.id, flush=True)
     time.sleep(600)
 """
+
+IDENTIFY = (
+    "import sys; from echolung.tracking.provenance import process; print(process(), flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,18 +115,39 @@ def test_a_terminated_stage_is_recorded_as_killed(interrupted: tuple[Path, dict[
     assert status(tracking, interrupted[1]["terminated"]) == "KILLED"
 
 
-def test_the_run_of_a_vanished_process_is_closed_when_its_stage_starts_again(
+def test_the_run_of_a_vanished_process_is_closed_by_the_next_stage_whichever_it_is(
     interrupted: tuple[Path, dict[str, str]], tracking: Store
 ) -> None:
     vanished = interrupted[1]["killed"]
     assert status(tracking, vanished) == "RUNNING"
-    with stage_run(tracking, "phantom", "ingest", "another key", {}):
+    with stage_run(tracking, "another study", "report", "", {}):
         assert status(tracking, vanished) == "RUNNING"
-    with stage_run(tracking, "phantom", "ingest", "killed", {}) as run:
+    with stage_run(tracking, "phantom", "report", "", {}) as run:
         assert status(tracking, vanished) == "KILLED"
-        with stage_run(tracking, "phantom", "ingest", "killed", {}):
+        with stage_run(tracking, "phantom", "report", "", {}):
             assert status(tracking, run.id) == "RUNNING", "this process is alive"
     assert status(tracking, run.id) == "FINISHED"
+
+
+def test_only_a_process_that_is_certainly_gone_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen([sys.executable, "-c", IDENTIFY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    tag = child.stdout.readline().strip()
+    machine, boot, namespace, pid, started = tag.split()
+    assert (int(pid), gone(tag), gone(process())) == (child.pid, False, False)
+    reused = f"{machine} {boot} {namespace} {pid} {int(float(started)) - 1}"
+    assert gone(reused), "the same id, and another start"
+    assert gone(f"{machine} an-earlier-boot {namespace} {pid} {started}"), "the machine was restarted"
+    for other in (f"other/1 other-boot {namespace} {pid} 0", f"{machine} {boot} pid:[1] {pid} 0", "", "host 7 12345"):
+        assert not gone(other), "nothing is known of other machines, of containers, of other tags"
+    monkeypatch.setattr("socket.gethostname", lambda: "renamed")
+    assert not gone(tag)
+    assert gone(reused), "this boot and no other, whatever the host is called by now"
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and not asked how: a zombie
+    assert gone(tag)
+    child.communicate()
+    assert gone(tag)
 
 
 def test_a_failing_stage_keeps_its_reason(tracking: Store) -> None:
@@ -235,6 +264,62 @@ def test_metrics_wait_while_the_store_cannot_be_reached(
     assert series(tracking, run, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
 
 
+def test_a_store_that_is_away_is_asked_ever_more_seldom(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with trial_run(tracking, "phantom", "jepa", 10, {}, "long outage") as run:
+        logger = run.logger()
+        asked = []
+        with monkeypatch.context() as outage:
+
+            def refuse(*_: object, **__: object) -> None:
+                asked.append(step)
+                raise ConnectionError("no route to host")
+
+            outage.setattr("mlflow.tracking.MlflowClient.log_batch", refuse)
+            for step in range(200):
+                logger(step, {"loss": 1.0})
+        assert asked == [0, 1, 3, 7, 15, 31, 63, 127, 191]
+        logger.flush()
+    assert [step for step, _ in series(tracking, run, "loss")] == list(range(200))
+
+
+def test_a_stage_outlives_its_store_and_tells_once(
+    tracking: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "effective_rank": [None, 5.0, None]})
+    with trial_run(tracking, "phantom", "jepa", 11, {}, "outage") as run:
+        run.logger()(1, {"loss": 3.0})
+        with monkeypatch.context() as outage:
+
+            def refuse(*_: object, **__: object) -> None:
+                raise ConnectionError("connection refused")
+
+            for write in ("log_batch", "log_artifact", "log_text", "log_inputs"):
+                outage.setattr(f"mlflow.tracking.MlflowClient.{write}", refuse)
+            run.metrics({"loss_last": 1.0})
+            run.attach(Path(__file__))
+            run.replay(history)
+    told = capsys.readouterr().err
+    assert told.count("warning: ") == told.count("connection refused") == 1
+    assert "The work goes on" in told
+    assert status(tracking, run.id) == "FINISHED"
+    assert "connection refused" in tags(tracking, run)["incomplete"]
+    with trial_run(tracking, "phantom", "jepa", 11, {}, "outage") as run:
+        run.replay(history)  # fills the gap that the outage left
+    assert series(tracking, run, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert series(tracking, run, "effective_rank") == [(2, 5.0)]
+
+
+def test_work_does_not_begin_without_its_store(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("connection refused")
+
+    for write in ("create_run", "log_batch"):
+        with monkeypatch.context() as outage, pytest.raises(TrackingError, match="connection refused"):
+            outage.setattr(f"mlflow.tracking.MlflowClient.{write}", refuse)
+            with stage_run(tracking, "phantom", "pretrain", "jepa", {"steps": 8}):
+                pytest.fail("the work began")
+
+
 # --- one run per task x arm ---
 
 
@@ -320,15 +405,48 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     assert "move it away" in error.value.remedy
 
 
-def test_a_database_of_another_mlflow_is_not_touched(tracking: Store, tmp_path: Path) -> None:
+def test_a_damaged_database_is_named(tracking: Store, tmp_path: Path) -> None:
     (tmp_path / "mlruns").mkdir()
-    copy = tmp_path / "mlruns" / "mlflow.db"
-    copy.write_bytes((tracking.root / "mlruns" / "mlflow.db").read_bytes())
-    with sqlite3.connect(copy) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'older'")
+    content = bytearray((tracking.root / "mlruns" / "mlflow.db").read_bytes())
+    content[4096:] = bytes(len(content) - 4096)  # its first page is whole
+    (tmp_path / "mlruns" / "mlflow.db").write_bytes(content)
+    with pytest.raises(TrackingError, match="malformed") as error:
+        store(tmp_path)
+    assert "move it away" in error.value.remedy
+
+
+def test_a_database_of_an_older_mlflow_is_not_touched_and_the_remedy_helps(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    path = tmp_path / "mlruns" / "mlflow.db"
+    earlier = make_older(path)
     with pytest.raises(TrackingError, match="schema of another MLflow") as error:
         store(tmp_path)
-    assert f"mlflow db upgrade sqlite:///{copy}" in error.value.remedy
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(earlier,)]
+    (command,) = re.findall(r"`(mlflow db upgrade .*?)`", error.value.remedy)
+    subprocess.run([sys.executable, "-m", *command.split()], check=True, capture_output=True)
+    with stage_run(store(tmp_path), "phantom", "split", "", {}) as run:
+        pass
+    assert status(store(tmp_path), run.id) == "FINISHED"
+
+
+def make_older(path: Path) -> str:
+    """A database as the MLflow before the newest change of the schema made it; returns its revision."""
+    from alembic import command
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    config = _get_alembic_config(f"sqlite:///{path}")
+    scripts = ScriptDirectory.from_config(config)
+    earlier = scripts.get_revision("head").down_revision
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, earlier)
+    engine.dispose()
+    return str(earlier)
 
 
 def test_a_locked_database_says_so(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,6 +458,68 @@ def test_a_locked_database_says_so(tracking: Store, monkeypatch: pytest.MonkeyPa
             store(tracking.root)
         other.rollback()
     assert "Another program" in error.value.remedy
+
+
+def wait_less_for_a_locked_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's 20 seconds are right for its users."""
+    text = sqlalchemy.text
+    monkeypatch.setattr("mlflow.store.db.utils.sql.text", lambda query: text(query.replace("= 20000;", "= 200;")))
+
+
+def test_a_database_that_another_program_writes_to_is_an_error_before_the_work_and_a_warning_after_it(
+    tracking: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_less_for_a_locked_database(monkeypatch)
+    other = sqlite3.connect(tracking.root / "mlruns" / "mlflow.db")
+    with stage_run(tracking, "phantom", "embed", "locked", {}) as run:
+        other.execute("BEGIN IMMEDIATE")
+        run.metrics({"videos": 3.0})
+        with (
+            pytest.raises(TrackingError, match="locked") as error,
+            stage_run(tracking, "phantom", "embed", "locked out", {}),
+        ):
+            pytest.fail("the work began")
+        other.close()
+    assert "end it" in error.value.remedy
+    assert "locked" in capsys.readouterr().err
+    assert (status(tracking, run.id), "locked" in tags(tracking, run)["incomplete"]) == ("FINISHED", True)
+
+
+def test_a_database_that_is_deleted_meanwhile_costs_its_records_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stage_run(store(tmp_path), "phantom", "embed", "", {}) as run:
+        (tmp_path / "mlruns" / "mlflow.db").unlink()
+        run.metrics({"videos": 3.0})
+    assert "It was moved or deleted" in capsys.readouterr().err
+    child = subprocess.run(
+        [sys.executable, "-c", OPEN_A_RUN_AND_WAIT.replace("time.sleep(600)", "pass"), str(tmp_path), "again"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(child.stdout.strip()) == 32
+
+
+def test_a_full_disk_is_told_as_such(tracking: Store) -> None:
+    path = tracking.root / "mlruns" / "mlflow.db"
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with stage_run(tracking, "phantom", "embed", "full", {}) as run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+        try:
+            with pytest.raises(TrackingError, match="cannot be used") as error:
+                Run(tracking, run.id).series([(step, {"loss": 1.0}) for step in range(5000)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "disk is not full" in error.value.remedy
+    assert status(tracking, run.id) == "FINISHED"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("a file where the folder must be")
+    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be used: .*mlruns") as error:
+        store(tmp_path)
+    assert "can be written to" in error.value.remedy
 
 
 def test_a_server_that_is_not_there_is_an_error_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
