@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from echolung.stage import exit_cleanly, project_root
+from echolung import commands
+from echolung.commands import become_mlflow, clean, require_free
+from echolung.stage import project_root
 
 if TYPE_CHECKING:
     from echolung.data.phantom.heart import View
-    from echolung.promotion.candidate import Candidate
-    from echolung.settings import Settings
-
-RESEARCH_ONLY = "For research use only; not a medical device."
-
-
-def clean(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the command become one line with the remedy, and exit code 1."""
-
-    @wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        with exit_cleanly():
-            command(*arguments, **options)
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,7 +32,9 @@ def main() -> None:
       echolung doctor                   what is missing before a study can run, and how long it takes
       echolung show                     the comparison, where the report is, how to open the MLflow UI
       echolung promote pocus-pathology  make the pretrained model the champion, if it earned it
+      echolung rollback pocus-pathology the champion before it again
       echolung predict clip.mp4         ask the champion
+      echolung serve pocus-pathology    let other programs on this machine ask it, by HTTP
     """
 
 
@@ -145,125 +131,6 @@ def doctor(
 
 
 @main.command()
-@click.argument("task")
-@click.option("--arm", help="The arm that stands for election; promote.arm of params.yaml if left out.")
-@click.option("--reset", is_flag=True, help="Begin a new line: measured against the majority class, not the champion.")
-@clean
-def promote(task: str, arm: str | None, reset: bool) -> None:
-    """Make an arm's probe the registry's champion for TASK, if it earned it.
-
-    The probe is refitted on all patients by the procedure whose out-of-fold scores it carries. A first champion must
-    beat the majority class; a later one needs a lower log-loss than the champion on the same data and folds.
-
-    \b
-    Examples:
-      echolung promote pocus-pathology
-      echolung promote blues-covid --arm random
-    """
-    from echolung.promotion.promote import promote as elect
-    from echolung.settings import load
-    from echolung.tracking.experiments import stage_run
-    from echolung.tracking.store import store
-
-    root = project_root()
-    settings = load(root)
-    task = settings.known_task(task)
-    candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.promote.arm))
-    tracking = store(root, settings.tracking)
-    with stage_run(tracking, settings.study, "promote", task, {"task": task, "arm": candidate.arm}) as run:
-        found = elect(tracking, run, candidate, settings.probe, bootstrap=settings.compare.bootstrap, reset=reset)
-    verb = "is the champion" if found.outcome == "promoted" else "unchanged"
-    click.echo(f"{found.name} version {found.version}: {verb}.")
-    for reason in found.reasons:
-        click.echo(f"  because {reason}")
-    for warning in found.warnings:
-        click.echo(f"  warning: {warning}")
-
-
-def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate:
-    """Who stands for election for a task, from what `dvc repro` left on disk."""
-    import pandas as pd
-
-    from echolung.data.splits import read_folds
-    from echolung.errors import DataError
-    from echolung.evaluation.comparison import read_comparison
-    from echolung.promotion.candidate import Candidate
-
-    data, spec = root / "data" / settings.study, settings.tasks[task]
-    seed = settings.seeds(arm)[0]
-    predictions = data / "probe" / task / "predictions.parquet"
-    if not predictions.is_file():
-        raise DataError(f"{predictions} does not exist", "Run `dvc repro` first.")
-    return Candidate(
-        study=settings.study,
-        name=task,
-        task=spec,
-        arm=arm,
-        seed=seed,
-        probe=settings.compare.primary_probe,
-        frame_size=settings.ingest.size,
-        encoder=data / "pretrain" / arm / f"seed{seed}",
-        features=data / "embed" / spec.source / arm / f"seed{seed}",
-        folds=read_folds(data / "split" / f"{task}.csv"),
-        predictions=pd.read_parquet(predictions),
-        verdicts=read_comparison(data / "compare").verdicts,
-    )
-
-
-@main.command()
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--task", help="Whose champion to ask; the study's first task if left out.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object on standard output.")
-@clean
-def predict(videos: tuple[Path, ...], task: str | None, as_json: bool) -> None:
-    """Ask a task's champion about VIDEOS.
-
-    \b
-    Examples:
-      echolung predict clip.mp4
-      echolung predict ward/*.mp4 --task blues-covid --json
-    """
-    from echolung.registry import champion
-    from echolung.serving.classifier import predict_videos
-    from echolung.settings import load
-    from echolung.tracking.store import store
-
-    root = project_root()
-    settings = load(root)
-    name = settings.known_task(task)
-    version = champion(store(root, settings.tracking), settings.study, name)
-    record, answers = predict_videos(version.classifier, videos)
-    heading = {"model": version.name, "version": version.number, "task": name, "unit": record.unit}
-    if as_json:
-        click.echo(json.dumps(heading | {"use": RESEARCH_ONLY, "predictions": answers.to_dict("records")}, indent=2))
-        return
-    _print_answers(heading, record.classes, answers)
-    for warning in version.tags.get("warnings", "").splitlines():
-        click.echo(f"warning: {warning}", err=True)
-
-
-def _print_answers(heading: dict[str, Any], classes: list[str], answers: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{heading['model']} version {heading['version']}", title_justify="left")
-    table.add_column("video")
-    table.add_column("predicted", style="bold")
-    for name in classes:
-        table.add_column(name, justify="right")
-    damaged = answers["damage"].astype(bool).any()
-    if damaged:
-        table.add_column("damage")
-    for row in answers.to_dict("records"):
-        cells = [row["video"], row["predicted"], *(f"{row[f'p_{name}']:.1%}" for name in classes)]
-        table.add_row(*cells, *([row["damage"]] if damaged else []))
-    Console().print(table)
-    if heading["unit"] == "patient" and len(answers) > 1:
-        click.echo("A decision is about a patient: average the probabilities of a patient's videos.")
-    click.echo(RESEARCH_ONLY)
-
-
-@main.command()
 @clean
 def show() -> None:
     """Print the comparison, where the report is, and how to open the MLflow UI.
@@ -339,7 +206,7 @@ def publish(name: str, command: str, readme: bool) -> None:
 
 
 @main.command()
-@click.option("--port", default=5000, show_default=True)
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @clean
 def ui(port: int) -> None:
     """Open the MLflow UI of this project on this machine only (127.0.0.1).
@@ -356,10 +223,13 @@ def ui(port: int) -> None:
     settings = load(root)
     place = store(root, settings.tracking)
     close_abandoned(place, settings.study)
+    require_free(port)
     click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
-    arguments = ["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+    become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
 
+
+for command in (commands.promote, commands.rollback, commands.predict, commands.serve):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -57,6 +57,10 @@ class DiskError(EcholungError):
     """The disk is full, or refuses what is written to it."""
 
 
+class RequestError(EcholungError):
+    """A served model was sent something that it may not, or cannot, answer."""
+
+
 class DependencyError(EcholungError):
     """Something outside Python that the work needs is missing (FFmpeg's libraries, say)."""
 

@@ -15,14 +15,19 @@ from typing import Any
 import pandas as pd
 
 from echolung.errors import RegistryError
+from echolung.runtime import digest, sha256_file
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store, reported
 
 CHAMPION = "champion"
 FOLDER = "classifier"
 """Where the classifier lies within the model's artifacts."""
-REQUIREMENTS = ["mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch", "torchcodec"]
+REQUIREMENTS = ["mlflow", "numpy", "pandas", "pydantic", "safetensors", "scipy", "torch", "torchcodec"]
+INPUTS = ("video", "content")
+"""Columns of a request: a path, or the bytes of a video file as base64; one of them in each row."""
 EXAMPLE = pd.DataFrame({"video": ["clip.mp4"]})
+DIGEST = "classifier_digest"
+"""Tag of a version: digest of its classifier's files, which are looked at whenever the version is asked for."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,60 @@ def model_name(study: str, task: str) -> str:
 
 
 def find_champion(store: Store, study: str, task: str) -> Version | None:
-    """The champion, or None if the task has none; raises RegistryError if its files are gone."""
+    """The champion, or None if the task has none; raises RegistryError if its files are gone or damaged."""
+    name = model_name(study, task)
+    number = champion_number(store, name)
+    return None if number is None else find_version(store, name, number)
+
+
+def champion_number(store: Store, name: str) -> int | None:
+    """The champion's version number, its files untouched; None if there is none."""
     from mlflow.exceptions import MlflowException
 
-    name = model_name(study, task)
     with reported(store):
         try:
-            found = store.client().get_model_version_by_alias(name, CHAMPION)
+            return int(store.client().get_model_version_by_alias(name, CHAMPION).version)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model; no such alias
                 return None
             raise
-    return Version(name, int(found.version), dict(found.tags), _files(store, found))
+
+
+def find_version(store: Store, name: str, number: int) -> Version:
+    """One version; raises RegistryError if it does not exist, or if its files are gone or not those registered."""
+    from mlflow.exceptions import MlflowException
+
+    with reported(store):
+        try:
+            found = store.client().get_model_version(name, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise RegistryError(f"{name} has no version {number}", "See the registry: `echolung ui`.") from None
+    version = Version(name, number, dict(found.tags), _files(store, found))
+    if folder_digest(version.classifier) != version.tags.get(DIGEST):
+        raise _gone(found, f"{version.classifier} does not hold what was registered")
+    return version
+
+
+def versions(store: Store, name: str) -> list[tuple[int, dict[str, str]]]:
+    """Number and tags of every version, oldest first."""
+    with reported(store):
+        found = store.client().search_model_versions(f"name = '{name}'", max_results=1000)
+    return sorted((int(one.version), dict(one.tags)) for one in found)
+
+
+def model_tags(store: Store, name: str) -> dict[str, str]:
+    """The tags of a registered model; none if there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    with reported(store):
+        try:
+            return dict(store.client().get_registered_model(name).tags)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
 
 
 def champion(store: Store, study: str, task: str) -> Version:
@@ -101,10 +148,11 @@ def register(
             )
         client = store.client()
         _ensure_model(client, name, task)
+        tags = {**tags, "task": task, DIGEST: folder_digest(classifier)}
         found = client.create_model_version(
-            name, info.model_uri, run.id, tags=dict(tags), description=description, model_id=info.model_id
+            name, info.model_uri, run.id, tags=tags, description=description, model_id=info.model_id
         )
-    return Version(name, int(found.version), dict(tags), _files(store, found))
+    return find_version(store, name, int(found.version))
 
 
 def make_champion(store: Store, version: Version) -> None:
@@ -150,11 +198,18 @@ def _files(store: Store, found: Any) -> Path:
 
 
 def _gone(found: Any, reason: str) -> RegistryError:
-    task = "TASK" if "-" not in found.name else found.name.split("-", 2)[-1]
+    task = found.tags.get("task", "TASK")
     return RegistryError(
         f"the files of {found.name} version {found.version} cannot be read ({reason.splitlines()[0]})",
-        f"If the project was moved, move it back; else register it anew: `echolung promote {task} --reset`.",
+        "If the project was moved, move it back; else go back to the champion before it, `echolung rollback"
+        f" {task}`, or register it anew, `echolung promote {task} --reset`.",
     )
+
+
+def folder_digest(folder: Path) -> str:
+    """Of the names and bytes of all files in a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return digest([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
 
 
 def _signature(columns: Mapping[str, str]) -> Any:
@@ -162,7 +217,8 @@ def _signature(columns: Mapping[str, str]) -> Any:
     from mlflow.types.schema import ColSpec, Schema
 
     outputs = [ColSpec(kind, name) for name, kind in columns.items()]
-    return ModelSignature(inputs=Schema([ColSpec("string", "video")]), outputs=Schema(outputs))
+    inputs = [ColSpec("string", name, required=False) for name in INPUTS]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from echolung.data.tasks import Task
 from echolung.errors import SettingsError
 from echolung.evaluation.compare import CompareSettings
 from echolung.evaluation.embed import EmbedSettings
+from echolung.evaluation.novelty import NoveltySettings
 from echolung.evaluation.probe import ProbeSettings
 from echolung.models.encoder import EncoderSettings
 from echolung.parameters import Parameters
@@ -51,8 +52,8 @@ class EmbedStageSettings(EmbedSettings):
         return [arm for arm in self.arms if arm in there]
 
 
-class PromoteSettings(Parameters):
-    """The arm whose refitted probe stands for election as champion."""
+class PromoteSettings(NoveltySettings):
+    """The arm whose refitted probe stands for election as champion, and how readily it says that it knows no better."""
 
     arm: str
 

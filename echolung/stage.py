@@ -157,8 +157,8 @@ def _end_with_dvc() -> None:
 
     parents = psutil.Process().parents()
     above = next((parent for parent in parents if "dvc" in " ".join(_command(parent)[:3])), None)
-    if above is None:
-        return
+    if above is None:  # it was killed before this process could look for it
+        raise KeyboardInterrupt
 
     def watch(process: psutil.Process) -> None:
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

@@ -105,7 +105,7 @@ class LinearHeads(ProbeHeads):
 
     def inputs(self, tokens_BND: Tensor) -> Tensor:
         """(B, D): the mean of each clip's normalised tokens."""
-        return _normalised(tokens_BND, self.mean.dtype).mean(dim=1)
+        return normalised(tokens_BND, self.mean.dtype).mean(dim=1)
 
     def forward(self, inputs_BD: Tensor, heads: slice = slice(None)) -> Tensor:
         """Logits (B, H, C) of the heads asked for."""
@@ -168,7 +168,7 @@ class AttentiveHeads(ProbeHeads):
 
     def inputs(self, tokens_BND: Tensor) -> Tensor:
         """(B, N, D): each token normalised."""
-        return _normalised(tokens_BND, self.mean.dtype)
+        return normalised(tokens_BND, self.mean.dtype)
 
     def forward(self, inputs_BND: Tensor, heads: slice = slice(None)) -> Tensor:
         """Logits (B, H, C) of the heads asked for."""
@@ -187,7 +187,7 @@ class AttentiveHeads(ProbeHeads):
         return torch.einsum("bhd,hcd->bhc", z_BHD, self.classifier[heads]) + self.classifier_bias[heads]
 
     def _mlp(self, z_BHD: Tensor, heads: slice) -> Tensor:
-        z_BHD = _normalised(z_BHD, z_BHD.dtype) * self.mlp_norm[heads] + self.mlp_norm_bias[heads]
+        z_BHD = normalised(z_BHD, z_BHD.dtype) * self.mlp_norm[heads] + self.mlp_norm_bias[heads]
         hidden_BHM = F.gelu(torch.einsum("bhd,hmd->bhm", z_BHD, self.mlp_in[heads]) + self.mlp_in_bias[heads])
         return torch.einsum("bhm,hdm->bhd", hidden_BHM, self.mlp_out[heads]) + self.mlp_out_bias[heads]
 
@@ -318,5 +318,6 @@ def _check_extent(form: ProbeForm, tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"its form is {claimed:g} wide and its weights are {widest}")
 
 
-def _normalised(x: Tensor, dtype: torch.dtype) -> Tensor:
+def normalised(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """LayerNorm over the last axis, without parameters."""
     return F.layer_norm(x.to(dtype), x.shape[-1:], eps=NORM_EPSILON)

@@ -14,6 +14,7 @@ from echolung.errors import DataError, PromotionError
 from echolung.evaluation import scores
 from echolung.evaluation.features import Features
 from echolung.evaluation.metrics import METRICS
+from echolung.evaluation.novelty import NoveltySettings
 from echolung.evaluation.predictions import task_predictions
 from echolung.evaluation.selection import ProbeSettings
 from echolung.evaluation.statistics import percentile_interval
@@ -118,7 +119,7 @@ def data_digest(candidate: Candidate, features: Features) -> str:
     return digest([candidate.task.unit, *zip(rows["sample_id"], contents, rows["y"].tolist(), strict=True)])
 
 
-def fingerprint_of(candidate: Candidate, features: Features, settings: ProbeSettings) -> str:
+def fingerprint_of(candidate: Candidate, features: Features, settings: ProbeSettings, usual: NoveltySettings) -> str:
     """Of everything that makes the model what it is."""
     return digest(
         {
@@ -130,5 +131,6 @@ def fingerprint_of(candidate: Candidate, features: Features, settings: ProbeSett
             "data": data_digest(candidate, features),
             "split": folds_digest(candidate.folds),
             "settings": settings.model_dump(mode="json"),
+            "outside": usual.false_alarms,
         }
     )

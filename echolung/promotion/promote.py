@@ -12,13 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
+
 from echolung import registry
+from echolung.errors import PromotionError
 from echolung.evaluation.features import Features
 from echolung.evaluation.metrics import METRICS
+from echolung.evaluation.novelty import Novelty, NoveltySettings, describe, fit_novelty
 from echolung.evaluation.probe import refit
 from echolung.evaluation.selection import ProbeSettings
+from echolung.models.weights import read_record
 from echolung.promotion.candidate import Candidate, Score, evidence_of, fingerprint_of, open_features, out_of_fold
-from echolung.promotion.rule import Evidence, decide
+from echolung.promotion.rule import RESET_REMEDY, Evidence, decide
+from echolung.promotion.succession import crown, history, rolled_back
+from echolung.serving.answers import words
 from echolung.serving.classifier import Classifier, write_classifier
 from echolung.tracking.provenance import provenance
 from echolung.tracking.run import Run
@@ -38,25 +46,39 @@ class Promotion:
     version: int
     reasons: list[str]
     warnings: list[str]
+    outside: str
+    """How far a video may lie from the training videos, and how often that says too much."""
 
 
 def promote(
-    store: Store, run: Run, candidate: Candidate, settings: ProbeSettings, *, bootstrap: int = 2000, reset: bool = False
+    store: Store,
+    run: Run,
+    candidate: Candidate,
+    settings: ProbeSettings,
+    usual: NoveltySettings,
+    *,
+    bootstrap: int = 2000,
+    reset: bool = False,
 ) -> Promotion:
     """Refit and register the candidate and make it the champion, if the rule allows; `run` keeps the model.
 
-    The present champion again is left as it is. With `reset` the present champion is not asked. Raises PromotionError,
+    The present champion again is left as it is; after a rollback the present champion is the one that was gone back to,
+    and the very model that was rolled back is turned away. With `reset` neither is asked about. Raises PromotionError,
     with the numbers, if the candidate has not earned the place; DataError if the evidence is not of one piece.
     """
     features = open_features(candidate)
-    fingerprint = fingerprint_of(candidate, features, settings)
+    fingerprint = fingerprint_of(candidate, features, settings, usual)
     present = None if reset else registry.find_champion(store, candidate.study, candidate.name)
     if present is not None and present.tags.get("fingerprint") == fingerprint:
         reason = f"{candidate.arm} seed {candidate.seed}, on these data, is the champion already"
-        return Promotion("unchanged", present.name, present.number, [reason], present.tags["warnings"].splitlines())
+        warnings = present.tags["warnings"].splitlines()
+        return Promotion("unchanged", present.name, present.number, [reason], warnings, present.tags["outside"])
+    if present is not None:
+        _refuse_if_rolled_back(store, present.name, fingerprint, candidate.name)
     scores = out_of_fold(candidate, bootstrap)
     evidence = evidence_of(candidate, features, scores)
     reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)
+    novelty = _novelty(candidate, features, usual)
     origin = provenance(store.root)
     warnings = _warnings(candidate, features, origin)
     tags = {
@@ -67,17 +89,39 @@ def promote(
         "fingerprint": fingerprint,
         "reasons": "\n".join(reasons),
         "warnings": "\n".join(warnings),
+        "outside": words(novelty.record),
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / registry.FOLDER
         probe, fitted = refit(features, candidate.folds, candidate.name, candidate.task, settings, candidate.probe)
-        write_classifier(folder, candidate.encoder, probe, fitted, candidate.study, candidate.frame_size)
+        write_classifier(folder, candidate.encoder, probe, fitted, novelty, candidate.study, candidate.frame_size)
         columns = Classifier.open(folder).record.columns
-        card = _card(candidate, scores, reasons, warnings)
+        card = _card(candidate, scores, reasons, [*warnings, tags["outside"]])
         version = registry.register(store, run, candidate.study, candidate.name, folder, columns, tags, card)
-    registry.make_champion(store, version)
+    crown(store, version, "promote")
     run.metrics({f"out_of_fold/{metric}": score.estimate for metric, score in scores.items()})
-    return Promotion("promoted", version.name, version.number, reasons, warnings)
+    run.metrics({"outside/false_alarm_rate": novelty.record.measured, "outside/threshold": novelty.record.threshold})
+    return Promotion("promoted", version.name, version.number, reasons, warnings, tags["outside"])
+
+
+def _refuse_if_rolled_back(store: Store, name: str, fingerprint: str, task: str) -> None:
+    """Running the same commands again must not undo a rollback."""
+    gone = rolled_back(history(store, name))
+    for number, tags in registry.versions(store, name):
+        if number in gone and tags.get("fingerprint") == fingerprint:
+            raise PromotionError(
+                f"this very model was champion as version {number} and was rolled back on {gone[number]}",
+                f"To bring it back: `echolung rollback {task} --to {number}`. {RESET_REMEDY}",
+            )
+
+
+def _novelty(candidate: Candidate, features: Features, usual: NoveltySettings) -> Novelty:
+    """What the tokens of the videos that the probe was fitted on look like."""
+    rows = candidate.folds[candidate.folds["repeat"] == 0]
+    time = read_record(candidate.encoder).settings.grid[0]
+    places = features.positions(rows["sample_id"])
+    descriptions = np.stack([describe(torch.tensor(features.tokens[place]), time) for place in places])
+    return fit_novelty(descriptions, rows["split_group"].to_numpy(str), usual)
 
 
 def _score_tags(scores: dict[str, Score]) -> dict[str, str]:

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_classifier import CLASSES, SIZE
 
 from echolung.data.clips import ClipStore, letterbox
 from echolung.data.video import decode, encode
 from echolung.errors import CheckpointError, RegistryError, TrackingError, VideoError
 from echolung.evaluation.embed import EmbedSettings, embed
 from echolung.evaluation.features import Features
-from echolung.models.encoder import EncoderSettings
-from echolung.models.probe import AttentiveHeads, ProbeForm, ProbeRecord, apply_probe
-from echolung.models.weights import EncoderRecord, initial_encoder, load_encoder, save_encoder
+from echolung.models.probe import apply_probe
+from echolung.models.weights import initial_encoder, load_encoder, save_encoder
 from echolung.registry import (
     champion,
     find_champion,
@@ -30,12 +30,11 @@ from echolung.registry import (
     register,
 )
 from echolung.runtime import sha256_file, write_json
-from echolung.serving.classifier import Classifier, predict_videos, write_classifier
+from echolung.serving.classifier import Classifier, predict_videos
 from echolung.tracking.experiments import stage_run
-from echolung.tracking.store import Store, store
+from echolung.tracking.store import Store
 
-SIZE = 40
-CLASSES = ["covid", "pneumonia", "regular"]
+pytest_plugins = ["small_classifier"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,47 +45,6 @@ def one_thread() -> Iterator[None]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two videos, an encoder, their features as the study computes them, and a classifier of random weights."""
-    folder = tmp_path_factory.mktemp("serving")
-    random = np.random.default_rng(0)
-    for name, (height, width) in {"a.mp4": (48, 64), "b.avi": (60, 44)}.items():
-        frames = random.integers(0, 255, (1, height, width)) * np.linspace(0.3, 1, 30)[:, None, None]
-        encode(folder / name, frames.astype(np.uint8), 20, "h264" if name == "a.mp4" else "mjpeg")
-    settings = EncoderSettings(width=24, depth=1, heads=2, image_size=32, frames=4, clip_fps=8, patch=16)
-    record = EncoderRecord(settings=settings, arm="jepa", objective="jepa", seed=0)
-    record = save_encoder(folder / "encoder", initial_encoder(settings, 0), record)
-    probe = AttentiveHeads(ProbeForm(kind="attentive", width=24, classes=3, attention_head_width=12), heads=1, seed=1)
-    torch.nn.init.normal_(probe.classifier, std=0.3, generator=torch.Generator().manual_seed(2))
-    fitted = ProbeRecord(
-        form=probe.form,
-        task="pocus-pathology",
-        classes=CLASSES,
-        unit="video",
-        views=2,
-        arm="jepa",
-        arm_seed=0,
-        encoder_sha256=record.weights_sha256,
-        features_key="k",
-        split_digest="s",
-        videos=2,
-        patients=2,
-        learning_rate=0.1,
-        weight_decay=0.0,
-        epochs=1,
-        inner_log_loss=1.0,
-        seed=0,
-    )
-    write_classifier(folder / "classifier", folder / "encoder", probe, fitted, "phantom", SIZE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return store(tmp_path_factory.mktemp("project"))
 
 
 def copy(folder: Path, target: Path) -> Path:
@@ -111,11 +69,19 @@ def test_a_video_gets_the_probabilities_it_has_in_the_study(folder: Path, tmp_pa
     record, table = predict_videos(folder / "classifier", videos)
 
     assert (record.study, record.task) == ("phantom", "pocus-pathology")
-    assert list(table.columns) == ["video", "predicted", "p_covid", "p_pneumonia", "p_regular", "damage"]
-    found = table[["p_covid", "p_pneumonia", "p_regular"]].to_numpy()
+    probabilities = ["p_covid", "p_pneumonia", "p_regular"]
+    distances = ["outside", "distance", "threshold", "false_alarm_rate"]
+    assert list(table.columns) == ["video", "predicted", *probabilities, *distances, "damage"]
+    found = table[probabilities].to_numpy()
     np.testing.assert_allclose(found, expected, atol=2e-3)  # tokens are kept in half precision
     np.testing.assert_allclose(found.sum(axis=1), 1)
-    assert list(table["predicted"]) == [CLASSES[k] for k in found.argmax(axis=1)]
+    assert sorted(table["outside"]) == [False, True]
+    for row, best in zip(table.itertuples(), found.argmax(axis=1), strict=True):
+        assert row.outside == (row.distance > row.threshold)
+        assert row.predicted == (None if row.outside else CLASSES[best])
+    known = Classifier.open(folder / "classifier").record.novelty
+    assert set(table["threshold"]) == {known.threshold}
+    assert set(table["false_alarm_rate"]) == {known.measured}
     assert abs(found[0] - found[1]).max() > 0.01, "the answers differ as the videos do"
     assert list(table["damage"]) == ["", ""]
 
@@ -163,7 +129,9 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path, tmp_path: P
         Classifier.open(mixed)
 
 
-@pytest.mark.parametrize("name", ["classifier.json", "encoder.safetensors", "probe.safetensors", "probe.json"])
+@pytest.mark.parametrize(
+    "name", ["classifier.json", "encoder.safetensors", "probe.safetensors", "probe.json", "novelty.safetensors"]
+)
 def test_a_damaged_part_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     damaged = copy(folder, tmp_path)
     (damaged / name).write_bytes((damaged / name).read_bytes()[:-20])
@@ -191,7 +159,7 @@ def test_the_registered_model_is_code_and_safetensors_and_answers_the_same(folde
     assert "MLFLOW_TRACKING_URI" not in os.environ, "what runs next in this process finds its own store"
 
     found = champion(tracking, "phantom", "pocus-pathology")
-    assert (found.name, found.number, found.tags) == ("echolung-phantom-pocus-pathology", 1, {"arm": "jepa"})
+    assert (found.name, found.number, found.tags["arm"]) == ("echolung-phantom-pocus-pathology", 1, "jepa")
     assert find_champion(tracking, "lung", "pocus-pathology") is None, "a phantom cannot stand in for a real one"
     files = [path for path in found.model.rglob("*") if path.is_file()]
     assert not {path.suffix for path in files} & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".pyc"}

@@ -1,0 +1,193 @@
+"""How often a champion says that a video lies outside what it has seen: python benchmarks/outside.py pocus-pathology
+
+Sets of videos that it has not seen are drawn, written to disk, and go through `echolung predict`'s own path: lungs of
+new patients from where its training videos come from (false alarms), hearts, and things that are no ultrasound at all.
+`--videos NAME=FOLDER` adds a folder of your own. `--alternatives` also fits other distances to the same training
+videos, for the same share of false alarms, to show what the choice of this one rests on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from echolung import registry, settings
+from echolung.data.phantom.heart import draw_heart
+from echolung.data.phantom.settings import PhantomSettings
+from echolung.data.phantom.write import write
+from echolung.data.splits import read_folds
+from echolung.data.video import encode
+from echolung.evaluation.features import Features
+from echolung.evaluation.novelty import EPSILON, Distance, Usual, describe, fit_threshold
+from echolung.evaluation.statistics import wilson_interval
+from echolung.serving.classifier import Classifier
+from echolung.stage import exit_cleanly, project_root
+from echolung.tracking.store import store
+
+SUFFIXES = {".mp4", ".mov", ".avi", ".gif", ".mpeg", ".mpg", ".mkv"}
+OTHER_SEED = 5_000_000
+"""Added to a study's seeds: patients whom nothing has seen."""
+FPS, FRAMES, SIDE = 25.0, 40, 128
+
+Fit = Callable[[np.ndarray], Distance]
+
+
+def odd(kind: str, seed: int) -> np.ndarray:
+    """Frames uint8 (T, H, W) that are no ultrasound."""
+    random = np.random.default_rng([seed, sum(kind.encode())])
+    height, width = random.integers(SIDE // 2, SIDE * 2, 2) // 2 * 2
+    still = np.zeros((height, width))
+    if kind == "noise":
+        return random.integers(0, 256, (FRAMES, height, width), dtype=np.uint8)
+    if kind == "still noise":
+        still = random.integers(0, 256, (height, width))
+    elif kind == "bars":
+        levels = random.permutation(np.linspace(0, 255, random.integers(4, 9)))
+        still = np.broadcast_to(levels[np.arange(width) * len(levels) // width], (height, width))
+    elif kind == "blank":
+        still = np.full((height, width), random.integers(0, 256))
+    elif kind == "text":
+        letters = random.random((height // 8 + 1, width // 6 + 1)) < 0.5
+        still = np.kron(letters, np.ones((8, 6)))[:height, :width] * 220
+    elif kind == "ball":
+        y, x = np.mgrid[:height, :width]
+        turn = np.arange(FRAMES)[:, None, None] / random.uniform(3, 8)
+        apart = (y - height / 2 * (1 + np.sin(turn) / 2)) ** 2 + (x - width / 2 * (1 + np.cos(turn) / 2)) ** 2
+        return (255 * np.exp(-apart / (2 * random.uniform(6, 24) ** 2))).astype(np.uint8)
+    return np.broadcast_to(still, (FRAMES, height, width)).astype(np.uint8)
+
+
+ODD = ("bars", "noise", "still noise", "blank", "text", "ball")
+
+
+def drawn_sets(study: settings.Settings, source: str, count: int, folder: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Named sets of `count` videos, drawn into `folder`."""
+    if source in study.phantom:
+        own = study.phantom[source]
+        fresh = {"seed": own.seed + OTHER_SEED, "patients": count, "videos_per_patient": 1}
+        PhantomSettings.parse(own.model_dump() | fresh, "held-back")
+        write(own.model_copy(update=fresh), folder / "held-back", study.workers, lambda done, total: None)
+        yield f"held-back {source}", videos_in(folder / "held-back")[:count]
+    for view in ("a4c", "psax"):
+        paths = [folder / f"heart-{view}-{index}.avi" for index in range(count)]
+        for index, path in enumerate(paths):
+            fraction = float(np.random.default_rng(index).uniform(20, 75))
+            heart = draw_heart(fraction, FRAMES, FPS, 112, OTHER_SEED + index, view=view)
+            encode(path, heart.frames, FPS, "mjpeg")
+        yield f"hearts, {view}", paths
+    for kind in ODD:
+        paths = [folder / f"{kind}-{index}.avi" for index in range(count)]
+        for index, path in enumerate(paths):
+            encode(path, odd(kind, index), FPS, "mjpeg")
+        yield kind, paths
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """All video files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def descriptions_of(classifier: Classifier, paths: list[Path]) -> np.ndarray:
+    """(V, P); a file that cannot be decoded ends the run with its name."""
+    time = classifier.encoder.settings.grid[0]
+    return np.stack([describe(classifier.look(path).tokens, time) for path in paths])
+
+
+def mahalanobis(columns: slice) -> Fit:
+    """The distance that is used, on some of the description's dimensions."""
+
+    def fit(known: np.ndarray) -> Distance:
+        usual = Usual.of(known[:, columns])
+        return lambda asked: usual.distances(asked[:, columns])
+
+    return fit
+
+
+def nearest(neighbours: int, columns: slice) -> Fit:
+    """Mean distance to the nearest training videos, dimensions standardised (Sun et al. 2022, arXiv 2204.06507)."""
+
+    def fit(known: np.ndarray) -> Distance:
+        known = known[:, columns]
+        mean, scale = known.mean(axis=0), known.std(axis=0) + EPSILON
+
+        def distances(asked: np.ndarray) -> np.ndarray:
+            a, b = (asked[:, columns] - mean) / scale, (known - mean) / scale
+            squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+            return np.sort(np.sqrt(np.maximum(squares, 0)), axis=1)[:, :neighbours].mean(axis=1)
+
+        return distances
+
+    return fit
+
+
+def alternatives(width: int) -> dict[str, Fit]:
+    """Other ways to say how far away a video is."""
+    mean, still, everything = slice(0, width), slice(0, 2 * width), slice(None)
+    return {
+        "Mahalanobis: mean": mahalanobis(mean),
+        "Mahalanobis: mean, spread": mahalanobis(still),
+        "Mahalanobis: mean, spread, change (used)": mahalanobis(everything),
+        "1 nearest: mean": nearest(1, mean),
+        "1 nearest: mean, spread, change": nearest(1, everything),
+        "5 nearest: mean, spread, change": nearest(5, everything),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("--count", type=int, default=60, help="videos of each drawn set")
+    parser.add_argument("--videos", action="append", default=[], metavar="NAME=FOLDER", help="a folder of your own")
+    parser.add_argument("--alternatives", action="store_true", help="other distances beside the one that is used")
+    chosen = parser.parse_args()
+    root = project_root()
+    study = settings.load(root)
+    task = study.known_task(chosen.task)
+    version = registry.champion(store(root, study.tracking), study.study, task)
+    classifier, source = Classifier.open(version.classifier), study.tasks[task].source
+    record = classifier.record.novelty
+    print(f"{version.name} version {version.number}: {version.tags['outside']}")
+    print(
+        f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores,"
+        f" Python {platform.python_version()}, torch {torch.__version__}"
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        sets = {
+            name: descriptions_of(classifier, paths)
+            for name, paths in drawn_sets(study, source, chosen.count, Path(temporary))
+        }
+    for named in chosen.videos:
+        name, _, folder = named.partition("=")
+        sets[name] = descriptions_of(classifier, videos_in(Path(folder)))
+    print(f"\n{'set':24} {'videos':>6} {'outside':>8}  95% interval")
+    for name, described in sets.items():
+        flagged = int((classifier.novelty.usual.distances(described) > record.threshold).sum())
+        low, high = wilson_interval(flagged, len(described))
+        print(f"{name:24} {len(described):6} {flagged / len(described):8.1%}  [{low:.1%}, {high:.1%}]")
+    if chosen.alternatives:
+        folds = read_folds(root / "data" / study.study / "split" / f"{task}.csv")
+        rows = folds[folds["repeat"] == 0]
+        arm, seed = version.tags["arm"], version.tags["arm_seed"]
+        features = Features.open(root / "data" / study.study / "embed" / source / arm / f"seed{seed}")
+        time, groups = classifier.encoder.settings.grid[0], rows["split_group"].to_numpy(str)
+        places = features.positions(rows["sample_id"])
+        known = np.stack([describe(torch.tensor(features.tokens[place]), time) for place in places])
+        print("\noutside, by distance:")
+        print(" " * 42 + "  ".join(f"{name[:11]:>11}" for name in sets))
+        for name, fit in alternatives(classifier.encoder.width).items():
+            limit, measure = fit_threshold(fit, known, groups, study.promote.false_alarms), fit(known)
+            shares = [float((measure(described) > limit).mean()) for described in sets.values()]
+            print(f"{name:42}" + "  ".join(f"{share:11.0%}" for share in shares))
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main()

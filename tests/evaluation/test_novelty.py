@@ -1,0 +1,153 @@
+"""Novelty: the distance is Mahalanobis', and the threshold keeps its word on patients whom it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.covariance import LedoitWolf
+
+from echolung.errors import CheckpointError, DataError
+from echolung.evaluation.novelty import (
+    FILE,
+    NoveltySettings,
+    describe,
+    fit_novelty,
+    load_novelty,
+    save_novelty,
+)
+
+P = 12
+
+
+def patients(count: int, videos: int, seed: int, dimensions: int = P) -> tuple[np.ndarray, np.ndarray]:
+    """Descriptions (count * videos, dimensions) that differ between patients more than within, and whose they are."""
+    random = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).normal(size=(dimensions, dimensions))
+    own = np.repeat(random.normal(size=(count, dimensions)), videos, axis=0)
+    found = (own + 0.3 * random.normal(size=own.shape)) @ mixing + 5
+    return found, np.repeat(np.arange(count), videos)
+
+
+def test_a_description_is_mean_spread_and_change_of_normalised_tokens() -> None:
+    views, time, space, width = 2, 3, 4, 5
+    tokens = torch.randn(views, time * space, width, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    x = tokens.numpy().astype(np.float64)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    moved = [
+        abs(x[v, (t + 1) * space + s] - x[v, t * space + s])
+        for v in range(views)
+        for t in range(time - 1)
+        for s in range(space)
+    ]
+    flat = x.reshape(-1, width)
+    expected = np.concatenate([flat.mean(0), flat.std(0), np.mean(moved, axis=0)])
+    np.testing.assert_allclose(describe(tokens, time), expected, atol=1e-5)
+    still = tokens[:, :space].repeat(1, time, 1)
+    assert (describe(still, time)[2 * width :] == 0).all(), "what stands still does not change"
+    assert np.isfinite(describe(tokens, 1)).all(), "one tubelet has nothing to change to"
+
+
+def test_the_distance_is_mahalanobis_with_ledoit_and_wolfs_covariance() -> None:
+    known, groups = patients(30, 2, seed=1)
+    novelty = fit_novelty(known, groups, NoveltySettings())
+    fresh = patients(5, 1, seed=2)[0]
+    standard = (known - known.mean(0)) / novelty.usual.scale
+    reference = LedoitWolf(assume_centered=True).fit(standard)
+    expected = np.sqrt(reference.mahalanobis((fresh - known.mean(0)) / novelty.usual.scale) / P)
+    np.testing.assert_allclose(novelty.usual.distances(fresh), expected, rtol=1e-5)
+    np.testing.assert_allclose(novelty.usual.scale, known.std(0), rtol=0.02)
+
+
+def test_new_patients_are_flagged_about_as_often_as_was_wanted_and_as_was_measured() -> None:
+    wanted, flagged, measured = 0.1, [], []
+    for seed in range(6):
+        known, groups = patients(40, 2, seed)
+        record = (novelty := fit_novelty(known, groups, NoveltySettings(false_alarms=wanted))).record
+        flagged.append((novelty.usual.distances(patients(300, 2, seed + 1000)[0]) > record.threshold).mean())
+        measured.append(record.measured)
+        assert record.measured_low <= record.measured <= record.measured_high
+        assert (record.videos, record.groups, record.wanted) == (80, 40, wanted)
+    # Means over 6 draws: the spread of one of 40 groups' share is about 0.05.
+    assert np.mean(flagged) == pytest.approx(wanted, abs=0.05)
+    assert np.mean(measured) == pytest.approx(np.mean(flagged), abs=0.05)
+
+
+def test_what_is_far_away_is_flagged() -> None:
+    known, groups = patients(30, 2, seed=1)
+    novelty = fit_novelty(known, groups, NoveltySettings())
+    far = known.mean(0) + 8 * known.std(0)
+    assert (novelty.usual.distances(np.stack([far, -far])) > novelty.record.threshold).all()
+    # A direction in which the known videos do not differ: each value is usual, together they are not.
+    flat, groups = patients(150, 1, seed=1)
+    flat[:, 1] = flat[:, 0]
+    novelty = fit_novelty(flat, groups, NoveltySettings())
+    torn = flat[:1].copy()
+    torn[0, 0], torn[0, 1] = np.quantile(flat[:, 0], [0.2, 0.8])
+    assert novelty.usual.distances(torn)[0] > novelty.record.threshold
+    torn[0, 0] = torn[0, 1]
+    assert novelty.usual.distances(torn)[0] < novelty.record.threshold
+
+
+def test_a_patients_own_videos_do_not_make_him_usual() -> None:
+    """15 of 35 videos are one strange patient's: he is one of 21, and does not carry the threshold out to himself."""
+    known, groups = patients(20, 1, seed=4)
+    strange = np.repeat(known[:1] + 10 * known.std(0), 15, axis=0)
+    settings = NoveltySettings(false_alarms=0.1)
+    alone = fit_novelty(known, groups, settings)
+    together = fit_novelty(np.concatenate([known, strange]), np.concatenate([groups, np.full(15, 99)]), settings)
+    assert together.record.threshold < alone.usual.distances(strange[:1])[0]
+
+
+def test_the_measured_rate_is_of_patients_whom_the_threshold_has_not_seen() -> None:
+    """Two kinds of patients, one of them three strong: held out, all three are flagged, whatever the threshold."""
+    known, groups = patients(27, 1, seed=5)
+    random = np.random.default_rng(0)
+    odd = known.mean(0) + 12 * known.std(0) * random.choice([-1, 1], (3, P)) + random.normal(size=(3, P))
+    everyone = np.concatenate([known, odd])
+    record = fit_novelty(everyone, np.arange(30), NoveltySettings(false_alarms=0.1)).record
+    assert record.measured == pytest.approx(0.1, abs=0.07)
+    low, high = stats.binomtest(round(record.measured * 30), 30).proportion_ci(method="wilson")
+    assert (record.measured_low, record.measured_high) == pytest.approx((low, high))
+    assert len(groups) == 27
+
+
+def test_so_few_patients_cannot_show_a_small_share() -> None:
+    known, groups = patients(9, 1, seed=6)
+    record = fit_novelty(known, groups, NoveltySettings(false_alarms=0.01)).record
+    assert record.wanted == pytest.approx(1 / 10)
+    with pytest.raises(DataError, match="4 patients do not show what is usual"):
+        fit_novelty(*patients(4, 3, seed=6), NoveltySettings())
+    known[3, 2] = np.nan
+    with pytest.raises(DataError, match="not numbers"):
+        fit_novelty(known, groups, NoveltySettings())
+
+
+def test_what_never_varies_divides_nothing_by_zero() -> None:
+    known, groups = patients(12, 1, seed=7)
+    known[:, 3] = 1.5
+    novelty = fit_novelty(known, groups, NoveltySettings())
+    assert np.isfinite(novelty.usual.distances(known)).all()
+    moved = known[:1].copy()
+    moved[0, 3] = 2.5
+    assert novelty.usual.distances(moved)[0] > 3 * novelty.usual.distances(known[:1])[0]
+
+
+def test_it_comes_back_from_disk_to_the_last_digit_and_not_if_it_was_damaged(tmp_path: Path) -> None:
+    known, groups = patients(12, 1, seed=8)
+    novelty = fit_novelty(known, groups, NoveltySettings())
+    record = save_novelty(tmp_path, novelty)
+    again = load_novelty(tmp_path, record)
+    assert (again.usual.distances(known) == novelty.usual.distances(known)).all()
+    assert again.record.threshold == novelty.record.threshold
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[:-8] + b"\0" * 8)
+    with pytest.raises(CheckpointError, match="not the file"):
+        load_novelty(tmp_path, record)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"novelty\.safetensors does not hold") as error:
+        load_novelty(tmp_path, record)
+    assert "promote" in error.value.remedy

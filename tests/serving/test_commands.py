@@ -1,0 +1,249 @@
+"""predict, serve, promote and rollback as a person calls them: what they print, and one line for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from echolung.cli import main
+from echolung.data.video import encode
+from echolung.promotion.succession import crown
+from echolung.registry import Version, champion, register
+from echolung.serving.answers import OUTSIDE
+from echolung.serving.classifier import Classifier
+from echolung.serving.request import ROOT_VARIABLE
+from echolung.tracking.experiments import stage_run
+from echolung.tracking.store import Store
+
+pytest_plugins = ["small_classifier"]
+
+ROOT = Path(__file__).parents[2]
+TASK = "pocus-pathology"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def project(folder: Path, tracking: Store) -> Path:
+    """A project whose champion of pocus-pathology is the small classifier, version 2, after a version 1 of the same."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, tracking.root / name)
+    columns = Classifier.open(folder / "classifier").record.columns
+    for warning in ("", "Fitted on 2 videos."):
+        with stage_run(tracking, "phantom", "promote", TASK, {}) as run:
+            tags = {"warnings": warning}
+            version = register(tracking, run, "phantom", TASK, folder / "classifier", columns, tags, "")
+            crown(tracking, version, "promote")
+    return tracking.root
+
+
+@pytest.fixture
+def present(project: Path, tracking: Store) -> Iterator[Version]:
+    """The champion; whatever is done to its files or its alias is undone."""
+    found = champion(tracking, "phantom", TASK)
+    kept = project / "kept"
+    shutil.copytree(found.model, kept)
+    yield found
+    shutil.rmtree(found.model, ignore_errors=True)
+    kept.replace(found.model)
+    tracking.client().set_registered_model_alias(found.name, "champion", str(found.number))
+
+
+def call(project: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("COLUMNS", "250")
+    return CliRunner().invoke(main, list(words))
+
+
+def refused(done: Result, said: str, remedy: str) -> None:
+    """One line with the problem, one with the remedy, exit code 1."""
+    assert done.exit_code == 1, done.output
+    lines = done.stderr.strip().splitlines()
+    assert lines[0].startswith("echolung: ") and said in lines[0], done.output
+    assert remedy in "\n".join(lines[1:]), done.output
+    assert "Traceback" not in done.output
+    assert len(lines) <= 3
+
+
+def test_the_table_does_not_name_a_class_where_the_model_knows_no_better(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = call(project, monkeypatch, "predict", str(folder / "a.mp4"), str(folder / "b.avi"))
+    assert done.exit_code == 0, done.output
+    rows = {name: line for line in done.stdout.splitlines() for name in ("a.mp4", "b.avi") if name in line}
+    answers = Classifier.open(folder / "classifier").predict([folder / "a.mp4", folder / "b.avi"])
+    for name, row in zip(("a.mp4", "b.avi"), answers.itertuples(), strict=True):
+        assert (OUTSIDE in rows[name]) == row.outside
+        assert ("%" in rows[name]) != row.outside, "no probability stands beside it"
+        assert row.outside or row.predicted in rows[name]
+    known = Classifier.open(folder / "classifier").record.novelty
+    assert f"Said by mistake of {known.measured:.1%}" in done.stdout
+    assert "For research use only" in done.stdout
+    assert "warning: Fitted on 2 videos." in done.stderr
+
+
+def test_json_keeps_the_probabilities_and_says_that_nothing_is_predicted(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = call(project, monkeypatch, "predict", str(folder / "a.mp4"), str(folder / "b.avi"), "--json")
+    answer = json.loads(done.stdout)
+    known = Classifier.open(folder / "classifier").record.novelty
+    assert (answer["model"], answer["version"], answer["task"]) == ("echolung-phantom-pocus-pathology", 2, TASK)
+    assert answer["outside"]["measured"] == known.measured
+    assert sorted(row["outside"] for row in answer["predictions"]) == [False, True]
+    for row in answer["predictions"]:
+        assert (row["predicted"] is None) == row["outside"] == (row["distance"] > row["threshold"])
+        assert sum(row[f"p_{name}"] for name in ("covid", "pneumonia", "regular")) == pytest.approx(1)
+        assert row["false_alarm_rate"] == known.measured
+
+
+def test_explain_draws_and_answers_alike(
+    project: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = str(folder / "a.mp4")
+    done = call(project, monkeypatch, "predict", video, "--explain", str(tmp_path / "pictures"), "--json")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"a.gif", "a.png"}
+    plain = call(project, monkeypatch, "predict", video, "--json")
+    assert json.loads(done.stdout) == json.loads(plain.stdout)
+    (tmp_path / "file").write_text("")
+    done = call(project, monkeypatch, "predict", video, "--explain", str(tmp_path / "file" / "below"))
+    refused(done, "pictures cannot be written to", "can be written to")
+
+
+def test_a_video_that_cannot_be_read_is_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("not a video\n" * 50)
+    encode(tmp_path / "still.avi", np.zeros((1, 64, 64), np.uint8), 25.0, "mjpeg")
+    for name, said, remedy in (
+        ("absent.mp4", "absent.mp4 is not there", "Check the path"),
+        ("empty.mp4", "empty.mp4 is empty (0 bytes)", "download the file again"),
+        ("text.mp4", "text.mp4 is not a video", ""),
+        ("still.avi", "still.avi has one frame", "not a still"),
+    ):
+        refused(call(project, monkeypatch, "predict", str(tmp_path / name)), said, remedy)
+
+
+@pytest.mark.parametrize("words", [["predict", "x.mp4", "--task"], ["promote"], ["rollback"], ["serve"]])
+def test_an_unknown_task_names_the_nearest(project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    refused(call(project, monkeypatch, *words, "pocus-patology"), "has no task 'pocus-patology'", "Did you mean")
+
+
+@pytest.mark.parametrize("words", [["predict", "x.mp4", "--task", "blues-covid"], ["serve", "blues-covid"]])
+def test_a_task_without_champion_says_how_to_get_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    refused(call(project, monkeypatch, *words), "has no champion yet", "`echolung promote blues-covid`")
+
+
+def test_a_store_that_is_not_there_yet_has_no_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    refused(call(tmp_path, monkeypatch, "predict", "x.mp4"), "has no champion yet", "`echolung promote")
+    refused(call(tmp_path, monkeypatch, "rollback", TASK), "has no champion to roll back", "`echolung promote")
+    refused(call(tmp_path, monkeypatch, "promote", TASK), "does not exist", "`dvc repro`")
+
+
+@pytest.mark.parametrize("words", [["predict", "x.mp4"], ["rollback", TASK], ["serve", TASK]])
+def test_a_locked_store_says_so(project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr("echolung.tracking.store.sqlite3.connect", lambda path, timeout: connect(path, timeout=0.1))
+    with connect(project / "mlruns" / "mlflow.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        done = call(project, monkeypatch, *words)
+        other.rollback()
+    refused(done, "locked", "Another program is writing to it")
+
+
+def test_a_server_of_runs_that_does_not_answer_says_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    refused(call(project, monkeypatch, "predict", "x.mp4"), "http://127.0.0.1:9 cannot be used", "reachable")
+
+
+@pytest.mark.parametrize("part", ["classifier.json", "novelty.safetensors", "probe.safetensors", "encoder.safetensors"])
+@pytest.mark.parametrize("fault", ["gone", "damaged"])
+def test_a_champion_that_is_not_whole_is_not_asked(
+    project: Path, present: Version, folder: Path, monkeypatch: pytest.MonkeyPatch, part: str, fault: str
+) -> None:
+    path = present.classifier / part
+    if fault == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    for words in (["predict", str(folder / "a.mp4")], ["serve", TASK]):
+        done = call(project, monkeypatch, *words)
+        refused(done, "version 2 cannot be read", "`echolung rollback pocus-pathology`")
+
+
+def test_rollback_says_what_it_did(project: Path, present: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(present.model)
+    done = call(project, monkeypatch, "rollback", TASK)
+    assert done.exit_code == 0, done.output
+    assert "echolung-phantom-pocus-pathology version 1, promoted 20" in done.stdout
+    assert "is the champion again" in done.stdout
+    assert "version 2 stays in the registry" in done.stdout
+    refused(call(project, monkeypatch, "rollback", TASK), "before version 1 is on record", "--to 2")
+    refused(call(project, monkeypatch, "rollback", TASK, "--to", "2"), "version 2 cannot be read", "")
+
+
+def test_one_process_at_a_time_chooses_a_champion(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from echolung.runtime import exclusive
+
+    with exclusive(project / "data" / "locks" / f"phantom-champion@{TASK}.lock", "a test"):
+        refused(call(project, monkeypatch, "rollback", TASK), "choosing the champion of pocus-pathology is", "Wait")
+
+
+def test_serve_becomes_mlflows_server_on_this_machine_only(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append((program, words, dict(os.environ))))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = call(project, monkeypatch, "serve", TASK, "--port", port, "--root", str(folder))
+    assert done.exit_code == 0, done.output
+    [(program, words, variables)] = started
+    assert program == sys.executable
+    assert words[1:] == [
+        *("-m", "mlflow", "models", "serve", "-m", "models:/echolung-phantom-pocus-pathology/2"),
+        *("--env-manager", "local", "--host", "127.0.0.1", "--port", port),
+    ]
+    assert variables["MLFLOW_TRACKING_URI"].endswith("mlflow.db")
+    assert variables[ROOT_VARIABLE] == str(folder.resolve())
+    assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert f"http://127.0.0.1:{port}" in done.stdout and str(folder) in done.stdout
+
+
+@pytest.mark.parametrize("words", [["serve", TASK], ["ui"]])
+def test_a_port_in_use_is_said_before_anything_starts(
+    project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("nothing may start"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = call(project, monkeypatch, *words, "--port", str(port))
+    refused(done, f"port {port} cannot be used", f"--port {port + 1}")
