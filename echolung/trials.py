@@ -1,6 +1,6 @@
 """Many independent trials of a plain function, by Ray Tune: on this machine's cores or on a cluster.
 
-    results = run_trials(fit, [{"fold": 0}, {"fold": 1}], Path("/work/data/runs/probe"), "probe", workers=2)
+    results = run_trials(fit, [{"fold": 0}, {"fold": 1}], Path("runs/probe"), "probe", workers=2)
 
 A finished trial's result lies in `directory` under the digest of its configuration, so a killed call goes on where it
 was, a changed parameter runs what it changes, and nothing is ever read back for a configuration it was not made for.

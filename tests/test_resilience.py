@@ -138,11 +138,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_STAGE"):
             patch.delenv(variable, raising=False)
-        dev = Path("/tmp/w/dev/study")
-        if dev.exists():
-            yield Study(dev)
-            return
-        study = Study(clone(dev).root)
+        study = Study(clone(tmp_path_factory.mktemp("resilience") / "study").root)
         path = study.root / "params.yaml"
         params = yaml.safe_load(path.read_text())
         params |= TINY | {"tasks": {"pocus-pathology": params["tasks"]["pocus-pathology"]}}

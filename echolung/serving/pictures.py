@@ -51,7 +51,7 @@ def write_gif(path: Path, found: Explanation, caption: Caption, fps: float) -> N
             for at, line in enumerate(foot):
                 draw.text((MARGIN, top + edge + 24 + at * LINE), line, SOFT, ImageFont.load_default(12))
             pages.append(page)
-    pages = [page.quantize(256, dither=Image.Dither.NONE) for page in pages]
+    pages = [page.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for page in pages]
     duration = max(20, round(1000 / fps))
     pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], duration=duration, loop=0, optimize=False)
 

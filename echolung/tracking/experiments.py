@@ -112,11 +112,18 @@ def _closing(run: AnyRun) -> Iterator[AnyRun]:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Let SIGTERM, and the end of the terminal, unwind the stack as Ctrl-C does, unless someone handles it already."""
+    stopping: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if not stopping:  # often the same end is told twice: a second word must not interrupt the tidying up
+            stopping.append(number)
+            raise KeyboardInterrupt  # which Ray hands on as what it is, unlike SystemExit
+
     ours = []
     if threading.current_thread() is threading.main_thread():
         ours = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL]
     for number in ours:
-        signal.signal(number, signal.default_int_handler)  # Ray hands on KeyboardInterrupt alone as what it is
+        signal.signal(number, stop)
     try:
         yield
     finally:

@@ -171,6 +171,24 @@ def test_an_interrupted_stage_is_killed_and_the_interrupt_goes_on(tracking: Stor
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stage_that_is_told_to_end_twice_tidies_up_once(tracking: Store, number: signal.Signals) -> None:
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(KeyboardInterrupt), stage_run(tracking, "phantom", "split", "", {}) as run:
+            try:
+                os.kill(os.getpid(), number)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                tidied = True
+        assert tidied
+        assert status(tracking, run.id) == "KILLED"
+        assert {signal.getsignal(one) for one in before} == {signal.SIG_DFL}
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 # --- provenance ---
 
 
