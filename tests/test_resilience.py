@@ -62,7 +62,13 @@ TINY: dict[str, Any] = {
         },
         "jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.99},
     },
-    "embed": {"arms": ["random", "jepa"], "sources": ["pocus"], "views": 1, "batch": 16},
+    "embed": {
+        "arms": ["random", "jepa"],
+        "pairs": {
+            "random-pocus": {"arm": "random", "source": "pocus"}, "jepa-pocus": {"arm": "jepa", "source": "pocus"},
+        },
+        "views": 1, "batch": 16,
+    },
     "probe": {
         "kinds": ["attentive"], "learning_rates": [1e-3], "weight_decays": [10.0], "epochs": 3, "batch": 16,
         "attention_head_width": 16, "mlp_ratio": 0.0, "seed": 0,
