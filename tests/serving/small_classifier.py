@@ -75,6 +75,6 @@ def make_classifier(folder: Path, name: str, novelty: Novelty, kind: Kind = "att
     return probe
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store(tmp_path_factory.mktemp("project"))
