@@ -45,6 +45,8 @@ from echolung.serving.classifier import Classifier, write_classifier
 from echolung.tracking import experiments
 from echolung.tracking.store import Store, store
 
+PATIENCE = 600
+"""Seconds after which something that should end is taken to hang."""
 PAUSES = Path(__file__).parent / "pauses"
 TINY: dict[str, Any] = {
     "workers": 1,
@@ -190,8 +192,8 @@ class Call:
 
     def end(self) -> tuple[int, str]:
         """Wait for the end of the call and of everything it started; its exit code, and what it printed."""
-        output, _ = self.process.communicate(timeout=300)
-        deadline = time.monotonic() + 60
+        output, _ = self.process.communicate(timeout=PATIENCE)
+        deadline = time.monotonic() + PATIENCE
         while left := self.all():
             assert time.monotonic() < deadline, f"still running: {[one.cmdline() for one in left]}"
             time.sleep(0.05)

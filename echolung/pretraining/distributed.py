@@ -7,6 +7,7 @@ state has to survive.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -62,6 +63,7 @@ def _run_trials(
 ) -> None:
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by TrialError
     settings = trials[0].settings
     shutil.rmtree(storage, ignore_errors=True)
     tuner = tune.Tuner(
@@ -82,7 +84,8 @@ def _run_trials(
         trial = trials[result.config["trial"]] if result.config else trials[0]
         name = f"pretraining {trial.arm} with seed {trial.seed}"
         if result.error is not None:
-            raise TrialError(f"{name} failed: {result.error}", "Call again: it goes on from its last checkpoint.")
+            cause = str(result.error).strip().splitlines()[0]
+            raise TrialError(f"{name} failed: {cause}", "Call again: it goes on from its last checkpoint.")
         if result.metrics and "problem" in result.metrics:
             raise TrialError(f"{name} failed: {result.metrics['problem']}", result.metrics["remedy"])
 

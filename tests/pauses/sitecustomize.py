@@ -24,7 +24,10 @@ def pause(event: str, arguments: tuple) -> None:
         with open(f"{FOLDER}/paused.part", "w") as paused:
             paused.write(str(os.getpid()))
         os.link(f"{FOLDER}/paused.part", f"{FOLDER}/paused")  # appears whole, and is no rename
+        deadline = time.monotonic() + 900
         while not os.path.exists(f"{FOLDER}/go"):
+            if time.monotonic() > deadline:  # nobody is there any more who could let it go on
+                os._exit(1)
             time.sleep(0.01)
 
 
