@@ -27,9 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 import yaml
 from conftest import Project, clone
 
@@ -38,8 +40,10 @@ from echolung.data.gates import gate
 from echolung.data.splits import read_folds
 from echolung.data.tasks import Task
 from echolung.evaluation.features import Features
+from echolung.evaluation.novelty import NoveltySettings, describe, fit_novelty
 from echolung.evaluation.probe import refit
 from echolung.evaluation.selection import ProbeSettings
+from echolung.models.weights import read_record
 from echolung.pretraining import checkpoint
 from echolung.serving.classifier import Classifier, write_classifier
 from echolung.tracking import experiments
@@ -466,7 +470,14 @@ def register_champion(study: Study, place: Store) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / registry.FOLDER
         probe, fitted = refit(features, folds, "pocus-pathology", task, settings, "attentive")
-        write_classifier(folder, study.data / "pretrain/random/seed0", probe, fitted, "phantom", 32)
+        encoder = study.data / "pretrain/random/seed0"
+        time_tokens = read_record(encoder).settings.grid[0]
+        usual = fit_novelty(
+            np.stack([describe(torch.tensor(tokens), time_tokens) for tokens in features.tokens]),
+            features.videos["sample_id"].to_numpy(str),
+            NoveltySettings(),
+        )
+        write_classifier(folder, encoder, probe, fitted, usual, "phantom", 32)
         columns = Classifier.open(folder).record.columns
         with experiments.stage_run(place, "phantom", "promote", "pocus-pathology", {}) as run:
             version = registry.register(place, run, "phantom", "pocus-pathology", folder, columns, {}, "")
