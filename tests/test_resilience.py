@@ -33,9 +33,11 @@ import psutil
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from conftest import Project, clone
 
 from echolung import registry
+from echolung.cli import main as cli
 from echolung.data.gates import gate
 from echolung.data.splits import read_folds
 from echolung.data.tasks import Task
@@ -191,6 +193,11 @@ class Call:
         pids = [one.pid for one in self.all() if "pipelines." in " ".join(one.cmdline()) and is_python(one)]
         return min(pids, key=lambda pid: psutil.Process(pid).create_time())
 
+    def named(self, name: str) -> psutil.Process:
+        """The one process of this name."""
+        (found,) = [one for one in self.all() if one.name() == name]
+        return found
+
     def release(self) -> None:
         (self.folder / "go").touch()
 
@@ -221,7 +228,9 @@ def paused(study: Study, tmp_path: Path) -> Iterator[Callable[..., Call]]:
         process = study.start(*command, PYTHONPATH=f"{PAUSES}:{study.root}", **variables)
         call = Call(process, folder, str(folder), 0)
         calls.append(call)
+        deadline = time.monotonic() + PATIENCE
         while not (folder / "paused").exists():
+            assert time.monotonic() < deadline, "it came to no pause"
             if process.poll() is not None:
                 pytest.fail(f"it ended before its pause: {process.communicate()[0]}")
             time.sleep(0.02)
@@ -250,6 +259,12 @@ def test_a_killed_ingest_decodes_no_video_twice(study: Study, paused: Callable[.
     assert code != 0
     first = {path.name: path.stat().st_mtime_ns for path in clips.glob("[!.]*.npy")}
     assert len(first) == 4
+    assert "RUNNING" in statuses(study, "stages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(study.root)
+        patch.setattr(os, "execv", lambda *command: None)  # the server itself is MLflow's
+        assert CliRunner().invoke(cli, ["ui"]).exit_code == 0
+    assert "RUNNING" not in statuses(study, "stages")
     call = paused(4, "*/clips/*.npy", *repro)
     call.process.terminate()  # DVC alone
     call.end()
@@ -259,11 +274,10 @@ def test_a_killed_ingest_decodes_no_video_twice(study: Study, paused: Callable[.
     third = {path.name: path.stat().st_mtime_ns for path in clips.glob("[!.]*.npy")}
     assert first.items() <= second.items() <= third.items()
     study.assert_undisturbed("ingest/pocus")
-    assert "RUNNING" not in statuses(study, "stages")
 
 
 def test_a_killed_pretraining_goes_on_from_its_checkpoint(study: Study, paused: Callable[..., Call]) -> None:
-    """DVC, the stage and a worker of Ray are killed one after the other, and a second user meddles meanwhile."""
+    """DVC, the stage, Ray and one of its workers are killed one after the other, while a second user meddles."""
     study.forget("pretrain/jepa")
     repro = ("dvc", "repro", "-fs", "pretrain@jepa")
     steps = []
@@ -300,10 +314,16 @@ def test_a_killed_pretraining_goes_on_from_its_checkpoint(study: Study, paused: 
     assert "echolung: stopped; call again to go on." in output
     assert "Traceback" not in output
     assert "RUNNING" not in statuses(study, "stages") + statuses(study, "pretraining")
+    code, output = interrupted(2, lambda call: call.named("raylet").kill(), *repro)
+    assert code != 0
+    assert "going on from step 4 of 8" in output
+    assert "echolung: pretraining jepa with seed 0 failed: " in output
+    assert "Call again: it goes on from its last checkpoint." in output
+    assert "Traceback" not in output
     code, output = interrupted(2, lambda call: os.kill(call.paused, signal.SIGKILL), *repro)
     assert code == 0, output  # the worker was replaced
-    assert "going on from step 4 of 8" in output
-    assert steps == [1, 3, 4, 8]
+    assert "going on from step 5 of 8" in output
+    assert steps == [1, 3, 4, 5, 8]
     study.assert_undisturbed("pretrain/jepa")
     client = store(study.root).client()
     found = client.get_experiment_by_name("echolung-phantom-pretraining")
@@ -331,12 +351,13 @@ def test_killed_probing_keeps_its_finished_trials(study: Study, paused: Callable
     code, output = interrupted(2, lambda call: os.kill(call.stage(), signal.SIGKILL))
     assert code != 0
     assert "RUNNING" in statuses(study, "stages")
+    assert study.echolung("show").returncode == 0
+    assert "RUNNING" not in statuses(study, "stages")
     code, output = interrupted(2, lambda call: os.kill(call.paused, signal.SIGTERM))
     assert code == 0, output  # the worker was replaced
     assert [len(results) for results in kept] == [1, 2, 4]
     assert kept[0].items() <= kept[1].items() <= kept[2].items()
     study.assert_undisturbed("probe/pocus-pathology")
-    assert "RUNNING" not in statuses(study, "stages")
 
 
 # --- edited by hand ---
