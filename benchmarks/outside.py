@@ -97,8 +97,8 @@ def videos_in(folder: Path) -> list[Path]:
 
 def descriptions_of(classifier: Classifier, paths: list[Path]) -> np.ndarray:
     """(V, P); a file that cannot be decoded ends the run with its name."""
-    time = classifier.encoder.settings.grid[0]
-    return np.stack([describe(classifier.look(path).tokens, time) for path in paths])
+    grid = classifier.encoder.settings.grid
+    return np.stack([describe(classifier.look(path).tokens, grid) for path in paths])
 
 
 def mahalanobis(columns: slice) -> Fit:
@@ -130,14 +130,20 @@ def nearest(neighbours: int, columns: slice) -> Fit:
 
 def alternatives(width: int) -> dict[str, Fit]:
     """Other ways to say how far away a video is."""
-    mean, still, everything = slice(0, width), slice(0, 2 * width), slice(None)
+    mean, whole, regions, everything = (
+        slice(0, width),
+        slice(0, 3 * width),
+        slice(3 * width, None),
+        slice(None),
+    )
     return {
-        "Mahalanobis: mean": mahalanobis(mean),
-        "Mahalanobis: mean, spread": mahalanobis(still),
-        "Mahalanobis: mean, spread, change (used)": mahalanobis(everything),
-        "1 nearest: mean": nearest(1, mean),
-        "1 nearest: mean, spread, change": nearest(1, everything),
-        "5 nearest: mean, spread, change": nearest(5, everything),
+        "Mahalanobis: mean of the frame": mahalanobis(mean),
+        "Mahalanobis: mean, spread, change of it": mahalanobis(whole),
+        "Mahalanobis: the same of its regions": mahalanobis(regions),
+        "Mahalanobis: both (used)": mahalanobis(everything),
+        "nearest: mean of the frame": nearest(1, mean),
+        "nearest: both": nearest(1, everything),
+        "5 nearest: both": nearest(5, everything),
     }
 
 
@@ -177,9 +183,9 @@ def main() -> None:
         rows = folds[folds["repeat"] == 0]
         arm, seed = version.tags["arm"], version.tags["arm_seed"]
         features = Features.open(root / "data" / study.study / "embed" / source / arm / f"seed{seed}")
-        time, groups = classifier.encoder.settings.grid[0], rows["split_group"].to_numpy(str)
+        grid, groups = classifier.encoder.settings.grid, rows["split_group"].to_numpy(str)
         places = features.positions(rows["sample_id"])
-        known = np.stack([describe(torch.tensor(features.tokens[place]), time) for place in places])
+        known = np.stack([describe(torch.tensor(features.tokens[place]), grid) for place in places])
         print("\noutside, by distance:")
         print(" " * 42 + "  ".join(f"{name[:11]:>11}" for name in sets))
         for name, fit in alternatives(classifier.encoder.width).items():

@@ -1,15 +1,15 @@
 """Does a video lie outside what a model has seen? Its distance to the training videos, and the threshold for saying so.
 
-A video is described by three numbers per channel of its tokens: their mean, their spread, and how much they change from
-one tubelet to the next. Its distance is Mahalanobis', the covariance shrunk by the rule of Ledoit & Wolf (2004,
-10.1016/S0047-259X(03)00096-4), divided by the square root of the number of dimensions. The threshold is a quantile of
-the training videos' distances, each measured with its patient left out, so that a share of new patients' videos, named
-beforehand, is flagged although nothing is wrong with it. That share is then estimated anew, on patients whom neither
-the distance nor the threshold has seen.
+A video is described, for every channel of its tokens, by their mean, their spread, and how much they change from one
+tubelet to the next: over the whole frame, and in each of 3 x 3 regions of it. Its distance is Mahalanobis', the
+covariance shrunk by the rule of Ledoit & Wolf (2004, 10.1016/S0047-259X(03)00096-4), divided by the square root of the
+number of dimensions. The threshold is a quantile of the training videos' distances, each measured with its patient left
+out, so that a share of new patients' videos, named beforehand, is flagged although nothing is wrong with it. That share
+is then estimated anew, on patients whom neither the distance nor the threshold has seen.
 
-What is kept is the mean and the covariance of the descriptions: of no single video can its description be read off.
+What is kept of the training videos is their mean and the directions in which they differ, not the videos' descriptions.
 
-Dimension letters: V videos, G groups of patients, N tokens, D width, P = 3 D dimensions of a description.
+Dimension letters: V videos, G groups of patients, N tokens, D width, P = 30 D numbers of a description, R directions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import pydantic
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy import linalg
 from torch.nn import functional as F
 
 from echolung.errors import CheckpointError, DataError
@@ -33,8 +32,12 @@ from echolung.parameters import Parameters
 from echolung.runtime import atomic_path, derived_seed, sha256_file
 
 FILE = "novelty.safetensors"
-PARTS = 20
-"""Groups are left out one at a time, or, if there are more than this, in this many parts."""
+REGIONS = 3
+"""Along either side of a frame."""
+PARTS, PARTS_OF_MANY, MANY = 20, 5, 1000
+"""Groups are left out one at a time, or, if there are more, in 20 parts; in 5 if there are more than 1000 videos."""
+DIRECTIONS = 512
+"""Directions of the covariance that are kept, at most; the variance in all others counts as the same."""
 FEWEST = 5
 """Groups of patients without which nothing can be said."""
 SCALE_FLOOR = 0.01
@@ -53,7 +56,7 @@ class NoveltySettings(Parameters):
 class NoveltyRecord(Parameters):
     """What is known of a fitted threshold."""
 
-    distance: Literal["mahalanobis-of-mean-spread-change"] = "mahalanobis-of-mean-spread-change"
+    distance: Literal["mahalanobis-of-mean-spread-change-by-region"] = "mahalanobis-of-mean-spread-change-by-region"
     threshold: float = pydantic.Field(gt=0)
     """A video at a greater distance is outside."""
     wanted: float
@@ -77,25 +80,34 @@ Distance = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Usual:
-    """What descriptions are like: mean (P,), scale (P,), and the Cholesky factor (P, P) of the shrunk covariance of
-    the standardised ones."""
+    """What descriptions are like: mean (P,), scale (P,), and of the standardised ones the directions (P, R) that they
+    differ in, the variances (R,) along these, and `floor` (1,), the variance in every other direction."""
 
     mean: np.ndarray
     scale: np.ndarray
-    factor: np.ndarray
+    directions: np.ndarray
+    variances: np.ndarray
+    floor: np.ndarray
 
     @classmethod
     def of(cls, descriptions: np.ndarray) -> Usual:
         """Of descriptions (V, P)."""
         mean, deviation = descriptions.mean(axis=0), descriptions.std(axis=0)
         scale = np.maximum(deviation, SCALE_FLOOR * float(np.median(deviation)) + EPSILON)
-        covariance = _shrunk_covariance((descriptions - mean) / scale)
-        return cls(mean, scale, np.linalg.cholesky(covariance + EPSILON * np.eye(len(mean))))
+        x = (descriptions - mean) / scale
+        variances, directions = _principal(x)
+        total = (x**2).sum() / len(x)
+        shrinkage = _shrinkage(x, variances, total)
+        rest = max(0.0, total - variances[:DIRECTIONS].sum()) / max(1, x.shape[1] - DIRECTIONS)
+        shrunk = (1 - shrinkage) * np.append(variances[:DIRECTIONS], rest) + shrinkage * total / x.shape[1] + EPSILON
+        return cls(mean, scale, directions[:, :DIRECTIONS].astype(np.float32), shrunk[:-1], shrunk[-1:])
 
     def distances(self, descriptions: np.ndarray) -> np.ndarray:
         """Of descriptions (V, P) to the mean, (V,): at least 0; about 1 for one that is like the others."""
-        whitened = linalg.solve_triangular(self.factor, ((descriptions - self.mean) / self.scale).T, lower=True)
-        return np.linalg.norm(whitened, axis=0) / np.sqrt(len(self.mean))
+        x = (descriptions - self.mean) / self.scale
+        along = x @ self.directions.astype(np.float64)
+        other = np.maximum((x**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+        return np.sqrt(((along**2 / self.variances).sum(axis=1) + other / self.floor) / len(self.mean))
 
 
 @dataclass(frozen=True)
@@ -106,13 +118,17 @@ class Novelty:
     record: NoveltyRecord
 
 
-def describe(tokens: torch.Tensor, time: int) -> np.ndarray:
-    """One video's description, float64 (P,), from its tokens (views, N, D), whose first axis on the grid is `time`."""
-    x = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=NORM_EPSILON).unflatten(1, (time, -1))
-    flat = x.flatten(0, 2)
-    change = (x[:, 1:] - x[:, :-1]).abs().flatten(0, 2)
-    moved = change.mean(dim=0) if len(change) else torch.zeros(x.shape[-1])
-    return torch.cat([flat.mean(dim=0), flat.std(dim=0, correction=0), moved.to(flat)]).double().cpu().numpy()
+def describe(tokens: torch.Tensor, grid: tuple[int, int, int]) -> np.ndarray:
+    """One video's description, float64 (P,), from its tokens (views, N, D) on a grid of (time, height, width)."""
+    x = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=NORM_EPSILON).unflatten(1, grid)
+    change = (x[:, 1:] - x[:, :-1]).abs() if grid[0] > 1 else torch.zeros_like(x)
+    # Maps (D, height, width), averaged over views and time.
+    mean, square, moved = (values.mean(dim=(0, 1)).permute(2, 0, 1) for values in (x, x**2, change))
+    found = []
+    for regions in (1, REGIONS):
+        means, squares, moves = (F.adaptive_avg_pool2d(each, regions).flatten() for each in (mean, square, moved))
+        found += [means, (squares - means**2).clamp(min=0).sqrt(), moves]
+    return torch.cat(found).double().cpu().numpy()
 
 
 def fit_novelty(descriptions: np.ndarray, groups: np.ndarray, settings: NoveltySettings) -> Novelty:
@@ -181,8 +197,8 @@ def load_novelty(directory: Path, record: NoveltyRecord) -> Novelty:
         if sha256_file(path) != record.sha256:
             raise CheckpointError(f"{path} is not the file that the classifier was registered with", remedy)
         arrays = load_file(path)
-        return Novelty(Usual(arrays["mean"], arrays["scale"], arrays["factor"]), record)
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        return Novelty(Usual(**arrays), record)
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not hold a classifier's training statistics ({error})", remedy) from None
 
 
@@ -190,26 +206,35 @@ def _mahalanobis(known: np.ndarray) -> Distance:
     return Usual.of(known).distances
 
 
-def _shrunk_covariance(x: np.ndarray) -> np.ndarray:
-    """The covariance of centred x (V, P), drawn towards a multiple of the identity as far as its own noise asks for.
+def _principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (R,), largest first, and directions (P, R) of centred x (V, P), by the smaller of its two products."""
+    videos, dimensions = x.shape
+    if dimensions <= videos:
+        variances, directions = np.linalg.eigh(x.T @ x / videos)
+    else:
+        variances, along = np.linalg.eigh(x @ x.T / videos)
+        kept = variances > 1e-10 * max(variances[-1], EPSILON)
+        variances, directions = variances[kept], x.T @ (along[:, kept] / np.sqrt(videos * variances[kept]))
+    return np.maximum(variances[::-1], 0), directions[:, ::-1]
 
-    (1 - s) S + s m I, where m is the mean variance, and s the noise of S over its distance from m I, at most 1.
+
+def _shrinkage(x: np.ndarray, variances: np.ndarray, total: float) -> float:
+    """How far the covariance S of centred x (V, P) is to be drawn towards the same variance m in every direction.
+
+    The covariance's own noise over its distance from m I, at most 1 (Ledoit & Wolf 2004).
     """
     videos, dimensions = x.shape
-    covariance = x.T @ x / videos
-    mean = np.trace(covariance) / dimensions
-    squares = (covariance**2).sum()
+    squares = (variances**2).sum()  # = the squared elements of S
     noise = ((x**2).sum(axis=1) ** 2).sum() / videos**2 - squares / videos
-    distance = squares - dimensions * mean**2
-    share = min(1.0, noise / distance) if distance > 0 else 1.0
-    return (1 - share) * covariance + share * mean * np.eye(dimensions)
+    distance = squares - total**2 / dimensions
+    return float(min(1.0, noise / distance)) if distance > EPSILON else 1.0
 
 
 def _parts(groups: np.ndarray) -> Iterator[np.ndarray]:
     """Which videos are left out together, bool (V,): each group once, and always whole."""
     names = np.unique(groups)
     order = np.random.default_rng(derived_seed("novelty")).permutation(names)
-    for part in np.array_split(order, min(len(names), PARTS)):
+    for part in np.array_split(order, min(len(names), PARTS if len(groups) <= MANY else PARTS_OF_MANY)):
         yield np.isin(groups, part)
 
 

@@ -118,9 +118,9 @@ def _refuse_if_rolled_back(store: Store, name: str, fingerprint: str, task: str)
 def _novelty(candidate: Candidate, features: Features, usual: NoveltySettings) -> Novelty:
     """What the tokens of the videos that the probe was fitted on look like."""
     rows = candidate.folds[candidate.folds["repeat"] == 0]
-    time = read_record(candidate.encoder).settings.grid[0]
+    grid = read_record(candidate.encoder).settings.grid
     places = features.positions(rows["sample_id"])
-    descriptions = np.stack([describe(torch.tensor(features.tokens[place]), time) for place in places])
+    descriptions = np.stack([describe(torch.tensor(features.tokens[place]), grid) for place in places])
     return fit_novelty(descriptions, rows["split_group"].to_numpy(str), usual)
 
 

@@ -183,7 +183,7 @@ class Classifier:
             clips=clips,
             tokens=tokens,
             p=apply_probe(self.probe, tokens[None])[0].cpu().numpy(),
-            distance=float(self.novelty.usual.distances(describe(tokens, self.encoder.settings.grid[0])[None])[0]),
+            distance=float(self.novelty.usual.distances(describe(tokens, self.encoder.settings.grid)[None])[0]),
         )
 
     def row(self, video: str, look: Look) -> dict[str, object]:

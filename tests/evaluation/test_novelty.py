@@ -14,6 +14,7 @@ from echolung.errors import CheckpointError, DataError
 from echolung.evaluation.novelty import (
     FILE,
     NoveltySettings,
+    Usual,
     describe,
     fit_novelty,
     load_novelty,
@@ -32,34 +33,53 @@ def patients(count: int, videos: int, seed: int, dimensions: int = P) -> tuple[n
     return found, np.repeat(np.arange(count), videos)
 
 
-def test_a_description_is_mean_spread_and_change_of_normalised_tokens() -> None:
-    views, time, space, width = 2, 3, 4, 5
-    tokens = torch.randn(views, time * space, width, generator=torch.Generator().manual_seed(0)) * 3 + 1
+def test_a_description_is_mean_spread_and_change_of_normalised_tokens_by_region() -> None:
+    views, (time, height, width), channels = 2, (3, 6, 6), 5
+    tokens = torch.randn(views, time * height * width, channels, generator=torch.Generator().manual_seed(0)) * 3 + 1
     x = tokens.numpy().astype(np.float64)
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-    moved = [
-        abs(x[v, (t + 1) * space + s] - x[v, t * space + s])
-        for v in range(views)
-        for t in range(time - 1)
-        for s in range(space)
-    ]
-    flat = x.reshape(-1, width)
-    expected = np.concatenate([flat.mean(0), flat.std(0), np.mean(moved, axis=0)])
-    np.testing.assert_allclose(describe(tokens, time), expected, atol=1e-5)
-    still = tokens[:, :space].repeat(1, time, 1)
-    assert (describe(still, time)[2 * width :] == 0).all(), "what stands still does not change"
-    assert np.isfinite(describe(tokens, 1)).all(), "one tubelet has nothing to change to"
+    x = ((x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)).reshape(
+        views, time, height, width, channels
+    )
+
+    def summed_up(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        part = x[:, :, rows, columns]
+        flat = part.reshape(-1, channels)
+        moved = [abs(part[v, t + 1] - part[v, t]).mean((0, 1)) for v in range(views) for t in range(time - 1)]
+        return flat.mean(0), flat.std(0), np.mean(moved, axis=0)
+
+    whole = summed_up(slice(None), slice(None))
+    regions = [summed_up(slice(2 * r, 2 * r + 2), slice(2 * c, 2 * c + 2)) for r in range(3) for c in range(3)]
+    by_region = [np.stack([region[kind] for region in regions], axis=1).ravel() for kind in range(3)]
+    found = describe(tokens, (time, height, width))
+    assert found.shape == (30 * channels,)
+    np.testing.assert_allclose(found, np.concatenate([*whole, *by_region]), atol=1e-5)
+    still = tokens[:, : height * width].repeat(1, time, 1)
+    assert (describe(still, (time, height, width))[2 * channels : 3 * channels] == 0).all(), "it stands still"
+    assert np.isfinite(describe(tokens, (1, 18, 6))).all(), "one tubelet has nothing to change to"
 
 
-def test_the_distance_is_mahalanobis_with_ledoit_and_wolfs_covariance() -> None:
-    known, groups = patients(30, 2, seed=1)
-    novelty = fit_novelty(known, groups, NoveltySettings())
-    fresh = patients(5, 1, seed=2)[0]
-    standard = (known - known.mean(0)) / novelty.usual.scale
+@pytest.mark.parametrize("dimensions", [12, 90])  # fewer and more than there are videos
+def test_the_distance_is_mahalanobis_with_ledoit_and_wolfs_covariance(dimensions: int) -> None:
+    known, groups = patients(30, 2, 1, dimensions)
+    usual = fit_novelty(known, groups, NoveltySettings()).usual
+    fresh = patients(5, 1, 2, dimensions)[0]
+    standard = (known - known.mean(0)) / usual.scale
     reference = LedoitWolf(assume_centered=True).fit(standard)
-    expected = np.sqrt(reference.mahalanobis((fresh - known.mean(0)) / novelty.usual.scale) / P)
-    np.testing.assert_allclose(novelty.usual.distances(fresh), expected, rtol=1e-5)
-    np.testing.assert_allclose(novelty.usual.scale, known.std(0), rtol=0.02)
+    expected = np.sqrt(reference.mahalanobis((fresh - known.mean(0)) / usual.scale) / dimensions)
+    np.testing.assert_allclose(usual.distances(fresh), expected, rtol=1e-4)
+    np.testing.assert_allclose(usual.scale, known.std(0), rtol=0.02)
+
+
+def test_directions_beyond_those_that_are_kept_share_their_mean_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, _ = patients(40, 1, seed=3)
+    monkeypatch.setattr("echolung.evaluation.novelty.DIRECTIONS", 4)
+    usual = Usual.of(known)
+    assert usual.directions.shape == (P, 4)
+    standard = (known - known.mean(0)) / usual.scale
+    reference = LedoitWolf(assume_centered=True).fit(standard)
+    variances = np.sort(np.linalg.eigvalsh(reference.covariance_))[::-1]
+    np.testing.assert_allclose(usual.variances, variances[:4], rtol=1e-6)
+    np.testing.assert_allclose(usual.floor, variances[4:].mean(), rtol=1e-6)
 
 
 def test_new_patients_are_flagged_about_as_often_as_was_wanted_and_as_was_measured() -> None:

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def usual(threshold: float) -> Novelty:
     """Training videos that were never there, and a threshold."""
     random = np.random.default_rng(3)
-    novelty = fit_novelty(random.normal(0, 1, (20, 3 * WIDTH)), np.arange(20), NoveltySettings())
+    novelty = fit_novelty(random.normal(0, 1, (20, 30 * WIDTH)), np.arange(20), NoveltySettings())
     return Novelty(novelty.usual, novelty.record.model_copy(update={"threshold": threshold}))
 
 
