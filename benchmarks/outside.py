@@ -20,13 +20,22 @@ import numpy as np
 import torch
 
 from echolung import registry, settings
+from echolung.data.clips import ClipStore
 from echolung.data.phantom.heart import draw_heart
 from echolung.data.phantom.settings import PhantomSettings
 from echolung.data.phantom.write import write
 from echolung.data.splits import read_folds
 from echolung.data.video import encode
 from echolung.evaluation.features import Features
-from echolung.evaluation.novelty import EPSILON, Distance, Usual, describe, fit_threshold
+from echolung.evaluation.novelty import (
+    EPSILON,
+    Descriptions,
+    Distance,
+    Usual,
+    UsualVideos,
+    described_videos,
+    fit_threshold,
+)
 from echolung.evaluation.statistics import wilson_interval
 from echolung.serving.classifier import Classifier
 from echolung.stage import exit_cleanly, project_root
@@ -37,7 +46,7 @@ OTHER_SEED = 5_000_000
 """Added to a study's seeds: patients whom nothing has seen."""
 FPS, FRAMES, SIDE = 25.0, 40, 128
 
-Fit = Callable[[np.ndarray], Distance]
+Fit = Callable[[Descriptions], Distance]
 
 
 def odd(kind: str, seed: int) -> np.ndarray:
@@ -68,25 +77,28 @@ def odd(kind: str, seed: int) -> np.ndarray:
 ODD = ("bars", "noise", "still noise", "blank", "text", "ball")
 
 
-def drawn_sets(study: settings.Settings, source: str, count: int, folder: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Named sets of `count` videos, drawn into `folder`."""
+def drawn_sets(
+    study: settings.Settings, source: str, count: int, folder: Path, seed: int
+) -> Iterator[tuple[str, list[Path]]]:
+    """Named sets of `count` videos, drawn into `folder`: other ones for every `seed`."""
+    first = OTHER_SEED + seed * 10_000
     if source in study.phantom:
         own = study.phantom[source]
-        fresh = {"seed": own.seed + OTHER_SEED, "patients": count, "videos_per_patient": 1}
+        fresh = {"seed": own.seed + first, "patients": count, "videos_per_patient": 1}
         PhantomSettings.parse(own.model_dump() | fresh, "held-back")
         write(own.model_copy(update=fresh), folder / "held-back", study.workers, lambda done, total: None)
         yield f"held-back {source}", videos_in(folder / "held-back")[:count]
     for view in ("a4c", "psax"):
         paths = [folder / f"heart-{view}-{index}.avi" for index in range(count)]
         for index, path in enumerate(paths):
-            fraction = float(np.random.default_rng(index).uniform(20, 75))
-            heart = draw_heart(fraction, FRAMES, FPS, 112, OTHER_SEED + index, view=view)
+            fraction = float(np.random.default_rng(first + index).uniform(20, 75))
+            heart = draw_heart(fraction, FRAMES, FPS, 112, first + index, view=view)
             encode(path, heart.frames, FPS, "mjpeg")
         yield f"hearts, {view}", paths
     for kind in ODD:
         paths = [folder / f"{kind}-{index}.avi" for index in range(count)]
         for index, path in enumerate(paths):
-            encode(path, odd(kind, index), FPS, "mjpeg")
+            encode(path, odd(kind, first + index), FPS, "mjpeg")
         yield kind, paths
 
 
@@ -95,31 +107,31 @@ def videos_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def descriptions_of(classifier: Classifier, paths: list[Path]) -> np.ndarray:
-    """(V, P); a file that cannot be decoded ends the run with its name."""
-    grid = classifier.encoder.settings.grid
-    return np.stack([describe(classifier.look(path).tokens, grid) for path in paths])
+def descriptions_of(classifier: Classifier, paths: list[Path]) -> Descriptions:
+    """Of V videos; a file that cannot be decoded ends the run with its name."""
+    looks = [classifier.look(path).described for path in paths]
+    return Descriptions(*(np.concatenate([getattr(one, kind) for one in looks]) for kind in ("tokens", "handmade")))
 
 
-def mahalanobis(columns: slice) -> Fit:
-    """The distance that is used, on some of the description's dimensions."""
+def mahalanobis(kind: str, columns: slice) -> Fit:
+    """Mahalanobis' distance on some of the numbers of one description."""
 
-    def fit(known: np.ndarray) -> Distance:
-        usual = Usual.of(known[:, columns])
-        return lambda asked: usual.distances(asked[:, columns])
+    def fit(known: Descriptions) -> Distance:
+        usual = Usual.of(getattr(known, kind)[:, columns])
+        return lambda asked: usual.distances(getattr(asked, kind)[:, columns])
 
     return fit
 
 
-def nearest(neighbours: int, columns: slice) -> Fit:
+def nearest(neighbours: int, kind: str) -> Fit:
     """Mean distance to the nearest training videos, dimensions standardised (Sun et al. 2022, arXiv 2204.06507)."""
 
-    def fit(known: np.ndarray) -> Distance:
-        known = known[:, columns]
-        mean, scale = known.mean(axis=0), known.std(axis=0) + EPSILON
+    def fit(known: Descriptions) -> Distance:
+        there = getattr(known, kind)
+        mean, scale = there.mean(axis=0), there.std(axis=0) + EPSILON
 
-        def distances(asked: np.ndarray) -> np.ndarray:
-            a, b = (asked[:, columns] - mean) / scale, (known - mean) / scale
+        def distances(asked: Descriptions) -> np.ndarray:
+            a, b = (getattr(asked, kind) - mean) / scale, (there - mean) / scale
             squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
             return np.sort(np.sqrt(np.maximum(squares, 0)), axis=1)[:, :neighbours].mean(axis=1)
 
@@ -129,21 +141,15 @@ def nearest(neighbours: int, columns: slice) -> Fit:
 
 
 def alternatives(width: int) -> dict[str, Fit]:
-    """Other ways to say how far away a video is."""
-    mean, whole, regions, everything = (
-        slice(0, width),
-        slice(0, 3 * width),
-        slice(3 * width, None),
-        slice(None),
-    )
+    """Ways to say how far away a video is, the one that is used first."""
     return {
-        "Mahalanobis: mean of the frame": mahalanobis(mean),
-        "Mahalanobis: mean, spread, change of it": mahalanobis(whole),
-        "Mahalanobis: the same of its regions": mahalanobis(regions),
-        "Mahalanobis: both (used)": mahalanobis(everything),
-        "nearest: mean of the frame": nearest(1, mean),
-        "nearest: both": nearest(1, everything),
-        "5 nearest: both": nearest(5, everything),
+        "tokens and hand-made (used)": lambda known: UsualVideos.of(known).distances,
+        "hand-made alone": mahalanobis("handmade", slice(None)),
+        "tokens: frame and regions": mahalanobis("tokens", slice(None)),
+        "tokens: mean, spread, change of the frame": mahalanobis("tokens", slice(0, 3 * width)),
+        "tokens: mean of the frame": mahalanobis("tokens", slice(0, width)),
+        "nearest training video, tokens": nearest(1, "tokens"),
+        "nearest training video, hand-made": nearest(1, "handmade"),
     }
 
 
@@ -151,6 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task")
     parser.add_argument("--count", type=int, default=60, help="videos of each drawn set")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="draw other videos: choose a distance on one, report another"
+    )
     parser.add_argument("--videos", action="append", default=[], metavar="NAME=FOLDER", help="a folder of your own")
     parser.add_argument("--alternatives", action="store_true", help="other distances beside the one that is used")
     chosen = parser.parse_args()
@@ -168,24 +177,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         sets = {
             name: descriptions_of(classifier, paths)
-            for name, paths in drawn_sets(study, source, chosen.count, Path(temporary))
+            for name, paths in drawn_sets(study, source, chosen.count, Path(temporary), chosen.seed)
         }
     for named in chosen.videos:
         name, _, folder = named.partition("=")
         sets[name] = descriptions_of(classifier, videos_in(Path(folder)))
     print(f"\n{'set':24} {'videos':>6} {'outside':>8}  95% interval")
     for name, described in sets.items():
-        flagged = int((classifier.novelty.usual.distances(described) > record.threshold).sum())
-        low, high = wilson_interval(flagged, len(described))
-        print(f"{name:24} {len(described):6} {flagged / len(described):8.1%}  [{low:.1%}, {high:.1%}]")
+        distances = classifier.novelty.usual.distances(described)
+        flagged, count = int((distances > record.threshold).sum()), len(distances)
+        low, high = wilson_interval(flagged, count)
+        print(f"{name:24} {count:6} {flagged / count:8.1%}  [{low:.1%}, {high:.1%}]")
     if chosen.alternatives:
         folds = read_folds(root / "data" / study.study / "split" / f"{task}.csv")
         rows = folds[folds["repeat"] == 0]
         arm, seed = version.tags["arm"], version.tags["arm_seed"]
         features = Features.open(root / "data" / study.study / "embed" / source / arm / f"seed{seed}")
-        grid, groups = classifier.encoder.settings.grid, rows["split_group"].to_numpy(str)
-        places = features.positions(rows["sample_id"])
-        known = np.stack([describe(torch.tensor(features.tokens[place]), grid) for place in places])
+        clips = ClipStore.open(root / "data" / study.study / "ingest" / source / "clips")
+        known = described_videos(features, clips, classifier.encoder.settings.grid, rows["sample_id"])
+        groups = rows["split_group"].to_numpy(str)
         print("\noutside, by distance:")
         print(" " * 42 + "  ".join(f"{name[:11]:>11}" for name in sets))
         for name, fit in alternatives(classifier.encoder.width).items():

@@ -160,6 +160,7 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
         frame_size=settings.ingest.size,
         encoder=data / "pretrain" / arm / f"seed{seed}",
         features=data / "embed" / spec.source / arm / f"seed{seed}",
+        clips=data / "ingest" / spec.source / "clips",
         folds=read_folds(data / "split" / f"{task}.csv"),
         predictions=pd.read_parquet(predictions),
         verdicts=read_comparison(data / "compare").verdicts,

@@ -27,22 +27,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner
 from conftest import Project, clone
 
 from echolung import registry
 from echolung.cli import main as cli
+from echolung.data.clips import ClipStore
 from echolung.data.gates import gate
 from echolung.data.splits import read_folds
 from echolung.data.tasks import Task
 from echolung.evaluation.features import Features
-from echolung.evaluation.novelty import NoveltySettings, describe, fit_novelty
+from echolung.evaluation.novelty import NoveltySettings, described_videos, fit_novelty
 from echolung.evaluation.probe import refit
 from echolung.evaluation.selection import ProbeSettings
 from echolung.models.weights import read_record
@@ -492,12 +491,9 @@ def register_champion(study: Study, place: Store) -> None:
         folder = Path(temporary) / registry.FOLDER
         probe, fitted = refit(features, folds, "pocus-pathology", task, settings, "attentive")
         encoder = study.data / "pretrain/random/seed0"
-        time_tokens = read_record(encoder).settings.grid[0]
-        usual = fit_novelty(
-            np.stack([describe(torch.tensor(tokens), time_tokens) for tokens in features.tokens]),
-            features.videos["sample_id"].to_numpy(str),
-            NoveltySettings(),
-        )
+        names, grid = features.videos["sample_id"], read_record(encoder).settings.grid
+        known = described_videos(features, ClipStore.open(study.data / "ingest/pocus/clips"), grid, names)
+        usual = fit_novelty(known, names.to_numpy(str), NoveltySettings())
         write_classifier(folder, encoder, probe, fitted, usual, "phantom", 32)
         columns = Classifier.open(folder).record.columns
         with experiments.stage_run(place, "phantom", "promote", "pocus-pathology", {}) as run:

@@ -47,7 +47,10 @@ def _picture(frames: np.ndarray) -> np.ndarray:
 
 
 def _bands(values: np.ndarray, axis: int = 1) -> list[np.ndarray]:
-    return np.array_split(values, min(BANDS, values.shape[axis]), axis=axis)
+    """Always BANDS of them: where there are fewer rows, neighbours share one."""
+    size = values.shape[axis]
+    edges = [(band * size // BANDS, max((band + 1) * size // BANDS, band * size // BANDS + 1)) for band in range(BANDS)]
+    return [values.take(range(first, last), axis=axis) for first, last in edges]
 
 
 def _brightness(x_THW: np.ndarray) -> dict[str, float]:

@@ -1,20 +1,23 @@
 """Does a video lie outside what a model has seen? Its distance to the training videos, and the threshold for saying so.
 
-A video is described, for every channel of its tokens, by their mean, their spread, and how much they change from one
-tubelet to the next: over the whole frame, and in each of 3 x 3 regions of it. Its distance is Mahalanobis', the
-covariance shrunk by the rule of Ledoit & Wolf (2004, 10.1016/S0047-259X(03)00096-4), divided by the square root of the
-number of dimensions. The threshold is a quantile of the training videos' distances, each measured with its patient left
-out, so that a share of new patients' videos, named beforehand, is flagged although nothing is wrong with it. That share
-is then estimated anew, on patients whom neither the distance nor the threshold has seen.
+A video is described twice. By what the encoder makes of it: for every channel of its tokens their mean, their spread,
+and how much they change from one tubelet to the next, over the whole frame and in each of 3 x 3 regions of it. And by
+what it looks like: the hand-made numbers of brightness, texture and motion, for an encoder does not tell apart what it
+was never taught to. Either distance is Mahalanobis', the covariance shrunk by the rule of Ledoit & Wolf (2004,
+10.1016/S0047-259X(03)00096-4), divided by the square root of the number of dimensions; the distance is their mean. The
+threshold is a quantile of the training videos' distances, each measured with its patient left out, so that a share of
+new patients' videos, named beforehand, is flagged although nothing is wrong with it. That share is then estimated anew,
+on patients whom neither the distance nor the threshold has seen.
 
 What is kept of the training videos is their mean and the directions in which they differ, not the videos' descriptions.
 
-Dimension letters: V videos, G groups of patients, N tokens, D width, P = 30 D numbers of a description, R directions.
+Dimension letters: V videos, G groups of patients, N tokens, D width, P numbers of a description (30 D of the tokens),
+R directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +29,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch.nn import functional as F
 
+from echolung.data.clips import ClipStore
 from echolung.errors import CheckpointError, DataError
+from echolung.evaluation.features import Features
+from echolung.evaluation.handmade import handmade_features
 from echolung.evaluation.statistics import wilson_interval
 from echolung.parameters import Parameters
 from echolung.runtime import atomic_path, derived_seed, sha256_file
@@ -42,6 +48,9 @@ FEWEST = 5
 """Groups of patients without which nothing can be said."""
 SCALE_FLOOR = 0.01
 """A dimension that hardly varies is divided by this share of the median deviation at least."""
+FARTHEST = 10.0
+"""Standard deviations at which a value counts as no farther away: one number that hardly ever varies must not decide
+alone, neither that a video is outside nor, having been met in training, that nothing ever is."""
 NORM_EPSILON = 1e-6
 EPSILON = 1e-9
 """Keeps what does not vary at all from dividing by 0."""
@@ -56,15 +65,16 @@ class NoveltySettings(Parameters):
 class NoveltyRecord(Parameters):
     """What is known of a fitted threshold."""
 
-    distance: Literal["mahalanobis-of-mean-spread-change-by-region"] = "mahalanobis-of-mean-spread-change-by-region"
+    distance: Literal["mahalanobis-of-tokens-and-handmade"] = "mahalanobis-of-tokens-and-handmade"
     threshold: float = pydantic.Field(gt=0)
     """A video at a greater distance is outside."""
     wanted: float
     """The share of false alarms that the threshold was set for: as asked, or 1 / (G + 1) where fewer patients than it
     takes are there to show so small a share."""
     measured: float
-    """The share that was flagged of patients whom neither distance nor threshold had seen, every group counting as one;
-    as for `wanted`, new patients from where the training videos come from, not from elsewhere."""
+    """The share that was flagged of patients whom neither distance nor threshold had seen, every group counting as one:
+    what this way of setting a threshold does, not this very threshold, which all patients have seen. As for `wanted`,
+    of new patients from where the training videos come from, not from elsewhere."""
     measured_low: float
     measured_high: float
     """Its 95% interval (Wilson), the groups being the trials."""
@@ -74,14 +84,36 @@ class NoveltyRecord(Parameters):
     """Of the file that holds the numbers."""
 
 
-Distance = Callable[[np.ndarray], np.ndarray]
-"""From descriptions (V, P) to how far away each is, (V,)."""
+@dataclass(frozen=True)
+class Descriptions:
+    """Of V videos: what the encoder makes of them, and what they look like; each (V, its own P)."""
+
+    tokens: np.ndarray
+    handmade: np.ndarray
+
+    @classmethod
+    def stack(cls, each: Iterable[tuple[np.ndarray, np.ndarray]]) -> Descriptions:
+        """Of what `describe` returns, one per video."""
+        tokens, handmade = zip(*each, strict=True)
+        return cls(np.stack(tokens), np.stack(handmade))
+
+    def __getitem__(self, videos: np.ndarray) -> Descriptions:
+        return Descriptions(self.tokens[videos], self.handmade[videos])
+
+    @property
+    def finite(self) -> bool:
+        """Whether all are numbers."""
+        return bool(np.isfinite(self.tokens).all() and np.isfinite(self.handmade).all())
+
+
+Distance = Callable[[Descriptions], np.ndarray]
+"""From descriptions of V videos to how far away each is, (V,)."""
 
 
 @dataclass(frozen=True)
 class Usual:
-    """What descriptions are like: mean (P,), scale (P,), and of the standardised ones the directions (P, R) that they
-    differ in, the variances (R,) along these, and `floor` (1,), the variance in every other direction."""
+    """What descriptions of one kind are like: mean (P,), scale (P,), and of the standardised ones the directions (P, R)
+    that they differ in, the variances (R,) along these, and `floor` (1,), the variance in every other direction."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -94,7 +126,7 @@ class Usual:
         """Of descriptions (V, P)."""
         mean, deviation = descriptions.mean(axis=0), descriptions.std(axis=0)
         scale = np.maximum(deviation, SCALE_FLOOR * float(np.median(deviation)) + EPSILON)
-        x = (descriptions - mean) / scale
+        x = _standardised(descriptions, mean, scale)
         variances, directions = _principal(x)
         total = (x**2).sum() / len(x)
         shrinkage = _shrinkage(x, variances, total)
@@ -104,22 +136,42 @@ class Usual:
 
     def distances(self, descriptions: np.ndarray) -> np.ndarray:
         """Of descriptions (V, P) to the mean, (V,): at least 0; about 1 for one that is like the others."""
-        x = (descriptions - self.mean) / self.scale
+        x = _standardised(descriptions, self.mean, self.scale)
         along = x @ self.directions.astype(np.float64)
         other = np.maximum((x**2).sum(axis=1) - (along**2).sum(axis=1), 0)
         return np.sqrt(((along**2 / self.variances).sum(axis=1) + other / self.floor) / len(self.mean))
 
 
 @dataclass(frozen=True)
+class UsualVideos:
+    """What videos are like, by both descriptions."""
+
+    tokens: Usual
+    handmade: Usual
+
+    @classmethod
+    def of(cls, known: Descriptions) -> UsualVideos:
+        """Of the descriptions of V videos."""
+        return cls(Usual.of(known.tokens), Usual.of(known.handmade))
+
+    def distances(self, asked: Descriptions) -> np.ndarray:
+        """Of V videos, (V,): the mean of the two distances."""
+        return (self.tokens.distances(asked.tokens) + self.handmade.distances(asked.handmade)) / 2
+
+
+@dataclass(frozen=True)
 class Novelty:
     """What the training videos are like, and how far from them a video may lie."""
 
-    usual: Usual
+    usual: UsualVideos
     record: NoveltyRecord
 
 
-def describe(tokens: torch.Tensor, grid: tuple[int, int, int]) -> np.ndarray:
-    """One video's description, float64 (P,), from its tokens (views, N, D) on a grid of (time, height, width)."""
+def describe(tokens: torch.Tensor, grid: tuple[int, int, int], frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One video's two descriptions, float64 (30 D,) and (K,).
+
+    From its tokens (views, N, D) on a grid of (time, height, width), and its letterboxed frames uint8 (T, S, S).
+    """
     x = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=NORM_EPSILON).unflatten(1, grid)
     change = (x[:, 1:] - x[:, :-1]).abs() if grid[0] > 1 else torch.zeros_like(x)
     # Maps (D, height, width), averaged over views and time.
@@ -128,25 +180,45 @@ def describe(tokens: torch.Tensor, grid: tuple[int, int, int]) -> np.ndarray:
     for regions in (1, REGIONS):
         means, squares, moves = (F.adaptive_avg_pool2d(each, regions).flatten() for each in (mean, square, moved))
         found += [means, (squares - means**2).clamp(min=0).sqrt(), moves]
-    return torch.cat(found).double().cpu().numpy()
+    looks = np.array(list(handmade_features(frames).values()))
+    return torch.cat(found).double().cpu().numpy(), looks
 
 
-def fit_novelty(descriptions: np.ndarray, groups: np.ndarray, settings: NoveltySettings) -> Novelty:
-    """Distance and threshold from training descriptions (V, P) and the group of patients each belongs to, (V,).
+def described_videos(
+    features: Features, clips: ClipStore, grid: tuple[int, int, int], sample_ids: Iterable[str]
+) -> Descriptions:
+    """Of the study's own videos, from its feature store and its clip store.
+
+    Raises DataError where a video is missing from either, or they hold different versions of it.
+    """
+    names = list(sample_ids)
+    places = features.positions(names)
+    contents = features.videos["sha256"].to_numpy()
+    for name, place in zip(names, places, strict=True):
+        if clips.sha256(name) != contents[place]:
+            raise DataError(f"the features of {name} were made from another version of it", "Run `dvc repro`.")
+    return Descriptions.stack(
+        describe(torch.tensor(features.tokens[place]), grid, np.asarray(clips.frames(name)))
+        for name, place in zip(names, places, strict=True)
+    )
+
+
+def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: NoveltySettings) -> Novelty:
+    """Distance and threshold from the training videos' descriptions and the group of patients each belongs to, (V,).
 
     Raises DataError if there are fewer groups than FEWEST, or a description is not a number.
     """
     names = np.unique(groups)
     if len(names) < FEWEST:
         raise DataError(f"{len(names)} patients do not show what is usual", f"Add videos of {FEWEST} or more patients.")
-    if not np.isfinite(descriptions).all():
+    if not descriptions.finite:
         raise DataError("a training video's tokens are not numbers", "Run `dvc repro embed`.")
-    threshold = fit_threshold(_mahalanobis, descriptions, groups, settings.false_alarms)
+    threshold = fit_threshold(_distance_to, descriptions, groups, settings.false_alarms)
     alarms = np.empty(len(groups))
     for held in _parts(groups):
         known, rest = descriptions[~held], groups[~held]
-        limit = fit_threshold(_mahalanobis, known, rest, settings.false_alarms)
-        alarms[held] = _mahalanobis(known)(descriptions[held]) > limit
+        limit = fit_threshold(_distance_to, known, rest, settings.false_alarms)
+        alarms[held] = UsualVideos.of(known).distances(descriptions[held]) > limit
     measured = float(_group_weights(groups) @ alarms) / len(names)
     low, high = wilson_interval(measured * len(names), len(names))
     record = NoveltyRecord(
@@ -158,11 +230,11 @@ def fit_novelty(descriptions: np.ndarray, groups: np.ndarray, settings: NoveltyS
         videos=len(groups),
         groups=len(names),
     )
-    return Novelty(Usual.of(descriptions), record)
+    return Novelty(UsualVideos.of(descriptions), record)
 
 
 def fit_threshold(
-    fit: Callable[[np.ndarray], Distance], descriptions: np.ndarray, groups: np.ndarray, false_alarms: float
+    fit: Callable[[Descriptions], Distance], descriptions: Descriptions, groups: np.ndarray, false_alarms: float
 ) -> float:
     """The distance that a share `false_alarms` of new groups' videos exceeds at most, on average.
 
@@ -184,8 +256,12 @@ def fit_threshold(
 def save_novelty(directory: Path, novelty: Novelty) -> NoveltyRecord:
     """Write `novelty.safetensors`; returns the record with the digest of it."""
     with atomic_path(directory / FILE) as temporary:
-        arrays = vars(novelty.usual)
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+        arrays = {
+            f"{kind}.{name}": np.ascontiguousarray(array)
+            for kind, usual in vars(novelty.usual).items()
+            for name, array in vars(usual).items()
+        }
+        save_file(arrays, temporary)
     return novelty.record.model_copy(update={"sha256": sha256_file(directory / FILE)})
 
 
@@ -196,14 +272,21 @@ def load_novelty(directory: Path, record: NoveltyRecord) -> Novelty:
     try:
         if sha256_file(path) != record.sha256:
             raise CheckpointError(f"{path} is not the file that the classifier was registered with", remedy)
-        arrays = load_file(path)
-        return Novelty(Usual(**arrays), record)
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in load_file(path).items():
+            kind, _, part = name.partition(".")
+            parts.setdefault(kind, {})[part] = array
+        return Novelty(UsualVideos(**{kind: Usual(**arrays) for kind, arrays in parts.items()}), record)
     except (OSError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not hold a classifier's training statistics ({error})", remedy) from None
 
 
-def _mahalanobis(known: np.ndarray) -> Distance:
-    return Usual.of(known).distances
+def _distance_to(known: Descriptions) -> Distance:
+    return UsualVideos.of(known).distances
+
+
+def _standardised(descriptions: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.clip((descriptions - mean) / scale, -FARTHEST, FARTHEST)
 
 
 def _principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,16 @@ from echolung.models.weights import load_encoder
 from echolung.promotion.rule import Evidence
 from echolung.runtime import derived_seed, digest
 
+CODE = (
+    "echolung.evaluation.handmade",
+    "echolung.evaluation.novelty",
+    "echolung.evaluation.probe",
+    "echolung.evaluation.selection",
+    "echolung.models.probe",
+    "echolung.serving.classifier",
+)
+"""Modules that fit the probe and what is usual, and write them down: a champion of other code is made anew."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -41,6 +51,8 @@ class Candidate:
     """Side of the clip store's frames, in pixels."""
     encoder: Path
     features: Path
+    clips: Path
+    """The clip store of the task's source."""
     folds: pd.DataFrame
     predictions: pd.DataFrame
     verdicts: pd.DataFrame
@@ -120,7 +132,7 @@ def data_digest(candidate: Candidate, features: Features) -> str:
 
 
 def fingerprint_of(candidate: Candidate, features: Features, settings: ProbeSettings, usual: NoveltySettings) -> str:
-    """Of everything that makes the model what it is."""
+    """Of everything that makes the model what it is, but for the code that fits it: `code_digest` of CODE."""
     return digest(
         {
             "study": candidate.study,

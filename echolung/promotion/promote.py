@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-
 from echolung import registry
-from echolung.errors import PromotionError
+from echolung.data.clips import ClipStore
+from echolung.errors import CheckpointError, PromotionError
 from echolung.evaluation.features import Features
 from echolung.evaluation.metrics import METRICS
-from echolung.evaluation.novelty import Novelty, NoveltySettings, describe, fit_novelty
+from echolung.evaluation.novelty import Novelty, NoveltySettings, described_videos, fit_novelty
 from echolung.evaluation.probe import refit
 from echolung.evaluation.selection import ProbeSettings
 from echolung.models.weights import read_record
-from echolung.promotion.candidate import Candidate, Score, evidence_of, fingerprint_of, open_features, out_of_fold
+from echolung.promotion.candidate import CODE, Candidate, Score, evidence_of, fingerprint_of, open_features, out_of_fold
 from echolung.promotion.rule import RESET_REMEDY, Evidence, decide
 from echolung.promotion.succession import crown, history, rolled_back
+from echolung.runtime import code_digest
 from echolung.serving.answers import words
 from echolung.serving.classifier import Classifier, write_classifier
 from echolung.tracking.provenance import provenance
@@ -68,25 +67,39 @@ def promote(
     """
     features = open_features(candidate)
     fingerprint = fingerprint_of(candidate, features, settings, usual)
+    code = code_digest(*CODE)
     present = None if reset else registry.find_champion(store, candidate.study, candidate.name)
-    if present is not None and present.tags.get("fingerprint") == fingerprint:
-        reason = f"{candidate.arm} seed {candidate.seed}, on these data, is the champion already"
-        warnings = present.tags["warnings"].splitlines()
-        return Promotion("unchanged", present.name, present.number, [reason], warnings, present.tags["outside"])
-    if present is not None:
+    same = present is not None and present.tags.get("fingerprint") == fingerprint
+    anew = ""
+    if present is not None and same:
+        name = f"{candidate.arm} seed {candidate.seed}, on these data,"
+        anew = _why_anew(present, code)
+        if not anew:
+            reasons, warnings = [f"{name} is the champion already"], present.tags["warnings"].splitlines()
+            return Promotion("unchanged", present.name, present.number, reasons, warnings, present.tags["outside"])
+        anew = f"{name} is the champion already, and was made anew: {anew}"
+    _refuse_what_it_learnt_from(candidate, features)
+    if present is not None and not same:
         _refuse_if_rolled_back(store, present.name, fingerprint, candidate.name)
     scores = out_of_fold(candidate, bootstrap)
     evidence = evidence_of(candidate, features, scores)
-    reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)
+    # Measured against itself it would never be better.
+    reasons = decide(evidence, Evidence.of_tags(present.tags) if present and not same else None)
+    reasons = [anew, *reasons] if anew else reasons
     novelty = _novelty(candidate, features, usual)
     origin = provenance(store.root)
-    warnings = _warnings(candidate, features, origin)
+    warnings = _warnings(candidate, origin)
+    if present is not None and not same:
+        warnings.append(
+            f"Chosen over version {present.number} by the very log-loss it carries: expect it to be a little too good."
+        )
     tags = {
         **evidence.tags(),
         **_score_tags(scores),
         **_identity_tags(candidate, features),
         **{name: value for name, value in origin.items() if not name.startswith("mlflow.")},
         "fingerprint": fingerprint,
+        "code": code,
         "reasons": "\n".join(reasons),
         "warnings": "\n".join(warnings),
         "outside": words(novelty.record),
@@ -104,6 +117,29 @@ def promote(
     return Promotion("promoted", version.name, version.number, reasons, warnings, tags["outside"])
 
 
+def _why_anew(present: registry.Version, code: str) -> str:
+    """Why a champion that the candidate would be again has to be fitted again; empty if it need not."""
+    if present.tags.get("code") != code:
+        return "other code fitted it"
+    try:
+        Classifier.open(present.classifier)
+    except CheckpointError as error:
+        return error.problem
+    return ""
+
+
+def _refuse_what_it_learnt_from(candidate: Candidate, features: Features) -> None:
+    """An encoder that was pretrained on the videos it is scored on is measured on what it knows."""
+    rows = candidate.folds[candidate.folds["repeat"] == 0]
+    seen = set(features.record.seen_in_pretraining) & set(rows["sample_id"])
+    if seen:
+        raise PromotionError(
+            f"{candidate.arm} was pretrained on {len(seen)} of the {len(rows)} videos that {candidate.name} scores it"
+            " on: its scores are too good to be compared with anything",
+            "Pretrain it on other videos, or promote another arm: --arm NAME.",
+        )
+
+
 def _refuse_if_rolled_back(store: Store, name: str, fingerprint: str, task: str) -> None:
     """Running the same commands again must not undo a rollback."""
     gone = rolled_back(history(store, name))
@@ -116,12 +152,11 @@ def _refuse_if_rolled_back(store: Store, name: str, fingerprint: str, task: str)
 
 
 def _novelty(candidate: Candidate, features: Features, usual: NoveltySettings) -> Novelty:
-    """What the tokens of the videos that the probe was fitted on look like."""
+    """What the videos that the probe was fitted on are like."""
     rows = candidate.folds[candidate.folds["repeat"] == 0]
     grid = read_record(candidate.encoder).settings.grid
-    places = features.positions(rows["sample_id"])
-    descriptions = np.stack([describe(torch.tensor(features.tokens[place]), grid) for place in places])
-    return fit_novelty(descriptions, rows["split_group"].to_numpy(str), usual)
+    described = described_videos(features, ClipStore.open(candidate.clips), grid, rows["sample_id"])
+    return fit_novelty(described, rows["split_group"].to_numpy(str), usual)
 
 
 def _score_tags(scores: dict[str, Score]) -> dict[str, str]:
@@ -150,7 +185,7 @@ def _identity_tags(candidate: Candidate, features: Features) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def _warnings(candidate: Candidate, features: Features, origin: Mapping[str, str]) -> list[str]:
+def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:
     """What whoever uses the model must know, whatever the rule decided."""
     found = ["Research use only; not a medical device."]
     verdicts = candidate.verdicts
@@ -164,9 +199,6 @@ def _warnings(candidate: Candidate, features: Features, origin: Mapping[str, str
     patients = rows["patient_id"].nunique()
     if patients < FEW_PATIENTS:
         found.append(f"Fitted on {len(rows)} videos of {patients} patients: expect less elsewhere.")
-    seen = set(features.record.seen_in_pretraining) & set(rows["sample_id"])
-    if seen:
-        found.append(f"The encoder was pretrained on {len(seen)} of the videos it was scored on: scores are too good.")
     if origin.get("git_revision", "").endswith("+changed"):
         found.append("Made from uncommitted changes: the git revision does not describe the code.")
     return found

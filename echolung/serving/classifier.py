@@ -2,7 +2,7 @@
 
     encoder.safetensors, encoder.json   the frozen encoder with its preprocessing
     probe.safetensors, probe.json       the probe that reads its tokens
-    novelty.safetensors                 what the training videos' tokens look like: mean and covariance
+    novelty.safetensors                 what the training videos are like: means and covariances
     classifier.json                     what it answers, at which size videos were kept when it was fitted, and how far
                                         from the training videos one may lie to be answered
 
@@ -27,7 +27,7 @@ from echolung.data.clips import letterbox
 from echolung.data.video import decode
 from echolung.errors import CheckpointError, EcholungError, VideoError
 from echolung.evaluation.embed import encode_clips, evaluation_clips
-from echolung.evaluation.novelty import Novelty, NoveltyRecord, describe, load_novelty, save_novelty
+from echolung.evaluation.novelty import Descriptions, Novelty, NoveltyRecord, describe, load_novelty, save_novelty
 from echolung.models.encoder import Encoder
 from echolung.models.probe import ProbeHeads, ProbeRecord, apply_probe, load_probe, save_probe
 from echolung.models.weights import RECORD as ENCODER_RECORD
@@ -43,7 +43,7 @@ REMEDY = "Promote a model again: `echolung promote TASK`."
 class ClassifierRecord(Parameters):
     """classifier.json."""
 
-    format: Literal["echolung-classifier-2"] = "echolung-classifier-2"
+    format: Literal["echolung-classifier-3"] = "echolung-classifier-3"
     study: str
     task: str
     classes: list[str]
@@ -109,6 +109,8 @@ class Look:
     """float16 (V, N, D), on the CPU."""
     p: np.ndarray
     """float64 (C,): probabilities."""
+    described: Descriptions
+    """As the training videos were, to be compared with them."""
     distance: float
     """To the training videos."""
 
@@ -176,6 +178,7 @@ class Classifier:
             raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
         clips = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
         tokens = encode_clips(self.encoder, clips)
+        described = Descriptions.stack([describe(tokens, self.encoder.settings.grid, video.frames)])
         return Look(
             total_frames=len(video.frames),
             fps=video.fps,
@@ -183,7 +186,8 @@ class Classifier:
             clips=clips,
             tokens=tokens,
             p=apply_probe(self.probe, tokens[None])[0].cpu().numpy(),
-            distance=float(self.novelty.usual.distances(describe(tokens, self.encoder.settings.grid)[None])[0]),
+            described=described,
+            distance=float(self.novelty.usual.distances(described)[0]),
         )
 
     def row(self, video: str, look: Look) -> dict[str, object]:

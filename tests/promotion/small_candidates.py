@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from echolung.data.clips import write_index as write_clips_index
 from echolung.data.splits import SplitSettings, make_folds
 from echolung.data.tasks import Task
 from echolung.evaluation.controls import control_predictions
@@ -29,7 +30,9 @@ TASK = Task(
     source="pocus", label="diagnosis", kind="multiclass", classes=["covid", "pneumonia", "regular"], unit="video"
 )
 SETTINGS = ProbeSettings(kinds=["linear"], learning_rates=[0.03], weight_decays=[0.01], epochs=6, batch=12)
-SIGNALS = {"noise": 0.0, "jepa": 1.5, "stronger": 6.0}
+SIGNALS = {"noise": 0.0, "jepa": 1.5, "stronger": 6.0, "spoilt": 5.0}
+"""How much of the classes is in an arm's features. `spoilt` was pretrained on two of the videos."""
+SIZE = 16
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,7 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
     patients = [f"p{index % PATIENTS:02d}" for index in range(VIDEOS)]
     table = pd.DataFrame({"sample_id": ids, "patient_id": patients, "split_group": patients, "y": y})
     folds = make_folds(table.assign(label=[TASK.classes[k] for k in y]), SplitSettings(outer=3, inner=2))
+    write_clips(folder / "clips", ids)
     direction = np.random.default_rng(7).normal(size=(3, WIDTH))
     parts = [control_predictions(folds, "pocus-pathology", TASK, {}).predictions]
     encoders = EncoderSettings(width=WIDTH, depth=1, heads=2, image_size=32, frames=4, clip_fps=8, patch=16)
@@ -74,12 +78,24 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
             frame_size=40,
             encoder=folder / arm / "encoder",
             features=folder / arm / "features",
+            clips=folder / "clips",
             folds=folds,
             predictions=pd.concat(parts, ignore_index=True),
             verdicts=verdicts,
         )
         for arm in SIGNALS
     }
+
+
+def write_clips(directory: Path, ids: list[str]) -> None:
+    directory.mkdir()
+    random = np.random.default_rng(5)
+    clips: dict[str, dict[str, object]] = {}
+    for name in ids:
+        sha = name.replace("/", "-")
+        np.save(directory / f"{sha}.npy", random.integers(0, 255, (5, SIZE, SIZE), dtype=np.uint8))
+        clips[name] = {"sha256": sha, "frames": 5, "fps": 10.0}
+    write_clips_index(directory, SIZE, clips, "")
 
 
 def write_features(directory: Path, tokens: np.ndarray, ids: list[str], arm: str, encoder: str) -> None:
@@ -92,9 +108,10 @@ def write_features(directory: Path, tokens: np.ndarray, ids: list[str], arm: str
         encoder_sha256=encoder,
         shape=tokens.shape,
         effective_rank=3.0,
-        seen_in_pretraining=ids[:2] if arm == "stronger" else [],
+        seen_in_pretraining=ids[:2] if arm == "spoilt" else [],
     )
-    columns = {"sample_id": ids, "sha256": ids, "finite": True, "std": 1.0, "seen_in_pretraining": False}
+    contents = [name.replace("/", "-") for name in ids]
+    columns = {"sample_id": ids, "sha256": contents, "finite": True, "std": 1.0, "seen_in_pretraining": False}
     write_index(directory, record, pd.DataFrame(columns))
 
 

@@ -16,7 +16,7 @@ from small_candidates import PATIENTS, SETTINGS, SIGNALS, TASK, VIDEOS
 
 from echolung.data.splits import folds_digest
 from echolung.data.video import encode
-from echolung.errors import DataError, PromotionError
+from echolung.errors import CheckpointError, DataError, PromotionError
 from echolung.evaluation import metrics
 from echolung.evaluation.features import Features
 from echolung.evaluation.probe import refit
@@ -24,7 +24,7 @@ from echolung.models.probe import apply_probe
 from echolung.promotion.candidate import Candidate, out_of_fold
 from echolung.promotion.promote import Promotion
 from echolung.promotion.rule import Evidence, decide
-from echolung.registry import champion, find_champion, load_pyfunc
+from echolung.registry import DIGEST, champion, find_champion, folder_digest, load_pyfunc
 from echolung.serving.classifier import Classifier, predict_videos
 from echolung.tracking.store import Store
 
@@ -147,6 +147,48 @@ def test_promoting_the_champion_again_changes_nothing(
     assert len(versions) == 1
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_arm_that_learnt_from_the_videos_it_is_scored_on_is_refused(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion], reset: bool
+) -> None:
+    elect(candidates["jepa"])
+    with pytest.raises(PromotionError, match=f"pretrained on 2 of the {VIDEOS} videos") as error:
+        elect(candidates["spoilt"], reset=reset)
+    assert "another arm" in error.value.remedy
+    assert champion(project, "phantom", "pocus-pathology").tags["arm"] == "jepa"
+
+
+def test_a_champion_of_other_code_is_made_anew_without_being_measured_against_itself(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elect(candidates["jepa"])
+    monkeypatch.setattr("echolung.promotion.promote.code_digest", lambda *modules: "newer")
+    again = elect(candidates["jepa"])
+    assert (again.outcome, again.version) == ("promoted", 2)
+    assert "made anew: other code fitted it" in again.reasons[0]
+    assert "of the majority class" in again.reasons[1]
+    assert not any("Chosen over" in line for line in again.warnings)
+    assert elect(candidates["jepa"]).outcome == "unchanged"
+
+
+def test_a_champion_that_this_version_cannot_open_is_made_anew(
+    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
+) -> None:
+    """As one is that an earlier version registered, whose classifier.json has another form."""
+    elect(candidates["jepa"])
+    found = champion(project, "phantom", "pocus-pathology")
+    path = found.classifier / "classifier.json"
+    path.write_text(path.read_text().replace("echolung-classifier-3", "echolung-classifier-1"))
+    project.client().set_model_version_tag(found.name, "1", DIGEST, folder_digest(found.classifier))
+    with pytest.raises(CheckpointError, match="holds no classifier") as error:
+        Classifier.open(champion(project, "phantom", "pocus-pathology").classifier)
+    assert "echolung promote" in error.value.remedy
+    again = elect(candidates["jepa"])
+    assert (again.outcome, again.version) == ("promoted", 2)
+    assert "holds no classifier" in again.reasons[0]
+    Classifier.open(champion(project, "phantom", "pocus-pathology").classifier)
+
+
 def test_a_later_champion_must_be_better_on_the_same_patients(
     candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
 ) -> None:
@@ -154,7 +196,7 @@ def test_a_later_champion_must_be_better_on_the_same_patients(
     better = elect(candidates["stronger"])
     assert (better.outcome, better.version) == ("promoted", 2)
     assert "of the present champion" in better.reasons[0]
-    assert any("pretrained on 2 of the videos" in line for line in better.warnings)
+    assert any("Chosen over version 1 by the very log-loss" in line for line in better.warnings)
     with pytest.raises(PromotionError, match="no better than the champion"):
         elect(candidates["jepa"])
     assert champion(project, "phantom", "pocus-pathology").number == 2

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from echolung.data.video import encode
-from echolung.evaluation.novelty import Novelty, NoveltySettings, fit_novelty
+from echolung.evaluation.handmade import handmade_features
+from echolung.evaluation.novelty import Descriptions, Novelty, NoveltySettings, fit_novelty
 from echolung.models.encoder import EncoderSettings
 from echolung.models.probe import HEADS, Kind, ProbeForm, ProbeHeads, ProbeRecord
 from echolung.models.weights import EncoderRecord, initial_encoder, save_encoder
@@ -43,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def usual(threshold: float) -> Novelty:
     """Training videos that were never there, and a threshold."""
     random = np.random.default_rng(3)
-    novelty = fit_novelty(random.normal(0, 1, (20, 30 * WIDTH)), np.arange(20), NoveltySettings())
+    looks = len(handmade_features(np.zeros((2, SIZE, SIZE), np.uint8)))
+    known = Descriptions(random.normal(0, 1, (20, 30 * WIDTH)), random.normal(0, 1, (20, looks)))
+    novelty = fit_novelty(known, np.arange(20), NoveltySettings())
     return Novelty(novelty.usual, novelty.record.model_copy(update={"threshold": threshold}))
 
 
