@@ -203,9 +203,9 @@ def _avi(pictures: Sequence[bytes], width: int, height: int, fps: int = 25) -> b
     return chunk(b"RIFF", b"AVI " + header + movie)
 
 
-def claiming_gif(width: int, height: int, frames: int = 3, delay: int = 4) -> Make:
-    """A maker of a GIF that claims its size and paints one white pixel a frame, in 23 bytes."""
+def claiming_gif(width: int, height: int, frames: int = 3, delay: int = 4, behind: int = 0) -> Make:
+    """A maker of a GIF that claims its size and paints one white pixel a frame, in 23 bytes; `behind` it, zeros."""
     screen = b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF0, 0, 0) + b"\0\0\0\xff\xff\xff"
     frame = b"\x21\xf9\x04\x04" + struct.pack("<H", delay) + b"\0\0"
     frame += b"\x2c" + struct.pack("<4HB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\x00"
-    return lambda place: place.path.write_bytes(screen + frame * frames + b"\x3b") and None
+    return lambda place: place.path.write_bytes(screen + frame * frames + b"\x3b" + bytes(behind)) and None

@@ -153,7 +153,10 @@ def huge() -> list[Case]:
     limit, grows = "more than the limit of 16777216", "changes its size"
     grown, exploded = [(80, 64)] * 6 + [(160, 128)] * 2, [(80, 64)] * 6 + [(10_000, 10_000)]
     sixteen, all_bits = claiming_gif(16_000, 16_000), claiming_gif(65_535, 65_535)
-    bomb = claiming_gif(4_000, 4_000, 2_000)
+    bomb, stuffed = claiming_gif(4_000, 4_000, 2_000), claiming_gif(1_000, 1_000, 4_400, behind=1 << 20)
+    tiny, tiny_jpegs = claiming_gif(16, 16, 25_000), jpegs([(8, 8)] * 10_500)
+    wide = functools.partial(_enlarged, frames=500, size=740)
+    too_wide, too_many = functools.partial(_enlarged, frames=9_000, size=740), "more than the limit of 10000 frames"
     return [
         Case("10000x10000.avi", "a real frame of 10,000 x 10,000 pixels", jpegs([(10_000, 10_000)]), decoded, limit),
         Case("4096x4096.avi", "4,096 x 4,096 pixels, the largest frames accepted", jpegs([(4096, 4096)] * 3), _boxed),
@@ -162,6 +165,11 @@ def huge() -> list[Case]:
         Case("claims-16000.gif", "87 bytes that claim 16,000 x 16,000 pixels", sixteen, decoded, limit),
         Case("claims-65535.gif", "87 bytes that claim 65,535 x 65,535", all_bits, decoded, f"no frame|{limit}"),
         Case("bomb.gif", "2,000 frames of 4,000 x 4,000 pixels in 46 KB", bomb, decoded, "unpacks 46020 bytes"),
+        Case("stuffed.gif", "4,400 frames of 1,000 x 1,000 pixels, and zeros", stuffed, decoded, "4295 million"),
+        Case("tiny.gif", "25,000 frames of 16 x 16 pixels in 575 KB", tiny, decoded, too_many),
+        Case("tiny.avi", "10,500 frames of 8 x 8 pixels", tiny_jpegs, decoded, too_many),
+        Case("enlarged.gif", "500 frames of 16 x 16 pixels, wanted at 740 x 740", claiming_gif(16, 16, 500), wide),
+        Case("overfull.gif", "9,000 of them", claiming_gif(16, 16, 9_000), too_wide, "fill more than 320 MB"),
     ]
 
 
@@ -195,6 +203,14 @@ def _boxed(place: Place) -> str:
     if frames.shape != (3, 96, 96) or np.abs(frames.astype(int) - 90).max() > 2:
         raise Wrong(f"{frames.shape}, grey {frames.min()} to {frames.max()} came of 90")
     return "3 frames, exact to 2 of 255"
+
+
+def _enlarged(place: Place, frames: int, size: int) -> str:
+    """Reads by the way that ingest takes, where that makes the frames larger than they are."""
+    shape = video.decode(place.path, functools.partial(letterbox, size=size)).frames.shape
+    if shape != (frames, size, size):
+        raise Wrong(f"{shape} came of {frames} frames")
+    return str(shape)
 
 
 def _dot(frames: int, height: int, width: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def letterbox(frames: np.ndarray, size: int) -> np.ndarray:
     inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (size - inner_height) // 2, (size - inner_width) // 2
     boxed = np.zeros((total, size, size), np.uint8)
-    step = max(1, FLOATS_AT_ONCE // (height * width))
+    step = max(1, FLOATS_AT_ONCE // max(height * width, size * size))
     for start in range(0, total, step):
         pixels = torch.from_numpy(np.ascontiguousarray(frames[start : start + step])).float()[:, None]
         inner = F.interpolate(pixels, (inner_height, inner_width), mode="bilinear", antialias=True)[:, 0]

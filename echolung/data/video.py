@@ -36,6 +36,13 @@ MAX_ALLOCATION = 160 << 20
 MAX_UNPACKED = 1 << 28
 PIXELS_PER_BYTE = 1 << 15
 """A file that holds more pixels than MAX_UNPACKED and than this many for each of its bytes is empty, and is refused."""
+MAX_FRAMES = 10_000
+"""Frames of a file, of whatever size: each costs time and, enlarged, memory. Six minutes; recordings have hundreds."""
+MAX_DECODED = 1 << 32
+"""Pixels of all frames of a file together: over three minutes of 1024 x 768 at 25 frames per second."""
+MAX_BYTES = 320 << 20
+"""Bytes of the frames that `decode` returns, after its transform; it holds them once."""
+CUT_REMEDY = "Cut the video into shorter ones: ffmpeg -ss 0 -t 60 -i VIDEO part-1.mp4, then -ss 60, and so on."
 FRAME_RATES = (1.0, 1000.0)
 """Frames per second that a recording can have; outside, the file says something impossible of itself."""
 
@@ -120,21 +127,27 @@ def decode(path: Path, transform: Callable[[np.ndarray], np.ndarray] | None = No
     told from a shorter recording.
 
     Raises VideoError, naming the file, if nothing can be decoded, if it is no video, if its frames have more than
-    MAX_PIXELS or change their size, or if it unpacks beyond all measure; DependencyError without FFmpeg.
+    MAX_PIXELS or change their size, if there are more than MAX_FRAMES, MAX_DECODED or MAX_BYTES allow, or if it unpacks
+    beyond all measure; DependencyError without FFmpeg.
     """
     require_ffmpeg()
-    pieces: list[np.ndarray] = []
+    piece: np.ndarray | None = None
+    held = bytearray()  # grows where it lies: joining pieces would hold every frame twice
     height = width = 0
     with opened(path) as source:
         packets = _Packets(source)
         for chunk in packets.chunks():
             height, width = chunk.shape[1:]
-            pieces.append(chunk if transform is None else transform(chunk))
-    if not pieces:
+            piece = np.ascontiguousarray(chunk if transform is None else transform(chunk))
+            if max(len(held) + piece.nbytes, packets.ahead * piece[0].nbytes) > MAX_BYTES:
+                size = " x ".join(map(str, piece.shape[:0:-1]))
+                raise VideoError(f"{path}: its frames of {size} fill more than {MAX_BYTES >> 20} MB", CUT_REMEDY)
+            held += piece.data
+    if piece is None:
         raise VideoError(f"{path} holds no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
     fps = packets.fps()
     return Video(
-        frames=np.concatenate(pieces),
+        frames=np.frombuffer(held, piece.dtype).reshape(-1, *piece.shape[1:]),
         fps=fps or 1.0,
         frames_declared=int(packets.header.num_frames_from_header or packets.read),
         codec=str(packets.header.codec),
@@ -195,6 +208,7 @@ class _Packets:
             raise VideoError(f"{self.path} is not a video, or its end is missing ({reason})", DOWNLOAD_REMEDY) from None
         self.converter = ColorConverter(device="cpu")
         self.size = (0, 0)  # height and width of the first frame, as it is stored
+        self.ahead = 0  # packets of the file, if they were counted before the first is decoded
         self.read = self.refused = self.frames = 0
         self.broken = ""
         self.first: tuple[int, float] | None = None  # (frame, seconds) of the first and last frame with a timestamp
@@ -204,7 +218,7 @@ class _Packets:
     def chunks(self) -> Iterator[np.ndarray]:
         """Grey frames, uint8 (t <= CHUNK, H, W)."""
         _check_pixels(self.path, self.header.height or 0, self.header.width or 0)
-        self._check_unpacked()
+        self._check_length_ahead()
         chunk: list[np.ndarray] = []
         for raw in self._raw_frames():
             chunk.append(_luma(self._rgb(raw)))
@@ -233,6 +247,7 @@ class _Packets:
             if packet is None:
                 break
             self.read += 1
+            self._check_length(self.read)  # those that show nothing are work, too
             try:
                 ready = self.decoder.decode(packet)
             except RuntimeError:
@@ -254,26 +269,46 @@ class _Packets:
             self.last = (self.frames, raw.pts_seconds)
             self.end = max(self.end, raw.pts_seconds + raw.duration_seconds)
         self.frames += 1
+        self._check_length(self.frames)
         return raw
 
-    def _check_unpacked(self) -> None:
-        """Refuse a file that is small because it is empty, and would take hours to unpack."""
+    def _check_length_ahead(self) -> None:
+        """Refuse by the number of packets, which costs little, what would be refused after long work."""
         from torchcodec.decoders import Demuxer
 
-        pixels = max(1, (self.header.height or 0) * (self.header.width or 0))
-        most = max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size) // pixels
-        if self.source.size <= most:  # not even one byte for each frame
+        if self.source.size <= self._most_frames():  # not even one byte for each frame
             return
         with opened(self.path) as again:
             try:
-                packets = sum(1 for _ in itertools.islice(Demuxer(again), most + 1))
+                self.ahead = sum(1 for _ in itertools.islice(Demuxer(again), self._most_frames() + 1))
             except (RuntimeError, ValueError):
                 return  # damage, which is reported where frames are decoded
-        if packets > most:
+        self._check_length(self.ahead)
+
+    def _check_length(self, frames: int) -> None:
+        """Refuse a file of so many frames, or compressed ones, if that is more work than a recording can be."""
+        if frames <= self._most_frames():
+            return
+        million = frames * self._pixels() / 1e6
+        if million * 1e6 > max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size):
             raise VideoError(
-                f"{self.path} unpacks {self.source.size} bytes to more than {most * pixels / 1e6:.0f} million pixels",
+                f"{self.path} unpacks {self.source.size} bytes to {million:.0f} million pixels or more",
                 f"No recording holds over {PIXELS_PER_BYTE} pixels a byte: take it out of the data set.",
             )
+        if frames > MAX_FRAMES:
+            raise VideoError(f"{self.path} holds more than the limit of {MAX_FRAMES} frames", CUT_REMEDY)
+        limit = f"{MAX_DECODED / 1e6:.0f} million pixels"
+        raise VideoError(f"{self.path}: its {frames} frames or more pass the limit of {limit} together", CUT_REMEDY)
+
+    def _most_frames(self) -> int:
+        """As many frames of its size as a file of its bytes may hold."""
+        unpacked = max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size)
+        return min(MAX_FRAMES, min(unpacked, MAX_DECODED) // self._pixels())
+
+    def _pixels(self) -> int:
+        """Of one frame: as it came or, before any did, as the header says."""
+        height, width = self.size if self.frames else (self.header.height or 0, self.header.width or 0)
+        return max(1, height * width)
 
     def fps(self) -> float:
         """Frames per second between the first and the last timestamp, else as the header says, else 0."""

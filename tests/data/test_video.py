@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from echolung.data import video
+from echolung.data.clips import letterbox
 from echolung.errors import VideoError
 
 CODECS = [
@@ -158,6 +160,64 @@ def test_what_is_no_video_is_named_with_a_remedy(name: str, problem: str, tmp_pa
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ({"MAX_FRAMES": 39}, "holds more than the limit of 39 frames"),
+        ({"MAX_DECODED": 39 * 24 * 32}, "pass the limit of 0 million pixels together"),
+        ({"MAX_BYTES": 39 * 112 * 112}, "its frames of 112 x 112 fill more than 0 MB"),
+        ({"MAX_UNPACKED": 1000, "PIXELS_PER_BYTE": 1}, "bytes to 0 million pixels or more"),
+    ],
+)
+@pytest.mark.parametrize(("codec", "suffix"), [("gif", ".gif"), ("mjpeg", ".avi"), ("mpeg2video", ".mpeg")])
+def test_a_video_too_long_for_memory_or_time_is_named_with_a_remedy(
+    codec: video.Codec,
+    suffix: str,
+    limits: dict[str, int],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / f"long{suffix}"
+    frames = np.full((40, 24, 32), 90, np.uint8)
+    video.encode(path, frames, 25, codec)
+    enlarge = functools.partial(letterbox, size=112)
+    # Just at every limit it is accepted, but for the one that depends on the file's bytes.
+    for name in limits:
+        monkeypatch.setattr(video, name, {"MAX_FRAMES": 40, "MAX_DECODED": 40 * 24 * 32}.get(name, 40 * 112 * 112))
+    assert video.decode(path, enlarge).frames.shape == (40, 112, 112)
+    for name, limit in limits.items():
+        monkeypatch.setattr(video, name, limit)
+    with pytest.raises(VideoError) as caught:
+        video.decode(path, enlarge)
+    assert str(path) in caught.value.problem
+    assert problem in caught.value.problem
+    assert caught.value.remedy
+
+
+def test_packets_that_show_nothing_count_as_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the count ahead finds damage, or finds nothing to count, the limits hold while frames are decoded."""
+    path = tmp_path / "long.avi"
+    video.encode(path, speckle(40, 24, 32), 25, "mjpeg")
+    monkeypatch.setattr(video, "MAX_FRAMES", 39)
+    monkeypatch.setattr(video._Packets, "_check_length_ahead", lambda packets: None)
+    with pytest.raises(VideoError, match="more than the limit of 39 frames"):
+        video.decode(path)
+    path.write_bytes(path.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0"))  # no packet is a picture now
+    with pytest.raises(VideoError, match="more than the limit of 39 frames"):
+        video.decode(path)
+
+
+def test_the_frames_of_a_decoded_video_can_be_written_to_and_stand_alone(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    video.encode(path, speckle(40, 24, 32), 25, "mjpeg")
+    frames = video.decode(path).frames
+    before = frames[1].copy()
+    frames[0] = 0
+    assert np.array_equal(video.decode(path).frames[1], before)
+    assert frames.flags.writeable and frames.flags.c_contiguous
+
+
 def test_a_video_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     frames = speckle(4, 32, 32)
     for path, fps, given in [
@@ -192,6 +252,7 @@ def refuse(path):
 torch.ops.load_library = refuse
 from pathlib import Path
 from echolung.data import video
+from echolung.data.clips import letterbox
 from echolung.errors import DependencyError
 for call in (video.require_ffmpeg, lambda: video.decode(Path("x.mp4"))):
     try:
