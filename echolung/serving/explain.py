@@ -120,7 +120,7 @@ def caption_of(classifier: Classifier, row: dict[str, object], model: str) -> Ca
     else:
         heads = classifier.probe.form.width // classifier.probe.form.attention_head_width
         of = f"mean over {heads} heads" if heads > 1 else "one head"
-        method = f"attention of the probe's query ({of}), in even shares: 1 is a token like any other"
+        method = f"attention of the probe's query ({of}), in even shares: 1, a token like any other, has no colour"
     probabilities = "   ".join(f"{name} {float(str(row[f'p_{name}'])):.1%}" for name in classes)
     distance = f"distance {row['distance']:.2f} to the training videos, threshold {row['threshold']:.2f}"
     return Caption(

@@ -14,7 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from echolung.serving.explain import Caption, Explanation
 
 MAPS = {False: "inferno", True: "RdBu_r"}
-"""Colour maps by sign: dark to bright from 0 for attention; blue against, white nothing, red for."""
+"""Colour maps by sign: dark to bright from an even share on for attention; blue against, white nothing, red for."""
+EVEN, LEAST_PEAK = 1.0, 2.0
+"""Attention is drawn from an even share up to the peak, at least to twice that share: a probe that reads everywhere alike
+must not look as if it had found something."""
 SIDE = 256
 """Smallest side of a frame in the gif, in pixels."""
 SHOWN = 8
@@ -84,6 +87,8 @@ def write_png(path: Path, found: Explanation, caption: Caption) -> None:
             held = np.repeat(course, found.frames.shape[1] // len(course))
             axes.plot(found.seconds[view], held, drawstyle="steps-mid", label=f"view {view + 1}")
         axes.axhline(0 if found.signed else 1, color="#9aa5b1", linewidth=0.8)
+        if not found.signed:
+            axes.set_ylim(min(0.5, found.course.min() - 0.1), max(1.5, found.course.max() + 0.1))
         axes.set_xlabel(f"seconds\n{caption.method}\n{caption.model}")
         axes.set_ylabel("mean over\nthe frame")
         axes.legend(frameon=False, fontsize=7, loc="upper right", ncols=4)
@@ -93,13 +98,16 @@ def write_png(path: Path, found: Explanation, caption: Caption) -> None:
 def _scale(found: Explanation) -> Normalize:
     """One scale for the whole video; contributions are drawn symmetrically around 0."""
     largest = float(np.abs(found.weights).max()) or 1.0
-    return Normalize(-largest if found.signed else 0.0, largest)
+    return Normalize(-largest, largest) if found.signed else Normalize(EVEN, max(LEAST_PEAK, largest))
 
 
 def _blended(grey: np.ndarray, heat: np.ndarray, scale: Normalize, signed: bool) -> np.ndarray:
-    """A frame (S, S) with its heat map over it, uint8 (S, S, 3); what weighs nothing is left as it is."""
+    """A frame (S, S) with its heat map over it, uint8 (S, S, 3); what weighs nothing, or no more than an even share of
+    the attention, is left as it is."""
     colours = matplotlib.colormaps[MAPS[signed]](scale(heat))[..., :3] * 255
-    opacity = 0.75 * np.sqrt(np.abs(heat)[..., None] / scale.vmax)  # the root, or all but the peak would be invisible
+    nothing = 0.0 if signed else EVEN
+    weight = np.maximum(np.abs(heat) - nothing, 0) / (float(scale.vmax or 1) - nothing)
+    opacity = 0.75 * np.sqrt(weight[..., None])  # the root, or all but the peak would be invisible
     return (grey[..., None] * (1 - opacity) + colours * opacity).clip(0, 255).round().astype(np.uint8)
 
 

@@ -140,6 +140,23 @@ def test_the_heat_can_be_seen_in_the_gif(tmp_path: Path, folder: Path, attentive
     assert min(coloured[-2:]) > 5 * max(coloured[:-2]) + 5
 
 
+def test_a_probe_that_reads_everywhere_alike_colours_nothing(
+    tmp_path: Path, folder: Path, attentive: Classifier
+) -> None:
+    """Shares of 0.97 to 1.03, stretched to the whole range of colours, would look like a finding."""
+    row = attentive.predict([folder / "a.mp4"]).to_dict("records")[0]
+    random = np.random.default_rng(0)
+    weights = 1 + random.uniform(-0.03, 0.03, (VIEWS, 2, 2, 2))
+    frames = random.integers(0, 255, (VIEWS, FRAMES, 32, 32), dtype=np.uint8)
+    even = Explanation(frames, weights, np.zeros((VIEWS, FRAMES)), signed=False)
+    write_gif(tmp_path / "even.gif", even, caption_of(attentive, row, "m"), 8.0)
+    with Image.open(tmp_path / "even.gif") as gif:
+        page = np.asarray(gif.convert("RGB")).astype(int)
+    plain, heated = page[60:300, 8:264], page[60:300, 272:528]
+    assert np.ptp(heated, axis=2).mean() < 12, "grey stays grey"
+    assert abs(heated - plain).mean() < 12
+
+
 def test_a_folder_that_cannot_be_written_to_is_said_before_any_video_is_looked_at(
     tmp_path: Path, attentive: Classifier
 ) -> None:
