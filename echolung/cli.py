@@ -188,15 +188,17 @@ def publish(name: str, command: str, readme: bool) -> None:
     data, report = root / "data" / settings.study, root / "reports" / settings.study
     comparison = read_comparison(data / "compare")
     encoders = [data / "pretrain" / arm / f"seed{seed}" for arm in settings.embed.arms for seed in settings.seeds(arm)]
-    stages = stage_times(store(root, settings.tracking), settings.study)
+    stages = stage_times(store(root, settings.tracking), settings.study, settings.stages())
+    facts = study.facts(settings.model_dump(mode="json"), provenance(root))
     published = Published(
         study=settings.study,
         name=name,
         command=command,
-        facts=study.facts(settings.model_dump(mode="json"), provenance(root)),
+        facts={"Published with": facts.pop("Code"), **facts},
         sources=study.sources(data / "ingest", settings.ingest.sources),
         arms=study.arms(encoders),
-        stages=stages[~stages["stage"].str.startswith("promote")],
+        stages=stages,
+        untimed=[name for name in settings.stages() if name not in set(stages["stage"])],
     )
     predictions = {task: pd.read_parquet(data / "probe" / task / "predictions.parquet") for task in settings.tasks}
     target = root / "reports" / name

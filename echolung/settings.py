@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -151,6 +152,19 @@ class Settings(Parameters):
         if arm not in self.embed.arms:
             raise SettingsError(f"no arm '{arm}' in study {self.study}", f"It has: {', '.join(self.embed.arms)}.")
         return self.initialise.seeds if arm == "random" else self.pretrain.seeds
+
+    def stages(self) -> list[str]:
+        """The runs that make the study, as the tracking store names them: one per stage and item of dvc.yaml."""
+        items: dict[str, Iterable[str]] = {
+            "phantom": self.phantom,
+            "ingest": self.ingest.sources,
+            "split": self.tasks,
+            "initialise": ["random"],
+            "pretrain": self.pretrain.arms,
+            "embed": self.embed.pairs,
+            "probe": self.tasks,
+        }
+        return [*(f"{stage}@{item}" for stage, keys in items.items() for item in keys), "compare", "report"]
 
     def section(self, stage: str, key: str = "") -> dict[str, Any]:
         """The parameters of one stage, as plain values for the tracking store."""

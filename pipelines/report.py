@@ -22,7 +22,7 @@ def main() -> None:
         from echolung.tracking.experiments import Dataset, arm_run
         from echolung.tracking.provenance import provenance
 
-        settings = here.settings
+        settings, origin = here.settings, provenance(here.root)
         comparison = read_comparison(here.data("compare"))
         folds = {task: read_folds(here.data("split", f"{task}.csv")) for task in settings.tasks}
         stores = {source: ClipStore.open(here.data("ingest", source, "clips")) for source in settings.ingest.sources}
@@ -41,14 +41,14 @@ def main() -> None:
             study=settings.study,
             comparison=comparison,
             tasks=settings.tasks,
-            facts=study.facts(settings.model_dump(mode="json"), provenance(here.root)),
+            facts=study.facts(settings.model_dump(mode="json"), origin),
             when=study.today(),
             sources=sources,
             arms=study.arms(encoders),
             history=read_history(encoders),
             validation=here.validation,
             samples=samples,
-            commands=study.commands(settings.study),
+            commands=study.commands(settings.study, origin),
             phantom=bool(sources["drawn"].all()),
         )
         out = here.validation.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def published() -> Published:
         "stage": ["ingest@pocus", "report"],
         "started": ["2026-01-02 10:00"] * 2,
         "minutes": [4.25, 1.0],
+        "runs": [1, 1],
         "revision": ["0123456789"] * 2,
     }
     return Published(
@@ -101,12 +103,70 @@ def test_the_summary_names_patients_differences_and_what_explores(published, com
         ("`lung`", "jepa-blues"),
         ("`blues`", "jepa"),
     ]
-    assert all("| 40, 80 |" in line for line in lines)
-    assert [("explores" in line) for line in lines] == [True, True, False]
+    assert all("| 40 (40), 80 |" in line for line in lines)
+    assert [line.endswith("(uncorrected) |") for line in lines] == [True, True, False]
+    assert lines[2].endswith("(Holm) |")
     tested = comparison.pairs.query("task == 'blues' and arm == 'jepa' and reference == 'random' and primary")
     difference = tested.set_index("metric").loc["log_loss", "difference"]
     assert f"{difference:+.2f}".replace("-", "−") in lines[2]
     assert "5 minutes together" in summary_markdown(published, comparison)
+
+
+def test_patients_who_share_a_group_are_not_counted_as_independent(published, tables, report, tmp_path) -> None:
+    """Patients 15 (lung) or 10 (blues) apart share fold and class, and here a group."""
+    shared = {
+        task: table.assign(
+            split_group="g" + (table["patient_id"].str.extract(r"p(\d+)")[0].astype(int) % apart).map(str)
+        )
+        for (task, table), apart in zip(tables.items(), (15, 10), strict=True)
+    }
+    settings = CompareSettings(bootstrap=100, permutations=200)
+    found = compare(pd.concat(shared.values(), ignore_index=True), TASKS, settings)
+    publish(published, found, shared, report, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| `lung` | 40 (15), 80 | jepa |" in text
+    assert "| `blues` | 40 (10), 80 | jepa |" in text
+    assert "decided per video: 40 patients (15 independent groups), 80 videos" in text
+    assert "40 patients (10 independent groups), 80 videos)" in text  # of a verdict
+    assert "bootstrap over patients" not in text
+    assert "permutation over patients" not in text
+
+
+def with_revisions(published: Published, *revisions: str) -> Published:
+    return dataclasses.replace(published, stages=published.stages.assign(revision=revisions))
+
+
+def test_the_page_names_the_revision_that_makes_it_again(published, comparison, tables, report, tmp_path) -> None:
+    publish(published, comparison, tables, report, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Every stage ran at revision `0123456789`: with params.yaml" in text
+    assert "at revision `0123456789`, a machine of two cores" in text
+    assert "does not describe" not in text
+    both = with_revisions(published, "0123456789", "aaaaaaaaaa")
+    publish(both, comparison, tables, report, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "did not all run at one revision" in text
+    assert "at revisions `0123456789`, `aaaaaaaaaa`" in text
+
+
+@pytest.mark.parametrize("odd", ["0123456789+changed", "unknown", "aaaaaaaaaa+changed, 0123456789"])
+def test_a_revision_that_does_not_describe_the_code_is_not_offered_to_make_it_again(
+    published, comparison, tables, report, tmp_path, odd
+) -> None:
+    publish(with_revisions(published, "0123456789", odd), comparison, tables, report, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "**The revision does not describe the code.**" in text
+    assert "or its revision was not known: report." in text
+    assert "makes all this again" not in text
+    assert "which does not describe all of the code that ran" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_the_minutes_say_what_they_add_up(published, comparison) -> None:
+    text = summary_markdown(published, comparison)
+    assert "5 minutes together, each in its last finished run." in text
+    stopped = dataclasses.replace(published, stages=published.stages.assign(runs=[3, 1]), untimed=["probe@lung"])
+    text = summary_markdown(stopped, comparison)
+    assert "last finished run (1 also in the unfinished ones before it); of probe@lung no time is known." in text
 
 
 def test_the_readme_changes_between_its_marks_alone(published, comparison, tables, report, tmp_path) -> None:

@@ -14,6 +14,7 @@ from echolung.data.tasks import Task
 from echolung.errors import GateError
 from echolung.evaluation.compare import CompareSettings, compare
 from echolung.evaluation.comparison import Comparison
+from echolung.reports import study
 from echolung.reports.figures import Sample, one_per_class
 from echolung.reports.page import ReportInputs, read_history, write_report
 from echolung.reports.tables import headline, table_markdown, table_text, task_tables
@@ -213,8 +214,32 @@ def test_the_terminal_table_has_every_estimate_and_lines_up(comparison: Comparis
         assert len(lines) >= len(table.rows)
         for row in table.rows:
             assert any(all(cell in line for cell in row.cells) for line in lines)
-    assert max(len(line) for line in text.splitlines()) <= 132
+    assert max(len(line) for line in text.splitlines()) <= 140
     assert "\x1b" not in text
+
+
+def test_a_p_value_says_whether_it_was_corrected(comparison: Comparison, page: str) -> None:
+    explores = comparison.pairs["p_holm"].isna()
+    assert explores.any()
+    assert not explores.all()
+    texts = (table_markdown(comparison), table_text(comparison), Tags(page).text)
+    cells = [row.cells[-1] for table in task_tables(comparison) for row in table.rows if row.difference]
+    tested = comparison.pairs[(comparison.pairs["metric"] == "log_loss") & comparison.pairs["primary"]]
+    assert len(cells) == len(tested)
+    assert sum(cell.endswith(" (Holm)") for cell in cells) == tested["p_holm"].notna().sum()
+    assert sum(cell.endswith(" (uncorrected)") for cell in cells) == tested["p_holm"].isna().sum()
+    for text in texts:
+        assert all(cell in text for cell in cells)
+        assert "every other p is marked as uncorrected" in " ".join(text.split())
+
+
+def test_the_way_to_make_a_page_again_admits_code_that_no_revision_holds() -> None:
+    clean, *rest = study.commands("lung", {"git_revision": "0123456789"})
+    assert "at the revision named above" in clean[1]
+    for origin in ({"git_revision": "0123456789+changed"}, {}):
+        changed, *others = study.commands("lung", origin)
+        assert "not that which made this page" in changed[1]
+        assert others == rest
 
 
 def test_markdown_tables_have_equal_rows(comparison: Comparison) -> None:

@@ -1,10 +1,12 @@
-"""A params.yaml that cannot be read, in whatever way, is one line."""
+"""A params.yaml that cannot be read, in whatever way, is one line; a good one knows the stages of its study."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from echolung.errors import SettingsError
 from echolung.settings import load
@@ -34,3 +36,19 @@ def test_what_is_no_list_of_parameters_is_one_line(
     assert "\n" not in caught.value.problem
     assert caught.value.remedy
     assert not (tmp_path / "canary").exists()
+
+
+def test_the_stages_of_a_study_are_those_of_dvc_yaml_under_their_runs_names() -> None:
+    root = Path(__file__).parents[1]
+    parameters = yaml.safe_load((root / "params.yaml").read_text())
+    expected = []
+    for stage, how in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].items():
+        if "foreach" in how:
+            items = parameters
+            for key in re.fullmatch(r"\$\{(.*)\}", how["foreach"])[1].split("."):
+                items = items[key]
+            expected += [f"{stage}@{item}" for item in items]
+        else:  # its script may still give its run an item
+            item = re.search(rf'stage\("{stage}"(?:, "(.*)")?\)', (root / "pipelines" / f"{stage}.py").read_text())[1]
+            expected.append(f"{stage}@{item}" if item else stage)
+    assert load(root).stages() == expected

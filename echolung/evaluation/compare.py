@@ -1,9 +1,10 @@
 """Is one arm better than another? Paired statistics over out-of-fold predictions, and nothing else.
 
-The one confirmatory test is a sign-flip permutation of patients' log-loss differences at the primary probe, corrected
-by Holm over the pretrained arms and the main tasks. Everything else is an estimate with its interval. Intervals are of
-these fitted models on new patients: patients are resampled, models are not refitted. Patients of one split group share
-near-duplicate videos: they are resampled, and their signs flipped, together.
+The one confirmatory test is a sign-flip permutation of log-loss differences at the primary probe, corrected by Holm
+over the pretrained arms and the main tasks. Everything else is an estimate with its interval. Intervals are of these
+fitted models on new patients: patients are resampled, models are not refitted. Patients of one split group share a
+recording or near-duplicate videos: a group is resampled, and its sign flipped, as one, with the weight of all its
+patients. Groups are what counts as independent, and stand beside the patients in the tables.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ def _compare_task(
                     arm_seeds=len(task.seeds[key]),
                     reference_seeds=len(task.seeds[reference]),
                     n_patients=len(task.patients),
+                    n_groups=len(np.unique(task.group)),
                     n_videos=task.videos,
                     n_seen=max(task.seen[key], task.seen[reference]),
                 )
@@ -194,7 +196,7 @@ def _note(name: str, found: scores.Scores, resampled: np.ndarray, constant: bool
 
 
 def _sizes(task: TaskPredictions) -> dict[str, int]:
-    return {"n_patients": len(task.patients), "n_videos": task.videos}
+    return {"n_patients": len(task.patients), "n_groups": len(np.unique(task.group)), "n_videos": task.videos}
 
 
 def _headed(rows: pd.DataFrame, heading: Mapping[str, str]) -> pd.DataFrame:
@@ -211,7 +213,7 @@ def _pair_rows(
     permutations: int,
     generator: np.random.Generator,
 ) -> pd.DataFrame:
-    """Differences arm minus reference under the same resamples of patients, and the test of the log-loss."""
+    """Differences arm minus reference under the same resamples of groups, and the test of the log-loss."""
     rows = []
     for name in PAIRED:
         difference = values[key].values[name].mean(axis=0) - values[reference].values[name].mean(axis=0)

@@ -32,13 +32,15 @@ class Comparison:
     """The tables of a comparison; every row names its task, arm and probe."""
 
     arms: pd.DataFrame
-    """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_videos, n_seen, unit, note
+    """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_groups, n_videos, n_seen,
+    unit, note
 
-    n_seen counts the videos that the arm's encoders were pretrained on; role is one of ROLES; primary marks the primary
-    probe, or a control's own.
+    n_groups counts the split groups that the patients fall into: what counts as independent. n_seen counts the videos
+    that the arm's encoders were pretrained on; role is one of ROLES; primary marks the primary probe, or a control's
+    own.
     """
     pairs: pd.DataFrame
-    """reference, reference_probe, primary, metric, difference, low, high, n_patients, n_videos, test, n_seen
+    """reference, reference_probe, primary, metric, difference, low, high, n_patients, n_groups, n_videos, test, n_seen
 
     p_value for the log-loss alone, p_holm for the confirmatory family alone.
     """
@@ -93,5 +95,7 @@ def read_comparison(directory: Path) -> Comparison:
         # Class names such as "0", "NA" or "none" are text, and stay it.
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=[""])
         text = [column for column in TEXT if column in table]
+        if field.name in ("arms", "pairs") and "n_groups" not in table:
+            raise DataError(f"{path} was written by an earlier version: it has no n_groups", "Run `dvc repro compare`.")
         tables[field.name] = table.fillna(dict.fromkeys(text, ""))
     return Comparison(**tables)

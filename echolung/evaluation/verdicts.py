@@ -27,6 +27,8 @@ class PairFacts:
     arm_seeds: int
     reference_seeds: int
     n_patients: int
+    n_groups: int
+    """Split groups that the patients fall into: what is resampled and flipped."""
     n_videos: int
     n_seen: int = 0
     """Videos of the task that one of the two was pretrained on."""
@@ -41,9 +43,10 @@ def verdict(
     """
     decisive = p_value if np.isnan(p_holm) else p_holm
     chance = f"sign-flip {p_text(p_value)}" + ("" if np.isnan(p_holm) else f", after Holm {p_text(p_holm)}")
-    if np.isnan(p_holm) and pair.pretrained and pair.reference_role == "reference":
-        chance += ", exploratory and not corrected"
-    basis = f"{chance}; {pair.n_patients} patients, {pair.n_videos} videos"
+    if np.isnan(p_holm):
+        explores = pair.pretrained and pair.reference_role == "reference"
+        chance += ", exploratory and not corrected" if explores else ", not corrected"
+    basis = f"{chance}; {patients(pair.n_patients, pair.n_groups)}, {pair.n_videos} videos"
     arm, reference = _arm(pair), _reference(pair)
     if decisive > SIGNIFICANCE:
         text = (
@@ -91,6 +94,11 @@ def _reach(pair: PairFacts) -> str:
             f" (that needs at least {SEEDS_FOR_PRETRAINING})."
         )
     return f"With {pair.arm_seeds} pretraining seeds this speaks of this pretraining recipe, on this task."
+
+
+def patients(count: int, groups: int) -> str:
+    """How many patients, and in how many groups where they are fewer: "72 patients (55 independent groups)"."""
+    return f"{count} patients" + (f" ({groups} independent groups)" if groups != count else "")
 
 
 def p_text(p_value: float) -> str:

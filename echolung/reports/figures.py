@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.evaluation.metrics import METRICS
+from echolung.evaluation.verdicts import patients
 from echolung.reports.style import (
     ARM_COLOURS,
     FAINT,
@@ -67,10 +68,13 @@ def estimates(comparison: Comparison) -> Figure:
             panel.set_xlabel(axis_label(metric))
             if column == 0:
                 sizes = table[table["task"] == task].iloc[0]
-                panel.set_title(f"{task} · {sizes['n_patients']} patients, {sizes['n_videos']} videos")
+                panel.set_title(
+                    f"{task}\n{patients(sizes['n_patients'], sizes['n_groups'])}, {sizes['n_videos']} videos"
+                )
     note(
         figure,
-        "Mark: estimate (mean over an arm's seeds). Line: 95% interval over patients. Band: range of single seeds.",
+        "Mark: estimate (mean over an arm's seeds). Line: 95% interval over groups of patients. Band: range of"
+        " single seeds.",
     )
     return figure
 
@@ -127,7 +131,8 @@ def differences(comparison: Comparison) -> Figure | None:
     reference = ", ".join(sorted(set(table["reference"])))
     note(
         figure,
-        f"Arm minus {reference}: paired difference, 95% interval over patients. Shaded: better than {reference}.",
+        f"Arm minus {reference}: paired difference, 95% interval over groups of patients. Shaded: better than"
+        f" {reference}.",
     )
     return figure
 

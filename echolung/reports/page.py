@@ -265,9 +265,11 @@ def _limits(inputs: ReportInputs) -> list[str]:
         *limits,
         "An interval says how these fitted models would score on other patients like these. It does not say how another"
         " training run, another hospital or another machine would fare.",
-        "The p-value is of one planned test per pair: the patients' mean log-loss, signs flipped per patient jointly"
-        " over repeats and draws; patients who share a recording flip, and are resampled,"
-        " as one. Balanced accuracy, AUROC and macro-F1 have intervals and no test.",
+        "The p-value is of one planned test per pair: the patients' mean log-loss, signs flipped per group of patients"
+        " jointly over repeats and draws. Patients who share a recording or near-duplicate videos are one group: it"
+        " flips, and is resampled, as one, with the weight of all its patients. Only against the random encoders, on"
+        " tasks that were to confirm, is the p-value corrected for the number of tests. Balanced accuracy, AUROC and"
+        " macro-F1 have intervals and no test.",
         "In the log-loss every patient weighs the same. AUROC is the mean of within-fold values. Decisions are the"
         " likeliest class; no threshold was tuned.",
         "Learning rate, weight decay and number of epochs were chosen on inner folds; the outer fold was scored once.",

@@ -1,12 +1,12 @@
 """A study's small results as files to commit: words, tables, predictions and figures; no video, and no frame of one.
 
-README.md              what was found, on what, when, on which machine, and how long each stage took
+README.md              what was found, on what, when, on which machine, by which code, and how long each stage took
 summary.md             the answer in one table; `publish` also puts it between two marks of the project's README
 table.md, metrics.json every arm's metrics with intervals
 comparison/*.csv       the tables behind them
 predictions/*.csv.gz   every video's out-of-fold probabilities under every arm, seed and repeat, at the primary probe
 figures/*.png          as in the report
-params.yaml            the parameters; with the revision named in README.md they make all of this again
+params.yaml            the parameters; README.md names the revision that makes all of this again with them, if one does
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import gzip
 import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import pandas as pd
 
 from echolung.errors import DataError
 from echolung.evaluation.comparison import Comparison, write_comparison
-from echolung.evaluation.verdicts import p_text, plain, signed
-from echolung.reports.tables import SEEN, headline, table_markdown
+from echolung.evaluation.verdicts import plain, signed
+from echolung.reports.study import described
+from echolung.reports.tables import SEEN, chance, headline, table_markdown
 from echolung.runtime import atomic_directory, atomic_path
 
 REMEDY = "Run `dvc repro` first."
@@ -42,12 +43,14 @@ class Published:
     command: str
     """What made the study."""
     facts: Mapping[str, str]
-    """Code, encoder, machine, software, ... as in the report."""
+    """Encoder, machine, software, ... as in the report; the code that published, perhaps not what ran the stages."""
     sources: pd.DataFrame
     arms: pd.DataFrame
     """One row per encoder."""
     stages: pd.DataFrame
-    """stage, started (UTC), minutes, revision of the code: the last finished run of every stage."""
+    """stage, started (UTC), minutes, runs, revision of the code, as `stage_times` finds them."""
+    untimed: Sequence[str] = ()
+    """Stages of the study that the tracking store knows no finished run of."""
 
 
 def publish(
@@ -118,7 +121,8 @@ def _write_predictions(path: Path, table: pd.DataFrame, judged: set[tuple[str, s
 def summary_markdown(published: Published, comparison: Comparison) -> str:
     """One line per task and pretrained arm: both sides' metrics, the paired difference, and its p-value."""
     lines = [
-        "| task | patients, videos | arm | balanced accuracy | against | AUROC | against | log-loss, difference | p |",
+        "| task | patients (groups), videos | arm | balanced accuracy | against | AUROC | against"
+        " | log-loss, difference | p |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     estimates = comparison.arms[comparison.arms["primary"]].to_dict("records")
@@ -129,12 +133,12 @@ def summary_markdown(published: Published, comparison: Comparison) -> str:
         roles = comparison.arms[comparison.arms["task"] == task].drop_duplicates("arm").set_index("arm")["role"]
         tested = tested[tested["arm"].map(roles).eq("pretrained") & tested["reference"].map(roles).eq("reference")]
         for row in tested.to_dict("records"):
-            cells = [f"`{task}`", f"{row['n_patients']}, {row['n_videos']}", row["arm"] + SEEN * (row["n_seen"] > 0)]
+            sizes = f"{row['n_patients']} ({row['n_groups']}), {row['n_videos']}"
+            cells = [f"`{task}`", sizes, row["arm"] + SEEN * (row["n_seen"] > 0)]
             for metric in ("balanced_accuracy", "auroc"):
                 cells += [_cell(of[task, arm, metric]) for arm in (row["arm"], row["reference"])]
             cells.append(f"{signed(row['difference'], 2)} [{signed(row['low'], 2)}, {signed(row['high'], 2)}]")
-            holm = not pd.isna(row["p_holm"])
-            cells.append(p_text(row["p_holm"] if holm else row["p_value"]) + ("" if holm else " (explores)"))
+            cells.append(chance(row))
             lines.append("| " + " | ".join(cells) + " |")
     when = _dates(published.stages)
     reference = ", ".join(sorted(set(comparison.arms.loc[comparison.arms["role"] == "reference", "arm"])))
@@ -142,16 +146,18 @@ def summary_markdown(published: Published, comparison: Comparison) -> str:
         [
             *lines,
             "",
-            f"*against*: the mean of the {reference} draws. Brackets: 95% intervals of these fitted models on new"
-            " patients. A negative difference is the pretrained arm's favour; p: sign-flip permutation over patients,"
-            " Holm-corrected where the test was to confirm, as it is where it explores.",
+            "*groups*: patients who share a recording or near-duplicate videos are one group; only groups count as"
+            f" independent. *against*: the mean of the {reference} draws. Brackets: 95% intervals of these fitted"
+            " models on new patients (bootstrap over groups). A negative difference is the pretrained arm's favour; p:"
+            " sign-flip permutation over groups, corrected by Holm where the test was to confirm; uncorrected, it"
+            " explores.",
             *(
                 [f"{SEEN.strip()}: pretrained, without labels, on videos it is scored on."]
                 if SEEN in str(lines)
                 else []
             ),
             f"Made by `{published.command}` and `echolung publish {published.name}`, {when},"
-            f" {published.facts['Machine']}; {_total(published.stages)}.",
+            f" {_revision(published.stages)}, {published.facts['Machine']}; {_total(published)}.",
             "",
         ]
     )
@@ -170,8 +176,51 @@ def _dates(stages: pd.DataFrame) -> str:
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
-def _total(stages: pd.DataFrame) -> str:
-    return f"its stages took {stages['minutes'].sum():.0f} minutes together"
+def _total(published: Published) -> str:
+    """The minutes that are known, and of which runs they are."""
+    minutes, stopped = published.stages["minutes"].sum(), (published.stages["runs"] > 1).sum()
+    text = f"its stages took {minutes:.0f} minutes together, each in its last finished run"
+    if stopped:
+        text += f" ({stopped} also in the unfinished ones before it)"
+    if published.untimed:
+        text += f"; of {', '.join(published.untimed)} no time is known"
+    return text
+
+
+def _revisions(stages: pd.DataFrame) -> list[str]:
+    """Every revision that a stage ran at, in their order."""
+    return list(dict.fromkeys(one for cell in stages["revision"] for one in cell.split(", ")))
+
+
+def _revision(stages: pd.DataFrame) -> str:
+    """Which code ran, in a few words."""
+    found = _revisions(stages)
+    if not found:
+        return "at a revision that the tracking store no longer knows"
+    named = ("revision " if len(found) == 1 else "revisions ") + ", ".join(f"`{one}`" for one in found)
+    if all(described(one) for one in found):
+        return f"at {named}"
+    return f"at {named} (which does not describe all of the code that ran)"
+
+
+def _again(stages: pd.DataFrame) -> str:
+    """Whether a revision and the parameters make all of this again."""
+    found = _revisions(stages)
+    odd = [row["stage"] for row in stages.to_dict("records") if not all(map(described, row["revision"].split(", ")))]
+    if odd:
+        return (
+            "**The revision does not describe the code.** When these stages ran, the code had changes that were not"
+            f" committed, or its revision was not known: {', '.join(odd)}. Checking out what stands in the table does"
+            " not make their results again."
+        )
+    if len(found) == 1:
+        return (
+            f"Every stage ran at revision `{found[0]}`: with params.yaml and the same videos it makes all this again."
+        )
+    return (
+        "The stages did not all run at one revision: each result is made again, with params.yaml and the same videos,"
+        " by the revision in its row."
+    )
 
 
 def _page(published: Published, comparison: Comparison, summary: str, figures: list[str]) -> str:
@@ -202,6 +251,10 @@ def _page(published: Published, comparison: Comparison, summary: str, figures: l
         *(f"![{name.removesuffix('.png')}](figures/{name})" for name in figures),
         "",
         "## When, how long, and by which code",
+        "",
+        *([_again(published.stages), ""] if len(published.stages) else []),
+        "A stage's minutes are those of its last finished run and of the unfinished ones before it; what it found"
+        " done by earlier finished runs (decoded frames, finished trials) is not in them.",
         "",
         _table(published.stages.assign(minutes=published.stages["minutes"].map("{:.1f}".format))),
     ]

@@ -19,15 +19,23 @@ PHANTOM_LICENSE = "synthetic"
 """How the licence of a drawn video begins."""
 
 
-def commands(study: str) -> list[tuple[str, str]]:
-    """How to make this page again."""
+def commands(study: str, origin: Mapping[str, str]) -> list[tuple[str, str]]:
+    """How to make this page again, by code of this `provenance`."""
+    code = "the code, at the revision named above"
+    if not described(origin.get("git_revision", "unknown")):
+        code = "the code; not that which made this page: it had changes that no revision named here holds"
     return [
-        ("git clone <this repository> && cd echolung", "the code, at the revision named above"),
+        ("git clone <this repository> && cd echolung", code),
         ("make setup && source .venv/bin/activate", "the pinned packages, in a virtual environment"),
         (f"cp <the params.yaml beside this page, reports/{study}/> .", "the parameters behind this page"),
         ("dvc repro", "every stage that is out of date, and its gate"),
         ("echolung ui", "the runs behind this page, in MLflow"),
     ]
+
+
+def described(revision: str) -> bool:
+    """Whether the revision that a `provenance` names is all of the code: known, and nothing was changed beside it."""
+    return revision != "unknown" and not revision.endswith("+changed")
 
 
 def today() -> str:

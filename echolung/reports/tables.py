@@ -10,16 +10,17 @@ import pandas as pd
 
 from echolung.evaluation.comparison import ROLES, Comparison, arms_in_order
 from echolung.evaluation.metrics import METRICS
-from echolung.evaluation.verdicts import p_text, plain, signed
+from echolung.evaluation.verdicts import p_text, patients, plain, signed
 
 COLUMNS = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
 SEEN = " †"
 """Marks an arm that was pretrained on videos it is scored on."""
 MORE_COLUMNS = ["auprc", "mcc", "brier"]
 READING = (
-    "In brackets: 95% intervals of these fitted models on new patients (bootstrap over patients, stratified by class)."
-    " ×3: mean over three seeds. p: sign-flip permutation of the patients' log-loss differences, corrected by Holm"
-    " where a pretrained arm meets the random one."
+    "In brackets: 95% intervals of these fitted models on new patients (bootstrap over groups of patients,"
+    " stratified by class); patients who share a recording or near-duplicate videos are one group. ×3: mean over three"
+    " seeds. p: sign-flip permutation of the groups' log-loss differences, corrected by Holm where a pretrained arm"
+    " meets the random one on a task that was to confirm; every other p is marked as uncorrected and explores."
 )
 
 
@@ -70,11 +71,11 @@ def task_tables(comparison: Comparison, primary: bool = True, columns: list[str]
         if arms.empty:
             continue
         first = arms.iloc[0]
-        basis = f"decided per {first['unit']}: {first['n_patients']} patients, {first['n_videos']} videos"
+        sizes = f"{patients(first['n_patients'], first['n_groups'])}, {first['n_videos']} videos"
         tables.append(
             TaskTable(
                 task=str(task),
-                basis=basis,
+                basis=f"decided per {first['unit']}: {sizes}",
                 rows=_arm_rows(arms, columns) + (_difference_rows(pairs) if columns == COLUMNS else []),
                 verdicts=_verdicts(comparison, str(task)) if primary else [],
                 notes=_notes(arms, columns),
@@ -102,11 +103,17 @@ def _difference_rows(pairs: pd.DataFrame) -> list[Row]:
         by_metric = {row["metric"]: row for row in found.to_dict("records")}
         cells = [_cell(by_metric[metric], "difference", signed) for metric in COLUMNS]
         tested = by_metric["log_loss"]
-        adjusted = tested["p_holm"]
-        cells[-1] += f", {p_text(tested['p_value'] if pd.isna(adjusted) else adjusted)}"
+        cells[-1] += f", {chance(tested)}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
         rows.append(Row(True, f"{arm} − {reference}{mark}", str(probe), cells))
     return rows
+
+
+def chance(row: dict[Any, Any]) -> str:
+    """The p-value of a pair's log-loss, and whether it was corrected: "p = 0.24 (uncorrected)", "p = 1.00 (Holm)"."""
+    if pd.isna(row["p_holm"]):
+        return f"{p_text(row['p_value'])} (uncorrected)"
+    return f"{p_text(row['p_holm'])} (Holm)"
 
 
 def _verdicts(comparison: Comparison, task: str) -> list[Verdict]:

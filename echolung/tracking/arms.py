@@ -48,6 +48,7 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *data
                     "probe": first["probe"],
                     "unit": first["unit"],
                     "patients": int(first["n_patients"]),
+                    "groups": int(first["n_groups"]),
                     "videos": int(first["n_videos"]),
                     **{column: _joined(mine[column]) for column in mine.columns.drop("arm", errors="ignore")},
                 },

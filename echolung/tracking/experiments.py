@@ -14,7 +14,7 @@ import contextlib
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -270,25 +270,41 @@ def folds_url(server: str, store: Store, study: str, task: str) -> str:
     return f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART&searchFilter={condition}"
 
 
-def stage_times(store: Store, study: str) -> pd.DataFrame:
-    """The last finished run of every stage, in the order they began.
+def stage_times(store: Store, study: str, stages: Iterable[str]) -> pd.DataFrame:
+    """What it took until each of `stages` (`Settings.stages`) last finished, in the order they began.
 
-    Columns: stage, started (UTC, to the minute), minutes, revision (of the code, ten digits).
+    A stopped stage goes on from what it kept, so that its last finished run counts together with the unfinished ones
+    since the finished one before. One that was killed outright counts until that was noticed: at the latest, when the
+    stage was started again. A stage that never finished has no row.
+
+    Columns: stage, started (UTC, to the minute), minutes, runs, revision (of the code, ten digits; of every run).
     """
-    runs = _find(store, _experiment(store, study, "stages"), {"study": study}, "FINISHED")
-    last: dict[str, Any] = {}
+    unfinished: dict[str, list[Any]] = {name: [] for name in stages}
+    last: dict[str, list[Any]] = {}
+    runs = _find(store, _experiment(store, study, "stages"), {"study": study})
     for run in sorted(runs, key=lambda run: run.info.start_time):
-        last[run.info.run_name] = run
+        if (name := run.info.run_name) in unfinished:
+            unfinished[name].append(run)
+            if run.info.status == "FINISHED":
+                last[name], unfinished[name] = unfinished[name], []
     rows = [
         {
             "stage": name,
-            "started": pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M"),
-            "minutes": (run.info.end_time - run.info.start_time) / 60_000,
-            "revision": _short(run.data.tags.get("git_revision", "unknown")),
+            "started": pd.Timestamp(legs[0].info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M"),
+            "minutes": _milliseconds(legs) / 60_000,
+            "runs": len(legs),
+            "revision": ", ".join(dict.fromkeys(_short(leg.data.tags.get("git_revision", "unknown")) for leg in legs)),
         }
-        for name, run in sorted(last.items(), key=lambda item: item[1].info.start_time)
+        for name, legs in sorted(last.items(), key=lambda item: item[1][0].info.start_time)
     ]
-    return pd.DataFrame(rows, columns=["stage", "started", "minutes", "revision"])
+    return pd.DataFrame(rows, columns=["stage", "started", "minutes", "runs", "revision"])
+
+
+def _milliseconds(legs: Sequence[Any]) -> int:
+    """How long these runs of one stage took together: none goes on when the next has begun."""
+    begun = [leg.info.start_time for leg in legs[1:]]
+    ends = [min(leg.info.end_time or after, after) for leg, after in zip(legs, begun, strict=False)]
+    return sum(end - leg.info.start_time for leg, end in zip(legs, [*ends, legs[-1].info.end_time], strict=True))
 
 
 def _short(revision: str) -> str:

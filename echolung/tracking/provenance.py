@@ -14,6 +14,8 @@ import psutil
 import echolung
 
 UNKNOWN = "-"
+WRITTEN = ("params.yaml", "dvc.lock", "README.md", "reports")
+"""What DVC (`dvc exp run`) and `echolung publish` write into the working tree themselves: no code is changed by it."""
 
 
 def provenance(root: Path) -> dict[str, str]:
@@ -26,8 +28,7 @@ def provenance(root: Path) -> dict[str, str]:
     }
     revision = _git(root, "rev-parse", "HEAD")
     if revision:
-        # DVC writes these two as it runs, and keeps them with what it made: they do not change the code.
-        kept = (":(exclude)params.yaml", ":(exclude)dvc.lock")
+        kept = (f":(exclude){path}" for path in WRITTEN)
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *kept)
         tags["mlflow.source.git.commit"] = revision
         tags["git_revision"] = revision + ("+changed" if changed else "")

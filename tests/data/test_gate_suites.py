@@ -67,9 +67,11 @@ def predictions() -> pd.DataFrame:
 
 def comparison() -> Tables:
     arms = pd.DataFrame({"task": "t", "arm": ["jepa", "random"], "probe": "attentive", "metric": "log_loss"})
-    arms = arms.assign(estimate=[0.8, 0.9], low=0.7, high=1.0, n_patients=24)
+    arms = arms.assign(estimate=[0.8, 0.9], low=0.7, high=1.0, n_patients=24, n_groups=20)
     pair = {"task": "t", "arm": "jepa", "reference": "random", "probe": "attentive", "metric": "log_loss"}
-    pairs = pd.DataFrame([pair | {"difference": -0.1, "low": -0.2, "high": 0.1, "p_value": 0.2}])
+    pairs = pd.DataFrame(
+        [pair | {"difference": -0.1, "low": -0.2, "high": 0.1, "p_value": 0.2, "n_patients": 24, "n_groups": 20}]
+    )
     return {"arms": arms, "pairs": pairs}
 
 
@@ -306,11 +308,13 @@ FAULTS = [
         "compare",
         [
             put("arms", "estimate", 1, np.nan),
+            put("arms", "n_groups", 0, 25),
             put("pairs", "low", 0, 5.0),
             put("pairs", "p_value", 0, 1.5),
         ],
         {
             "log-loss is a number": "t random attentive log_loss",
+            "no more independent groups than patients": "t jepa attentive log_loss",
             "low is not above high": "t jepa random attentive log_loss",
             "p_value is a probability": "(1.5)",
         },

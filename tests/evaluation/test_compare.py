@@ -127,6 +127,7 @@ def test_differences_are_those_of_the_estimates_and_lie_in_their_intervals(compa
 def test_sizes_stand_behind_every_figure(comparison: Comparison) -> None:
     for table in (comparison.arms, comparison.pairs):
         assert set(table["n_patients"]) == {24}
+        assert set(table["n_groups"]) == {24}
         assert set(table["n_videos"]) == {48}
 
 
@@ -210,6 +211,9 @@ def test_one_pretraining_seed_speaks_of_this_encoder_only(comparison: Comparison
     assert "these fitted models on new patients" in text
     assert "one pretraining seed cannot say what pretraining does in general" in text
     assert "24 patients, 48 videos" in text
+    assert "exploratory" not in text
+    assert "not corrected" not in text
+    assert "not corrected; 24 patients" in sentence(comparison, "lung", "jepa", "majority")[1]
 
 
 def test_three_pretraining_seeds_may_speak_of_the_recipe() -> None:
@@ -263,6 +267,10 @@ def test_tables_survive_the_disk(comparison: Comparison, tmp_path: Path) -> None
     assert metrics["lung"]["jepa"]["auroc"] == pytest.approx(
         value(comparison.arms, "estimate", task="lung", arm="jepa", probe="attentive", metric="auroc"), abs=1e-6
     )
+    comparison.arms.drop(columns="n_groups").to_csv(tmp_path / "arms.csv", index=False)
+    with pytest.raises(DataError, match=r"arms\.csv was written by an earlier version"):
+        read_comparison(tmp_path)
+    write_comparison(comparison, tmp_path)
     (tmp_path / "pairs.csv").unlink()
     with pytest.raises(DataError, match=r"pairs\.csv"):
         read_comparison(tmp_path)
@@ -293,6 +301,10 @@ def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:
         )
     )
     assert (known.arms["n_patients"] == 2 * once.arms["n_patients"]).all()
+    assert {tuple(row) for row in known.arms[["n_patients", "n_groups"]].to_numpy()} == {(48, 24)}
+    assert {tuple(row) for row in known.pairs[["n_patients", "n_groups"]].to_numpy()} == {(48, 24)}
+    assert known.verdicts["text"].str.contains("48 patients (24 independent groups), 96 videos", regex=False).all()
+    assert unknown.verdicts["text"].str.contains("48 patients, 96 videos", regex=False).all()
     for name, columns in (
         ("arms", ["estimate", "low", "high"]),
         ("pairs", ["difference", "low", "high", "p_value"]),

@@ -21,12 +21,12 @@ def table(columns: str, *rows: tuple[object, ...]) -> pd.DataFrame:
 
 COMPARISON = Comparison(
     arms=table(
-        "arm probe role primary metric estimate low high unit n_patients n_videos",
-        ("random", "attentive", "reference", True, "auroc", 0.6, 0.5, 0.7, "video", 20, 40),
-        ("jepa", "attentive", "pretrained", True, "auroc", 0.8, 0.7, 0.9, "video", 20, 40),
-        ("jepa", "attentive", "pretrained", True, "brier", 0.3, 0.2, 0.4, "video", 20, 40),
-        ("jepa", "linear", "pretrained", False, "auroc", 0.75, 0.65, NAN, "video", 20, 40),
-        ("majority", "none", "majority", True, "auroc", 0.5, NAN, NAN, "video", 20, 40),
+        "arm probe role primary metric estimate low high unit n_patients n_groups n_videos",
+        ("random", "attentive", "reference", True, "auroc", 0.6, 0.5, 0.7, "video", 20, 15, 40),
+        ("jepa", "attentive", "pretrained", True, "auroc", 0.8, 0.7, 0.9, "video", 20, 15, 40),
+        ("jepa", "attentive", "pretrained", True, "brier", 0.3, 0.2, 0.4, "video", 20, 15, 40),
+        ("jepa", "linear", "pretrained", False, "auroc", 0.75, 0.65, NAN, "video", 20, 15, 40),
+        ("majority", "none", "majority", True, "auroc", 0.5, NAN, NAN, "video", 20, 15, 40),
     ),
     pairs=table(
         "arm reference probe metric difference low high p_value",
@@ -94,6 +94,7 @@ def test_a_run_says_which_arm_it_is(results: dict[str, ArmResult]) -> None:
         "probe": "attentive",
         "unit": "video",
         "patients": 20,
+        "groups": 15,
         "videos": 40,
         "seed": "0, 1",
         "objective": "none",

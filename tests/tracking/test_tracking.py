@@ -211,6 +211,13 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
         pass
     assert tags(tracking, run)["git_revision"] == revision
+    (repository / "reports").mkdir()  # what `echolung publish --readme` writes
+    for published in ("README.md", "reports/table.md"):
+        (repository / published).write_text("one")
+    subprocess.run([*git, "add", "README.md", "reports"], check=True)
+    with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
+        pass
+    assert tags(tracking, run)["git_revision"] == revision
     (repository / "file").write_text("two")
     with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
         pass
@@ -223,11 +230,40 @@ def test_stage_times_are_of_the_last_finished_run_of_each_stage(tracking: Store)
             pass
     with pytest.raises(GateError), stage_run(tracking, "timed", "split", "covid", {}):
         raise GateError("no")
-    found = stage_times(tracking, "timed")
+    found = stage_times(tracking, "timed", ["ingest@pocus", "split@covid"])
     assert list(found["stage"]) == ["split@covid", "ingest@pocus"]
     last = tracking.client().get_run(run.id).info
     assert found["minutes"].iloc[1] == (last.end_time - last.start_time) / 60_000
     assert (found["revision"] != "").all()
+    assert set(found["runs"]) == {1}
+
+
+def test_stages_that_the_study_no_longer_has_and_promotions_are_not_timed(tracking: Store) -> None:
+    for stage, key in (("pretrain", "gone"), ("report", ""), ("promote", "covid"), ("rollback", "covid")):
+        with stage_run(tracking, "shrunk", stage, key, {}):
+            pass
+    assert list(stage_times(tracking, "shrunk", ["pretrain@kept", "report"])["stage"]) == ["report"]
+
+
+def test_a_resumed_stage_counts_all_its_runs_since_it_last_finished(tracking: Store) -> None:
+    """Of two that finish, the second and what was stopped between them; a killed one ends where the next begins."""
+    client, minute = tracking.client(), 60_000
+    with stage_run(tracking, "resumed", "probe", "covid", {}) as run:
+        pass
+    experiment = client.get_run(run.id).info.experiment_id
+    client.delete_run(run.id)
+    runs = [
+        *((1, 9, "FINISHED", "a" * 40), (20, 25, "KILLED", "b" * 40)),
+        *((30, 500, "KILLED", "b" * 40), (40, 43, "FINISHED", "c" * 40 + "+changed"), (600, 601, "FAILED", "d" * 40)),
+    ]
+    for start, end, ended, revision in runs:
+        tags = {"study": "resumed", "git_revision": revision}
+        made = client.create_run(experiment, start_time=start * minute, run_name="probe@covid", tags=tags)
+        client.set_terminated(made.info.run_id, ended, end * minute)
+    found = stage_times(tracking, "resumed", ["probe@covid"]).iloc[0]
+    assert found["minutes"] == 5 + 10 + 3
+    assert (found["started"], found["runs"]) == ("1970-01-01 00:20", 3)
+    assert found["revision"] == "bbbbbbbbbb, cccccccccc+changed"
 
 
 # --- a pretraining trial ---

@@ -274,12 +274,14 @@ def compare(tables: Tables) -> list[Judged]:
             defined=estimate.notna() | (rows["metric"] != "log_loss"),
             in_order=~(low > high),
             inside=~((estimate < low - 1e-9) | (estimate > high + 1e-9)),
+            counted=(rows["n_groups"] >= 1) & (rows["n_groups"] <= rows["n_patients"]),
         )
         expectations = [
             *filled(*keys),
             unique("every row is another comparison", *keys),
             holds("defined", f"the {value} of the log-loss is a number"),
             between(value, -1e6, 1e6, f"{value} is finite"),
+            holds("counted", "there are patients, and no more independent groups than patients"),
             holds("in_order", "low is not above high"),
             holds("inside", f"the {value} lies in its interval", "warning"),
         ]
@@ -334,8 +336,8 @@ SUITES: dict[str, Suite] = {
     "probe": Suite({"predictions": PREDICTION_COLUMNS, "folds": FOLD_COLUMNS}, probe, "Run the stage again."),
     "compare": Suite(
         {
-            "arms": [*ARM_KEYS, "estimate", "low", "high", "n_patients"],
-            "pairs": [*PAIR_KEYS, "difference", "low", "high", "p_value"],
+            "arms": [*ARM_KEYS, "estimate", "low", "high", "n_patients", "n_groups"],
+            "pairs": [*PAIR_KEYS, "difference", "low", "high", "p_value", "n_patients", "n_groups"],
         },
         compare,
         "Look at the predictions of the rows named above.",
