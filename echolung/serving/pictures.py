@@ -16,7 +16,7 @@ from echolung.serving.explain import Caption, Explanation
 MAPS = {False: "inferno", True: "RdBu_r"}
 """Colour maps by sign: dark to bright from an even share on for attention; blue against, white nothing, red for."""
 EVEN, LEAST_PEAK = 1.0, 2.0
-"""Attention is drawn from an even share up to the peak, at least to twice that share: a probe that reads everywhere alike
+"""Attention is drawn from an even share up to the peak, at least to twice that share: a probe that reads all alike
 must not look as if it had found something."""
 SIDE = 256
 """Smallest side of a frame in the gif, in pixels."""
