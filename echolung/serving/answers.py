@@ -27,7 +27,7 @@ def print_table(model: Mapping[str, Any], record: ClassifierRecord, answers: pd.
     from rich.table import Table
 
     table = Table(title=f"{model['model']} version {model['version']}", title_justify="left")
-    table.add_column("video")
+    table.add_column("video", overflow="fold")  # two videos of one ward begin alike
     table.add_column("predicted", style="bold")
     for name in record.classes:
         table.add_column(name, justify="right")

@@ -101,6 +101,18 @@ def test_the_table_does_not_name_a_class_where_the_model_knows_no_better(
     assert "warning: Fitted on 2 videos." in done.stderr
 
 
+def test_a_long_path_is_folded_and_never_cut(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    video = tmp_path / "ward-with-a-long-name" / "patient-0012-left-upper-zone.mp4"
+    video.parent.mkdir()
+    video.write_bytes((folder / "a.mp4").read_bytes())
+    done = call(project, monkeypatch, "predict", str(video))
+    cells = [line.split("\u2502")[1].strip() for line in done.stdout.splitlines() if line.startswith("\u2502")]
+    assert "".join(cells) == str(video)
+
+
 def test_json_keeps_the_probabilities_and_says_that_nothing_is_predicted(
     project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
