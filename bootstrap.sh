@@ -36,11 +36,11 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$want" ]; then
 fi
 
 if [ ! -f "$venv/.ffmpeg" ]; then
-    if ! "$venv/bin/python" -m echolung.data.video >/dev/null 2>&1 &&
+    if ! "$venv/bin/python" -m echolung.data.ffmpeg >/dev/null 2>&1 &&
         [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "Installing FFmpeg's libraries (apt-get install ffmpeg) ..."
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null
     fi
-    "$venv/bin/python" -m echolung.data.video || exit 1
+    "$venv/bin/python" -m echolung.data.ffmpeg || exit 1
     touch "$venv/.ffmpeg"
 fi

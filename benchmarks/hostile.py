@@ -31,7 +31,8 @@ from pathlib import Path
 import torch
 from hostile_corpus import cases, disguises, tables, videos, weights
 
-from echolung.data.video import decode, encode, require_ffmpeg
+from echolung.data.ffmpeg import require_ffmpeg
+from echolung.data.video import decode, encode
 
 ROOT = Path(__file__).parents[1]
 MOST_SECONDS, MOST_MEGABYTES, KILLED_AFTER = 5.0, 512, 60.0

@@ -239,7 +239,7 @@ def serve(task: str, port: int, root: Path | None) -> None:
       curl -s http://127.0.0.1:5002/invocations -H 'Content-Type: application/json' \\
         -d '{"dataframe_records": [{"video": "a1.mp4"}]}'
     """
-    from echolung.data.video import require_ffmpeg
+    from echolung.data.ffmpeg import require_ffmpeg
     from echolung.registry import champion
     from echolung.serving.request import ROOT_VARIABLE, Limits
     from echolung.settings import load

@@ -33,7 +33,7 @@ DOORS = {  # heavy dependency -> the only modules that may import it
     "ray": {"echolung.trials", "echolung.pretraining.cluster", "echolung.pretraining.distributed"},
     "mlflow": {"echolung.tracking", "echolung.registry", "echolung.serving"},
     "great_expectations": {"echolung.data.gates"},
-    "torchcodec": {"echolung.data.video"},
+    "torchcodec": {"echolung.data.ffmpeg", "echolung.data.packets", "echolung.data.video"},
     "timm": {"echolung.models"},
     "segmentation_models_pytorch": {"echolung.models"},
     "click": {"echolung.cli", "echolung.commands", "echolung.stage", "pipelines"},

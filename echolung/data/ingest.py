@@ -24,6 +24,7 @@ import pydantic
 from echolung.data import video
 from echolung.data.clips import INDEX, is_untouched, letterbox, write_index
 from echolung.data.containers import regular
+from echolung.data.ffmpeg import require_ffmpeg
 from echolung.data.manifest import VIDEO_COLUMNS, conform
 from echolung.data.sources.layouts import SOURCES
 from echolung.data.workers import as_done
@@ -32,7 +33,7 @@ from echolung.parameters import Parameters
 from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file
 
 JOURNAL = "journal.jsonl"
-CODE = ("echolung.data.video", "echolung.data.clips")
+CODE = ("echolung.data.packets", "echolung.data.video", "echolung.data.clips")
 """Modules that decide which frames a file becomes: when their code changes, stores are decoded again."""
 
 Facts = dict[str, Any]
@@ -73,7 +74,7 @@ def ingest(
     """
     if source not in settings.sources:
         raise SettingsError(f"no source '{source}'", f"Sources are: {', '.join(settings.sources) or 'none'}.")
-    video.require_ffmpeg()
+    require_ffmpeg()
     chosen = settings.sources[source]
     manifest = conform(SOURCES[chosen.layout](root / chosen.root, source))
     paths = [Path(path) for path in manifest["path"]]

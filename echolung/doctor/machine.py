@@ -78,7 +78,7 @@ def _locked(text: str) -> dict[str, str]:
 
 def ffmpeg() -> Finding:
     """FFmpeg's libraries, without which no video is read or written."""
-    from echolung.data.video import require_ffmpeg
+    from echolung.data.ffmpeg import require_ffmpeg
 
     try:
         return Finding(GROUP, "FFmpeg", "ok", f"version {require_ffmpeg()}")

@@ -6,12 +6,13 @@ import functools
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from echolung.data import video
+from echolung.data import packets, video
 from echolung.data.clips import letterbox
 from echolung.errors import VideoError
 
@@ -64,10 +65,10 @@ def test_odd_sizes_and_single_frames_are_videos_too(tmp_path: Path) -> None:
 
 def test_grey_keeps_its_value_and_colour_becomes_luma() -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(video._luma(np.stack([grey] * 3)), grey)
+    assert np.array_equal(packets.luma(np.stack([grey] * 3)), grey)
     colours = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     reference = np.tensordot([0.299, 0.587, 0.114], colours.astype(float), 1)  # ITU-R BT.601
-    assert np.abs(video._luma(colours) - reference).max() <= 1.5
+    assert np.abs(packets.luma(colours) - reference).max() <= 1.5
 
 
 def test_transform_sees_chunks_of_bounded_size_in_order(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_transform_sees_chunks_of_bounded_size_in_order(tmp_path: Path) -> None:
         return frames[:, ::4, ::4]
 
     decoded = video.decode(path, shrink)
-    assert max(seen) <= video.CHUNK
+    assert max(seen) <= packets.CHUNK
     assert sum(seen) == 75
     assert (decoded.height, decoded.width) == (32, 32)
     assert np.array_equal(decoded.frames, video.decode(path).frames[:, ::4, ::4])
@@ -160,6 +161,11 @@ def test_what_is_no_video_is_named_with_a_remedy(name: str, problem: str, tmp_pa
     assert caught.value.remedy
 
 
+def place_of(limit: str) -> ModuleType:
+    """The module that a limit belongs to."""
+    return video if hasattr(video, limit) else packets
+
+
 @pytest.mark.parametrize(
     ("limits", "problem"),
     [
@@ -184,10 +190,12 @@ def test_a_video_too_long_for_memory_or_time_is_named_with_a_remedy(
     enlarge = functools.partial(letterbox, size=112)
     # Just at every limit it is accepted, but for the one that depends on the file's bytes.
     for name in limits:
-        monkeypatch.setattr(video, name, {"MAX_FRAMES": 40, "MAX_DECODED": 40 * 24 * 32}.get(name, 40 * 112 * 112))
+        monkeypatch.setattr(
+            place_of(name), name, {"MAX_FRAMES": 40, "MAX_DECODED": 40 * 24 * 32}.get(name, 40 * 112 * 112)
+        )
     assert video.decode(path, enlarge).frames.shape == (40, 112, 112)
     for name, limit in limits.items():
-        monkeypatch.setattr(video, name, limit)
+        monkeypatch.setattr(place_of(name), name, limit)
     with pytest.raises(VideoError) as caught:
         video.decode(path, enlarge)
     assert str(path) in caught.value.problem
@@ -199,8 +207,8 @@ def test_packets_that_show_nothing_count_as_work(tmp_path: Path, monkeypatch: py
     """Where the count ahead finds damage, or finds nothing to count, the limits hold while frames are decoded."""
     path = tmp_path / "long.avi"
     video.encode(path, speckle(40, 24, 32), 25, "mjpeg")
-    monkeypatch.setattr(video, "MAX_FRAMES", 39)
-    monkeypatch.setattr(video._Packets, "_check_length_ahead", lambda packets: None)
+    monkeypatch.setattr(packets, "MAX_FRAMES", 39)
+    monkeypatch.setattr(packets.Packets, "_check_length_ahead", lambda file: None)
     with pytest.raises(VideoError, match="more than the limit of 39 frames"):
         video.decode(path)
     path.write_bytes(path.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0"))  # no packet is a picture now
@@ -251,10 +259,10 @@ def refuse(path):
     return load(path)
 torch.ops.load_library = refuse
 from pathlib import Path
-from echolung.data import video
+from echolung.data import ffmpeg, video
 from echolung.data.clips import letterbox
 from echolung.errors import DependencyError
-for call in (video.require_ffmpeg, lambda: video.decode(Path("x.mp4"))):
+for call in (ffmpeg.require_ffmpeg, lambda: video.decode(Path("x.mp4"))):
     try:
         call()
     except DependencyError as error:

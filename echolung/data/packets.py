@@ -1,0 +1,231 @@
+"""The packets of a video file, decoded in order: every frame that the codec gives, within limits, and what is missing.
+
+Random access is avoided on purpose: it finds frames by timestamp and so never returns those that have none. MPEG-2
+recordings of scanners have some, among them 24 of the 56 healthy POCUS videos: 268 of 280 frames come back by index,
+and all 280 in order.
+
+Dimension letters: T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echolung.data.containers import ACCEPTED, DOWNLOAD_REMEDY, Source, opened
+from echolung.data.ffmpeg import reason
+from echolung.errors import VideoError
+
+CHUNK = 32
+"""Frames that are held at full size at a time, at most, while decoding and encoding."""
+CHUNK_BYTES = 1 << 24
+"""Bytes of grey frames that are held at full size at a time, unless one frame has more: 16 MB."""
+LUMA_AT_ONCE = 1 << 20
+"""Pixels that become grey at a time."""
+MAX_PIXELS = 4096 * 4096
+"""Pixels of a frame: larger ones are refused before they fill the memory. No scanner's screen has a third of it."""
+MAX_UNPACKED = 1 << 28
+PIXELS_PER_BYTE = 1 << 15
+"""A file that holds more pixels than MAX_UNPACKED and than this many for each of its bytes is empty, and is refused."""
+MAX_FRAMES = 10_000
+"""Frames of a file, of whatever size: each costs time and, enlarged, memory. Six minutes; recordings have hundreds."""
+MAX_DECODED = 1 << 32
+"""Pixels of all frames of a file together: over three minutes of 1024 x 768 at 25 frames per second."""
+CUT_REMEDY = "Cut the video into shorter ones: ffmpeg -ss 0 -t 60 -i VIDEO part-1.mp4, then -ss 60, and so on."
+FRAME_RATES = (1.0, 1000.0)
+"""Frames per second that a recording can have; outside, the file says something impossible of itself."""
+_EARLIEST = -1e9  # seconds; FFmpeg's "no timestamp" reads as about -1e14
+
+
+class Packets:
+    """The packets of one file, decoded in order; counts what was read, refused and when frames are shown."""
+
+    def __init__(self, source: Source) -> None:
+        from torchcodec.decoders import ColorConverter, Demuxer
+
+        self.path, self.source = source.path, source
+        try:
+            self.demuxer = Demuxer(source)
+            stream = self.demuxer.streams[0]
+            self.header = stream.metadata
+            self.decoder = stream.make_decoder(device="cpu", num_ffmpeg_threads=1)
+        except ValueError:
+            raise VideoError(f"{self.path} holds no video (sound alone?)", f"Give a video file ({ACCEPTED}).") from None
+        except RuntimeError as error:
+            said = source.fault or reason(error).replace("Could not open input buffer: ", "").rstrip(".").lower()
+            raise VideoError(f"{self.path} is not a video, or its end is missing ({said})", DOWNLOAD_REMEDY) from None
+        self.converter = ColorConverter(device="cpu")
+        self.size = (0, 0)  # height and width of the first frame, as it is stored
+        self.ahead = 0  # packets of the file, if they were counted before the first is decoded
+        self.read = self.refused = self.frames = 0
+        self.broken = ""
+        self.first: tuple[int, float] | None = None  # (frame, seconds) of the first and last frame with a timestamp
+        self.last: tuple[int, float] | None = None
+        self.end = -np.inf  # seconds at which the last frame goes dark
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Grey frames, uint8 (t <= CHUNK, H, W)."""
+        _check_pixels(self.path, self.header.height or 0, self.header.width or 0)
+        self._check_length_ahead()
+        chunk: list[np.ndarray] = []
+        for raw in self._raw_frames():
+            chunk.append(luma(self._rgb(raw)))
+            if len(chunk) == CHUNK or len(chunk) * chunk[0].size >= CHUNK_BYTES:
+                yield chunk[0][None] if len(chunk) == 1 else np.stack(chunk)
+                chunk = []
+        if chunk:
+            yield np.stack(chunk)
+
+    def _rgb(self, raw: Any) -> np.ndarray:
+        try:
+            return np.asarray(self.converter.convert(raw).data.numpy())
+        except RuntimeError as error:
+            raise VideoError(
+                f"{self.path}: its pixels ({raw.pixel_format}) cannot be converted to grey ({reason(error)})",
+                "Convert it: ffmpeg -i VIDEO -pix_fmt yuv420p out.mp4",
+            ) from None
+
+    def _raw_frames(self) -> Iterator[Any]:
+        while True:
+            try:
+                packet = next(self.demuxer, None)
+            except RuntimeError as error:
+                self.broken = reason(error)
+                break
+            if packet is None:
+                break
+            self.read += 1
+            self._check_length(self.read)  # those that show nothing are work, too
+            try:
+                ready = self.decoder.decode(packet)
+            except RuntimeError:
+                self.refused += 1
+                continue
+            yield from map(self._seen, ready)
+        yield from map(self._seen, self.decoder.drain())
+
+    def _seen(self, raw: Any) -> Any:
+        size = (raw.height, raw.width)
+        self.size = size if self.frames == 0 else self.size
+        if size != self.size:
+            raise VideoError(
+                f"{self.path} changes its size, {self.size} to {size} (height, width)", "Cut it into one file per size."
+            )
+        _check_pixels(self.path, *size)
+        if raw.pts_seconds > _EARLIEST:
+            self.first = self.first or (self.frames, raw.pts_seconds)
+            self.last = (self.frames, raw.pts_seconds)
+            self.end = max(self.end, raw.pts_seconds + raw.duration_seconds)
+        self.frames += 1
+        self._check_length(self.frames)
+        return raw
+
+    def _check_length_ahead(self) -> None:
+        """Refuse by the number of packets, which costs little, what would be refused after long work."""
+        from torchcodec.decoders import Demuxer
+
+        if self.source.size <= self._most_frames():  # not even one byte for each frame
+            return
+        with opened(self.path) as again:
+            try:
+                self.ahead = sum(1 for _ in itertools.islice(Demuxer(again), self._most_frames() + 1))
+            except (RuntimeError, ValueError):
+                return  # damage, which is reported where frames are decoded
+        self._check_length(self.ahead)
+
+    def _check_length(self, frames: int) -> None:
+        """Refuse a file of so many frames, or compressed ones, if that is more work than a recording can be."""
+        if frames <= self._most_frames():
+            return
+        million = frames * self._pixels() / 1e6
+        if million * 1e6 > max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size):
+            raise VideoError(
+                f"{self.path} unpacks {self.source.size} bytes to {million:.0f} million pixels or more",
+                f"No recording holds over {PIXELS_PER_BYTE} pixels a byte: take it out of the data set.",
+            )
+        if frames > MAX_FRAMES:
+            raise VideoError(f"{self.path} holds more than the limit of {MAX_FRAMES} frames", CUT_REMEDY)
+        limit = f"{MAX_DECODED / 1e6:.0f} million pixels"
+        raise VideoError(f"{self.path}: its {frames} frames or more pass the limit of {limit} together", CUT_REMEDY)
+
+    def _most_frames(self) -> int:
+        """As many frames of its size as a file of its bytes may hold."""
+        unpacked = max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size)
+        return min(MAX_FRAMES, min(unpacked, MAX_DECODED) // self._pixels())
+
+    def _pixels(self) -> int:
+        """Of one frame: as it came or, before any did, as the header says."""
+        height, width = self.size if self.frames else (self.header.height or 0, self.header.width or 0)
+        return max(1, height * width)
+
+    def fps(self) -> float:
+        """Frames per second between the first and the last timestamp, else as the header says, else 0."""
+        if self.first is None or self.last is None or self.last[1] <= self.first[1]:
+            return float(self.header.average_fps_from_header or 0.0)
+        return (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
+
+    def damage(self) -> str:
+        """What the file lacks, "" if nothing."""
+        faults = []
+        if self.refused:
+            faults.append(f"{self.refused} of {self.read} compressed frames are damaged")
+        if self.broken or self.source.fault:
+            faults.append(f"reading stopped early ({self.source.fault or self.broken})")
+        faults += filter(None, [self._cut()])
+        fps = self.fps()
+        if not fps:
+            faults.append("its frame rate is unknown")
+        elif not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
+            faults.append(f"its frame rate, {fps:g} per second, is none of a recording")
+        return "; ".join(faults)
+
+    def _cut(self) -> str:
+        """How much less there is than the header promises, "" if it is all there or nothing is promised."""
+        promised = self.header.num_frames_from_header or 0
+        if self.read < promised and self._ends_early():
+            return f"cut short: {self.read} of {promised} frames are in the file"
+        if promised or self.header.duration_seconds_from_header is not None:
+            return ""
+        seconds = self.demuxer.metadata.duration_seconds_from_header
+        if seconds is None:
+            # FFmpeg leaves it out where a .wmv has another size than its header says.
+            return "cut short, or never finished: its length is unknown" if self.source.container == "wmv" else ""
+        # .mkv, .webm and .flv promise one length for picture and sound; .flv counts the last frame as none.
+        begin, fps = self.header.begin_stream_seconds_from_header or 0.0, self.fps()
+        slack = 1.5 / (fps or 1.0) + (1.0 if self.demuxer.metadata.best_audio_stream_index is not None else 0.0)
+        shown = self.end - begin if np.isfinite(self.end) else 0.0
+        return f"cut short: {shown:.2f} of {seconds:.2f} seconds are in the file" if seconds - shown > slack else ""
+
+    def _ends_early(self) -> bool:
+        """Whether the film ends more than half a frame before its header says: a frame dropped inside it does not."""
+        fps = self.fps()
+        if self.header.duration_seconds_from_header is None or not fps or not np.isfinite(self.end):
+            return True
+        begin = self.header.begin_stream_seconds_from_header or 0.0
+        return bool(begin + self.header.duration_seconds_from_header - self.end > 0.5 / fps)
+
+
+def _check_pixels(path: Path, height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise VideoError(
+            f"the frames of {path} are {width} x {height} pixels, more than the limit of {MAX_PIXELS} (4096 x 4096)",
+            "Make it smaller: ffmpeg -i VIDEO -vf scale=1024:-2 out.mp4",
+        )
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Luma of ITU-R BT.601 of one frame, uint8 (3, H, W) -> uint8 (H, W); the integer weights keep grey exactly."""
+    grey = np.empty(rgb.shape[1:], np.uint8)
+    step = max(1, LUMA_AT_ONCE // rgb.shape[2])
+    for top in range(0, len(grey), step):
+        rows = rgb[:, top : top + step]
+        total = rows[0] * np.uint16(77)
+        total += rows[1] * np.uint16(150)
+        total += rows[2] * np.uint16(29)
+        total += np.uint16(128)
+        grey[top : top + step] = total >> 8
+    return grey
