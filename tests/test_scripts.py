@@ -70,7 +70,7 @@ def test_clean_forgets_what_every_stage_of_every_study_makes(project: Path) -> N
 @pytest.mark.parametrize(
     "written",
     [
-        "phantom:\n    'quoted': {layout: pocus}\n    drawn:\n        layout: pocus\n        mine: 3\ntasks:\n    more: 1\n",
+        "phantom:\n    'quoted': {layout: pocus}\n    drawn:\n        mine: 3\ntasks:\n    more: 1\n",
         "phantom: # two\r\n  drawn: {layout: pocus}\r\n  # mine: {}\r\ntasks:\r\n  more: 1\r\n",
         "tasks:\n  more: 1\nphantom:\n\n# at the margin\n  drawn:\n    mine: 1\n",
     ],
