@@ -5,7 +5,11 @@
 .PHONY: help setup demo test ui clean
 VENV := .venv
 BIN := $(VENV)/bin
-STUDIES := $(wildcard conf/study/*.yaml)
+# Folders below data/<study>, and the keys below a study's `phantom:`, which are the data sets drawn below data/raw/<study>.
+# Nothing else below data is deleted: it may be somebody's videos.
+STAGES := ingest split pretrain embed probe compare
+DRAWN := '/^[^ \#\r]/ {inside = /^phantom:/; indent = 0} inside && match($$0, /^ +[A-Za-z0-9_-]+:/) \
+  {match($$0, /^ +/); if (!indent) indent = RLENGTH; if (RLENGTH == indent) {sub(/:.*/, ""); print $$1}}'
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
@@ -32,6 +36,11 @@ ui: setup
 	@$(BIN)/echolung ui
 
 clean:
-	rm -rf $(patsubst conf/study/%.yaml,data/%,$(STUDIES)) $(patsubst conf/study/%.yaml,data/%-runs,$(STUDIES)) \
-	  $(patsubst conf/study/%.yaml,data/raw/%,$(STUDIES)) $(patsubst conf/study/%.yaml,reports/%,$(STUDIES)) \
-	  data/demo data/locks mlruns/mlflow.db mlruns/artifacts dvc.lock
+	@for file in conf/study/*.yaml; do \
+	  study=$$(basename "$$file" .yaml); \
+	  for drawn in $$(awk $(DRAWN) "$$file"); do rm -rf "data/raw/$$study/$$drawn"; done; \
+	  for stage in $(STAGES); do rm -rf "data/$$study/$$stage"; done; \
+	  rm -rf "data/$$study-runs" "reports/$$study"; \
+	  rmdir "data/raw/$$study" "data/$$study" 2>/dev/null || true; \
+	done
+	@rm -rf data/demo data/locks mlruns/mlflow.db mlruns/artifacts dvc.lock

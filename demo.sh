@@ -2,15 +2,25 @@
 # The second half of `make demo`: champion, a video nobody has trained on, the table. Needs a finished `dvc repro`.
 set -euo pipefail
 cd "$(dirname "$0")"
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+
+# A champion that was not earned is a result, not a failure of the demonstration; every other failure ends it.
+may_be_refused() {  # REASON COMMAND...
+    local reason=$1
+    shift
+    { "$@" 2>&1 >&3 | tee "$said" >&2; } 3>&1 && return
+    grep -qE "^echolung: .*($reason)" "$said" || exit 1
+    echo "That is an answer, too: the demonstration goes on."
+}
 
 for task in pocus-pathology blues-covid; do
-    # A champion that was not earned is a result, not a failure of the demonstration.
-    echolung promote "$task" || echo "No champion for $task: see the reason above."
+    may_be_refused "does not beat|is no better than|was scored on another|was rolled back on" echolung promote "$task"
 done
 video=data/demo/held-back.mp4
 [ -f "$video" ] || echolung phantom lung "$video" --pattern covid --seed 90210
 echo
-echolung predict "$video" --task pocus-pathology || true
+may_be_refused "has no champion yet" echolung predict "$video" --task pocus-pathology
 echo
 echolung show
 echo

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from echolung import registry
 from echolung.errors import EcholungError, RegistryError
-from echolung.promotion.succession import crown, predecessor, written_moves
+from echolung.promotion.succession import crown, history, predecessor, written_moves
 from echolung.serving.classifier import Classifier
 from echolung.tracking.store import Store
 
@@ -37,8 +37,10 @@ def roll_back(store: Store, study: str, task: str, to: int | None = None) -> Rol
     present = registry.champion_number(store, name)
     if present is None:
         raise RegistryError(f"{name} has no champion to roll back", f"Run `echolung promote {task}`.")
-    moves = written_moves(store, name)
-    earlier = sorted({move.after for move in moves} | {move.before for move in moves if move.before})
+    moves = history(store, name)
+    # Where a move was to start was champion, whether or not the move was made.
+    left = {move.before for move in written_moves(store, name) if move.before}
+    earlier = sorted({move.after for move in moves} | left)
     others = [number for number in earlier if number != present]
     target = predecessor(moves, present) if to is None else to
     if target is None:

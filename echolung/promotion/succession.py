@@ -1,13 +1,15 @@
 """Who was champion when: every move of the alias `champion` is written down before it is made.
 
 Where the alias points is the truth about the present. What was written down is a chain, `champion.0001` and so on among
-the registered model's tags: each link says from which version to which, when, and by which command. A move that was
-written down and then not made (its process was killed in between) is known by the next one, which does not start where
-it ended, or by the alias: it is left out of the history, and nothing has to be repaired.
+the registered model's tags: each link says from which version to which, when, and by which command, and afterwards
+that the alias did move. A process can be killed between any two of these. A move that was made and not confirmed is
+known by the next one, which starts where it ended, or by the alias; one that was not made is left out of the history,
+and nothing has to be repaired.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from dataclasses import asdict, dataclass
@@ -31,6 +33,8 @@ class Move:
     at: str
     """UTC, ISO 8601."""
     how: How
+    made: bool = False
+    """Whether the alias is known to have moved; `history` knows of more."""
 
 
 def crown(store: Store, version: Version, how: How) -> Move:
@@ -42,32 +46,41 @@ def crown(store: Store, version: Version, how: How) -> Move:
         how=how,
     )
     with reported(store):
-        key = f"{PREFIX}{len(written_moves(store, version.name)) + 1:04d}"
+        last = max((number for number, _ in _chain(store, version.name)), default=0)
+        key = f"{PREFIX}{last + 1:04d}"  # not their count: someone may have deleted a link
         store.client().set_registered_model_tag(version.name, key, json.dumps(asdict(move)))
     registry.make_champion(store, version)
+    move = dataclasses.replace(move, made=True)
+    with reported(store):
+        store.client().set_registered_model_tag(version.name, key, json.dumps(asdict(move)))
     return move
 
 
 def written_moves(store: Store, name: str) -> list[Move]:
     """Every move that was written down, oldest first; raises RegistryError if someone changed what it says."""
+    return [move for _, move in _chain(store, name)]
+
+
+def _chain(store: Store, name: str) -> list[tuple[int, Move]]:
+    """Every link and its number, in order; raises as `written_moves`."""
     tags = registry.model_tags(store, name)
     found = []
-    for key in sorted(key for key in tags if key.startswith(PREFIX)):
+    for key in (key for key in tags if key.startswith(PREFIX)):
         try:
-            found.append(Move(**json.loads(tags[key])))
+            found.append((int(key.removeprefix(PREFIX)), Move(**json.loads(tags[key]))))
         except (TypeError, ValueError):
             raise RegistryError(
                 f"the tag {key} of {name} does not say who was champion ({tags[key][:60]})",
                 "Delete the tag in the MLflow UI; the history then lacks this one move.",
             ) from None
-    return found
+    return sorted(found, key=lambda link: link[0])
 
 
 def history(store: Store, name: str) -> list[Move]:
-    """The moves that were made, oldest first: each ended where the next one, or the alias now, begins."""
+    """The moves that were made, oldest first: confirmed, or ended where the next one, or the alias now, begins."""
     written = written_moves(store, name)
     then = [*(move.before for move in written[1:]), registry.champion_number(store, name)]
-    return [move for move, present in zip(written, then, strict=False) if move.after == present]
+    return [move for move, present in zip(written, then, strict=False) if move.made or move.after == present]
 
 
 def predecessor(moves: list[Move], version: int) -> int | None:

@@ -10,7 +10,9 @@ Dimension letters: V views, T frames of a clip, S side of a frame in pixels, N t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,27 +79,33 @@ def explain_videos(classifier: Classifier, videos: Sequence[Path], folder: Path,
     """
     from echolung.serving.pictures import write_gif, write_png
 
-    try:
+    with _blamed(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / "probe.tmp"):
+        with tempfile.TemporaryFile(dir=folder):
             pass
-        (folder / "probe.tmp").unlink()
-        rows = []
-        for path, name in zip(videos, _names(videos), strict=True):
-            look = classifier.look(path)
-            rows.append(classifier.row(str(path), look))
-            found = explain(classifier, look)
-            caption = caption_of(classifier, rows[-1], model)
-            with atomic_path(folder / f"{name}.gif") as temporary:
-                write_gif(temporary, found, caption, classifier.encoder.settings.clip_fps)
-            with atomic_path(folder / f"{name}.png") as temporary:
-                write_png(temporary, found, caption)
+    rows = []
+    for path, name in zip(videos, _names(videos), strict=True):
+        look = classifier.look(path)
+        rows.append(classifier.row(str(path), look))
+        found = explain(classifier, look)
+        caption = caption_of(classifier, rows[-1], model)
+        with _blamed(folder), atomic_path(folder / f"{name}.gif") as temporary:
+            write_gif(temporary, found, caption, classifier.encoder.settings.clip_fps)
+        with _blamed(folder), atomic_path(folder / f"{name}.png") as temporary:
+            write_png(temporary, found, caption)
+    return classifier.table(rows)
+
+
+@contextlib.contextmanager
+def _blamed(folder: Path) -> Iterator[None]:
+    """What the system refuses within is said of the folder of pictures."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
             f"pictures cannot be written to {folder} ({reason})", "Name a folder that can be written to."
         ) from None
-    return classifier.table(rows)
 
 
 @dataclass(frozen=True)

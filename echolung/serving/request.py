@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from echolung.data.containers import ACCEPTED, ENOUGH, container, nature
 from echolung.errors import EcholungError, RequestError, SettingsError
 from echolung.serving.classifier import Classifier
 
@@ -29,7 +30,6 @@ LARGEST_VARIABLE = "ECHOLUNG_SERVE_MAX_MB"
 LARGEST_MB = 256
 COLUMNS = ("video", "content")
 GIVE_ONE = "Give each row either `video`, a path, or `content`, a video file's bytes as base64."
-CONTAINERS = "mp4, mov, avi, gif, mkv, webm, mpeg, ts, wmv, flv or ogg"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _video_file(row: dict[Any, Any], position: int, limits: Limits) -> Iterator[
         return
     name = f"content[{position}]"
     content = _decoded(given["content"], name, limits.largest)
-    _check_container(content[:400], name)
+    _check_container(content[:ENOUGH], name)
     with tempfile.TemporaryDirectory(prefix="echolung-") as folder:
         path = Path(folder).resolve() / "video"
         path.write_bytes(content)
@@ -110,7 +110,7 @@ def _allowed(sent: str, limits: Limits) -> Path:
         raise RequestError(f"{_shown(sent)} is not there, or not a file", "Check the path.")
     try:
         with open(path, "rb") as stream:
-            _check_container(stream.read(400), _shown(sent))
+            _check_container(stream.read(ENOUGH), _shown(sent))
     except OSError as error:
         raise RequestError(f"{_shown(sent)} cannot be read ({error.strerror})", "Check its permissions.") from None
     return path
@@ -140,16 +140,9 @@ def _too_large(name: str, largest: int) -> RequestError:
 
 def _check_container(first: bytes, name: str) -> None:
     """RequestError unless a file begins like a video container; playlists, which name other files, do not."""
-    boxes = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-    known = (
-        first[4:8] in boxes  # ISO base media: mp4, mov
-        or (first[:4] == b"RIFF" and first[8:12] == b"AVI ")
-        or first.startswith((b"GIF8", b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3"))  # mkv and webm; MPEG 1 and 2
-        or first.startswith((b"\x30\x26\xb2\x75", b"FLV\1", b"OggS"))  # wmv
-        or (first[:1] == b"G" and first[188:189] == b"G")  # an MPEG transport stream
-    )
-    if not known:
-        raise RequestError(f"{name} is no video: it does not begin like one of {CONTAINERS}", "Send a video file.")
+    if container(first) is None:
+        instead = nature(first) if first else "empty (0 bytes)"
+        raise RequestError(f"{name} is no video but {instead}", f"Send a video file ({ACCEPTED}).")
 
 
 def _shown(sent: str) -> str:

@@ -197,3 +197,70 @@ def test_an_alias_that_someone_moved_by_hand_is_the_truth(two: Any, project: Sto
     with pytest.raises(RegistryError, match=r"champion\.0002 .* does not say who was champion") as error:
         roll_back(project, STUDY, TASK)
     assert "Delete the tag" in error.value.remedy
+
+
+def test_a_tag_deleted_as_the_remedy_says_costs_this_one_move_and_no_other(
+    two: dict[str, Candidate], project: Store, elect: Elect
+) -> None:
+    assert elect(two["jepa"], reset=True).version == 3
+    project.client().set_registered_model_tag(NAME, "champion.0002", "nonsense")
+    with pytest.raises(RegistryError, match=r"champion\.0002") as error:
+        roll_back(project, STUDY, TASK)
+    assert "Delete the tag" in error.value.remedy
+    project.client().delete_registered_model_tag(NAME, "champion.0002")
+    assert moves(project) == [(None, 1, "promote"), (2, 3, "promote")]
+    assert roll_back(project, STUDY, TASK).after == 2
+    assert moves(project) == [(None, 1, "promote"), (2, 3, "promote"), (3, 2, "rollback")]
+    assert roll_back(project, STUDY, TASK, to=3).after == 3
+    assert roll_back(project, STUDY, TASK).after == 2, "version 3 followed version 2"
+
+
+def test_the_chain_goes_on_beyond_ten_thousand(two: Any, project: Store) -> None:
+    project.client().set_registered_model_tag(NAME, "champion.9999", next(iter(_links(project).values())))
+    roll_back(project, STUDY, TASK)
+    roll_back(project, STUDY, TASK, to=2)
+    assert list(_links(project))[-2:] == ["champion.10000", "champion.10001"]
+    assert moves(project)[-2:] == [(2, 1, "rollback"), (1, 2, "rollback")]
+
+
+def _links(project: Store) -> dict[str, str]:
+    tags = project.client().get_registered_model(NAME).tags
+    return {key: tags[key] for key in sorted(tags, key=lambda key: (len(key), key)) if key.startswith("champion.")}
+
+
+def test_a_version_whose_promotion_was_killed_never_was_promoted(
+    two: dict[str, Candidate], project: Store, elect: Elect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, "set_registered_model_alias")
+        with pytest.raises(Killed):
+            elect(two["jepa"], reset=True)
+    assert {int(found.version) for found in project.client().search_model_versions(f"name = '{NAME}'")} == {1, 2, 3}
+    for _ in range(2):  # with the alias to tell it by, and with the next move
+        with pytest.raises(RegistryError, match="version 3 never was promoted") as error:
+            roll_back(project, STUDY, TASK, to=3)
+        assert "3" not in error.value.remedy
+        roll_back(project, STUDY, TASK)
+        roll_back(project, STUDY, TASK, to=2)
+
+
+def test_a_move_that_was_made_but_not_confirmed_counts(
+    two: Any, project: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = project.client().set_registered_model_tag
+    with monkeypatch.context() as patch:
+        calls: list[object] = []
+
+        def killed(client: object, *arguments: Any) -> None:
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise Killed
+            whole(*arguments)
+
+        patch.setattr("mlflow.tracking.MlflowClient.set_registered_model_tag", killed)
+        with pytest.raises(Killed):
+            roll_back(project, STUDY, TASK)
+    made = [(None, 1, "promote"), (1, 2, "promote"), (2, 1, "rollback")]
+    assert (champion_number(project, NAME), moves(project)) == (1, made)
+    assert roll_back(project, STUDY, TASK, to=2).after == 2
+    assert moves(project) == [*made, (1, 2, "rollback")]

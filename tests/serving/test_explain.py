@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,25 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_any_video_is_looked_a
     with pytest.raises(VideoError, match=r"absent\.mp4"):
         explain_videos(attentive, [tmp_path / "absent.mp4"], tmp_path / "fine", "m")
     assert list((tmp_path / "fine").iterdir()) == []
+
+
+def test_files_that_lie_in_the_folder_of_pictures_stay(folder: Path, tmp_path: Path, attentive: Classifier) -> None:
+    (tmp_path / "probe.tmp").write_text("a user's")
+    explain_videos(attentive, [folder / "a.mp4"], tmp_path, "m")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.gif", "a.png", "probe.tmp"}
+    assert (tmp_path / "probe.tmp").read_text() == "a user's"
+
+
+def test_the_folder_is_blamed_for_pictures_alone(
+    folder: Path, tmp_path: Path, attentive: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENAMETOOLONG, "File name too long", str(folder / "a.mp4"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "look", refused)
+        with pytest.raises(OSError, match=r"name too long.*a\.mp4"):
+            explain_videos(attentive, [folder / "a.mp4"], tmp_path, "m")
+    monkeypatch.setattr("echolung.serving.pictures.write_png", refused)
+    with pytest.raises(DataError, match=r"pictures cannot be written to .*name too long"):
+        explain_videos(attentive, [folder / "a.mp4"], tmp_path, "m")

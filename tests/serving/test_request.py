@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from echolung.data.video import encode
-from echolung.errors import RequestError, SettingsError
+from echolung.errors import RequestError, SettingsError, VideoError
 from echolung.registry import load_pyfunc, register
 from echolung.serving.classifier import Classifier
 from echolung.serving.request import LARGEST_VARIABLE, ROOT_VARIABLE, Limits, answer
@@ -65,10 +67,6 @@ def test_a_setting_that_makes_no_sense_is_named(bare: pytest.MonkeyPatch, variab
 def test_every_container_that_studies_hold_is_taken_whatever_it_is_called(
     folder: Path, tmp_path: Path, suffix: str, codec: str
 ) -> None:
-    import base64
-
-    import numpy as np
-
     frames = np.random.default_rng(0).integers(0, 255, (12, 48, 48), dtype=np.uint8)
     encode(tmp_path / f"clip{suffix}", frames, 25.0, codec)  # type: ignore[arg-type]
     classifier = Classifier.open(folder / "classifier")
@@ -76,6 +74,53 @@ def test_every_container_that_studies_hold_is_taken_whatever_it_is_called(
     found = answer(classifier, pd.DataFrame({"content": [content]}), Limits(tmp_path, 10**7))
     wanted = classifier.predict([tmp_path / f"clip{suffix}"])
     pd.testing.assert_frame_equal(found.drop(columns="video"), wanted.drop(columns="video"))
+
+
+def of_a_camcorder(stream: bytes) -> bytes:
+    """A transport stream whose packets carry a time of 4 bytes before them: 192 bytes instead of 188."""
+    return b"".join(bytes(4) + stream[start : start + 188] for start in range(0, len(stream), 188))
+
+
+@pytest.mark.parametrize("first", ["mts", "junk", "uuid", "pict", "prfl", "udta", "skip"])
+def test_the_server_takes_what_predict_takes(folder: Path, tmp_path: Path, first: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (12, 48, 48), dtype=np.uint8)
+    made = tmp_path / ("clip.ts" if first == "mts" else "clip.mp4")
+    encode(made, frames, 25.0, "mpeg2video" if first == "mts" else "mpeg4")
+    data = made.read_bytes()
+    odd = of_a_camcorder(data) if first == "mts" else data.replace(b"ftyp", first.encode(), 1)
+    (tmp_path / "odd").write_bytes(odd)
+    classifier = Classifier.open(folder / "classifier")
+    wanted = classifier.predict([tmp_path / "odd"]).drop(columns="video")
+    for row in ({"video": "odd"}, {"content": base64.b64encode(odd).decode()}):
+        found = answer(classifier, pd.DataFrame([row]), Limits(tmp_path, 10**7))
+        pd.testing.assert_frame_equal(found.drop(columns="video"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("data", "nature"),
+    [
+        (b"\0\0\0\x20ftypavif" + bytes(600), "a picture (AVIF)"),
+        (b"\0\0\0\x20ftypheic" + bytes(600), "a picture (HEIC)"),
+        (b"\0\0\0\x20ftypM4A " + bytes(600), "sound (M4A)"),
+        (b"GIF8" + bytes(600), "of no format that is known here"),
+        (b"G" + bytes(187) + b"G" + bytes(600), "of no format that is known here"),
+        (b"", "empty (0 bytes)"),
+    ],
+)
+def test_what_predict_refuses_at_sight_never_reaches_the_decoder(
+    folder: Path, tmp_path: Path, data: bytes, nature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.mp4").write_bytes(data)
+    classifier = Classifier.open(folder / "classifier")
+    with pytest.raises(VideoError, match=r"is empty|is not a video but"):
+        classifier.predict([tmp_path / "odd.mp4"])
+    monkeypatch.setattr(Classifier, "predict", lambda *_: pytest.fail("it was handed on"))
+    rows = [{"video": "odd.mp4"}, *([{"content": base64.b64encode(data).decode()}] if data else [])]
+    for row in rows:
+        with pytest.raises(RequestError) as error:
+            answer(classifier, pd.DataFrame([row]), Limits(tmp_path, 10**7))
+        assert error.value.problem.endswith(f" is no video but {nature}")
+        assert "mp4" in error.value.remedy
 
 
 def test_a_pipe_is_not_opened(folder: Path, tmp_path: Path) -> None:
