@@ -231,6 +231,7 @@ def serve(task: str, port: int, root: Path | None) -> None:
     machine may ask: it has no password. The same without this command, from a folder of videos:
 
     \b
+      export MLFLOW_TRACKING_URI=sqlite:////PROJECT/mlruns/mlflow.db
       mlflow models serve -m "models:/echolung-STUDY-TASK@champion" --env-manager local
 
     \b
