@@ -30,7 +30,7 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *data
 
     Plain names (`balanced_accuracy`, with `_low` and `_high`) are of the probe that judges the arm; metrics that no
     pair is compared on stand under `more/`, another probe's under its name (`linear/auroc`), differences under that of
-    the other arm (`minus_random/log_loss`, with `_p`).
+    the other arm (`minus_random/log_loss`, with `_p_uncorrected` and, where it was to confirm, `_p_holm`).
     """
     arms = comparison.arms[comparison.arms["task"] == task]
     results = []
@@ -78,7 +78,8 @@ def _differences(comparison: Comparison, task: str, arm: str, probe: str) -> dic
     for row in mine.to_dict("records"):
         name = f"minus_{row['reference']}/{row['metric']}"
         found |= _interval(name, row["difference"], row["low"], row["high"])
-        found[f"{name}_p"] = _number(row["p_value"])
+        found[f"{name}_p_uncorrected"] = _number(row["p_value"])
+        found[f"{name}_p_holm"] = _number(row["p_holm"])
     return {name: value for name, value in found.items() if value is not None}
 
 
