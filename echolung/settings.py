@@ -153,6 +153,14 @@ class Settings(Parameters):
             raise SettingsError(f"no arm '{arm}' in study {self.study}", f"It has: {', '.join(self.embed.arms)}.")
         return self.initialise.seeds if arm == "random" else self.pretrain.seeds
 
+    def feature_stores(self, embed: Path) -> list[Path]:
+        """The folders that the embed stage fills below `embed`, one per source, arm and seed."""
+        return [
+            embed / pair.source / pair.arm / f"seed{seed}"
+            for pair in self.embed.pairs.values()
+            for seed in self.seeds(pair.arm)
+        ]
+
     def stages(self) -> list[str]:
         """The runs that make the study, as the tracking store names them: one per stage and item of dvc.yaml."""
         items: dict[str, Iterable[str]] = {

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.data.manifest import read_manifest
+from echolung.evaluation.features import Features
 from echolung.models.weights import read_record
 
 PHANTOM_LICENSE = "synthetic"
@@ -110,3 +111,22 @@ def arms(encoders: Iterable[Path]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def effective_ranks(features: Iterable[Path]) -> pd.DataFrame:
+    """How many directions the features span, from the stores embed/<source>/<arm>/seed<k>: one row per arm and source.
+
+    Columns: source, arm, seeds, mean, low and high (over the seeds), most (what videos and width allow).
+    """
+    rows = []
+    for folder in features:
+        record = Features.open(folder).record
+        most = min(record.shape[0], record.shape[3])
+        source = folder.parent.parent.name
+        rows.append({"source": source, "arm": record.arm, "rank": record.effective_rank, "most": most})
+    named = {"seeds": ("rank", "size"), "mean": ("rank", "mean"), "low": ("rank", "min"), "high": ("rank", "max")}
+    columns = ["source", "arm", *named, "most"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    grouped = pd.DataFrame(rows).groupby(["source", "arm"], sort=False)
+    return grouped.agg(**named, most=("most", "first")).reset_index()[columns]
