@@ -197,6 +197,7 @@ def publish(name: str, command: str, readme: bool) -> None:
         facts={"Published with": facts.pop("Code"), **facts},
         sources=study.sources(data / "ingest", settings.ingest.sources),
         arms=study.arms(encoders),
+        ranks=study.effective_ranks(settings.feature_stores(data / "embed")),
         stages=stages,
         untimed=[name for name in settings.stages() if name not in set(stages["stage"])],
     )

@@ -45,6 +45,7 @@ def main() -> None:
             when=study.today(),
             sources=sources,
             arms=study.arms(encoders),
+            ranks=study.effective_ranks(settings.feature_stores(here.data("embed"))),
             history=read_history(encoders),
             validation=here.validation,
             samples=samples,

@@ -13,10 +13,12 @@ from test_reports import ARMS, TASKS, predictions
 from echolung.errors import DataError
 from echolung.evaluation.compare import CompareSettings, compare
 from echolung.evaluation.comparison import Comparison, read_comparison
+from echolung.reports.page import FIGURES
 from echolung.reports.publish import Published, publish, summary_markdown
 
 MORE = ARMS | {("hand-made", "none"): (1, 0.0), ("jepa-blues", "attentive"): (3, 0.6)}
 NAME = "lung-small"
+RANKS = [("pocus", "jepa", 1, 3.52, 3.52, 3.52, 80), ("pocus", "random", 3, 15.24, 14.1, 16.38, 80)]
 MARKS = f"# Title\n\nbefore\n<!-- {NAME}: begin -->\nold\n<!-- {NAME}: end -->\nafter\n"
 
 
@@ -56,6 +58,7 @@ def published() -> Published:
         facts={"Machine": "a machine of two cores"},
         sources=pd.DataFrame({"source": ["pocus"], "videos": [80]}),
         arms=pd.DataFrame({"arm": ["jepa"], "seed": [0]}),
+        ranks=pd.DataFrame(RANKS, columns=["source", "arm", "seeds", "mean", "low", "high", "most"]),
         stages=pd.DataFrame(stages),
     )
 
@@ -72,6 +75,8 @@ def test_what_is_published_can_be_read_back_and_holds_no_frame(published, compar
     for linked in re.findall(r"\((figures/[^)]*)\)", page):
         assert (target / linked).is_file()
     assert "a machine of two cores" in page
+    assert f"**ROC curves.** {FIGURES['roc'].caption}" in page
+    assert "| pocus | random | 3 | 15.2 (14.1 to 16.4) | 80 |" in page
     for text in comparison.verdicts["text"]:
         assert text in page
 
@@ -110,6 +115,17 @@ def test_the_summary_names_patients_differences_and_what_explores(published, com
     difference = tested.set_index("metric").loc["log_loss", "difference"]
     assert f"{difference:+.2f}".replace("-", "−") in lines[2]
     assert "5 minutes together" in summary_markdown(published, comparison)
+
+
+def test_the_summarys_columns_stand_alone_and_controls_and_collapse_are_told(published, comparison) -> None:
+    text = summary_markdown(published, comparison)
+    heads = [cell.strip() for cell in text.splitlines()[0].strip("|").split("|")]
+    assert len(set(heads)) == len(heads) == text.splitlines()[1].count("---")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    told = comparison.verdicts.query("task == 'lung' and arm == 'jepa' and reference == 'hand-made'")["outcome"].item()
+    (mine,) = [line for line in lines if line.startswith("- jepa against the hand-made control")]
+    assert f": {told} on lung" in mine
+    assert any("jepa 3.5 against 15.2 on the videos of pocus" in line for line in lines)
 
 
 def test_patients_who_share_a_group_are_not_counted_as_independent(published, tables, report, tmp_path) -> None:

@@ -11,13 +11,15 @@ import pytest
 
 from echolung.data.gates.gate import check
 from echolung.data.tasks import Task
-from echolung.errors import GateError
+from echolung.errors import DataError, GateError
 from echolung.evaluation.compare import CompareSettings, compare
 from echolung.evaluation.comparison import Comparison
+from echolung.evaluation.features import INDEX_COLUMNS, FeaturesRecord, write_index
 from echolung.reports import study
-from echolung.reports.figures import Sample, one_per_class
+from echolung.reports.figures import Sample, one_per_class, training
 from echolung.reports.page import ReportInputs, read_history, write_report
-from echolung.reports.tables import headline, table_markdown, table_text, task_tables
+from echolung.reports.style import ARM_COLOURS, styled
+from echolung.reports.tables import collapsed, headline, standing, table_markdown, table_text, task_tables
 
 HOSTILE = "<script>alert('$x_1$')</script>|a&b"
 TASKS = {
@@ -43,6 +45,11 @@ def predictions(task: str, classes: int, arms: dict[tuple[str, str], tuple[int, 
     return pd.concat(frames, ignore_index=True)
 
 
+def ranks(**means: float) -> pd.DataFrame:
+    rows = [("pocus", arm, 3, mean, mean - 0.5, mean + 0.5, 80) for arm, mean in means.items()]
+    return pd.DataFrame(rows, columns=["source", "arm", "seeds", "mean", "low", "high", "most"])
+
+
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     table = pd.concat([predictions("lung", 3), predictions("blues", 2)], ignore_index=True)
@@ -63,6 +70,7 @@ def inputs(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> 
         tasks=TASKS,
         facts={"git revision": "abc1234", "scale": HOSTILE},
         sources=pd.DataFrame({"source": ["pocus"], "videos": [80], "minutes": [math.nan]}),
+        ranks=ranks(jepa=3.5, random=15.2),
         history=history,
         validation=validation,
         samples=[Sample(f"covid · {HOSTILE}", np.full((3, 16, 16), 90, np.uint8))],
@@ -141,6 +149,12 @@ def test_every_arm_and_every_interval_stands_on_the_page(page: str, comparison: 
     assert "40 patients, 80 videos" in text
 
 
+def test_a_partly_collapsed_encoder_stands_on_the_page(page: str) -> None:
+    text = Tags(page).text
+    assert "jepa 3.5 against 15.2 on the videos of pocus. This encoder has partly collapsed" in text
+    assert "15.2 (14.7 to 15.7)" in text
+
+
 def test_hostile_names_are_text(page: str, written: tuple[pd.DataFrame, Path]) -> None:
     assert "<script" not in page
     assert html.escape("<script>alert(", quote=False) in page
@@ -205,6 +219,32 @@ def test_the_headline_claims_no_more_than_the_verdicts(comparison: Comparison) -
     unbeaten = comparison.verdicts.assign(outcome="undecided")
     doubtful = Comparison(**{**vars(comparison), "verdicts": unbeaten})
     assert "was not shown to beat the class frequencies" in " ".join(headline(doubtful))
+
+
+def test_an_encoder_stands_against_the_controls_as_its_verdicts_say_and_no_surer(comparison: Comparison) -> None:
+    found = {"a": ("worse", 0.034, 0), "b": ("worse", 0.0001, 0), "c": ("undecided", 0.4, 0), "d": ("better", 0.02, 9)}
+    keys = {"arm": "jepa", "reference": "hand-made", "probe": "attentive"}
+    rows = [{"task": t, **keys, "outcome": o, "p_value": p, "n_seen": n} for t, (o, p, n) in found.items()]
+    rows += [{**row, "reference": "random", "outcome": "better"} for row in rows]
+    table = pd.DataFrame(rows).assign(metric="log_loss")
+    arms = pd.DataFrame({"arm": ["jepa", "hand-made", "random"], "role": ["pretrained", "control", "reference"]})
+    pairs, verdicts = table.drop(columns="outcome"), table[["task", *keys, "outcome"]]
+    said = standing(Comparison(**{**vars(comparison), "arms": arms, "pairs": pairs, "verdicts": verdicts}))
+    assert said[0] == (
+        "jepa against the hand-made control (log-loss, p uncorrected): better on d † (p = 0.020);"
+        " worse on a (p = 0.034) and b (p < 0.001); undecided on c."
+    )
+    assert "not evidence that there is none" in said[1]
+    assert len(said) == 2
+    assert standing(comparison) == []  # has no controls
+
+
+def test_collapse_is_said_below_half_of_the_untrained_rank_and_not_at_half(comparison: Comparison) -> None:
+    assert collapsed(ranks(jepa=5.0, random=10.0), comparison) == []
+    assert "jepa 4.9 against 10.0" in collapsed(ranks(jepa=4.9, random=10.0), comparison)[0]
+    assert collapsed(ranks(random=10.0, majority=1.0), comparison) == []
+    elsewhere = ranks(jepa=1.0, random=10.0).assign(source=["blues", "pocus"])
+    assert collapsed(elsewhere, comparison) == []
 
 
 def test_the_terminal_table_has_every_estimate_and_lines_up(comparison: Comparison) -> None:
@@ -283,6 +323,52 @@ def test_histories_are_read_with_their_arm_and_seed(tmp_path: Path) -> None:
         (folder / "history.csv").write_text("step,loss\n0,1.0\n1,0.5\n")
     table = read_history(sorted(tmp_path.glob("*/seed*")))
     assert table[["arm", "seed", "step"]].to_numpy().tolist() == [["jepa", s, t] for s in (0, 1) for t in (0, 1)]
+
+
+def test_effective_ranks_are_read_from_the_feature_stores(tmp_path: Path) -> None:
+    folders = []
+    for arm, values in {"jepa": [3.0, 5.0], "random": [12.0]}.items():
+        for seed, rank in enumerate(values):
+            folder = tmp_path / "pocus" / arm / f"seed{seed}"
+            folder.mkdir(parents=True)
+            tokens = np.zeros((4, 1, 2, 6), np.float16)
+            record = FeaturesRecord(
+                key="k", arm=arm, seed=seed, encoder_sha256="e", shape=tokens.shape, effective_rank=rank,
+                seen_in_pretraining=[],
+            )  # fmt: skip
+            np.save(folder / "tokens.npy", tokens)
+            write_index(folder, record, pd.DataFrame([["v", "s", True, 1.0, False]] * 4, columns=INDEX_COLUMNS))
+            folders.append(folder)
+    found = study.effective_ranks(folders).to_dict("records")
+    assert found == [
+        {"source": "pocus", "arm": "jepa", "seeds": 2, "mean": 4.0, "low": 3.0, "high": 5.0, "most": 4},
+        {"source": "pocus", "arm": "random", "seeds": 1, "mean": 12.0, "low": 12.0, "high": 12.0, "most": 4},
+    ]
+    with pytest.raises(DataError, match="features.json does not exist"):
+        study.effective_ranks([tmp_path / "pocus" / "jepa" / "seed9"])
+
+
+@pytest.mark.parametrize("ema", [0.998, None])
+def test_training_curves_tell_arms_by_colour_and_seeds_by_style(ema: float | None) -> None:
+    step = np.arange(5)
+    history = pd.concat(
+        pd.DataFrame({"arm": arm, "seed": seed, "step": step, "loss": 1 / (step + seed + 1), "ema": ema or step / 5})
+        for arm in ("jepa-a", "jepa-b")
+        for seed in (0, 1, 2)
+    )
+    with styled():
+        figure = training(history, {"jepa-a": ARM_COLOURS[0], "jepa-b": ARM_COLOURS[1], "random": "#7a8590"})
+        figure.draw_without_rendering()  # lays out
+    panels = [panel for panel in figure.axes if panel.axison]
+    assert [panel.get_title(loc="left") for panel in panels] == ["loss", "teacher's momentum (EMA)"][: 1 if ema else 2]
+    lines = [(line.get_color(), line.get_linestyle()) for line in panels[0].lines]
+    assert len(set(lines)) == len(lines) == 6
+    assert {colour for colour, _ in lines} == set(ARM_COLOURS[:2])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["jepa-a", "jepa-b", "seed 0", "seed 1", "seed 2"]
+    assert ("0.998" in legend.get_title().get_text()) == (ema is not None)
+    for panel in panels:
+        assert not legend.get_window_extent().overlaps(panel.get_tightbbox())
 
 
 class FakeStore(dict[str, np.ndarray]):

@@ -5,7 +5,7 @@ A task's panels stand in a row, a metric's in a column, and an arm keeps its col
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.evaluation.metrics import METRICS
@@ -40,6 +41,9 @@ TRAINING = {
     "ema": "teacher's momentum (EMA)",
     "effective_rank": "effective rank of the features",
 }
+SCHEDULES = ["learning_rate", "ema"]
+"""What is set and not measured: one that stays as it is needs no panel."""
+SEED_STYLES = ["-", "--", ":", "-."]
 
 
 def axis_label(metric: str) -> str:
@@ -204,6 +208,7 @@ def confusions(comparison: Comparison) -> Figure:
             panel.set_title(f"{task}\n{arm}")
         hide(row[len(of_task) :])
     hide([panel for panel in panels[-1] if not panel.has_data()])
+    note(figure, "Share of the true class; below it videos or patients, as a mean over the arm's seeds.")
     return figure
 
 
@@ -239,8 +244,11 @@ def _confusion(panel: Axes, table: pd.DataFrame) -> None:
         spine.set_visible(False)
 
 
-def roc_curves(comparison: Comparison) -> Figure:
-    """Mean within-fold ROC of every arm; one panel per class that is told from the rest."""
+def roc_curves(comparison: Comparison, labels: Mapping[str, str]) -> Figure:
+    """Mean within-fold ROC of every arm; one panel per class that is told from the rest.
+
+    `labels` names what a task asks for (task -> label), so that a class "1" can be read.
+    """
     found, table, colours = _judged(comparison), comparison.roc, arm_colours(comparison.arms)
     drawn = list(table[["task", "class"]].drop_duplicates().itertuples(index=False, name=None))
     columns = 4 if len(drawn) > 3 else 3
@@ -255,7 +263,9 @@ def roc_curves(comparison: Comparison) -> Figure:
             x, y = (curve[name].to_numpy(dtype=float) for name in ("false_positive_rate", "true_positive_rate"))
             if len(curve):
                 panel.plot(x, y, color=colours[arm], lw=1.8, label=f"{arm} {np.trapezoid(y, x):.2f}")
-        panel.set_title(f"{task}\n{label}")
+        panel.set_title(f"{task}\n")
+        positive = f"positive: {labels[task]} = {label}"
+        panel.text(0, 1.03, positive, transform=panel.transAxes, fontsize=8, color=INK).set_in_layout(False)
         panel.set_xlabel("false-positive rate")
         panel.set_aspect("equal")
         panel.set_xlim(-0.02, 1.02)
@@ -268,23 +278,38 @@ def roc_curves(comparison: Comparison) -> Figure:
     return figure
 
 
-def training(history: pd.DataFrame) -> Figure:
-    """Pretraining, step by step: columns arm, seed, step and any of loss, learning_rate, ema, effective_rank."""
-    shown = {name: label for name, label in TRAINING.items() if name in history and history[name].notna().any()}
+def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure:
+    """Pretraining, step by step: columns arm, seed, step and any of loss, learning_rate, ema, effective_rank.
+
+    An arm has its colour of the other figures (grey if it was not compared), a seed its line style.
+    """
+    present = [name for name in TRAINING if name in history and history[name].notna().any()]
+    constant = [name for name in SCHEDULES if name in present and history[name].nunique() == 1]
+    shown = [name for name in present if name not in constant] or present
     columns = 2 if len(shown) > 1 else 1
     rows = -(-len(shown) // columns)
-    figure, panels = new_figure(rows, columns, 0.3 + 2.1 * rows)
+    arms, seeds = sorted(history["arm"].unique()), sorted(history["seed"].unique())
+    figure, panels = new_figure(rows, columns, 0.9 + 2.1 * rows)
     flat = [panel for row in panels for panel in row]
-    runs = list(history.groupby(["arm", "seed"], sort=True))
-    for panel, (name, label) in zip(flat, shown.items(), strict=False):
-        for i, ((arm, seed), run) in enumerate(runs):
+    styles = {seed: SEED_STYLES[i % len(SEED_STYLES)] for i, seed in enumerate(seeds)}
+    colour = {arm: colours.get(arm, FAINT) for arm in arms}
+    for panel, name in zip(flat, shown, strict=False):
+        for (arm, seed), run in history.groupby(["arm", "seed"], sort=True):
             run = run[run[name].notna()].sort_values("step")
-            colour, marker = ARM_COLOURS[i % len(ARM_COLOURS)], "o" if len(run) < 3 else ""
-            panel.plot(run["step"], run[name], lw=1.6, marker=marker, color=colour, label=f"{arm} seed {seed}")
-        panel.set_title(label)
+            marker = "o" if len(run) < 3 else ""
+            panel.plot(run["step"], run[name], lw=1.5, ls=styles[seed], marker=marker, color=colour[arm])
+        panel.set_title(TRAINING[name])
         panel.set_xlabel("step")
-    flat[0].legend()
-    hide(flat[len(shown) :])
+    keys = [Line2D([], [], color=colour[arm], lw=3, label=arm) for arm in arms]
+    keys += [Line2D([], [], color=INK, lw=1.2, ls=styles[seed], label=f"seed {seed}") for seed in seeds]
+    free = flat[len(shown) :]
+    hide(free)
+    values = [f"{TRAINING[name]} {history[name].dropna().iloc[0]:g}" for name in constant if name not in shown]
+    title = f"constant throughout: {', '.join(values)}" if values else None
+    if free:
+        free[0].legend(handles=keys, loc="center", ncols=2, title=title, title_fontsize=8)
+    else:
+        figure.legend(handles=keys, loc="outside lower left", ncols=6, title=title, title_fontsize=8, alignment="left")
     return figure
 
 

@@ -19,8 +19,18 @@ from echolung.evaluation.verdicts import SEEDS_FOR_PRETRAINING, p_text, plain, s
 from echolung.reports import figures
 from echolung.reports.figures import Sample
 from echolung.reports.plots import write_plots
-from echolung.reports.style import styled
-from echolung.reports.tables import MORE_COLUMNS, READING, headings, headline, task_tables
+from echolung.reports.style import arm_colours, styled
+from echolung.reports.tables import (
+    MORE_COLUMNS,
+    RANKS,
+    READING,
+    collapsed,
+    headings,
+    headline,
+    rank_table,
+    standing,
+    task_tables,
+)
 from echolung.runtime import atomic_directory, atomic_path
 
 
@@ -36,6 +46,8 @@ class ReportInputs:
     when: str = ""
     sources: pd.DataFrame = field(default_factory=pd.DataFrame)
     arms: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Effective ranks of the features (`study.effective_ranks`)."""
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Pretraining: arm, seed, step and its metrics (`read_history`)."""
     validation: Path | None = None
@@ -78,17 +90,23 @@ FIGURES = {
     "confusion": Captioned(
         lambda inputs: figures.confusions(inputs.comparison),
         "Confusion matrices",
-        "Rows are the truth and add up to 100%; the small figures are units (means over an arm's seeds). The diagonal"
-        " is each class's sensitivity.",
+        "Rows are the truth and add up to 100%; the small figures count videos or patients. One is decided by its mean"
+        " probability over repeats, and counts are means over an arm's seeds, so that they may be fractions. The"
+        " diagonal is each class's sensitivity.",
     ),
     "roc": Captioned(
-        lambda inputs: figures.roc_curves(inputs.comparison),
+        lambda inputs: figures.roc_curves(inputs.comparison, {name: task.label for name, task in inputs.tasks.items()}),
         "ROC curves",
-        "Mean of the curves within folds, because every fold has its own fitted model and their scores must not be"
-        " mixed; the area under each is the mean within-fold AUROC of the class against the rest.",
+        "One class against all others: the positive one stands above the panel. Mean of the curves within folds,"
+        " because every fold has its own fitted model and their scores must not be mixed. The area is that of the mean"
+        " curve, drawn at evenly spaced rates, which slants its steps: it may differ by up to 0.003 from the mean of"
+        " the folds' own areas, the AUROC of the table (there also the mean over classes, where there are more than"
+        " two).",
     ),
     "training": Captioned(
-        lambda inputs: figures.training(inputs.history) if len(inputs.history) else None,
+        lambda inputs: (
+            figures.training(inputs.history, arm_colours(inputs.comparison.arms)) if len(inputs.history) else None
+        ),
         "Self-supervised training",
         "A falling loss alone proves little: an encoder that maps every clip to one point has a low loss too. Its"
         " effective rank (the number of directions its features use) would then fall towards 1.",
@@ -140,6 +158,8 @@ def _page(inputs: ReportInputs, figures_directory: Path) -> str:
         study=inputs.study,
         when=inputs.when,
         headline=headline(inputs.comparison),
+        collapsed=collapsed(inputs.ranks, inputs.comparison),
+        standing=standing(inputs.comparison),
         phantom=inputs.phantom,
         reading=READING,
         columns=headings(),
@@ -153,6 +173,8 @@ def _page(inputs: ReportInputs, figures_directory: Path) -> str:
         facts=inputs.facts,
         sources=_shown(inputs.sources),
         arms=_shown(inputs.arms),
+        ranks=_shown(rank_table(inputs.ranks)),
+        ranks_caption=RANKS,
         task_rows=[
             [name, task.source, task.label, ", ".join(task.classes), task.unit] for name, task in inputs.tasks.items()
         ],

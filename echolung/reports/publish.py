@@ -5,7 +5,7 @@ summary.md             the answer in one table; `publish` also puts it between t
 table.md, metrics.json every arm's metrics with intervals
 comparison/*.csv       the tables behind them
 predictions/*.csv.gz   every video's out-of-fold probabilities under every arm, seed and repeat, at the primary probe
-figures/*.png          as in the report
+figures/*.png          as in the report, and with its captions
 params.yaml            the parameters; README.md names the revision that makes all of this again with them, if one does
 """
 
@@ -24,12 +24,13 @@ import pandas as pd
 from echolung.errors import DataError
 from echolung.evaluation.comparison import Comparison, write_comparison
 from echolung.evaluation.verdicts import plain, signed
+from echolung.reports.page import FIGURES
 from echolung.reports.study import described
-from echolung.reports.tables import SEEN, chance, headline, table_markdown
+from echolung.reports.tables import RANKS, SEEN, chance, collapsed, headline, rank_table, standing, table_markdown
 from echolung.runtime import atomic_directory, atomic_path
 
 REMEDY = "Run `dvc repro` first."
-NEVER = {"frames.png"}
+NEVER = {"frames"}
 """Figures that show videos: whoever may see a data set may not always pass it on."""
 
 
@@ -47,6 +48,8 @@ class Published:
     sources: pd.DataFrame
     arms: pd.DataFrame
     """One row per encoder."""
+    ranks: pd.DataFrame
+    """Effective ranks of the features (`study.effective_ranks`)."""
     stages: pd.DataFrame
     """stage, started (UTC), minutes, runs, revision of the code, as `stage_times` finds them."""
     untimed: Sequence[str] = ()
@@ -67,7 +70,8 @@ def publish(
     the report lacks a file, or the readme the marks.
     """
     wanted = [report / name for name in ("metrics.json", "params.yaml", "table.md")]
-    figures = [path for path in sorted((report / "figures").glob("*.png")) if path.name not in NEVER]
+    figures = [report / "figures" / f"{name}.png" for name in FIGURES if name not in NEVER]
+    figures = [path for path in figures if path.is_file()]
     missing = [path for path in wanted if not path.is_file()]
     if missing or not figures:
         raise DataError(f"{missing[0] if missing else report / 'figures'} does not exist", REMEDY)
@@ -86,7 +90,7 @@ def publish(
         for task, table in predictions.items():
             _write_predictions(folder / "predictions" / f"{task}.csv.gz", table, _judged(comparison, task))
         (folder / "summary.md").write_text(summary)
-        (folder / "README.md").write_text(_page(published, comparison, summary, [path.name for path in figures]))
+        (folder / "README.md").write_text(_page(published, comparison, summary, [path.stem for path in figures]))
     if readme is not None:
         before, after = _marked(readme, published.name)
         with atomic_path(readme) as temporary:
@@ -121,8 +125,8 @@ def _write_predictions(path: Path, table: pd.DataFrame, judged: set[tuple[str, s
 def summary_markdown(published: Published, comparison: Comparison) -> str:
     """One line per task and pretrained arm: both sides' metrics, the paired difference, and its p-value."""
     lines = [
-        "| task | patients (groups), videos | arm | balanced accuracy | against | AUROC | against"
-        " | log-loss, difference | p |",
+        "| task | patients (groups), videos | arm | balanced accuracy: pretrained | balanced accuracy: untrained"
+        " | AUROC: pretrained | AUROC: untrained | log-loss: pretrained − untrained | p |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     estimates = comparison.arms[comparison.arms["primary"]].to_dict("records")
@@ -147,15 +151,18 @@ def summary_markdown(published: Published, comparison: Comparison) -> str:
             *lines,
             "",
             "*groups*: patients who share a recording or near-duplicate videos are one group; only groups count as"
-            f" independent. *against*: the mean of the {reference} draws. Brackets: 95% intervals of these fitted"
-            " models on new patients (bootstrap over groups). A negative difference is the pretrained arm's favour; p:"
-            " sign-flip permutation over groups, corrected by Holm where the test was to confirm; uncorrected, it"
-            " explores.",
+            f" independent. *pretrained*: the arm of the row. *untrained*: the mean of the {reference} draws. Brackets:"
+            " 95% intervals of these fitted models on new patients (bootstrap over groups). A log-loss difference below"
+            " zero is in the pretrained arm's favour. *p*: of that difference (sign-flip permutation over groups);"
+            " corrected for the number of tests where marked so (Holm), uncorrected where marked so: that explores.",
             *(
                 [f"{SEEN.strip()}: pretrained, without labels, on videos it is scored on."]
                 if SEEN in str(lines)
                 else []
             ),
+            "",
+            *(f"- {sentence}" for sentence in (*standing(comparison), *collapsed(published.ranks, comparison))),
+            "",
             f"Made by `{published.command}` and `echolung publish {published.name}`, {when},"
             f" {_revision(published.stages)}, {published.facts['Machine']}; {_total(published)}.",
             "",
@@ -239,6 +246,7 @@ def _page(published: Published, comparison: Comparison, summary: str, figures: l
         "",
         _table(published.sources),
         _table(published.arms),
+        *([RANKS, "", _table(rank_table(published.ranks))] if len(published.ranks) else []),
         "## What it supports",
         "",
         *(f"- {row['task']}: {row['text']}" for row in comparison.verdicts.to_dict("records")),
@@ -248,8 +256,10 @@ def _page(published: Published, comparison: Comparison, summary: str, figures: l
         table_markdown(comparison),
         "## Figures",
         "",
-        *(f"![{name.removesuffix('.png')}](figures/{name})" for name in figures),
-        "",
+        *(
+            f"![{FIGURES[name].title}](figures/{name}.png)\n\n**{FIGURES[name].title}.** {FIGURES[name].caption}\n"
+            for name in figures
+        ),
         "## When, how long, and by which code",
         "",
         *([_again(published.stages), ""] if len(published.stages) else []),
