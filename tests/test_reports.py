@@ -344,7 +344,7 @@ def test_effective_ranks_are_read_from_the_feature_stores(tmp_path: Path) -> Non
         {"source": "pocus", "arm": "jepa", "seeds": 2, "mean": 4.0, "low": 3.0, "high": 5.0, "most": 4},
         {"source": "pocus", "arm": "random", "seeds": 1, "mean": 12.0, "low": 12.0, "high": 12.0, "most": 4},
     ]
-    with pytest.raises(DataError, match="features.json does not exist"):
+    with pytest.raises(DataError, match=r"features\.json does not exist"):
         study.effective_ranks([tmp_path / "pocus" / "jepa" / "seed9"])
 
 
