@@ -15,8 +15,8 @@ def main() -> None:
         from echolung.data.splits import folds_digest, read_folds
         from echolung.evaluation.comparison import read_comparison
         from echolung.reports import study
-        from echolung.reports.figures import one_per_class
         from echolung.reports.page import ReportInputs, read_history, write_report
+        from echolung.reports.samples import one_per_class
         from echolung.reports.tables import table_markdown
         from echolung.tracking.arms import arm_results
         from echolung.tracking.experiments import Dataset, arm_run

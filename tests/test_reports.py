@@ -16,10 +16,12 @@ from echolung.evaluation.compare import CompareSettings, compare
 from echolung.evaluation.comparison import Comparison
 from echolung.evaluation.features import INDEX_COLUMNS, FeaturesRecord, write_index
 from echolung.reports import study
-from echolung.reports.figures import Sample, one_per_class, training
+from echolung.reports.answer import collapsed, headline, standing
+from echolung.reports.figures import training
 from echolung.reports.page import ReportInputs, read_history, write_report
+from echolung.reports.samples import Sample, one_per_class
 from echolung.reports.style import ARM_COLOURS, styled
-from echolung.reports.tables import collapsed, headline, standing, table_markdown, table_text, task_tables
+from echolung.reports.tables import table_markdown, table_text, task_tables
 
 HOSTILE = "<script>alert('$x_1$')</script>|a&b"
 TASKS = {

@@ -17,20 +17,11 @@ from echolung.data.tasks import Task
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.evaluation.verdicts import SEEDS_FOR_PRETRAINING, p_text, plain, signed
 from echolung.reports import figures
-from echolung.reports.figures import Sample
+from echolung.reports.answer import collapsed, headline, standing
 from echolung.reports.plots import write_plots
+from echolung.reports.samples import Sample, sample_frames
 from echolung.reports.style import arm_colours, styled
-from echolung.reports.tables import (
-    MORE_COLUMNS,
-    RANKS,
-    READING,
-    collapsed,
-    headings,
-    headline,
-    rank_table,
-    standing,
-    task_tables,
-)
+from echolung.reports.tables import MORE_COLUMNS, RANKS, READING, headings, rank_table, task_tables
 from echolung.runtime import atomic_directory, atomic_path
 
 
@@ -112,7 +103,7 @@ FIGURES = {
         " effective rank (the number of directions its features use) would then fall towards 1.",
     ),
     "frames": Captioned(
-        lambda inputs: figures.sample_frames(inputs.samples) if inputs.samples else None,
+        lambda inputs: sample_frames(inputs.samples) if inputs.samples else None,
         "Sample frames",
         "One video per row, time from left to right, as the encoder's store holds them.",
     ),
