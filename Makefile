@@ -23,6 +23,7 @@ setup:
 	@./bootstrap.sh $(VENV)
 
 demo: setup
+	@$(BIN)/python -m echolung.doctor.project
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 

@@ -139,6 +139,8 @@ def show() -> None:
     Example:
       echolung show
     """
+    from echolung.doctor.project import at_work
+    from echolung.errors import BusyError, DataError
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
     from echolung.settings import load
@@ -147,7 +149,15 @@ def show() -> None:
 
     root = project_root()
     settings = load(root)
-    comparison = read_comparison(root / "data" / settings.study / "compare")
+    try:
+        comparison = read_comparison(root / "data" / settings.study / "compare")
+    except DataError as error:
+        if busy := at_work(root, settings):
+            raise BusyError(
+                f"the study {settings.study} is running ({busy}), and has no comparison yet",
+                "Wait for it to end; `echolung doctor --quick` says which stage is at work.",
+            ) from error
+        raise
     click.echo(table_text(comparison))
     click.echo()
     click.echo(f"Report:     {root / 'reports' / settings.study / 'index.html'}")
@@ -216,7 +226,7 @@ def ui(port: int) -> None:
 
     \b
     Example:
-      echolung ui --port 5001
+      echolung ui --port 5010
     """
     from echolung.settings import load
     from echolung.tracking.experiments import close_abandoned

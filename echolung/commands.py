@@ -189,6 +189,7 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
       echolung predict ward/*.mp4 --task blues-covid --json
       echolung predict clip.mp4 --explain pictures
     """
+    from echolung.data.containers import opened
     from echolung.registry import champion
     from echolung.serving.answers import as_json, print_table
     from echolung.serving.classifier import Classifier
@@ -198,7 +199,11 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
 
     root = project_root()
     settings = load(root)
-    version = champion(store(root, settings.tracking), settings.study, settings.known_task(task))
+    name = settings.known_task(task)
+    for video in videos:  # a mistaken path is said before anything is asked of it
+        with opened(video):
+            pass
+    version = champion(store(root, settings.tracking), settings.study, name)
     classifier = Classifier.open(version.classifier)
     if explain:
         answers = explain_videos(classifier, videos, explain, f"{version.name} version {version.number}")

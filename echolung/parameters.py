@@ -36,14 +36,14 @@ def _describe(cls: type[pydantic.BaseModel], fault: Any) -> str:
     location = fault["loc"]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_keys(cls, location[:-1]), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(location[-1]), known_keys(cls, location[:-1]), n=1, cutoff=0.5)
         return f"unknown parameter '{key}'" + (f": did you mean '{near[0]}'?" if near else "")
     if fault["type"] == "missing":
         return f"parameter '{key}' is missing"
     return f"parameter '{key}' = {fault.get('input')!r}: {fault['msg'].lower()}"
 
 
-def _known_keys(cls: type[pydantic.BaseModel], path: tuple[Any, ...]) -> list[str]:
+def known_keys(cls: type[pydantic.BaseModel], path: tuple[Any, ...]) -> list[str]:
     """Names accepted at `path`, walking nested records, dicts and unions of records."""
     kinds: list[Any] = [cls]
     for part in path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from echolung import commands as commands_module
 from echolung.cli import main
 from echolung.data.video import decode
+from echolung.runtime import exclusive
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +64,27 @@ def test_a_mistake_is_one_line_with_the_remedy(
     assert said in done.output
     assert done.output.startswith("echolung: ")
     assert "Traceback" not in done.output
+
+
+def test_show_while_the_study_runs_says_to_wait_and_not_to_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    with exclusive(tmp_path / "data" / "locks" / "phantom-probe@blues-covid.lock", "stage probe@blues-covid"):
+        waits = CliRunner().invoke(main, ["show"])
+    assert waits.exit_code == 1
+    assert f"the study phantom is running (probe@blues-covid, process {os.getpid()})" in waits.output
+    assert "Wait" in waits.output and "echolung doctor" in waits.output and "dvc repro" not in waits.output
+    with exclusive(tmp_path / "data" / "locks" / "lung-probe@blues-covid.lock", "stage probe@blues-covid"):
+        idle = CliRunner().invoke(main, ["show"])
+    assert idle.exit_code == 1 and "dvc repro compare" in idle.output, "another study is no reason to wait"
+
+
+def test_the_two_servers_are_not_led_to_one_port() -> None:
+    ports = {option.name: option.default for option in commands_module.serve.params}
+    assert f"--port {ports['port']}" not in CliRunner().invoke(main, ["ui", "--help"]).output
 
 
 def test_outside_a_project_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

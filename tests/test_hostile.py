@@ -43,6 +43,15 @@ def test_the_corpus_is_wide_and_its_page_lists_it() -> None:
         assert f"| `{hostile._cell(name)}` |" in page, f"python benchmarks/hostile.py --write: {name} is missing"
 
 
+def test_the_page_says_what_the_benchmark_would_write_above_its_figures() -> None:
+    begins = hostile.table([hostile.Result("a.mp4", "", "", True, 0.0, 0.0)]).split("**")[0]
+    page = (ROOT / "docs" / "hostile-inputs.md").read_text()
+    assert page.startswith(begins)
+    third = [line for line in page.splitlines() if "frames (1 of" in line or "(cut short" in line]
+    assert third and "or in the frames that are there, with what is missing or wrong named" in " ".join(begins.split())
+    assert "`forbidden.mp4`" in begins and "root" in begins
+
+
 def test_the_judge_notices_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a hundred right ends would mean nothing."""
     hostile.warm_up()

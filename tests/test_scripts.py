@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,43 @@ def test_only_the_data_sets_of_phantom_count_as_drawn(project: Path, written: st
     put(raw / "mine" / "a.mp4", raw / "more" / "a.mp4", raw / "layout" / "a.mp4", raw / "drawn" / "a.mp4")
     make_clean(project)
     assert sorted(path.name for path in raw.iterdir()) == ["layout", "mine", "more"]
+
+
+@pytest.fixture
+def demonstration(project: Path) -> Path:
+    """A project whose environment is there already, and whose DVC and demo.sh only say that they were called."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, project)
+    shutil.copytree(ROOT / "conf", project / "conf", dirs_exist_ok=True)
+    programs = {
+        "bootstrap.sh": "",
+        "demo.sh": "echo called demo.sh",
+        ".venv/bin/dvc": "echo called dvc $1",
+        ".venv/bin/python": f'PYTHONPATH={ROOT} exec {sys.executable} "$@"',
+    }
+    for name, does in programs.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(f"#!/bin/sh\n{does}\n")
+        (project / name).chmod(0o755)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("study", "says"), [("phantom", ""), ("lung", "params.yaml is not the demonstration (it is study lung)")]
+)
+def test_the_demonstration_runs_no_other_study(study: str, says: str, demonstration: Path) -> None:
+    params = demonstration / "params.yaml"
+    params.write_text(params.read_text().replace("study: phantom", f"study: {study}", 1))
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
+    done = subprocess.run(
+        ["make", "demo"], cwd=demonstration, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ([] if says else ["called dvc repro", "called demo.sh"]), done.stderr
+    assert (done.returncode != 0) == bool(says)
+    if says:
+        problem, remedy, *_ = done.stderr.splitlines()
+        assert problem.startswith("echolung: ") and says in problem
+        assert "dvc exp run -S study=phantom -S scale=demo" in remedy
 
 
 NO_CHAMPION = "echolung: echolung-phantom-pocus-pathology has no champion yet."

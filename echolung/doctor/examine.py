@@ -23,8 +23,8 @@ def examine(
 ) -> Examination:
     """Examine the study of params.yaml, or of `study`, `scale` and `changes`, in the project at `root`.
 
-    `deep` starts Ray as well; `quick` leaves out the expected time. Nothing is changed, and nothing raised that a
-    study could meet: it becomes a finding.
+    `deep` starts Ray as well; `quick` leaves out the expected time. The other studies of conf/ are looked at where
+    none is named. Nothing is changed, and nothing raised that a study could meet: it becomes a finding.
     """
     settings, found = project.parameters(root, study, scale, changes)
     gpu = settings is not None and settings.pretrain.compute.gpu
@@ -42,7 +42,9 @@ def examine(
     if not quick:
         timed, duration = _time(settings, work, any(one.stops for one in findings), machine.is_busy())
         of_study.append(timed)
-    return Examination(settings.study, [*findings, *found, *of_study, *_others(root, settings.study)], duration)
+    others = _others(root, settings.study) if study is None else []
+    at_work = project.at_work(root, settings)
+    return Examination(settings.study, [*findings, *found, *of_study, *others], duration, at_work)
 
 
 def _time(

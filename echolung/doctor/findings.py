@@ -48,6 +48,8 @@ class Examination:
     findings: list[Finding]
     duration: dict[str, Any] | None = None
     """Expected seconds in all (`seconds`) and by kind of work (`parts`), and what they were made from (`of`)."""
+    running: str = ""
+    """What is at work on this very study; "" if nothing is."""
 
     @property
     def can_run(self) -> bool:
@@ -56,15 +58,24 @@ class Examination:
     def plain(self) -> dict[str, Any]:
         """For programs: what JSON can hold."""
         findings = [asdict(finding) for finding in self.findings]
-        return {"study": self.study, "can_run": self.can_run, "findings": findings, "duration": self.duration}
+        return {
+            "study": self.study,
+            "can_run": self.can_run,
+            "running": self.running,
+            "findings": findings,
+            "duration": self.duration,
+        }
 
     def verdict(self) -> str:
-        """The last line: whether it can run, and what to begin with if not."""
+        """The last line: whether it runs or can run, and what to begin with if not."""
         stops = [finding for finding in self.findings if finding.stops]
         name = f"The study {self.study}" if self.study else "The study"
+        things = "one thing is" if len(stops) == 1 else f"{len(stops)} things are"
+        missing = f"{things} missing, the first of them {stops[0].subject}." if stops else "nothing is missing."
+        if self.running:
+            return f"{name} is running ({self.running}): {missing}"
         if stops:
-            things = "one thing is" if len(stops) == 1 else f"{len(stops)} things are"
-            return f"{name} cannot run yet: {things} missing, the first of them {stops[0].subject}."
+            return f"{name} cannot run yet: {missing}"
         warnings = sum(finding.level == "warning" for finding in self.findings)
         return f"{name} can run." + (f" Warnings: {warnings}." if warnings else "")
 

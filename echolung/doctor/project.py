@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fcntl
+import json
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -16,10 +18,16 @@ import yaml
 
 from echolung.doctor.findings import Finding, wrong
 from echolung.errors import EcholungError, SettingsError
+from echolung.parameters import known_keys
 from echolung.settings import Settings, load
+from echolung.stage import exit_cleanly, project_root
 
 GROUP = "project"
 CHANGED_SHOWN = 6
+GROUPS = ("study", "scale")
+"""Folders of conf/ from which one file each is composed."""
+DEMONSTRATION = ("phantom", "demo")
+"""The study and scale of `make demo`."""
 
 
 def names(root: Path, group: str) -> list[str]:
@@ -53,10 +61,49 @@ def compose(
         with initialize_config_dir(str((root / "conf").absolute()), version_base=None):
             composed = OmegaConf.to_container(compose_by_hydra("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        if changes:
+            _require_keys(compose(root, study, scale), changes)
         line = " ".join(str(error).split())[:300]
         remedy = "Correct what it names, in conf/ or after -S."
         raise SettingsError(f"conf/ cannot be composed ({line})", remedy) from None
     return dict(composed)
+
+
+def _require_keys(composed: dict[str, Any], changes: Sequence[str]) -> None:
+    """Raise SettingsError for the first key after -S that is not composed, naming the nearest that is.
+
+    Hydra's own advice, a plus before the key, makes a key that nothing reads; it is given where something does.
+    """
+    for change in changes:
+        key = change.partition("=")[0]
+        # Hydra judges the rest: an addition, a deletion, another file of a group.
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key) or key in GROUPS:
+            continue
+        parts, section = key.split("."), composed
+        for depth, part in enumerate(parts):
+            if isinstance(section, dict) and part in section:
+                section = section[part]
+                continue
+            problem = f"-S {change}: {'.'.join(parts[:depth]) or 'conf/'} has no '{part}'"
+            if all(parts[n] in known_keys(Settings, tuple(parts[:n])) for n in range(depth, len(parts))):
+                raise SettingsError(problem, f"It is left to its default there; to set it: -S +{change}")
+            there = list(section) if isinstance(section, dict) else []
+            near = difflib.get_close_matches(part, there, n=1, cutoff=0.4)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise SettingsError(problem, f"{hint}It has: {', '.join(there) or 'nothing below it'}.")
+
+
+def require_demonstration(root: Path) -> None:
+    """Raise SettingsError unless params.yaml is what conf/ composes for the demonstration."""
+    written = load(root)
+    if yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) == compose(root, *DEMONSTRATION):
+        return
+    study, scale = DEMONSTRATION
+    of = f"study {written.study}" if written.study != study else f"study {study}, but not scale {scale} as in conf/"
+    raise SettingsError(
+        f"params.yaml is not the demonstration (it is {of})",
+        f"To go back to it: dvc exp run -S study={study} -S scale={scale}. To run params.yaml as it is: dvc repro",
+    )
 
 
 def parameters(
@@ -169,6 +216,28 @@ def running(root: Path) -> list[Finding]:
     return found or [Finding(GROUP, "running", "ok", "no stage is at work")]
 
 
+def at_work(root: Path, settings: Settings) -> str:
+    """What is at work on this study: its stages, or between two of them the DVC that runs them; "" if nothing is."""
+    names = {f"{settings.study}-{name}": name for name in settings.stages()}
+    stages = [f"{names[path.stem]}, {holder}" for path, holder in _locks(root) if path.stem in names]
+    return "; ".join(stages) or _dvc(root, settings.study)
+
+
+def _dvc(root: Path, study: str) -> str:
+    """A DVC that holds outputs of the study for writing, as it notes from before a stage starts until it has ended."""
+    import psutil
+
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no run's, or a damaged one
+        writers = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))["write"]
+        for path, writer in writers.items():
+            if not Path(path).is_relative_to(root.absolute() / "reports" / study):
+                continue
+            with contextlib.suppress(psutil.Error):  # it was killed
+                if "dvc" in (Path(word).name for word in psutil.Process(writer["pid"]).cmdline()[:3]):
+                    return f"dvc, process {writer['pid']}"
+    return ""
+
+
 def _locks(root: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((root / "data" / "locks").glob("*.lock")):
         try:
@@ -182,3 +251,8 @@ def _locks(root: Path) -> Iterator[tuple[Path, str]]:
                     yield path, holder
         except OSError:
             continue
+
+
+if __name__ == "__main__":  # make demo
+    with exit_cleanly():
+        require_demonstration(project_root())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +25,7 @@ def sources(root: Path, settings: Settings, blocks: bool) -> tuple[dict[str, pd.
     manifests: dict[str, pd.DataFrame] = {}
     found = []
     for key, source in settings.ingest.sources.items():
-        group, folder = f"study {settings.study}", root / source.root
+        group, folder = f"study {settings.study}", _short(root / source.root)
         if is_drawn(settings, key) and not folder.is_dir():
             found.append(Finding(group, key, "ok", "will be drawn by the first run"))
             continue
@@ -33,9 +34,27 @@ def sources(root: Path, settings: Settings, blocks: bool) -> tuple[dict[str, pd.
         except EcholungError as error:
             found.append(wrong(group, key, _importable(root, source.root, error), blocks))
             continue
+        if anew := _drawn_anew(settings, key, manifest):
+            found.append(Finding(group, key, "ok", anew))
+            continue
         manifests[key] = manifest
         found.append(_files(group, key, folder, manifest, blocks))
     return manifests, found
+
+
+def _short(path: Path) -> Path:
+    """The path without ../ in it, which links would make wrong to strike out."""
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
+
+
+def _drawn_anew(settings: Settings, key: str, manifest: pd.DataFrame) -> str:
+    """What is to be said of drawn videos that lie there but are of other parameters than the study's; else ""."""
+    if not is_drawn(settings, key):
+        return ""
+    patients, asked = manifest["patient_id"].nunique(), settings.phantom[key].patients
+    if patients == asked:
+        return ""
+    return f"will be drawn anew by the next run: {patients} patients are there, of other parameters ({asked} patients)"
 
 
 def _importable(root: Path, folder: Path, error: EcholungError) -> EcholungError:

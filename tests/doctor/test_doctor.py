@@ -20,6 +20,8 @@ from click.testing import CliRunner
 
 from echolung.cli import main
 from echolung.data import video
+from echolung.data.phantom.settings import PhantomSettings
+from echolung.data.phantom.write import write
 from echolung.doctor import duration, machine, project, sources, workload
 from echolung.doctor.examine import examine
 from echolung.doctor.findings import Examination, Finding, show
@@ -115,6 +117,45 @@ def test_a_table_for_people_shows_every_finding_and_its_remedy(capsys: pytest.Ca
     for part in ("missing", "is [not] here", "apt-get install ffmpeg", "warning", "wait", "cannot run yet"):
         assert part in said
     assert Examination("x", findings[1:]).verdict() == "The study x can run. Warnings: 1."
+
+
+def test_a_study_that_is_named_is_not_judged_amid_the_others(root: Path) -> None:
+    assert {one.group for one in examine(root, "folder", quick=True).findings} == {"machine", "project", "study folder"}
+    assert {one.group for one in examine(root, quick=True).findings} > {"study folder", "study lung"}
+
+
+def test_a_study_that_is_running_is_said_to_be(root: Path) -> None:
+    with exclusive(root / "data" / "locks" / "phantom-probe@blues-covid.lock", "stage probe@blues-covid"):
+        found = examine(root, "phantom", quick=True)
+        other = examine(root, "lung", quick=True)
+    holder = f"probe@blues-covid, process {os.getpid()}"
+    assert found.verdict() == f"The study phantom is running ({holder}): nothing is missing."
+    assert found.plain()["running"] == holder
+    assert "cannot run yet" in other.verdict(), "the other study is not running"
+    broken = Examination("x", [Finding("machine", "FFmpeg", "missing", "", "", True)], running="report, process 1")
+    assert "is running (report, process 1): one thing is missing, the first of them FFmpeg." in broken.verdict()
+
+
+def test_between_two_stages_the_dvc_that_runs_them_is_at_work(root: Path) -> None:
+    settings = settings_of(root)
+    out = str(root / "reports" / "phantom" / "validation" / "compare-all.json")
+    note, program = root / ".dvc" / "tmp" / "rwlock", root / "bin" / "dvc"
+    for path in (note, program):
+        path.parent.mkdir(parents=True)
+    program.write_text("import sys; print(flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        note.write_text(json.dumps({"write": {out: {"pid": other.pid, "cmd": "dvc repro"}}, "read": {}}))
+        assert project.at_work(root, settings) == f"dvc, process {other.pid}"
+        assert project.at_work(root, settings_of(root, "lung")) == ""
+        other.kill()
+    assert project.at_work(root, settings) == "", "it was killed, and left its note"
+    note.write_text(json.dumps({"write": {out: {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}))
+    assert project.at_work(root, settings) == "", "another program has its number"
+    for damaged in ("", "{", "[]", '{"write": {"a": 1}}'):
+        note.write_text(damaged)
+        assert project.at_work(root, settings) == ""
 
 
 # --- the machine ---
@@ -238,6 +279,55 @@ def test_parameters_after_s_are_those_of_the_study_that_is_examined(root: Path) 
     stops(found, "epoch", "-S")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ingest.sources.mine.rot=/a", "ingest.sources.mine has no 'rot'. Did you mean 'root'? It has: layout, root."),
+        ("ingest.sources.mein.root=/a", "ingest.sources has no 'mein'. Did you mean 'mine'? It has: hearts, mine."),
+        ("workrs=3", "conf/ has no 'workrs'. Did you mean 'workers'?"),
+        ("split.outer.more=3", "split.outer has no 'more'. It has: nothing below it."),
+        ("pretrain.compute.gpu=true", "to set it: -S +pretrain.compute.gpu=true"),
+        ("tracking.uri=x", "to set it: -S +tracking.uri=x"),
+    ],
+)
+def test_a_misspelt_parameter_names_the_nearest_and_not_how_to_add_it(root: Path, change: str, said: str) -> None:
+    settings, (found,) = project.parameters(root, "folder", None, [change])
+    assert settings is None
+    stops(found, f"-S {change}: ", said)
+    if "to set it" in said:
+        assert project.parameters(root, "folder", None, [f"+{change}"])[0] is not None
+
+
+def test_the_demonstration_is_told_from_other_scales_and_edits(root: Path) -> None:
+    project.require_demonstration(root)
+    change(root, probe__epochs=31)
+    with pytest.raises(SettingsError, match="study phantom, but not scale demo as in conf/") as error:
+        project.require_demonstration(root)
+    assert "dvc exp run -S study=phantom -S scale=demo" in error.value.remedy
+    (root / "params.yaml").write_text(yaml.safe_dump(project.compose(root, "phantom", "laptop")))
+    with pytest.raises(SettingsError, match="not scale demo"):
+        project.require_demonstration(root)
+
+
+def test_a_study_that_is_copied_and_renamed_finds_the_hearts_that_it_draws(root: Path) -> None:
+    text = (root / "conf" / "study" / "folder.yaml").read_text()
+    (root / "conf" / "study" / "ward.yaml").write_text(text.replace("study: folder ", "study: ward "))
+    folder(root, SICK_AND_WELL)
+    settings = settings_of(root, "ward")
+    outs = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["phantom"]["do"]["outs"]
+    assert outs[0].replace("${study}", "ward").replace("${key}", "hearts") == str(
+        settings.ingest.sources["hearts"].root
+    )
+    assert only(examine(root, "ward", quick=True).findings, "hearts").said == "will be drawn by the first run"
+    own = "{layout: folder, root: data/raw/mine}"  # as the comment beside it shows; labels are not read
+    shutil.copytree(root / "data" / "raw" / "mine", root / "data" / "raw" / "own")
+    (root / "data" / "raw" / "own" / "videos.csv").write_text("path,patient,label\nsick0.avi,a,\nsick1.avi,b,\n")
+    changes = [f"ingest.sources.hearts={own.replace('mine', 'own')}", "~phantom.hearts"]
+    found = examine(root, "ward", changes=changes, quick=True)
+    assert found.can_run, found.verdict()
+    assert only(found.findings, "hearts").said.startswith("2 videos of 2 patients in ")
+
+
 @pytest.mark.parametrize("content", [b"study: [", b"\xff\xfe", b"", b"study: phantom\n"])
 def test_parameters_that_cannot_be_read_stop_it(root: Path, content: bytes) -> None:
     (root / "params.yaml").write_bytes(content)
@@ -337,6 +427,34 @@ def test_a_sound_folder_says_what_is_in_it(root: Path) -> None:
     assert only(found, "mine").said.startswith("12 videos of 12 patients in ")
     assert only(found, "mine-sick").said == "12 videos of 12 patients (well 6, sick 6)"
     assert {one.level for one in found} == {"ok"}
+
+
+def test_a_folder_is_named_without_steps_back(root: Path) -> None:
+    folder(root, SICK_AND_WELL)
+    settings, _ = project.parameters(root, "folder", None, ["ingest.sources.mine.root=data/../data/raw/mine"])
+    assert settings is not None
+    _, found = sources.sources(root, settings, blocks=True)
+    assert only(found, "mine").said.endswith(f" in {(root / 'data' / 'raw' / 'mine').resolve()}")
+
+
+@pytest.mark.parametrize("layout", ["echonet", "echonet_pediatric", "pocus", "covid_blues"])
+def test_videos_drawn_under_other_parameters_are_said_to_be(root: Path, layout: str) -> None:
+    asked = {"layout": layout, "patients": 3, "frames": 8, "size": 48}
+    write(PhantomSettings.model_validate(asked), root / "data" / "raw" / "phantom" / "hearts", 1, lambda *_: None)
+
+    def of(patients: int) -> tuple[dict[str, Any], Finding]:
+        change(root, phantom={"hearts": asked | {"patients": patients}}, ingest__sources__hearts__layout=layout)
+        settings, _ = project.parameters(root)
+        assert settings is not None
+        manifests, found = sources.sources(root, settings, blocks=True)
+        return manifests, only(found, "hearts")
+
+    manifests, same = of(3)
+    assert "hearts" in manifests and " of 3 patients in " in same.said
+    manifests, other = of(4)
+    assert "hearts" not in manifests, "its tasks and folds would be those of videos that go"
+    assert (other.level, other.stops) == ("ok", False)
+    assert other.said == "will be drawn anew by the next run: 3 patients are there, of other parameters (4 patients)"
 
 
 def test_a_missing_folder_stops_its_study_alone(root: Path) -> None:

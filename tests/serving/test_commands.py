@@ -47,6 +47,7 @@ def project(folder: Path, tracking: Store) -> Path:
     """A project whose champion of pocus-pathology is the small classifier, version 2, after a version 1 of the same."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(ROOT / name, tracking.root / name)
+    shutil.copyfile(folder / "a.mp4", tracking.root / "x.mp4")
     columns = Classifier.open(folder / "classifier").record.columns
     for warning in ("", "Fitted on 2 videos."):
         with stage_run(tracking, "phantom", "promote", TASK, {}) as run:
@@ -167,10 +168,16 @@ def test_a_task_without_champion_says_how_to_get_one(
     refused(call(project, monkeypatch, *words), "has no champion yet", "`echolung promote blues-covid`")
 
 
-def test_a_store_that_is_not_there_yet_has_no_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_not_there_yet_has_no_champion(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    refused(call(tmp_path, monkeypatch, "predict", "x.mp4"), "has no champion yet", "`echolung promote")
+    whole = str(folder / "a.mp4")
+    refused(call(tmp_path, monkeypatch, "predict", whole), "has no champion yet", "`echolung promote")
+    (tmp_path / "text.mp4").write_text("not a video\n" * 50)
+    for name, said in (("absent.mp4", "absent.mp4 is not there"), (".", "is a folder"), ("text.mp4", "but a text")):
+        refused(call(tmp_path, monkeypatch, "predict", whole, name), said, "")
     refused(call(tmp_path, monkeypatch, "rollback", TASK), "has no champion to roll back", "`echolung promote")
     refused(call(tmp_path, monkeypatch, "promote", TASK), "does not exist", "`dvc repro`")
 
