@@ -9,13 +9,20 @@ trap 'rm -f "$said"' EXIT
 may_be_refused() {  # REASON COMMAND...
     local reason=$1
     shift
+    refused=no
     { "$@" 2>&1 >&3 | tee "$said" >&2; } 3>&1 && return
     grep -qE "^echolung: .*($reason)" "$said" || exit 1
+    refused=yes
     echo "That is an answer, too: the demonstration goes on."
 }
 
+reasons="does not beat|is no better than|was scored on another|was rolled back on"
 for task in pocus-pathology blues-covid; do
-    may_be_refused "does not beat|is no better than|was scored on another|was rolled back on" echolung promote "$task"
+    may_be_refused "$reasons" echolung promote "$task"
+    if [ "$refused" = yes ] && grep -q "does not beat" "$said"; then
+        echo "The untrained encoder stands for election next."
+        may_be_refused "$reasons" echolung promote "$task" --arm random
+    fi
 done
 video=data/demo/held-back.mp4
 [ -f "$video" ] || echolung phantom lung "$video" --pattern covid --seed 90210

@@ -152,3 +152,23 @@ def test_the_demonstration_goes_on_after_a_refusal_and_after_no_other_failure(
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert ("called show" in done.stdout) == (code == 0 or command == "show")
+
+
+@pytest.mark.parametrize("says", ["the candidate does not beat the majority class", "the candidate is no better than"])
+def test_the_untrained_encoder_stands_for_election_where_the_pretrained_one_beats_nothing(
+    says: str, tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "demo.sh", tmp_path)
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "echolung"
+    refusal = f'[ "$1 $2 $3" != "promote pocus-pathology " ] || {{ echo "echolung: {says}." >&2; exit 1; }}'
+    fake.write_text(f'#!/bin/sh\necho "called $*"\n{refusal}\n')
+    fake.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", "demo.sh"], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    asked = [line for line in done.stdout.splitlines() if line.startswith("called promote")]
+    second = ["called promote pocus-pathology --arm random"] if "does not beat" in says else []
+    assert asked == ["called promote pocus-pathology", *second, "called promote blues-covid"]
