@@ -6,7 +6,7 @@ A task's panels stand in a row, a metric's in a column, and an arm keeps its col
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,6 @@ from echolung.reports.style import (
     note,
     ticks,
 )
-
-if TYPE_CHECKING:  # it brings torch, which a figure does not need
-    pass
 
 SHOWN = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
 TRAINING = {

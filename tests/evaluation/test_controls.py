@@ -152,7 +152,12 @@ def test_hand_made_features_see_what_they_are_named_for() -> None:
     assert handmade_features(moving)["motion"] > 0.1
 
 
-@pytest.mark.parametrize("frames", [np.zeros((5, 32, 32), np.uint8), np.full((1, 32, 32), 255, np.uint8)])
+NARROW = np.pad(np.full((5, 3, 32), 90, np.uint8), ((0, 0), (14, 15), (0, 0)))  # fewer rows than there are bands
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((5, 32, 32), np.uint8), np.full((1, 32, 32), 255, np.uint8), NARROW, NARROW.swapaxes(1, 2)]
+)
 def test_hand_made_features_are_finite_whatever_the_frames(frames) -> None:
     found = handmade_features(frames)
     assert np.isfinite(list(found.values())).all()

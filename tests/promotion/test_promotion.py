@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from echolung.serving.classifier import Classifier, predict_videos
 from echolung.tracking.store import Store
 
 pytest_plugins = ["small_candidates"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # --- the rule ---
 
@@ -74,16 +75,6 @@ def test_evidence_survives_its_tags_to_the_last_digit() -> None:
 
 
 # --- a small study (small_candidates.py) ---
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
-    torch.set_num_threads(threads)
 
 
 def test_scores_are_those_of_the_candidates_own_rows(candidates: dict[str, Candidate]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
 from small_candidates import promoted
 
 from echolung.errors import PromotionError, RegistryError, TrackingError
@@ -19,20 +18,11 @@ from echolung.registry import champion, champion_number, model_name
 from echolung.tracking.store import Store, store
 
 pytest_plugins = ["small_candidates"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STUDY, TASK = "phantom", "pocus-pathology"
 NAME = model_name(STUDY, TASK)
 Elect = Callable[..., Promotion]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

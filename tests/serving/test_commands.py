@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from echolung.cli import main
@@ -27,19 +26,10 @@ from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store
 
 pytest_plugins = ["small_classifier"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
 TASK = "pocus-pathology"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +34,7 @@ from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store
 
 pytest_plugins = ["small_classifier"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def copy(folder: Path, target: Path) -> Path:
