@@ -19,15 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from echolung import registry, settings
+from echolung import settings
 from echolung.data.clips import ClipStore
-from echolung.data.phantom.heart import draw_heart
-from echolung.data.phantom.settings import PhantomSettings
-from echolung.data.phantom.write import write
 from echolung.data.splits import read_folds
 from echolung.data.video import encode
-from echolung.evaluation.features import Features
-from echolung.evaluation.novelty import (
+from echolung.embedding.features import Features
+from echolung.evaluation.statistics import wilson_interval
+from echolung.methods.novelty import (
     EPSILON,
     Descriptions,
     Distance,
@@ -36,8 +34,11 @@ from echolung.evaluation.novelty import (
     described_videos,
     fit_threshold,
 )
-from echolung.evaluation.statistics import wilson_interval
-from echolung.serving.classifier import Classifier
+from echolung.phantom.heart import draw_heart
+from echolung.phantom.settings import PhantomSettings
+from echolung.phantom.write import write
+from echolung.registry import models as registry
+from echolung.serving.model import Classifier
 from echolung.stage import exit_cleanly, project_root
 from echolung.tracking.store import store
 

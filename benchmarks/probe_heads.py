@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from echolung.models.probe import NORM_EPSILON, AttentiveHeads, HeadwiseAdamW, ProbeForm
+from echolung.methods.probes.heads import NORM_EPSILON, AttentiveHeads, HeadwiseAdamW, ProbeForm
 
 RATES, DECAYS, FOLDS = (3e-4, 1e-3, 3e-3), (0.1, 10.0), 3
 CLASSES, BATCH, HEAD_WIDTH = 3, 16, 64

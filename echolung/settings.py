@@ -10,17 +10,17 @@ from typing import Any, Self
 import pydantic
 import yaml
 
+from echolung.core.errors import SettingsError
+from echolung.core.parameters import Parameters
 from echolung.data.ingest import IngestSettings
-from echolung.data.phantom.settings import PhantomSettings
 from echolung.data.splits import SplitSettings
-from echolung.data.tasks import Task
-from echolung.errors import SettingsError
+from echolung.embedding.embed import EmbedSettings
 from echolung.evaluation.compare import CompareSettings
-from echolung.evaluation.embed import EmbedSettings
-from echolung.evaluation.novelty import NoveltySettings
-from echolung.evaluation.probe import ProbeSettings
+from echolung.kinds.task import Task
+from echolung.methods.novelty import NoveltySettings
+from echolung.methods.probes.probe import ProbeSettings
 from echolung.models.encoder import EncoderSettings
-from echolung.parameters import Parameters
+from echolung.phantom.settings import PhantomSettings
 from echolung.pretraining.loop import PretrainSettings
 from echolung.reports.settings import ReportSettings
 from echolung.tracking.store import TrackingSettings

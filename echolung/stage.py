@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echolung.errors import DataError, EcholungError
-from echolung.runtime import Progress, disk_error, exclusive, seed_everything
+from echolung.core.errors import DataError, EcholungError
+from echolung.core.runtime import Progress, disk_error, exclusive, seed_everything
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class Stage:
 
     def check(self, tables: dict[str, pd.DataFrame], **facts: Any) -> None:
         """Run this stage's validation suite; raises GateError, and keeps the findings with the run either way."""
-        from echolung.data.gates.gate import check
+        from echolung.gates.gate import check
 
         name = f"{self.name}-{self.key or 'all'}"
         try:

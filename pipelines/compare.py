@@ -3,7 +3,7 @@
 import click
 import pandas as pd
 
-from echolung.runtime import atomic_directory
+from echolung.core.runtime import atomic_directory
 from echolung.stage import stage
 
 

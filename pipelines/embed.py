@@ -3,7 +3,7 @@
 import click
 import pandas as pd
 
-from echolung.runtime import atomic_directory
+from echolung.core.runtime import atomic_directory
 from echolung.stage import stage
 
 
@@ -14,7 +14,7 @@ def main(arm: str, source: str) -> None:
     with stage("embed", f"{arm}-{source}") as here:
         from echolung.data.clips import ClipStore
         from echolung.data.manifest import read_manifest
-        from echolung.evaluation.embed import embed
+        from echolung.embedding.embed import embed
 
         settings = here.settings.embed
         manifest = read_manifest(here.data("ingest", source, "manifest.parquet"))

@@ -2,7 +2,7 @@
 
 import click
 
-from echolung.runtime import atomic_directory
+from echolung.core.runtime import atomic_directory
 from echolung.stage import stage
 
 

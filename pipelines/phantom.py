@@ -2,7 +2,7 @@
 
 import click
 
-from echolung.runtime import atomic_directory
+from echolung.core.runtime import atomic_directory
 from echolung.stage import stage
 
 
@@ -10,7 +10,7 @@ from echolung.stage import stage
 @click.argument("key")
 def main(key: str) -> None:
     with stage("phantom", key) as here:
-        from echolung.data.phantom.write import write
+        from echolung.phantom.write import write
 
         settings = here.settings.phantom[key]
         with atomic_directory(here.root / "data" / "raw" / here.settings.study / key) as target:

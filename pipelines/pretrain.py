@@ -8,7 +8,7 @@ import contextlib
 import click
 import pandas as pd
 
-from echolung.runtime import atomic_directory, digest
+from echolung.core.runtime import atomic_directory, digest
 from echolung.stage import stage
 
 
@@ -16,8 +16,8 @@ from echolung.stage import stage
 @click.argument("arm")
 def main(arm: str) -> None:
     with stage("pretrain", arm) as here, contextlib.ExitStack() as runs:
+        from echolung.compute.pretraining import pretrain_arm
         from echolung.data.clips import ClipStore
-        from echolung.pretraining.distributed import pretrain_arm
         from echolung.pretraining.loop import HISTORY, fingerprint
 
         settings, encoder = here.settings.pretrain, here.settings.encoder

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from echolung.runtime import atomic_directory, code_digest, digest
+from echolung.core.runtime import atomic_directory, code_digest, digest
 from echolung.stage import stage
 
 
@@ -15,14 +15,14 @@ from echolung.stage import stage
 @click.argument("task")
 def main(task: str) -> None:
     with stage("probe", task) as here:
+        from echolung.compute.trials import run_trials
         from echolung.data.clips import ClipStore
         from echolung.data.manifest import read_manifest
         from echolung.data.splits import folds_digest, read_folds
-        from echolung.data.tasks import labelled
-        from echolung.evaluation.controls import control_features, control_predictions
-        from echolung.evaluation.features import Features
-        from echolung.evaluation.probe import collect, plain, probe_trial
-        from echolung.trials import run_trials
+        from echolung.embedding.features import Features
+        from echolung.kinds.task import labelled
+        from echolung.methods.controls import control_features, control_predictions
+        from echolung.methods.probes.probe import collect, plain, probe_trial
 
         settings, spec = here.settings, here.settings.tasks[task]
         search = settings.probe.model_dump(mode="json")
@@ -37,7 +37,9 @@ def main(task: str) -> None:
         ]
         fits = [{"features": str(store), "settings": search} | place | common for store in stores for place in outer]
         keys = [Features.open(store).record.key for store in stores]
-        code = code_digest("echolung.evaluation.probe", "echolung.evaluation.selection", "echolung.models.probe")
+        code = code_digest(
+            "echolung.methods.probes.probe", "echolung.methods.probes.selection", "echolung.methods.probes.heads"
+        )
         results = run_trials(
             probe_trial,
             fits,

@@ -4,7 +4,7 @@ import shutil
 
 import click
 
-from echolung.runtime import atomic_path
+from echolung.core.runtime import atomic_path
 from echolung.stage import stage
 
 

@@ -13,7 +13,7 @@ def main(task: str) -> None:
         from echolung.data.leakage import near_duplicates, split_groups, write_pairs
         from echolung.data.manifest import read_manifest
         from echolung.data.splits import make_folds, write_folds
-        from echolung.data.tasks import excluded, labelled
+        from echolung.kinds.task import excluded, labelled
 
         spec, settings = here.settings.tasks[task], here.settings.split
         manifest = read_manifest(here.data("ingest", spec.source, "manifest.parquet"))

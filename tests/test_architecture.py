@@ -30,28 +30,28 @@ LAYERS = {  # module or package -> the echolung modules it may import (itself al
 TOP = {"settings", "stage", "doctor", "commands", "cli"}  # may import anything; nobody below imports them
 
 DOORS = {  # heavy dependency -> the only modules that may import it
-    "ray": {"echolung.trials", "echolung.pretraining.cluster", "echolung.pretraining.distributed"},
-    "mlflow": {"echolung.tracking", "echolung.registry", "echolung.serving"},
-    "great_expectations": {"echolung.data.gates"},
+    "ray": {"echolung.compute.trials", "echolung.compute.session", "echolung.compute.pretraining"},
+    "mlflow": {"echolung.tracking", "echolung.registry.models", "echolung.serving"},
+    "great_expectations": {"echolung.gates"},
     "torchcodec": {"echolung.data.ffmpeg", "echolung.data.packets", "echolung.data.video"},
     "timm": {"echolung.models"},
     "segmentation_models_pytorch": {"echolung.models"},
-    "click": {"echolung.cli", "echolung.commands", "echolung.stage", "pipelines"},
+    "click": {"echolung.cli.main", "echolung.cli.champions", "echolung.stage", "pipelines"},
     "dvc": set(),
 }
 CORE_ALLOWED = {"torch", "numpy", "scipy", "sklearn", "pandas", "timm", "safetensors", "pydantic", "echolung"}
 CORE_PREFIXES = ("echolung.models", "echolung.pretraining", "echolung.evaluation")
-CORE_EXCEPT = {"echolung.pretraining.cluster", "echolung.pretraining.distributed"}
+CORE_EXCEPT = {"echolung.compute.session", "echolung.compute.pretraining"}
 CORE_ALSO = {
     "echolung.data.clips",
-    "echolung.data.phantom.simulator",
-    "echolung.data.phantom.heart",
-    "echolung.data.phantom.lung",
+    "echolung.phantom.simulator",
+    "echolung.phantom.heart",
+    "echolung.phantom.lung",
 }
-TORCH_FREE = {"echolung.evaluation.metrics", "echolung.evaluation.statistics"}
+TORCH_FREE = {"echolung.kinds.metrics", "echolung.evaluation.statistics"}
 # Modules that cannot change what a stage writes: they load parameters, hold locks and record.
 RECORDING = {"errors", "parameters", "runtime", "settings", "stage", "tracking"}
-GATE = "echolung.data.gates.gate"  # every stage ends at its gate, through echolung.stage
+GATE = "echolung.gates.gate"  # every stage ends at its gate, through echolung.stage
 
 
 def module_name(path: Path) -> str:

@@ -15,7 +15,7 @@ import pytest
 from hostile_corpus.cases import Case, Place, decoded, frames_of, speckle
 from hostile_corpus.surgery import written
 
-from echolung.errors import VideoError
+from echolung.core.errors import VideoError
 
 ROOT = Path(__file__).parents[1]
 NAMES = [case.name for case in hostile.CORPUS]

@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from echolung.data.manifest import conform
-from echolung.data.phantom.settings import PhantomSettings
-from echolung.data.phantom.write import write
 from echolung.data.sources.layouts import SOURCES
+from echolung.phantom.settings import PhantomSettings
+from echolung.phantom.write import write
 
 ROOT = Path(__file__).parents[1]
 IMPORTS = {

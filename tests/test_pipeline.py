@@ -121,7 +121,7 @@ def promoted(small_study: Project) -> Project:
 
 
 def test_the_champion_answers_alike_by_command_and_as_mlflow_serves_it(promoted: Project) -> None:
-    from echolung import registry
+    from echolung.registry import models as registry
 
     version = registry.champion(store(promoted.root), "phantom", "pocus-pathology")
     again = promoted.echolung("promote", "pocus-pathology", "--arm", version.tags["arm"])

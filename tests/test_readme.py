@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from echolung.cli import main
+from echolung.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -34,19 +34,19 @@ import yaml
 from click.testing import CliRunner
 from conftest import Project, clone
 
-from echolung import registry
-from echolung.cli import main as cli
+from echolung.cli.main import main as cli
 from echolung.data.clips import ClipStore
-from echolung.data.gates import gate
 from echolung.data.splits import read_folds
-from echolung.data.tasks import Task
-from echolung.evaluation.features import Features
-from echolung.evaluation.novelty import NoveltySettings, described_videos, fit_novelty
-from echolung.evaluation.probe import refit
-from echolung.evaluation.selection import ProbeSettings
+from echolung.embedding.features import Features
+from echolung.gates import gate
+from echolung.kinds.task import Task
+from echolung.methods.novelty import NoveltySettings, described_videos, fit_novelty
+from echolung.methods.probes.probe import refit
+from echolung.methods.probes.selection import ProbeSettings
 from echolung.models.weights import read_record
 from echolung.pretraining import checkpoint
-from echolung.serving.classifier import Classifier, write_classifier
+from echolung.registry import models as registry
+from echolung.serving.model import Classifier, write_classifier
 from echolung.tracking import experiments
 from echolung.tracking.store import Store, store
 
@@ -513,7 +513,7 @@ def test_a_server_holds_runs_and_champions_and_its_death_costs_no_work(
                 patch.setenv(name, value)
             register_champion(study, store(study.root))
         video = next((study.root / "data/raw/phantom/pocus/convex").iterdir())
-        asked = study.run(sys.executable, "-m", "echolung.cli", "predict", str(video), "--json", **remote)
+        asked = study.run(sys.executable, "-m", "echolung.cli.main", "predict", str(video), "--json", **remote)
         assert asked.returncode == 0, asked.stderr
         (answer,) = json.loads(asked.stdout)["predictions"]
         assert sum(answer[f"p_{name}"] for name in ("covid", "pneumonia", "regular")) == pytest.approx(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from echolung.errors import SettingsError
+from echolung.core.errors import SettingsError
 from echolung.settings import load
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from echolung.core.errors import EcholungError
 from echolung.data import video
 from echolung.data.clips import letterbox
 from echolung.data.manifest import conform
 from echolung.data.sources.folder import scan
-from echolung.errors import EcholungError
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 from hostile_corpus.cases import Case, Place
 from hostile_corpus.disguises import Payload
 
-from echolung.evaluation.features import Features
+from echolung.core.runtime import sha256_file, write_json
+from echolung.embedding.features import Features
+from echolung.methods.probes.heads import load_probe
 from echolung.models.encoder import EncoderSettings
-from echolung.models.probe import load_probe
 from echolung.models.weights import EncoderRecord, initial_encoder, load_encoder, save_encoder
 from echolung.pretraining.checkpoint import NAME, read_progress, restore
-from echolung.runtime import sha256_file, write_json
-from echolung.serving.classifier import Classifier
+from echolung.serving.model import Classifier
 
 SMALL = EncoderSettings(width=12, depth=1, heads=1, image_size=16, frames=2, clip_fps=10.0)
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from echolung.errors import DataError
-from echolung.runtime import digest, read_json, write_json
+from echolung.core.errors import DataError
+from echolung.core.runtime import digest, read_json, write_json
 
 INDEX = "index.json"
 FLOATS_AT_ONCE = 1 << 22

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from echolung.errors import VideoError
+from echolung.core.errors import VideoError
 
 DOWNLOAD_REMEDY = "Copy or download the file again; if it is damaged at its source, take it out of the data set."
 

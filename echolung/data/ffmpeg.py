@@ -9,7 +9,7 @@ import ctypes
 import functools
 from pathlib import Path
 
-from echolung.errors import DependencyError
+from echolung.core.errors import DependencyError
 
 MAX_ALLOCATION = 160 << 20
 """Bytes that FFmpeg may ask for at once: a plane of the largest frame in its deepest format, and not a header's lie."""

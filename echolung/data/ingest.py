@@ -21,6 +21,9 @@ import numpy as np
 import pandas as pd
 import pydantic
 
+from echolung.core.errors import SettingsError, VideoError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file
 from echolung.data import video
 from echolung.data.clips import INDEX, is_untouched, letterbox, write_index
 from echolung.data.containers import regular
@@ -28,9 +31,6 @@ from echolung.data.ffmpeg import require_ffmpeg
 from echolung.data.manifest import VIDEO_COLUMNS, conform
 from echolung.data.sources.layouts import SOURCES
 from echolung.data.workers import as_done
-from echolung.errors import SettingsError, VideoError
-from echolung.parameters import Parameters
-from echolung.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file
 
 JOURNAL = "journal.jsonl"
 CODE = ("echolung.data.packets", "echolung.data.video", "echolung.data.clips")

@@ -25,8 +25,8 @@ import pandas as pd
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
-from echolung.errors import DataError
-from echolung.runtime import atomic_path
+from echolung.core.errors import DataError
+from echolung.core.runtime import atomic_path
 
 PAIR_COLUMNS = ("sample_a", "sample_b", "similarity", "same_patient")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.errors import DataError
-from echolung.runtime import atomic_path
+from echolung.core.errors import DataError
+from echolung.core.runtime import atomic_path
 
 IDENTITY_COLUMNS: dict[str, str] = {
     "sample_id": "string",  # <source>/<stem>, unique

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from echolung.core.errors import VideoError
 from echolung.data.containers import ACCEPTED, DOWNLOAD_REMEDY, Source, opened
 from echolung.data.ffmpeg import reason
-from echolung.errors import VideoError
 
 CHUNK = 32
 """Frames that are held at full size at a time, at most, while decoding and encoding."""

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pydantic
 
-from echolung.errors import DataError
-from echolung.parameters import Parameters
-from echolung.runtime import atomic_path
+from echolung.core.errors import DataError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import atomic_path
 
 # Dimension letters: G groups, K kinds of group, F folds, M counts that are kept even, C classes.
 

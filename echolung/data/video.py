@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from echolung.core.errors import VideoError
+from echolung.core.runtime import atomic_path, disk_error
 from echolung.data.containers import DOWNLOAD_REMEDY, opened
 from echolung.data.ffmpeg import reason, require_ffmpeg
 from echolung.data.packets import CHUNK, CUT_REMEDY, Packets
-from echolung.errors import VideoError
-from echolung.runtime import atomic_path, disk_error
 
 MAX_BYTES = 320 << 20
 """Bytes of the frames that `decode` returns, after its transform; it holds them once."""

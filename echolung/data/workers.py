@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import threadpoolctl
 
-from echolung.errors import DataError
+from echolung.core.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

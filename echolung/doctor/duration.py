@@ -18,15 +18,15 @@ import torch
 
 from echolung.data.clips import ClipStore
 from echolung.data.ingest import IngestSettings, SourceSettings, ingest
-from echolung.data.phantom.settings import PhantomSettings
-from echolung.data.phantom.write import write
 from echolung.data.splits import make_folds
 from echolung.doctor.workload import Workload
-from echolung.evaluation.embed import encode_clips, evaluation_clips
-from echolung.evaluation.features import Features, FeaturesRecord
-from echolung.evaluation.probe import fit_trial
+from echolung.embedding.embed import encode_clips, evaluation_clips
+from echolung.embedding.features import Features, FeaturesRecord
+from echolung.methods.probes.probe import fit_trial
 from echolung.models.encoder import Encoder
 from echolung.models.weights import initial_encoder
+from echolung.phantom.settings import PhantomSettings
+from echolung.phantom.write import write
 from echolung.pretraining.loop import train
 from echolung.settings import Settings
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from echolung.core.errors import EcholungError
 from echolung.doctor import machine, project, sources, workload
 from echolung.doctor.findings import Examination, Finding, wrong
-from echolung.errors import EcholungError
 from echolung.settings import Settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from echolung.errors import EcholungError
+from echolung.core.errors import EcholungError
 
 Level = Literal["ok", "warning", "missing"]
 COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "missing": "red"}

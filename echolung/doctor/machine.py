@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from echolung.core.errors import EcholungError
 from echolung.doctor.findings import Finding, wrong
-from echolung.errors import EcholungError
 
 GROUP = "machine"
 PYTHONS = ((3, 11), (3, 13))
@@ -150,7 +150,7 @@ def ray(deep: bool, workers: int) -> Finding:
         )
     if not deep:
         return Finding(GROUP, "Ray", "ok", f"{version}, {where} (not started: --deep does)")
-    from echolung.pretraining.cluster import ray_session
+    from echolung.compute.session import ray_session
 
     begun = time.monotonic()
     try:

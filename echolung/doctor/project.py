@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
+from echolung.core.errors import EcholungError, SettingsError
+from echolung.core.parameters import known_keys
 from echolung.doctor.findings import Finding, wrong
-from echolung.errors import EcholungError, SettingsError
-from echolung.parameters import known_keys
 from echolung.settings import Settings, load
 from echolung.stage import exit_cleanly, project_root
 

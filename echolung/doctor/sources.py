@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from echolung.core.errors import DataError, EcholungError, VideoError
 from echolung.data.containers import opened
 from echolung.data.manifest import conform, listed
 from echolung.data.sources.layouts import SOURCES
 from echolung.data.splits import make_folds
-from echolung.data.tasks import labelled
 from echolung.doctor.findings import Finding, wrong
-from echolung.errors import DataError, EcholungError, VideoError
+from echolung.kinds.task import labelled
 from echolung.settings import Settings
 
 

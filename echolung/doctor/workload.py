@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.data.tasks import labelled
+from echolung.core.errors import EcholungError
 from echolung.doctor.findings import Finding
 from echolung.doctor.sources import is_drawn
-from echolung.errors import EcholungError
+from echolung.kinds.task import labelled
 from echolung.settings import Settings
 
 FRAMES_ASSUMED = 100
@@ -50,7 +50,7 @@ class Workload:
 
 def count(root: Path, settings: Settings, manifests: dict[str, pd.DataFrame]) -> Workload:
     """Count a study; `manifests` are those of the sources that could be read."""
-    from echolung.data.phantom.plans import plan
+    from echolung.phantom.plans import plan
 
     drawn, videos, frames, assumed = {}, {}, {}, False
     for source in settings.ingest.sources:

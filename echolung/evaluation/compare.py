@@ -17,15 +17,16 @@ import numpy as np
 import pandas as pd
 import pydantic
 
-from echolung.data.tasks import Task
-from echolung.errors import DataError
-from echolung.evaluation import scores, statistics
+from echolung.core.errors import DataError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import derived_seed
+from echolung.evaluation import statistics
 from echolung.evaluation.comparison import Comparison
-from echolung.evaluation.metrics import METRICS
 from echolung.evaluation.predictions import TaskPredictions, task_predictions
 from echolung.evaluation.verdicts import PairFacts, verdict
-from echolung.parameters import Parameters
-from echolung.runtime import derived_seed
+from echolung.kinds import scores
+from echolung.kinds.metrics import METRICS
+from echolung.kinds.task import Task
 
 PAIRED = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.errors import DataError
-from echolung.runtime import atomic_path, write_json
+from echolung.core.errors import DataError
+from echolung.core.runtime import atomic_path, write_json
 
 TEXT = [
     "task",

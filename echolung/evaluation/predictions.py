@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from echolung.data.tasks import Task
-from echolung.errors import DataError
+from echolung.core.errors import DataError
+from echolung.kinds.task import Task
 
 KEYS = ["arm", "arm_seed", "probe", "repeat"]
 COLUMNS = ["task", *KEYS, "fold", "sample_id", "patient_id", "split_group", "y_true", "seen_in_pretraining"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special  # not scipy.stats: it takes a second to import, and every stage would pay it
 
-from echolung.errors import DataError
+from echolung.core.errors import DataError
 
 LEVEL = 0.95
 """Coverage of every interval."""

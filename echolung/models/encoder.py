@@ -8,9 +8,9 @@ import pydantic
 import torch
 import torch.nn.functional as F
 
+from echolung.core.parameters import Parameters
 from echolung.models.rope import rotated_width
 from echolung.models.vit import VisionTransformer
-from echolung.parameters import Parameters
 
 
 class EncoderSettings(Parameters):

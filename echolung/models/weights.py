@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import echolung
-from echolung.errors import CheckpointError, SettingsError
+from echolung.core.errors import CheckpointError, SettingsError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import atomic_directory, derived_seed, sha256_file, write_json
 from echolung.models.encoder import Encoder, EncoderSettings
-from echolung.parameters import Parameters
-from echolung.runtime import atomic_directory, derived_seed, sha256_file, write_json
 
 WEIGHTS = "encoder.safetensors"
 RECORD = "encoder.json"

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from echolung.core.runtime import atomic_path
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import EncoderSettings
 from echolung.models.weights import EncoderRecord, finite, load_encoder, save_encoder
 from echolung.pretraining import checkpoint
 from echolung.pretraining.loop import HISTORY, OnMetrics, PretrainSettings, fingerprint, train
-from echolung.runtime import atomic_path
 
 
 @dataclass(frozen=True)

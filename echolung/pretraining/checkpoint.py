@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from echolung.errors import CheckpointError
-from echolung.runtime import atomic_path
+from echolung.core.errors import CheckpointError
+from echolung.core.runtime import atomic_path
 
 NAME = "checkpoint.safetensors"
 

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from echolung.errors import SettingsError
+from echolung.core.errors import SettingsError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import derived_seed
 from echolung.models.encoder import Encoder, EncoderSettings
 from echolung.models.predictor import Predictor
 from echolung.models.weights import initial_encoder
-from echolung.parameters import Parameters
 from echolung.pretraining.masking import MaskSettings, sample_masks
-from echolung.runtime import derived_seed
 
 
 class JepaSettings(Parameters):

@@ -21,16 +21,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from echolung.core.errors import DataError, SettingsError, TrialError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import atomic_path, code_digest, derived_seed, digest
 from echolung.data.clips import ClipStore
-from echolung.errors import DataError, SettingsError, TrialError
 from echolung.models.encoder import Encoder, EncoderSettings
 from echolung.models.rank import effective_rank
-from echolung.parameters import Parameters
 from echolung.pretraining import checkpoint
 from echolung.pretraining.jepa import Jepa, JepaSettings, weight_groups
 from echolung.pretraining.sampling import CropSettings, TrainingClips, fixed_clips
 from echolung.pretraining.schedule import ScheduleSettings
-from echolung.runtime import atomic_path, code_digest, derived_seed, digest
 
 OBJECTIVES = {"jepa": Jepa}
 

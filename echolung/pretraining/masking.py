@@ -14,7 +14,7 @@ from __future__ import annotations
 import pydantic
 import torch
 
-from echolung.parameters import Parameters
+from echolung.core.parameters import Parameters
 
 
 class MaskSettings(Parameters):

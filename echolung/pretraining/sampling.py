@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import derived_seed
 from echolung.data.clips import ClipStore, evaluation_starts, read_clip
 from echolung.models.encoder import EncoderSettings
-from echolung.parameters import Parameters
-from echolung.runtime import derived_seed
 
 
 class CropSettings(Parameters):

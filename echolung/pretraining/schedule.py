@@ -6,7 +6,7 @@ from typing import Self
 
 import pydantic
 
-from echolung.parameters import Parameters
+from echolung.core.parameters import Parameters
 
 
 class ScheduleSettings(Parameters):

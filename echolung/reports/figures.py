@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from echolung.evaluation.comparison import Comparison, arms_in_order
-from echolung.evaluation.metrics import METRICS
 from echolung.evaluation.verdicts import patients
+from echolung.kinds.metrics import METRICS
 from echolung.reports.style import (
     ARM_COLOURS,
     FAINT,

@@ -12,17 +12,17 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from echolung.data.gates.gate import read_findings
-from echolung.data.tasks import Task
+from echolung.core.runtime import atomic_directory, atomic_path
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.evaluation.verdicts import SEEDS_FOR_PRETRAINING, p_text, plain, signed
+from echolung.gates.gate import read_findings
+from echolung.kinds.task import Task
 from echolung.reports import figures
 from echolung.reports.answer import collapsed, headline, standing
 from echolung.reports.plots import write_plots
 from echolung.reports.samples import Sample, sample_frames
 from echolung.reports.style import arm_colours, styled
 from echolung.reports.tables import MORE_COLUMNS, RANKS, READING, headings, rank_table, task_tables
-from echolung.runtime import atomic_directory, atomic_path
 
 
 @dataclass(frozen=True)

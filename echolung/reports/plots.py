@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from echolung.core.runtime import atomic_path
 from echolung.evaluation.comparison import Comparison, arms_in_order
 from echolung.reports.tables import COLUMNS
-from echolung.runtime import atomic_path
 
 
 def write_plots(comparison: Comparison, history: pd.DataFrame, directory: Path) -> list[Path]:

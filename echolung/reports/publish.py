@@ -21,14 +21,14 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.errors import DataError
+from echolung.core.errors import DataError
+from echolung.core.runtime import atomic_directory, atomic_path
 from echolung.evaluation.comparison import Comparison, write_comparison
 from echolung.evaluation.verdicts import plain, signed
 from echolung.reports.answer import collapsed, headline, standing
 from echolung.reports.page import FIGURES
 from echolung.reports.study import described
 from echolung.reports.tables import RANKS, SEEN, chance, rank_table, table_markdown
-from echolung.runtime import atomic_directory, atomic_path
 
 REMEDY = "Run `dvc repro` first."
 NEVER = {"frames"}

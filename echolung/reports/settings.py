@@ -1,6 +1,6 @@
 """The section `report`; apart from the page, so that reading parameters does not import the drawing library."""
 
-from echolung.parameters import Parameters
+from echolung.core.parameters import Parameters
 
 
 class ReportSettings(Parameters):

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.data.manifest import read_manifest
-from echolung.evaluation.features import Features
+from echolung.embedding.features import Features
 from echolung.models.weights import read_record
 
 PHANTOM_LICENSE = "synthetic"

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from echolung.evaluation.comparison import ROLES, Comparison, arms_in_order
-from echolung.evaluation.metrics import METRICS
 from echolung.evaluation.verdicts import p_text, patients, plain, signed
+from echolung.kinds.metrics import METRICS
 
 COLUMNS = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
 SEEN = " †"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.evaluation.novelty import NoveltyRecord
-from echolung.serving.classifier import ClassifierRecord
+from echolung.methods.novelty import NoveltyRecord
+from echolung.serving.model import ClassifierRecord
 
 RESEARCH_ONLY = "For research use only; not a medical device."
 OUTSIDE = "outside what the model has seen"

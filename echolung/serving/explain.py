@@ -21,12 +21,12 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from echolung.core.errors import DataError
+from echolung.core.runtime import atomic_path
 from echolung.data.clips import evaluation_starts
-from echolung.errors import DataError
-from echolung.models.attention import token_weights
-from echolung.runtime import atomic_path
+from echolung.methods.probes.attention import token_weights
 from echolung.serving.answers import OUTSIDE
-from echolung.serving.classifier import Classifier, Look
+from echolung.serving.model import Classifier, Look
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from echolung.errors import EcholungError, RequestError, VideoError
-from echolung.serving.classifier import Classifier
+from echolung.core.errors import EcholungError, RequestError, VideoError
+from echolung.serving.model import Classifier
 from echolung.serving.request import Limits, answer
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import pandas as pd
 
+from echolung.core.errors import EcholungError, RequestError, SettingsError
 from echolung.data.containers import ACCEPTED, ENOUGH, container, nature
-from echolung.errors import EcholungError, RequestError, SettingsError
-from echolung.serving.classifier import Classifier
+from echolung.serving.model import Classifier
 
 ROOT_VARIABLE = "ECHOLUNG_SERVE_ROOT"
 """Environment variable: the folder below which a server reads videos; where the server was started if it is not set."""

@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from echolung.errors import TrackingError
-from echolung.runtime import digest
+from echolung.core.errors import TrackingError
+from echolung.core.runtime import digest
 from echolung.tracking.provenance import gone, process, provenance
 from echolung.tracking.run import Run, StageRun
 from echolung.tracking.store import Store, reported

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.errors import TrackingError
+from echolung.core.errors import TrackingError
 from echolung.tracking.store import Store, reported
 
 METRICS_PER_CALL = 500  # MLflow takes at most 1000 in one call

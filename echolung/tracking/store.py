@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from echolung.errors import TrackingError
-from echolung.parameters import Parameters
+from echolung.core.errors import TrackingError
+from echolung.core.parameters import Parameters
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from echolung.core.errors import DataError
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts, letterbox, read_clip
-from echolung.errors import DataError
 
 torch.set_num_threads(1)
 

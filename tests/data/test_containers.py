@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echolung.core.errors import VideoError
 from echolung.data import containers, video
-from echolung.errors import VideoError
 
 HEADS = {
     b"\x00\x00\x00\x20ftypisom": "mp4 or mov",

@@ -20,11 +20,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from echolung.core.errors import DataError, DependencyError, DiskError, GateError, SettingsError
 from echolung.data import video
 from echolung.data.clips import ClipStore, letterbox
-from echolung.data.gates.gate import check
 from echolung.data.ingest import IngestSettings, ingest
-from echolung.errors import DataError, DependencyError, DiskError, GateError, SettingsError
+from echolung.gates.gate import check
 
 torch.set_num_threads(1)
 SIZE = 32

@@ -10,11 +10,11 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from echolung.core.errors import DataError
 from echolung.data.clips import letterbox
 from echolung.data.leakage import near_duplicates, split_groups, write_pairs
 from echolung.data.splits import SplitSettings
 from echolung.data.video import decode, encode
-from echolung.errors import DataError
 
 SIZE = 96
 THRESHOLD = SplitSettings().near_duplicate

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import MANIFEST_COLUMNS, conform, read_manifest, write_manifest
-from echolung.errors import DataError
 
 
 def rows(**more: list[object]) -> pd.DataFrame:

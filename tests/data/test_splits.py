@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+from echolung.core.errors import DataError, SettingsError
 from echolung.data.splits import SplitSettings, fold_columns, folds_digest, make_folds, read_folds, write_folds
-from echolung.errors import DataError, SettingsError
 
 
 def cohort(seed: int) -> pd.DataFrame:

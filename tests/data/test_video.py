@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from echolung.core.errors import VideoError
 from echolung.data import packets, video
 from echolung.data.clips import letterbox
-from echolung.errors import VideoError
 
 CODECS = [
     ("mjpeg", ".avi"),
@@ -261,7 +261,7 @@ torch.ops.load_library = refuse
 from pathlib import Path
 from echolung.data import ffmpeg, video
 from echolung.data.clips import letterbox
-from echolung.errors import DependencyError
+from echolung.core.errors import DependencyError
 for call in (ffmpeg.require_ffmpeg, lambda: video.decode(Path("x.mp4"))):
     try:
         call()

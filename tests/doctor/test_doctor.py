@@ -18,16 +18,16 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from echolung.cli import main
+from echolung.cli.main import main
+from echolung.core.errors import SettingsError
+from echolung.core.runtime import exclusive
 from echolung.data import video
-from echolung.data.phantom.settings import PhantomSettings
-from echolung.data.phantom.write import write
 from echolung.doctor import duration, machine, project, sources, workload
 from echolung.doctor.examine import examine
 from echolung.doctor.findings import Examination, Finding, show
-from echolung.errors import SettingsError
 from echolung.models.weights import initial_encoder, initialise
-from echolung.runtime import exclusive
+from echolung.phantom.settings import PhantomSettings
+from echolung.phantom.write import write
 from echolung.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from echolung.data.tasks import Task
-from echolung.errors import DataError
+from echolung.core.errors import DataError
 from echolung.evaluation.compare import CompareSettings, compare
 from echolung.evaluation.comparison import Comparison, nested_metrics, read_comparison, write_comparison
+from echolung.kinds.task import Task
 
 LUNG = Task(source="pocus", label="diagnosis", kind="multiclass", classes=["covid", "NA", "none"], unit="video")
 BLUES = Task(source="blues", label="covid", kind="binary", classes=["0", "1"], unit="patient")

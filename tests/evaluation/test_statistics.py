@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from echolung.errors import DataError
-from echolung.evaluation import metrics, statistics
+from echolung.core.errors import DataError
+from echolung.evaluation import statistics
+from echolung.kinds import metrics
 
 
 def generator(seed: int = 0) -> np.random.Generator:

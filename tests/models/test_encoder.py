@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from echolung.errors import CheckpointError, SettingsError
+from echolung.core.errors import CheckpointError, SettingsError
 from echolung.models.encoder import Encoder, EncoderSettings
 from echolung.models.weights import (
     RECORD,
@@ -123,7 +123,7 @@ def test_pickled_weights_are_refused_unread(saved: Path, tmp_path: Path) -> None
 
 def described(directory: Path) -> None:
     """Make the record vouch for the weights that lie beside it."""
-    from echolung.runtime import sha256_file
+    from echolung.core.runtime import sha256_file
 
     values = json.loads((directory / RECORD).read_text())
     values["weights_sha256"] = sha256_file(directory / WEIGHTS)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from echolung.errors import SettingsError
+from echolung.core.errors import SettingsError
 from echolung.models.encoder import EncoderSettings
 from echolung.models.weights import initial_encoder
 from echolung.pretraining.jepa import Jepa, JepaSettings, weight_groups

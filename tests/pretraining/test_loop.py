@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from echolung.core.errors import CheckpointError, DataError, SettingsError, TrialError
 from echolung.data.clips import ClipStore
-from echolung.errors import CheckpointError, DataError, SettingsError, TrialError
 from echolung.models.encoder import EncoderSettings
 from echolung.models.rank import effective_rank
 from echolung.pretraining import checkpoint

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from echolung.data.video import encode
-from echolung.evaluation.handmade import handmade_features
-from echolung.evaluation.novelty import Descriptions, Novelty, NoveltySettings, fit_novelty
+from echolung.methods.handmade import handmade_features
+from echolung.methods.novelty import Descriptions, Novelty, NoveltySettings, fit_novelty
+from echolung.methods.probes.heads import HEADS, Kind, ProbeForm, ProbeHeads, ProbeRecord
 from echolung.models.encoder import EncoderSettings
-from echolung.models.probe import HEADS, Kind, ProbeForm, ProbeHeads, ProbeRecord
 from echolung.models.weights import EncoderRecord, initial_encoder, save_encoder
-from echolung.serving.classifier import Classifier, write_classifier
+from echolung.serving.model import Classifier, write_classifier
 from echolung.tracking.store import Store, store
 
 SIZE = 40

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from echolung.cli import main
+from echolung.cli.main import main
 from echolung.data.video import encode
-from echolung.promotion.succession import crown
-from echolung.registry import Version, champion, register
+from echolung.registry.models import Version, champion, register
+from echolung.registry.succession import crown
 from echolung.serving.answers import OUTSIDE
-from echolung.serving.classifier import Classifier
+from echolung.serving.model import Classifier
 from echolung.serving.request import ROOT_VARIABLE
 from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store
@@ -216,7 +216,7 @@ def test_rollback_says_what_it_did(project: Path, present: Version, monkeypatch:
 
 
 def test_one_process_at_a_time_chooses_a_champion(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from echolung.runtime import exclusive
+    from echolung.core.runtime import exclusive
 
     with exclusive(project / "data" / "locks" / f"phantom-champion@{TASK}.lock", "a test"):
         refused(call(project, monkeypatch, "rollback", TASK), "choosing the champion of pocus-pathology is", "Wait")

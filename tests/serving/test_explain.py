@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from small_classifier import SIZE, make_classifier, usual
 
+from echolung.core.errors import DataError, VideoError
 from echolung.data.video import encode
-from echolung.errors import DataError, VideoError
-from echolung.models.attention import attention, contributions
-from echolung.models.probe import AttentiveHeads, LinearHeads
-from echolung.serving.classifier import Classifier
+from echolung.methods.probes.attention import attention, contributions
+from echolung.methods.probes.heads import AttentiveHeads, LinearHeads
 from echolung.serving.explain import Explanation, caption_of, explain, explain_videos
+from echolung.serving.model import Classifier
 from echolung.serving.pictures import write_gif
 
 pytest_plugins = ["small_classifier"]

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from echolung.core.errors import RequestError, SettingsError, VideoError
 from echolung.data.video import encode
-from echolung.errors import RequestError, SettingsError, VideoError
-from echolung.registry import load_pyfunc, register
-from echolung.serving.classifier import Classifier
+from echolung.registry.models import load_pyfunc, register
+from echolung.serving.model import Classifier
 from echolung.serving.request import LARGEST_VARIABLE, ROOT_VARIABLE, Limits, answer
 from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from echolung.data.video import encode
-from echolung.registry import make_champion, register
-from echolung.serving.classifier import Classifier
+from echolung.registry.models import make_champion, register
+from echolung.serving.model import Classifier
 from echolung.serving.request import LARGEST_VARIABLE, ROOT_VARIABLE
 from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store

@@ -13,14 +13,15 @@ import pytest
 import torch
 from small_classifier import CLASSES, SIZE
 
+from echolung.core.errors import CheckpointError, RegistryError, TrackingError, VideoError
+from echolung.core.runtime import sha256_file, write_json
 from echolung.data.clips import ClipStore, letterbox
 from echolung.data.video import decode, encode
-from echolung.errors import CheckpointError, RegistryError, TrackingError, VideoError
-from echolung.evaluation.embed import EmbedSettings, embed
-from echolung.evaluation.features import Features
-from echolung.models.probe import apply_probe
+from echolung.embedding.embed import EmbedSettings, embed
+from echolung.embedding.features import Features
+from echolung.methods.probes.heads import apply_probe
 from echolung.models.weights import initial_encoder, load_encoder, save_encoder
-from echolung.registry import (
+from echolung.registry.models import (
     champion,
     find_champion,
     load_pyfunc,
@@ -28,8 +29,7 @@ from echolung.registry import (
     model_name,
     register,
 )
-from echolung.runtime import sha256_file, write_json
-from echolung.serving.classifier import Classifier, predict_videos
+from echolung.serving.model import Classifier, predict_videos
 from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import sqlalchemy
 
-from echolung.errors import GateError, TrackingError
+from echolung.core.errors import GateError, TrackingError
 from echolung.tracking.experiments import (
     ArmResult,
     Dataset,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import listed
 from echolung.data.sources.files import choices, license_of, numbers, read_table, require_folder, video_files
-from echolung.errors import DataError
 
 FOLDER, PATIENTS, SEVERITY = "lus_videos", "clinical_variables.csv", "severity.csv"
 NAME = r"patient_(?P<patient>\d+)_(?P<point>[LR]\d)(?:_\d+)?"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from echolung.core.errors import DataError
 from echolung.data.sources.files import choices, inside, license_of, numbers, read_table, require_folder
-from echolung.errors import DataError
 
 TABLE, FOLDER = "FileList.csv", "Videos"
 COLUMNS = ("FileName", "EF", "Split")

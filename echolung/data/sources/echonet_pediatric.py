@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import listed
 from echolung.data.sources.files import choices, inside, license_of, numbers, read_table, require_folder
-from echolung.errors import DataError
 
 VIEWS = ("A4C", "PSAX")
 TABLE, FOLDER = "FileList.csv", "Videos"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from echolung.core.errors import DataError, VideoError
 from echolung.data.containers import regular
 from echolung.data.manifest import listed, require_columns
-from echolung.errors import DataError, VideoError
 
 LICENSE_LINE = "License of these videos:"
 """How the LICENSE of a data set in a public layout begins that is not the public set itself (a phantom, say)."""

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import listed
 from echolung.data.sources.files import inside, read_table, require_folder
-from echolung.errors import DataError
 
 TABLE = "videos.csv"
 COLUMNS = ("path", "patient", "label")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import listed
 from echolung.data.sources.files import read_table, require_folder, video_files
-from echolung.errors import DataError
 
 TABLE, FOLDERS = "dataset_metadata.csv", ("convex", "pocus_videos/convex")
 PATIENT, SOURCE_ID = "Patient ID / Name", "Source ID"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import conform
 from echolung.data.sources.covid_blues import scan
-from echolung.errors import DataError
 
 VIDEOS = ("patient_3_L1", "patient_3_L2_2", "patient_12_R3", "patient_12_R1")
 PATIENTS = "patient_id,cov_test,number_video_files\n3,1,2.0\n12,0,2.0\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import conform
 from echolung.data.sources.echonet import scan
-from echolung.errors import DataError
 
 HEADER = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split\n"
 ROWS = "0X100,78.5,14.9,69.2,1024,1024,50,174,VAL\n0X200.avi,22.1,50,60,112,112,51,215,TRAIN\n"

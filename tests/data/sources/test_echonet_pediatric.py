@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from echolung.core.errors import DataError
 from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.manifest import conform
-from echolung.data.phantom.settings import PhantomSettings
-from echolung.data.phantom.write import write as draw
 from echolung.data.sources.echonet_pediatric import scan
-from echolung.errors import DataError
+from echolung.phantom.settings import PhantomSettings
+from echolung.phantom.write import write as draw
 
 HEADER = "FileName,EF,Sex,Age,Weight,Height,Split\n"
 A4C = "CRa1-CRb1-000012.avi,64.9,F,0,3.04,50.0,0\nCRa2-CRb2-000003.avi,38,m,17,61,172.5,9\n"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from echolung.core.errors import DataError
 from echolung.data.manifest import conform
 from echolung.data.sources.folder import scan
 from echolung.data.sources.layouts import SOURCES
-from echolung.errors import DataError
 
 
 def write(root: Path, text: str) -> Path:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from echolung.core.errors import DataError
 from echolung.data.leakage import split_groups
 from echolung.data.manifest import conform
 from echolung.data.sources.pocus import scan
-from echolung.errors import DataError
 
 FILES = {  # file -> (Filename, Label, License, patient, Source ID) in the table
     "Cov-Atlas+(44).gif": ("Cov-Atlas+(44)", "COVID-19", "CC BY-NC 4.0", "36.0", "2.0"),

@@ -1,0 +1,239 @@
+"""What every stage needs from the machine: seeds, digests, atomic writes and locks."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echolung.core.errors import BusyError, DataError, DiskError, EcholungError
+
+Progress = Callable[[int, int], None]
+"""Called as `progress(done, total)` while long work advances."""
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed in [0, 2**31) that depends on all parts and is the same in every process and on every machine."""
+    text = json.dumps([str(part) for part in parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") & 0x7FFFFFFF
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy's legacy generator and torch."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """A 16-digit hexadecimal digest of anything JSON can hold, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+_KEPT = "and call again: what was finished is kept, and nothing was overwritten."
+_FREE = f"Free some space {_KEPT}"
+_REFUSALS = {
+    errno.ENOSPC: ("the disk is full", _FREE),
+    errno.EDQUOT: ("the disk quota is used up", _FREE),
+    errno.EFBIG: ("a file would be larger than is allowed here", f"Raise the limit (`ulimit -f`) {_KEPT}"),
+    errno.EROFS: ("the disk is read-only", f"Make it writable {_KEPT}"),
+    errno.EACCES: ("permission is denied", f"Change the permissions {_KEPT}"),
+    errno.EPERM: ("permission is denied", f"Change the permissions {_KEPT}"),
+    errno.ENOTDIR: ("a file stands where a folder must be", f"Move it away {_KEPT}"),
+    errno.EEXIST: ("a file stands where a folder must be", f"Move it away {_KEPT}"),
+    errno.EIO: ("the disk reports an error", f"Check the disk {_KEPT}"),
+}
+_CUT = re.compile(r"\d+ requested and \d+ written")  # numpy, which does not say why
+
+
+def disk_error(error: BaseException, path: Path | None = None) -> DiskError | None:
+    """What a disk's refusal means to a person, naming what was to be written (`path`, if given); else None.
+
+    Libraries that write by themselves wrap it in errors of their own: those are known by the system's text.
+    """
+    if isinstance(error, EcholungError):
+        return error if isinstance(error, DiskError) else None
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None:
+        code = next((known for known in _REFUSALS if os.strerror(known) in str(error)), None)
+    if code in _REFUSALS:
+        what, remedy = _REFUSALS[code]
+    elif isinstance(error, OSError) and _CUT.search(str(error)):
+        what, remedy = "a file could not be written to its end", _FREE
+    else:
+        return None
+    place = path or getattr(error, "filename", None)
+    return DiskError(f"{what}: {place}" if place else f"{what} ({error})", remedy)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        told = disk_error(error, path)
+        if told is None or told is error:
+            raise
+        raise told from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
+
+    A reader therefore sees the old file, the new one or none, never half of one. Raises DiskError, and leaves the old
+    one, where the disk is full or refuses.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: writers choose the format by it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, for a directory: what stood there before is replaced as a whole.
+
+    Leftovers of a writer that was killed are removed: callers hold a lock, so nobody else is writing here.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _recover(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        os.chmod(temporary, 0o755)
+        try:
+            yield temporary
+            if path.exists():
+                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+                path.replace(old / path.name)
+                temporary.replace(path)
+                shutil.rmtree(old)
+            else:
+                temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _recover(path: Path) -> None:
+    """Put back what a killed `atomic_directory` had moved aside, and remove what it had half written."""
+    left = re.compile(rf"\.{re.escape(path.name)}-(old-)?\w{{8}}")
+    for entry in [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)]:
+        if not path.exists() and (entry / path.name).is_dir():
+            (entry / path.name).replace(path)
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` atomically as readable JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises DataError naming it if it is missing or damaged."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file", "Remove it and run `dvc repro` again.")
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "Run `dvc repro` to make it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error})", "Delete it and run `dvc repro` again.") from None
+
+
+def _plain(value: Any) -> Any:
+    """JSON for numpy scalars and arrays, paths, and whatever else has an exact text."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, work: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path` for `work`; raises BusyError if another process keeps it for `patience` seconds.
+
+    The kernel releases the lock when its holder ends, however it ends: there is nothing to clean up by hand.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + patience
+        while not _locked(handle):
+            if time.monotonic() >= deadline:
+                holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
+                raise BusyError(f"{work} is already running ({holder})", "Wait for it, or stop it first.")
+            time.sleep(0.1)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without its holder's name
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()}".encode(), 0)
+        yield
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def code_digest(*modules: str) -> str:
+    """A digest of what the named modules or packages do: their syntax trees without comments and docstrings.
+
+    Work that is kept across runs (checkpoints, finished trials, decoded clips) carries it in its fingerprint, so that
+    changed code is never answered with an old result, while a changed comment costs nothing.
+    """
+    trees: dict[str, str] = {}
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None, f"no module {module}"
+        origin = Path(spec.origin)
+        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+        for file in files:
+            tree = ast.parse(file.read_text())
+            for node in ast.walk(tree):
+                if (
+                    isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                    and ast.get_docstring(node) is not None
+                ):
+                    node.body = node.body[1:]
+            trees[f"{module}:{file.relative_to(origin.parent)}"] = ast.dump(tree)
+    return digest(trees)

@@ -1,0 +1,1 @@
+"""Recordings through frozen encoders: the feature store."""

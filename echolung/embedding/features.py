@@ -1,0 +1,107 @@
+"""The feature store: one encoder's tokens of every video of one source, read by memory map.
+
+A directory of three files:
+    tokens.npy     float16 (V, views, N, D): videos, evaluation views, tokens, width
+    index.csv      one row per video, in the order of the tokens: sample_id, sha256, finite, std, seen_in_pretraining
+    features.json  arm, seed and key: the digest of everything that the tokens depend on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from echolung.core.errors import DataError, SettingsError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import read_json, write_json
+
+INDEX_COLUMNS = ["sample_id", "sha256", "finite", "std", "seen_in_pretraining"]
+REMEDY = "Delete the folder and run `dvc repro embed`."
+
+
+class FeaturesRecord(Parameters):
+    """features.json: what the tokens are of, and what they were made with."""
+
+    format: Literal["echolung-features"] = "echolung-features"
+    key: str
+    """Digest of the encoder's weights and preprocessing, the sampling of views, code, videos and their frames."""
+    arm: str
+    seed: int
+    encoder_sha256: str
+    """Digest of the encoder's weights."""
+    shape: tuple[int, int, int, int]
+    """Videos, views, tokens, width."""
+    effective_rank: float
+    """RankMe of the videos' mean tokens."""
+    seen_in_pretraining: list[str]
+    """sample_ids of videos that the encoder was trained on."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """An opened feature store; `tokens` (V, views, N, D) float16 is read from the disk as it is used."""
+
+    record: FeaturesRecord
+    videos: pd.DataFrame
+    tokens: np.ndarray
+
+    @classmethod
+    def open(cls, directory: Path) -> Features:
+        """Open the store in `directory`; raises DataError if there is none or if its files are not of one piece."""
+        try:
+            record = FeaturesRecord.parse(read_json(directory / "features.json"), str(directory / "features.json"))
+        except (SettingsError, TypeError, ValueError) as error:
+            raise DataError(f"{directory}/features.json is not of a feature store ({error})", REMEDY) from None
+        try:
+            videos = pd.read_csv(
+                directory / "index.csv",
+                dtype={"sample_id": str, "sha256": str},
+                keep_default_na=False,  # a video may be named "NA"
+                na_values={"std": [""]},
+            )
+            tokens = np.load(directory / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{directory} is not a feature store ({error})", REMEDY) from None
+        if (
+            not isinstance(tokens, np.ndarray)  # an archive of arrays opens, too
+            or list(videos.columns) != INDEX_COLUMNS
+            or len(videos) != len(tokens)
+            or tokens.shape != record.shape
+            or tokens.dtype != np.float16
+        ):
+            raise DataError(f"{directory}: tokens, index and record do not belong together", REMEDY)
+        return cls(record, videos, tokens)
+
+    def positions(self, sample_ids: Iterable[str]) -> np.ndarray:
+        """Where these videos stand in `tokens`; raises DataError naming those that do not."""
+        place = {name: position for position, name in enumerate(self.videos["sample_id"])}
+        wanted = list(sample_ids)
+        missing = [name for name in wanted if name not in place]
+        if missing:
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+            raise DataError(
+                f"the features of arm '{self.record.arm}' seed {self.record.seed} lack {len(missing)} videos:"
+                f" {', '.join(missing[:10])}{more}",
+                "Run `dvc repro embed`, so that every labelled video is embedded.",
+            )
+        return np.array([place[name] for name in wanted], dtype=np.int64)
+
+    def seen(self, sample_ids: Iterable[str]) -> np.ndarray:
+        """Which of these videos the encoder was pretrained on: bool, one per video."""
+        return np.isin(list(sample_ids), self.record.seen_in_pretraining)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per video: arm, seed, the index's columns, and the effective rank of the whole store."""
+        head = self.videos.assign(arm=self.record.arm, seed=self.record.seed)
+        return head[["arm", "seed", *INDEX_COLUMNS]].assign(effective_rank=self.record.effective_rank)
+
+
+def write_index(directory: Path, record: FeaturesRecord, videos: pd.DataFrame) -> None:
+    """Write index.csv and features.json beside the tokens that are already in `directory`."""
+    videos[INDEX_COLUMNS].to_csv(directory / "index.csv", index=False, lineterminator="\n")
+    write_json(directory / "features.json", record.model_dump())

@@ -1,0 +1,1 @@
+"""Methods: how out-of-fold answers come about."""

@@ -1,0 +1,268 @@
+"""Choosing a probe on inner folds: all heads of the search in one batched pass, then the chosen one alone.
+
+What every arm shares:
+- Tokens pass a parameter-free LayerNorm, then each channel is standardised by statistics of the head's own training
+  videos: an encoder's scale is neither an advantage nor a handicap.
+- A head starts at the class frequencies of its training videos, and epoch 0 stands to choice: a search that finds
+  nothing, no lower log-loss on the inner folds, ends at the majority.
+- Each epoch shows one evaluation view of every video, drawn at random; scores use the mean probability of all views.
+- Where the unit of decision is the patient, a video weighs 1 / (videos of its patient) in training, and what is scored
+  is the mean probability over a patient's videos. Classes are not rebalanced: probabilities keep the prevalence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pydantic
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from echolung.core.errors import DataError, SettingsError
+from echolung.core.parameters import Parameters
+from echolung.embedding.features import Features
+from echolung.methods.probes.heads import HEADS, HeadwiseAdamW, Kind, ProbeForm, ProbeHeads, apply_probe
+
+# Dimension letters: V videos, B videos of a batch, U units of decision, J inner folds, G configurations, H = J x G
+# heads, E epochs, N tokens, D width, C classes.
+
+KEPT_BYTES = 2**30
+"""Of prepared inputs that one trial may hold in memory."""
+
+
+class ProbeSettings(Parameters):
+    """The search: every learning rate x weight decay, for up to `epochs` passes in steps of `batch` videos."""
+
+    kinds: list[Kind] = pydantic.Field(["attentive", "linear"], min_length=1)
+    learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([3e-4, 1e-3, 3e-3], min_length=1)
+    weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.1, 10.0], min_length=1)
+    epochs: int = pydantic.Field(16, ge=1)
+    batch: int = pydantic.Field(16, ge=1)
+    attention_head_width: int = pydantic.Field(64, ge=1)
+    """Channels of one attention head of the attentive probe; divides the encoder's width."""
+    mlp_ratio: float = pydantic.Field(0.0, ge=0)
+    """Hidden width of the attentive probe's residual MLP as a multiple of the encoder's width; 0 for none."""
+    seed: int = 0
+
+    def configurations(self) -> list[tuple[float, float]]:
+        """(learning rate, weight decay) of every configuration."""
+        return [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Videos to train on (V,): their places in the `Inputs`, classes, patients' numbers and inner folds."""
+
+    places: np.ndarray
+    y: np.ndarray
+    patient: np.ndarray
+    inner: np.ndarray
+
+    def weights(self, unit: str, held_out: int | None = None) -> np.ndarray:
+        """How much each video counts in training (V,), with mean 1; none of the inner fold `held_out` does.
+
+        Every patient counts the same where the unit is the patient, every video where it is the video.
+        """
+        counts = np.bincount(self.patient)[self.patient] if unit == "patient" else np.ones(len(self.y))
+        weights = np.where(self.inner == held_out, 0.0, 1.0 / counts)
+        if not weights.any():
+            raise DataError(f"inner fold {held_out} leaves no video to train on", "Run `dvc repro split`.")
+        return weights * (len(weights) / weights.sum())
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The configuration and number of epochs, from 0, that the inner folds chose; `fits` scores all they chose from."""
+
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    log_loss: float
+    fits: pd.DataFrame
+
+
+class Inputs:
+    """What heads of one kind take in, of the videos at `positions` of a feature store.
+
+    Places 0..V-1 count along `positions`. Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read
+    from the memory map batch by batch. Raises DataError naming videos whose features are not finite.
+    """
+
+    def __init__(self, features: Features, positions: np.ndarray, form: ProbeForm, batch: int) -> None:
+        self.tokens, self.positions, self.form, self.batch = features.tokens, positions, form, batch
+        self.views = features.tokens.shape[1]
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._prepare = HEADS[form.kind](form, heads=1).to(self.device).inputs
+        self._kept: Tensor | None = None
+        per_video = self.tokens[0].size // (self.tokens.shape[2] if form.kind == "linear" else 1)
+        keep = 4 * per_video * len(positions) <= KEPT_BYTES
+        kept = torch.empty(0, device=self.device)
+        means, squares = [], []
+        for places in self.chunks(np.arange(len(positions))):
+            x = self.load(places).unflatten(0, (len(places), self.views))
+            if keep:
+                kept = kept if len(kept) else x.new_empty(len(positions), *x.shape[1:])
+                kept[places[0] : places[-1] + 1] = x
+            every = x.flatten(1, -2)
+            mean_BD = every.mean(dim=1)
+            means.append(mean_BD.double())
+            squares.append((every - mean_BD[:, None]).square_().mean(dim=1).double() + mean_BD.double().square())
+        self.mean_VD, self.square_VD = torch.cat(means), torch.cat(squares)
+        self._kept = kept if keep else None
+        bad = ~self.square_VD.isfinite().all(dim=1).cpu().numpy()
+        if bad.any():
+            names = features.videos["sample_id"].to_numpy()[positions[bad]]
+            raise DataError(
+                f"the features of {len(names)} videos are not finite: {', '.join(names[:10])}",
+                "Look at these videos and at the encoder, then run `dvc repro embed`.",
+            )
+
+    def chunks(self, places: np.ndarray) -> Iterator[np.ndarray]:
+        for at in range(0, len(places), self.batch):
+            yield places[at : at + self.batch]
+
+    def load(self, places: np.ndarray, views: np.ndarray | None = None) -> Tensor:
+        """Inputs of one view of each video (B, ...), or of all views (B * views, ...) where none is named."""
+        if views is None:
+            places, views = np.repeat(places, self.views), np.tile(np.arange(self.views), len(places))
+        if self._kept is not None:
+            return self._kept[places, views]
+        return self._prepare(torch.from_numpy(self.tokens[self.positions[places], views]).to(self.device))
+
+    def heads(self, weights_HV: Tensor, cohort: Cohort, seed: int) -> ProbeHeads:
+        """Fresh heads, alike but for the statistics and class frequencies of their weighted training videos."""
+        heads = HEADS[self.form.kind](self.form, len(weights_HV), seed).to(self.device)
+        share_HV = weights_HV / weights_HV.sum(dim=1, keepdim=True)
+        mean_HD = share_HV @ self.mean_VD[cohort.places]
+        heads.standardise(mean_HD, (share_HV @ self.square_VD[cohort.places] - mean_HD.square()).clamp_min(0))
+        of_class_VC = F.one_hot(torch.tensor(cohort.y, device=self.device), self.form.classes).double()
+        # No class starts at probability 0: one that a head's training videos lack counts as one video.
+        counts_HC = (weights_HV @ of_class_VC).clamp_min(1)
+        heads.start_at(counts_HC / counts_HC.sum(dim=1, keepdim=True))
+        return heads
+
+    @torch.no_grad()
+    def probabilities(self, heads: ProbeHeads, places: np.ndarray, group: slice = slice(None)) -> np.ndarray:
+        """Mean probability over the views (V, H, C) by the heads of `group`."""
+        chunks = []
+        for chunk in self.chunks(places):
+            p = heads(self.load(chunk), group).double().softmax(dim=-1)
+            chunks.append(p.unflatten(0, (len(chunk), self.views)).mean(dim=1))
+        return torch.cat(chunks).cpu().numpy()
+
+    def predict(self, probe: ProbeHeads, places: np.ndarray) -> np.ndarray:
+        """Probabilities (V, C) of one fitted probe, by the function that also answers for new videos."""
+        chunks = [
+            apply_probe(probe, torch.from_numpy(self.tokens[self.positions[chunk]])) for chunk in self.chunks(places)
+        ]
+        return torch.cat(chunks).cpu().numpy()
+
+
+def select(inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, seed: int) -> Selection:
+    """Train every configuration on every inner fold at once; the lowest mean log-loss on the held-out folds wins.
+
+    Heads are scored before the first step and after every epoch; of equal ones the earliest wins.
+    """
+    configurations, folds = settings.configurations(), np.unique(cohort.inner)
+    size = len(configurations)
+    weights_JV = np.stack([cohort.weights(unit, held_out=fold) for fold in folds])
+    losses: list[list[np.ndarray]] = []
+
+    def score(heads: ProbeHeads) -> None:
+        groups = [slice(j * size, (j + 1) * size) for j in range(len(folds))]
+        losses.append(
+            [_log_loss(inputs, heads, cohort, unit, fold, group) for fold, group in zip(folds, groups, strict=True)]
+        )
+
+    weights_HV = np.repeat(weights_JV, size, axis=0)
+    _train(inputs, cohort, weights_HV, configurations * len(folds), settings.epochs, settings.batch, seed, score)
+    losses_EJG = np.array(losses)
+    mean_EG = losses_EJG.mean(axis=1)
+    mean_EG = np.where(np.isfinite(mean_EG), mean_EG, np.inf)
+    if np.isinf(mean_EG[1:]).all():
+        raise SettingsError("every probe diverged on the inner folds", "Lower probe.learning_rates.")
+    epoch, chosen = (int(index) for index in np.unravel_index(np.argmin(mean_EG), mean_EG.shape))
+    fits = pd.DataFrame(
+        [
+            {"learning_rate": rate, "weight_decay": decay, "epoch": e, "log_loss": mean_EG[e, g]}
+            | {f"log_loss_{fold}": losses_EJG[e, j, g] for j, fold in enumerate(folds)}
+            | {"chosen": (e, g) == (epoch, chosen)}
+            for g, (rate, decay) in enumerate(configurations)
+            for e in range(settings.epochs + 1)
+        ]
+    )
+    rate, decay = configurations[chosen]
+    return Selection(rate, decay, epoch, float(mean_EG[epoch, chosen]), fits)
+
+
+def fit(
+    inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, selection: Selection, seed: int
+) -> ProbeHeads:
+    """The chosen configuration on the whole cohort, on the schedule it was chosen on, for the chosen epochs.
+
+    After 0 epochs these are the class frequencies of the cohort, whatever the tokens.
+    """
+    weights_1V = cohort.weights(unit)[None]
+    configuration = [(selection.learning_rate, selection.weight_decay)]
+    return _train(inputs, cohort, weights_1V, configuration, selection.epochs, settings.batch, seed).eval()
+
+
+def _train(
+    inputs: Inputs,
+    cohort: Cohort,
+    weights_HV: np.ndarray,
+    configurations: list[tuple[float, float]],
+    epochs: int,
+    batch: int,
+    seed: int,
+    score: Callable[[ProbeHeads], None] = lambda heads: None,
+) -> ProbeHeads:
+    """Train one head per row of weights and configuration; minibatches are the same for all.
+
+    `score` is called before the first step and after every epoch.
+    """
+    weights = torch.tensor(weights_HV, device=inputs.device)
+    y = torch.tensor(cohort.y, device=inputs.device)
+    heads = inputs.heads(weights, cohort, seed)
+    rates, decays = torch.tensor(configurations, dtype=torch.float64).unbind(dim=1)
+    optimiser = HeadwiseAdamW(heads, rates, decays)
+    weights_VH = weights.T.to(heads.mean)
+    score(heads)
+    for epoch in range(epochs):
+        for chosen, views in _batches(len(cohort.y), inputs.views, batch, seed, epoch):
+            log_p_BHC = heads(inputs.load(cohort.places[chosen], views)).log_softmax(dim=-1)
+            log_p_BH = log_p_BHC[torch.arange(len(chosen)), :, y[chosen]]
+            # The heads' losses are summed: none depends on another's parameters.
+            (-log_p_BH * weights_VH[chosen]).sum().div(len(chosen)).backward()
+            optimiser.step()
+        score(heads)
+    return heads
+
+
+def _batches(videos: int, views: int, batch: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every video once, in random order and batches of equal size within one, with the view it shows this time."""
+    random = np.random.default_rng([seed, epoch])
+    order, shown = random.permutation(videos), random.integers(views, size=videos)
+    for chosen in np.array_split(order, -(-videos // batch)):
+        yield chosen, shown[chosen]
+
+
+def _log_loss(inputs: Inputs, heads: ProbeHeads, cohort: Cohort, unit: str, fold: int, group: slice) -> np.ndarray:
+    """Mean log-loss (G,) on an inner fold of the heads that did not train on it."""
+    held_out = np.flatnonzero(cohort.inner == fold)
+    p_VGC = inputs.probabilities(heads, cohort.places[held_out], group)
+    return unit_log_loss(p_VGC, cohort.y[held_out], cohort.patient[held_out] if unit == "patient" else held_out)
+
+
+def unit_log_loss(p_VGC: np.ndarray, y_V: np.ndarray, unit_V: np.ndarray) -> np.ndarray:
+    """Mean log-loss (G,) over units of decision, each answering with the mean probability of its videos."""
+    _, first, of_video = np.unique(unit_V, return_index=True, return_inverse=True)
+    p_UGC = np.zeros((len(first), *p_VGC.shape[1:]))
+    np.add.at(p_UGC, of_video, p_VGC)
+    p_UGC /= np.bincount(of_video)[:, None, None]
+    p_UG = p_UGC[np.arange(len(first)), :, y_V[first]]
+    return -np.log(np.maximum(p_UG, np.finfo(np.float64).tiny)).mean(axis=0)

@@ -1,0 +1,157 @@
+"""A beating, breathing heart in a chosen view, drawn from scatterers that its tissue carries.
+
+Scatterers are placed once, at end-diastole, with the echogenicity of the tissue they lie in. They follow the beat as
+their view says (four_chamber.py, short_axis.py), and the whole heart follows the breath (breathing.py); reverberation
+in the chest wall and the shadows of ribs stand still before the probe. Lengths are millimetres. Letters: T frames, H W
+pixels, R depth samples, A beams, N scatterers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echolung.phantom.breathing import HELD, Breathing, Pose
+from echolung.phantom.four_chamber import FourChamber
+from echolung.phantom.short_axis import ShortAxis
+from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
+from echolung.phantom.ventricle import HeartAnatomy, Ventricle
+
+View = Literal["a4c", "psax"]
+VIEWS: tuple[View, ...] = get_args(View)
+
+_DRAWN: dict[View, type[FourChamber] | type[ShortAxis]] = {"a4c": FourChamber, "psax": ShortAxis}
+_SCATTERERS_PER_MM2 = 1.3
+_MARGIN = 9.0  # beyond the sector on every side: tissue that the breath carries into view
+
+
+@dataclass(frozen=True)
+class HeartVideo:
+    """Frames, with the truth about the left ventricle."""
+
+    frames: NDArray[np.uint8]  # (T, H, W)
+    heart: FourChamber | ShortAxis
+    scanner: Scanner
+    fps: float
+
+    @property
+    def ventricle(self) -> Ventricle:
+        """The left ventricle as a solid: volumes, and the frames of end-diastole and end-systole."""
+        return self.heart.ventricle
+
+    def masks(self) -> NDArray[np.bool_]:
+        """The left ventricle's cavity in every frame, (T, H, W)."""
+        return self.heart.masks(self.scanner, self.frames.shape[1])
+
+    def contour(self, frame: int, count: int = 64) -> Floats:
+        """The cavity's border as a closed polygon, (count, 2) pixels: column and row."""
+        return self.heart.contour(frame, self.scanner, self.frames.shape[1], count)
+
+
+def beating_heart(
+    view: View, ef: float, frames: int, fps: float, rng: np.random.Generator, breath_held: bool = False
+) -> FourChamber | ShortAxis:
+    """A person's heart, how it beats and how it lies, before anything is drawn.
+
+    Drawn from generators in the same state, both views are of the same person.
+    """
+    anatomy = HeartAnatomy.draw(rng, ef)
+    ventricle = Ventricle.beating(anatomy, ef, frames, fps, start=int(rng.integers(1000)))
+    breathing = Breathing.draw(rng)
+    return _DRAWN[view].draw(ventricle, HELD if breath_held else breathing, np.arange(frames) / fps, rng)
+
+
+def heart_scanner(deepest: float, rng: np.random.Generator, size: int) -> Scanner:
+    """A phased array that reaches below `deepest`, with an operator's choice of gain; sampled to suit `size` pixels."""
+    return Scanner(
+        radius=0,
+        half_angle=np.deg2rad(rng.uniform(37, 41)),
+        depth=deepest + rng.uniform(8, 18),
+        frequency=rng.uniform(1.8, 3.0),
+        aperture=rng.uniform(15, 19),
+        samples=max(160, 2 * size),
+        beams=max(112, round(1.2 * size)),
+        gain=rng.uniform(-5, 5),
+        dynamic_range=rng.uniform(46, 62),
+        time_gain=rng.uniform(0.92, 1.0),
+        noise=rng.uniform(-66, -52),
+    )
+
+
+def draw_heart(
+    ef: float, frames: int, fps: float, size: int, seed: int, view: View = "a4c", breath_held: bool = False
+) -> HeartVideo:
+    """Draw a heart that ejects `ef` percent of its volume, uint8 frames (frames, size, size).
+
+    With the breath held the tissue's motion repeats exactly from beat to beat; only the receiver's noise is fresh in
+    every frame. The person follows from `seed` and `ef` alone, whatever the view.
+    """
+    rng = np.random.default_rng(seed)
+    heart = beating_heart(view, ef, frames, fps, rng, breath_held)
+    scanner = heart_scanner(heart.deepest, rng, size)
+    x, z, amplitude = _scatterers(heart, scanner, rng)
+    tissue = heart.tissue(x, z)
+    clutter, window = _near_field_clutter(scanner, rng), _acoustic_window(scanner, rng)
+    beat = heart.ventricle.frames_per_beat
+    carried: list[tuple[Floats, Floats]] = []
+    echo = np.empty((frames, scanner.samples, scanner.beams), np.complex64)
+    for t in range(frames):
+        # Before the breath moves it, the tissue stands where it stood a beat ago.
+        carried.append(tissue.at(t) if t < beat else carried[t - beat])
+        pose = heart.poses.at(t)
+        field = scanner.deposit(*_beam_position(pose, *carried[t]), amplitude)
+        moving_x, moving_z, strength = heart.moving(t)
+        depth, angle = _beam_position(pose, moving_x, moving_z)
+        field += scanner.deposit(depth, angle, strength / np.sqrt(_cell(scanner, depth)))
+        echo[t] = scanner.receive((field + clutter) * window)
+    pixels = scanner.scan_convert(scanner.grey(echo, rng), size, size)
+    return HeartVideo(pixels, heart, scanner, fps)
+
+
+def _beam_position(pose: Pose, x: Floats, z: Floats) -> tuple[Floats, Floats]:
+    """Depth and angle at which the scanner sees points of the heart's frame."""
+    lateral, axial = pose.to_image(x, z)
+    return np.hypot(lateral, axial), np.arctan2(lateral, axial)
+
+
+def _scatterers(
+    heart: FourChamber | ShortAxis, scanner: Scanner, rng: np.random.Generator
+) -> tuple[Floats, Floats, Complexes]:
+    """Scatterers of everything that comes into view, at end-diastole: x, z and complex amplitude, each (N,)."""
+    spread = float(scanner.angles[-1] - scanner.angles[0])
+    reach = scanner.depth + 2 * _MARGIN
+    count = round(_SCATTERERS_PER_MM2 * 0.5 * reach**2 * spread)
+    away = reach * np.sqrt(rng.random(count, dtype=np.float32))
+    angle = scanner.angles[0] + spread * rng.random(count, dtype=np.float32)
+    lateral, axial = away * np.sin(angle), away * np.cos(angle) - np.float32(_MARGIN)
+    beam = np.arctan2(lateral, axial)
+    x, z = heart.rest.from_image(lateral, axial)
+    cell = _cell(scanner, np.hypot(lateral, axial))
+    level = heart.echogenicity(x, z, beam, rng)
+    amplitude = unit_scatterers(rng, count) * decibels(level) / np.sqrt(_SCATTERERS_PER_MM2 * cell)
+    return x, z, amplitude
+
+
+def _cell(scanner: Scanner, depth: Floats) -> Floats:
+    """Area of a cell of the polar grid, mm2."""
+    spacing = float(scanner.angles[1] - scanner.angles[0])
+    return (scanner.depth / scanner.samples) * spacing * np.maximum(depth, 1)
+
+
+def _near_field_clutter(scanner: Scanner, rng: np.random.Generator) -> Complexes:
+    """Reverberation just below the probe, which stands still while the heart moves, (R, A)."""
+    level = rng.uniform(2, 7) - scanner.depths * rng.uniform(0.5, 0.9)
+    bands = 3 * np.cos(2 * np.pi * scanner.depths / rng.uniform(5, 8))
+    white = unit_scatterers(rng, scanner.samples * scanner.beams).reshape(scanner.samples, scanner.beams)
+    return white * decibels(level + bands)[:, None]
+
+
+def _acoustic_window(scanner: Scanner, rng: np.random.Generator) -> Floats:
+    """Transmission of each beam, (1, A): ribs and lung shade one side or both."""
+    share = scanner.angles / scanner.half_angle
+    left, right = rng.uniform(0, 12, 2)
+    loss = left * np.clip(-share - 0.45, 0, 1) ** 2 * 4 + right * np.clip(share - 0.45, 0, 1) ** 2 * 4
+    return decibels(-loss - 1.5 * SmoothField.draw(rng, 0.25, 1)(share))[None, :]

@@ -1,1 +1,0 @@
-"""From candidate to champion: what the evidence allows to serve, and what travels with it."""

@@ -1,0 +1,1 @@
+"""The model registry: champions, their history, promotion and rollback."""

@@ -1,0 +1,232 @@
+"""Atomic writes, locks, seeds and digests: what a killed, repeated or parallel run may rely on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from echolung.core import errors, runtime
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), runtime.atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+FRAME = pd.DataFrame({"x": np.random.default_rng(0).random(50_000)})
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "numpy": lambda path: np.save(path, FRAME["x"].to_numpy()),
+    "safetensors": lambda path: save_file({"x": torch.ones(100_000)}, path),
+    "parquet": lambda path: FRAME.to_parquet(path),
+    "csv": lambda path: FRAME.to_csv(path),
+    "text": lambda path: path.write_text("x" * 400_000),
+    "picture": lambda path: Image.effect_noise((600, 600), 90).save(path),
+    "copy": lambda path: shutil.copyfile(multiprocessing.connection.__file__, path),
+}
+
+
+LARGER = "a file would be larger than is allowed here"
+TOLD = {"numpy": "a file could not be written to its end"}  # it does not say why
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Larger ones are refused by the system, as a full disk refuses them: half way through their being written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whatever_library_writes_a_refusing_disk_is_one_typed_line_and_the_old_file_stays(
+    tmp_path: Path, writer: str
+) -> None:
+    path = tmp_path / f"old.{'npy' if writer == 'numpy' else 'png'}"  # both choose or complete the name by it
+    path.write_text("old")
+    with (
+        files_of_at_most(20_000),
+        pytest.raises(errors.DiskError, match=rf"{TOLD.get(writer, LARGER)}: .*/old\.(png|npy)\.") as error,
+        runtime.atomic_path(path) as temporary,
+    ):
+        WRITERS[writer](temporary)
+    assert "call again" in error.value.remedy
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with runtime.atomic_path(path) as temporary:
+        WRITERS[writer](temporary)
+    assert path.stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("writer", ["parquet", "csv", "text", "copy"])
+def test_a_full_disk_is_known_by_every_library_s_own_words(writer: str) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no device that is always full")
+    with pytest.raises(OSError, match=r"No space left") as raised:
+        WRITERS[writer](full)
+    told = runtime.disk_error(raised.value, full)
+    assert told is not None
+    assert str(told).startswith("the disk is full: /dev/full. Free some space and call again")
+
+
+def test_a_file_where_a_folder_must_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file/x", "file/x/y"):
+        for opened in (runtime.atomic_path(tmp_path / place), runtime.exclusive(tmp_path / place, "stage x")):
+            with (
+                pytest.raises(errors.DiskError, match=r"a file stands where a folder must be: .*/file") as told,
+                opened,
+            ):
+                pass
+            assert "Move it away" in told.value.remedy
+
+
+def test_other_errors_are_not_taken_for_the_disk_s(tmp_path: Path) -> None:
+    for error in (OSError(2, "No such file"), ValueError("5 requested and 3 written"), RuntimeError("full")):
+        assert runtime.disk_error(error) is None
+    with pytest.raises(errors.DataError), runtime.atomic_path(tmp_path / "x"):
+        raise errors.DataError("No space left on device, said a table", "")
+
+
+def test_an_interrupted_directory_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "features"
+    with runtime.atomic_directory(path) as temporary:
+        (temporary / "a").write_text("1")
+    with pytest.raises(KeyboardInterrupt), runtime.atomic_directory(path) as temporary:
+        (temporary / "b").write_text("2")
+        raise KeyboardInterrupt
+    assert [p.name for p in path.iterdir()] == ["a"]
+    with runtime.atomic_directory(path) as temporary:
+        (temporary / "c").write_text("3")
+    assert [p.name for p in path.iterdir()] == ["c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["features"]
+
+
+def write_and_wait(path: Path, ready: multiprocessing.synchronize.Event) -> None:
+    with runtime.atomic_directory(path) as temporary:
+        (temporary / "half").write_text("x")
+        ready.set()
+        multiprocessing.Event().wait()
+
+
+def test_a_killed_writer_leaves_nothing_for_the_next_one_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "features"
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    writer = spawn.Process(target=write_and_wait, args=(path, ready))
+    writer.start()
+    assert ready.wait(60)
+    writer.kill()
+    writer.join()
+    assert len(list(tmp_path.iterdir())) == 1
+    with runtime.atomic_directory(path) as temporary:
+        (temporary / "whole").write_text("y")
+    assert [p.name for p in tmp_path.iterdir()] == ["features"]
+    # Killed between the two renames: the old one comes back.
+    (tmp_path / ".features-old-abcdefgh").mkdir()
+    path.rename(tmp_path / ".features-old-abcdefgh" / "features")
+    with pytest.raises(errors.DiskError, match=r"the disk is full: .*features"), runtime.atomic_directory(path):
+        raise OSError(28, "No space left on device")
+    assert [p.name for p in path.iterdir()] == ["whole"]
+
+
+def hold(path: Path, ready: multiprocessing.synchronize.Event) -> None:
+    with runtime.exclusive(path, "stage probe"):
+        ready.set()
+        ready_forever = multiprocessing.Event()
+        ready_forever.wait()
+
+
+def test_a_lock_refuses_a_second_holder_by_name_and_dies_with_its_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "probe.lock"
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    holder = spawn.Process(target=hold, args=(lock, ready))
+    holder.start()
+    assert ready.wait(60)
+    with (
+        pytest.raises(errors.BusyError, match=f"stage probe is already running .process {holder.pid}"),
+        runtime.exclusive(lock, "stage probe"),
+    ):
+        pass
+    holder.kill()
+    holder.join()
+    with runtime.exclusive(lock, "stage probe"):
+        pass
+
+
+def test_a_patient_caller_gets_the_lock_when_its_holder_ends(tmp_path: Path) -> None:
+    lock = tmp_path / "probe.lock"
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    holder = spawn.Process(target=hold, args=(lock, ready))
+    holder.start()
+    assert ready.wait(60)
+    threading.Timer(0.3, holder.kill).start()
+    with runtime.exclusive(lock, "stage probe", patience=60):
+        assert not holder.is_alive()
+        assert lock.read_text() == f"process {os.getpid()}"
+
+
+def test_digest_depends_on_values_and_not_on_order() -> None:
+    assert runtime.digest({"a": 1, "b": [2, 3]}) == runtime.digest({"b": [2, 3], "a": 1})
+    assert runtime.digest({"a": 1}) != runtime.digest({"a": 2})
+    assert len({runtime.derived_seed("fold", i, j) for i in range(20) for j in range(20)}) == 400
+    # The value itself is a promise: other machines draw the same phantoms and folds.
+    assert runtime.derived_seed("phantom", 1) == runtime.derived_seed("phantom", 1) < 2**31
+
+
+def test_code_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "sample_module.py"
+    digests = []
+    for text in (
+        'def f(x):\n    """Doc."""\n    return x + 1\n',
+        "def f(x):\n    # why\n    return x + 1\n",
+        "def f(x):\n    return x + 2\n",
+    ):
+        module.write_text(text)
+        sys.modules.pop("sample_module", None)
+        digests.append(runtime.code_digest("sample_module"))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_json_round_trip_of_numpy_and_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.json"
+    runtime.write_json(path, {"a": np.float32(0.5), "b": np.arange(3), "p": Path("q")})
+    assert runtime.read_json(path) == {"a": 0.5, "b": [0, 1, 2], "p": "q"}
+    path.write_text(json.dumps({"a": 1})[:-2])
+    with pytest.raises(errors.DataError, match=r"x\.json is not JSON.*dvc repro"):
+        runtime.read_json(path)
+    with pytest.raises(errors.DataError, match=r"missing\.json does not exist"):
+        runtime.read_json(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("kind", [k for k in vars(errors).values() if isinstance(k, type)])
+def test_errors_cross_process_borders_whole(kind: type[errors.EcholungError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("clip.mp4 has no frames", "Export it again.")))
+    assert (type(error), str(error)) == (kind, "clip.mp4 has no frames. Export it again.")
