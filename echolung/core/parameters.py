@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
-from collections.abc import Mapping
-from typing import Any, Self, get_args
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, get_args
 
 import pydantic
 
@@ -32,36 +34,102 @@ class Parameters(pydantic.BaseModel):
             ) from None
 
 
+def _key(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", value):
+        raise ValueError("a name is lower-case letters, digits and hyphens, and starts with a letter or digit")
+    return value
+
+
+Key = Annotated[str, pydantic.AfterValidator(_key)]
+"""Name of a study, source, task, arm, encoder or phantom: safe in file names, DVC stages and shell commands."""
+
+
+@dataclass(frozen=True)
+class chosen:
+    """Annotation for settings whose class is looked up by name, in `seam()`, when parameters are parsed.
+
+    The classes in the seam have an attribute `Settings`. With `key`, that entry of the mapping is the name:
+        encoder: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
+    Without it the field is a dict whose keys are the names:
+        objectives: Annotated[dict[str, Parameters], chosen(lambda: OBJECTIVES)]
+    """
+
+    seam: Callable[[], Mapping[str, Any]]
+    key: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
+        # As `Any`, a record is dumped with the fields of its own class, not with those of the annotated one.
+        return handler.generate_schema(Annotated[Any, pydantic.BeforeValidator(self._parse)])
+
+    def settings(self, name: Any) -> type[Parameters]:
+        """The settings class of `name`; raises ValueError naming the known ones."""
+        known = self.seam()
+        if name in known:
+            return known[name].Settings
+        raise ValueError(f"no {self.key or 'entry'} '{name}'{nearest(str(name), known)} (known: {', '.join(known)})")
+
+    def _parse(self, value: Any) -> Any:
+        if isinstance(value, Parameters):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError("a mapping is expected")
+        if not self.key:
+            fields: dict[str, Any] = {str(name): (self.settings(name), ...) for name in value}
+            entries = pydantic.create_model("Entries", **fields).model_validate(value)
+            return {name: getattr(entries, name) for name in fields}
+        if self.key not in value:
+            raise ValueError(f"'{self.key}' is missing (known: {', '.join(self.seam())})")
+        return self.settings(value[self.key]).model_validate(value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`: did you mean 'x'?` for the known name closest to `name`; empty if none is close."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f": did you mean '{near[0]}'?" if near else ""
+
+
 def _describe(cls: type[pydantic.BaseModel], fault: Any) -> str:
-    location = fault["loc"]
+    location = tuple(part for part in fault["loc"] if part != "[key]")
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), known_keys(cls, location[:-1]), n=1, cutoff=0.5)
-        return f"unknown parameter '{key}'" + (f": did you mean '{near[0]}'?" if near else "")
+        return f"unknown parameter '{key}'" + nearest(str(location[-1]), known_keys(cls, location[:-1]))
     if fault["type"] == "missing":
         return f"parameter '{key}' is missing"
-    return f"parameter '{key}' = {fault.get('input')!r}: {fault['msg'].lower()}"
+    message = fault["msg"].removeprefix("Value error, ")
+    value = fault.get("input")
+    shown = "" if isinstance(value, Mapping) else f" = {value!r}"
+    return f"parameter '{key}'{shown}: {message[:1].lower()}{message[1:]}" if key else message
 
 
 def known_keys(cls: type[pydantic.BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names accepted at `path`, walking nested records, dicts and unions of records."""
-    kinds: list[Any] = [cls]
+    """Names accepted at `path`, walking nested records, dicts, unions and `chosen` settings."""
+    places: list[Any] = [cls]
     for part in path:
-        following: list[Any] = []
-        for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-                if part in kind.model_fields:
-                    following.append(kind.model_fields[part].annotation)
-                else:
-                    following.append(kind)  # a union tag in pydantic's location, not a level of the mapping
-            elif typing.get_origin(kind) is dict:
-                following.append(get_args(kind)[1])
-            else:
-                following.extend(get_args(kind))
-        kinds = following
-    names: list[str] = []
-    for kind in kinds:
-        for candidate in (kind, *get_args(kind)):
-            if isinstance(candidate, type) and issubclass(candidate, pydantic.BaseModel):
-                names.extend(candidate.model_fields)
-    return names
+        places = [inner for place in places for inner in _below(place, part)]
+    return [name for place in places if hasattr(place, "model_fields") for name in place.model_fields]
+
+
+def _below(place: Any, part: Any) -> list[Any]:
+    """The records, dicts and seams at the entry `part` of one of these."""
+    if isinstance(place, chosen):
+        return [place.seam()[part].Settings] if part in place.seam() else []
+    if typing.get_origin(place) is dict:
+        return _records(get_args(place)[1])
+    if part in place.model_fields:
+        field = place.model_fields[part]
+        return _records(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
+    return [place]  # a union tag in pydantic's location, not a level of the mapping
+
+
+def _records(annotation: Any) -> list[Any]:
+    """The records, dicts and seams that an annotation is made of."""
+    if isinstance(annotation, chosen):
+        return [cls.Settings for cls in annotation.seam().values()] if annotation.key else [annotation]
+    if typing.get_origin(annotation) is dict:
+        return [annotation]
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return [annotation]
+    if hasattr(annotation, "__metadata__"):
+        seams = [inner for inner in annotation.__metadata__ if isinstance(inner, chosen)]
+        return _records(seams[0] if seams else annotation.__origin__)
+    return [record for inner in get_args(annotation) for record in _records(inner)]
