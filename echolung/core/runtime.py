@@ -12,8 +12,8 @@ import json
 import os
 import random
 import re
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,20 +102,18 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
+    """Yield a temporary path beside `path`; it is renamed to `path` only if the block succeeds.
 
-    A reader therefore sees the old file, the new one or none, never half of one. Raises DiskError, and leaves the old
-    one, where the disk is full or refuses.
+    A reader sees the old file, the new one or none, never half of one. Permissions follow the umask. Raises DiskError,
+    and keeps the old file, where the disk is full or refuses.
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays last: writers choose the format by it.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+        temporary.touch(exist_ok=False)  # tempfile would make it private to this user
         try:
             yield temporary
-            os.chmod(temporary, 0o644)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -123,19 +121,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, for a directory: what stood there before is replaced as a whole.
+    """As `atomic_path`, for a directory, which is replaced as a whole.
 
-    Leftovers of a writer that was killed are removed: callers hold a lock, so nobody else is writing here.
+    Removes what a killed writer left behind: callers hold a lock, so no other process is writing here.
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _recover(path)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-        os.chmod(temporary, 0o755)
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        temporary.mkdir()
         try:
             yield temporary
             if path.exists():
-                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+                old = path.with_name(f".{path.name}-old-{secrets.token_hex(4)}")
+                old.mkdir()
                 path.replace(old / path.name)
                 temporary.replace(path)
                 shutil.rmtree(old)
@@ -152,6 +151,15 @@ def _recover(path: Path) -> None:
         if not path.exists() and (entry / path.name).is_dir():
             (entry / path.name).replace(path)
         shutil.rmtree(entry, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` without a second copy; a copy where the disk cannot link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -189,7 +197,7 @@ def exclusive(path: Path, work: str, patience: float = 0.0) -> Iterator[None]:
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         deadline = time.monotonic() + patience
         while not _locked(handle):
