@@ -1,131 +1,167 @@
-"""The whole of params.yaml as one frozen record; each section's class stands beside the code it configures."""
+"""params.yaml as one frozen record; the class of each section is defined beside the code that it configures."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import pydantic
 import yaml
 
 from echolung.core.errors import SettingsError
-from echolung.core.parameters import Parameters
+from echolung.core.parameters import Key, Parameters, chosen
 from echolung.data.ingest import IngestSettings
 from echolung.data.splits import SplitSettings
 from echolung.embedding.embed import EmbedSettings
 from echolung.evaluation.compare import CompareSettings
+from echolung.kinds.kinds import KINDS, kind_of
 from echolung.kinds.task import Task
+from echolung.methods.arms import RANDOM, Arm, baseline_of, in_task
+from echolung.methods.methods import METHODS
 from echolung.methods.novelty import NoveltySettings
-from echolung.methods.probes.probe import ProbeSettings
-from echolung.models.encoder import EncoderSettings
+from echolung.models.encoder import ENCODERS, ClipSettings
 from echolung.phantom.settings import PhantomSettings
-from echolung.pretraining.loop import PretrainSettings
+from echolung.pretraining.settings import PretrainSettings
 from echolung.reports.settings import ReportSettings
 from echolung.tracking.store import TrackingSettings
 
-
-class InitialiseSettings(Parameters):
-    """The arm `random`: untrained encoders, one per seed."""
-
-    seeds: tuple[int, ...] = pydantic.Field(min_length=1)
-
-
-class EmbedPair(Parameters):
-    """One arm's encoders see one source's videos."""
-
-    arm: str
-    source: str
+AnyTask = Annotated[Task, chosen(lambda: {name: kind.Task for name, kind in KINDS.items()}, "kind")]
+AnyEncoder = Annotated[
+    ClipSettings, chosen(lambda: {name: encoder.Settings for name, encoder in ENCODERS.items()}, "kind")
+]
 
 
-class EmbedStageSettings(EmbedSettings):
-    """Which encoders see which sources; `random` is the arm of untrained ones."""
+class FitSettings(Parameters):
+    """How the methods are fitted."""
 
-    arms: tuple[str, ...]
-    """Every arm of the study, in the order of its tables."""
-    pairs: dict[str, EmbedPair]
-    """Each under the name `<arm>-<source>`; an arm pretrained on a source is best not scored on it."""
+    seed: int = 0
+    methods: dict[str, Any] = {}
+    """Parameters of each method, by its name in `METHODS`."""
 
-    def of_source(self, source: str) -> list[str]:
-        """The arms that see this source, in the order of `arms`."""
-        there = {pair.arm for pair in self.pairs.values() if pair.source == source}
-        return [arm for arm in self.arms if arm in there]
+    @pydantic.model_validator(mode="after")
+    def _known(self) -> Self:
+        for name, values in self.methods.items():
+            if name not in METHODS:
+                raise ValueError(f"fit.methods has no method '{name}'; there are {', '.join(METHODS)}")
+            METHODS[name].Settings.parse(values or {}, f"fit.methods.{name}")
+        return self
 
-
-class PromoteSettings(NoveltySettings):
-    """The arm whose refitted probe stands for election as champion, and how readily it says that it knows no better."""
-
-    arm: str
+    def of(self, method: str) -> Parameters:
+        """The parameters of one method."""
+        return METHODS[method].Settings.parse(self.methods.get(method) or {}, f"fit.methods.{method}")
 
 
 class Settings(Parameters):
     """params.yaml."""
 
-    study: str = pydantic.Field(pattern=r"^[a-z][a-z0-9-]*$")
+    study: Key
+    scale: str = ""
+    """The file of conf/scale that the parameters were composed from."""
     workers: int = pydantic.Field(2, ge=1)
-    """Processes that decode, draw and probe side by side on this machine."""
+    """Processes that decode, draw and fit side by side on this machine."""
     public_sets: str = ""
-    """The folder that holds the public sets' folders, where a study reads them; `ingest.sources` is made from it."""
-    phantom: dict[str, PhantomSettings] = {}
+    """The folder that holds the public sets, for the `root` of sources that say so."""
+    phantom: dict[Key, PhantomSettings] = {}
     ingest: IngestSettings
-    tasks: dict[str, Task]
+    tasks: dict[Key, AnyTask] = pydantic.Field(min_length=1)
     split: SplitSettings
-    encoder: EncoderSettings
-    initialise: InitialiseSettings
+    encoder: AnyEncoder
+    """The shape of every encoder that does not name another."""
     pretrain: PretrainSettings
-    embed: EmbedStageSettings
-    probe: ProbeSettings
-    compare: CompareSettings
-    promote: PromoteSettings
+    arms: dict[Key, Arm]
+    embed: EmbedSettings
+    fit: FitSettings = FitSettings()
+    compare: CompareSettings = CompareSettings()
+    promote: NoveltySettings = NoveltySettings()
     report: ReportSettings = ReportSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @pydantic.model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
+    def _fits_together(self) -> Self:
         """What would otherwise fail hours into a study."""
-        if self.encoder.width % self.probe.attention_head_width:
-            raise ValueError(
-                f"probe.attention_head_width = {self.probe.attention_head_width} does not divide"
-                f" encoder.width = {self.encoder.width}"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _names_exist(self) -> Self:
-        """Every source and arm that is named is defined."""
-        sources, arms = set(self.ingest.sources), {"random", *self.pretrain.arms}
-        named = {f"tasks.{key}.source": task.source for key, task in self.tasks.items()}
-        named |= {f"pretrain.arms.{key}.pool": arm.pool for key, arm in self.pretrain.arms.items()}
-        named |= {f"embed.pairs.{key}.source": pair.source for key, pair in self.embed.pairs.items()}
+        sources = set(self.ingest.sources)
+        named = {f"tasks.{key}": source for key, task in self.tasks.items() for source in task.sources}
+        named |= {f"pretrain.encoders.{key}.pool": one.pool for key, one in self.pretrain.encoders.items()}
+        named |= {f"embed.sources[{place}]": source for place, source in enumerate(self.embed.sources)}
         for place, source in named.items():
             if source not in sources:
-                raise ValueError(f"{place} is '{source}', which ingest.sources lacks (it has {sorted(sources)})")
-        for arm in self.embed.arms:
-            if arm not in arms:
-                raise ValueError(f"arm '{arm}' is not 'random' and not one of pretrain.arms ({sorted(arms)})")
-        for key, pair in self.embed.pairs.items():
-            if key != f"{pair.arm}-{pair.source}":
-                raise ValueError(f"embed.pairs.{key} must be named {pair.arm}-{pair.source}, after what it holds")
-        for place, arm in (
-            *((f"embed.pairs.{key}.arm", pair.arm) for key, pair in self.embed.pairs.items()),
-            ("promote.arm", self.promote.arm),
-            ("compare.reference", self.compare.reference),
-            *(("compare.pretrained", arm) for arm in self.compare.pretrained),
-        ):
-            if arm not in self.embed.arms:
-                raise ValueError(f"{place} is '{arm}', which embed.arms lacks (it has {list(self.embed.arms)})")
+                raise ValueError(f"{place} names the source '{source}', but ingest.sources has {_listed(sources)}")
+        references = [name for name, arm in self.arms.items() if arm.role == "reference"]
+        for name, arm in self.arms.items():
+            if arm.pretrained and arm.encoder not in self.pretrain.encoders:
+                known = _listed([RANDOM, *self.pretrain.encoders])
+                raise ValueError(f"arms.{name}.encoder is '{arm.encoder}', but the encoders are {known}")
+            if unknown := sorted(set(arm.against) - set(references)):
+                raise ValueError(f"arms.{name}.against names {_listed(unknown)}; reference arms: {_listed(references)}")
+        for name in [*self.untrained(), *self.pretrain.encoders]:
+            self.shape(name)
+        if clash := set(self.untrained()) & set(self.pretrain.encoders):
+            raise ValueError(f"{_listed(clash)} names an arm of random encoders and a pretrained encoder")
+        if not self.untrained():
+            raise ValueError(f"no arm has `encoder: {RANDOM}`: without one nothing shows what pretraining adds")
         for key, task in self.tasks.items():
-            if self.compare.reference not in self.embed.of_source(task.source):
-                raise ValueError(
-                    f"tasks.{key}.source is '{task.source}', which no pair of embed.pairs shows to"
-                    f" compare.reference = '{self.compare.reference}'"
-                )
-        if self.compare.primary_probe not in self.probe.kinds:
-            raise ValueError(f"compare.primary_probe is '{self.compare.primary_probe}', which probe.kinds lacks")
-        if unknown := sorted(set(self.compare.main_tasks) - set(self.tasks)):
-            raise ValueError(f"compare.main_tasks names {unknown}, which tasks lacks")
+            if baseline_of(task) in self.arms:
+                raise ValueError(f"arms.{baseline_of(task)} is the baseline of {key}, which every task has anyway")
+            if not any(name in references for name in self.arms_of(key)):
+                raise ValueError(f"no reference arm has a method for tasks.{key} (kind {task.kind})")
+        needed = sorted({source for key in self.tasks if self.encoders_of(key) for source in self.tasks[key].sources})
+        if needed != sorted(self.embed.sources):
+            raise ValueError(f"embed.sources must list the sources that tasks read: [{', '.join(needed)}]")
+        if self.report.arms and list(self.report.arms) != list(self.arms):
+            raise ValueError(f"report.arms must list the arms: [{', '.join(self.arms)}]")
         return self
+
+    def shape(self, encoder: str) -> ClipSettings:
+        """The settings of an encoder: a key of `pretrain.encoders`, or an arm with `encoder: random`.
+
+        Its `shape` overrides the parameter `encoder`; one of another kind is complete in itself.
+        """
+        own = self.pretrain.encoders[encoder].shape if encoder in self.pretrain.encoders else self.arms[encoder].shape
+        same = own.get("kind", self.encoder.kind) == self.encoder.kind
+        values = {**(self.encoder.model_dump(mode="json") if same else {}), **own}
+        return ENCODERS[self._kind(values["kind"])].Settings.parse(values, f"the shape of encoder '{encoder}'")
+
+    @staticmethod
+    def _kind(kind: str) -> str:
+        if kind not in ENCODERS:
+            raise ValueError(f"no encoder of kind '{kind}'; there are {_listed(ENCODERS)}")
+        return kind
+
+    def untrained(self) -> dict[str, tuple[ClipSettings, tuple[int, ...]]]:
+        """Arm -> shape and seeds, of every arm whose encoders are drawn at random."""
+        return {name: (self.shape(name), arm.seeds) for name, arm in self.arms.items() if arm.encoder == RANDOM}
+
+    def encoder_of(self, arm: str) -> str | None:
+        """The folder below data/<study>/encoders that holds an arm's encoders; None for an arm without."""
+        encoder = self.arms[arm].encoder
+        return arm if encoder == RANDOM else encoder
+
+    def seeds(self, arm: str) -> tuple[int, ...]:
+        """The seeds of an arm; raises SettingsError if there is no such arm."""
+        if arm not in self.arms:
+            raise SettingsError(f"study {self.study} has no arm '{arm}'", f"Its arms: {', '.join(self.arms)}.")
+        return self.pretrain.seeds if self.arms[arm].pretrained else self.arms[arm].seeds
+
+    def arms_of(self, task: str) -> dict[str, Arm]:
+        """The arms that take part in a task, in the order of the tables."""
+        pools = {key: one.pool for key, one in self.pretrain.encoders.items()}
+        return in_task(self.arms, self.tasks[task], pools)
+
+    def encoders_of(self, task: str) -> list[str]:
+        """The arms of a task that have encoders."""
+        return [name for name, arm in self.arms_of(task).items() if arm.encoder is not None]
+
+    def embedded(self, source: str) -> list[str]:
+        """The arms whose encoders see a source: those of the tasks that read it."""
+        wanted = {name for key, task in self.tasks.items() if source in task.sources for name in self.encoders_of(key)}
+        return [name for name in self.arms if name in wanted]
+
+    def candidate(self, task: str) -> str:
+        """The arm that `promote` takes if none is named: the first candidate of the task."""
+        arms = self.arms_of(task)
+        return next((name for name, arm in arms.items() if arm.role == "candidate"), next(iter(arms)))
 
     def known_task(self, task: str | None) -> str:
         """`task`, or the first one if None; raises SettingsError naming the nearest if the study has no such task."""
@@ -138,28 +174,12 @@ class Settings(Parameters):
         return task
 
     def known_arm(self, task: str, arm: str) -> str:
-        """`arm`; raises SettingsError if its encoders do not see the task's videos."""
-        source = self.tasks[task].source
-        if arm not in (arms := self.embed.of_source(source)):
+        """`arm`; raises SettingsError if it does not take part in the task."""
+        if arm not in (arms := self.arms_of(task)):
             raise SettingsError(
-                f"arm '{arm}' is not probed on {task}: embed.pairs has no {arm}-{source}",
-                f"Arms of {task}: {', '.join(arms)}. Name one with --arm.",
+                f"arm '{arm}' takes no part in {task}", f"Arms of {task}: {', '.join(arms)}. Name one with --arm."
             )
         return arm
-
-    def seeds(self, arm: str) -> tuple[int, ...]:
-        """The seeds of an arm's encoders; raises SettingsError if there is no such arm."""
-        if arm not in self.embed.arms:
-            raise SettingsError(f"no arm '{arm}' in study {self.study}", f"It has: {', '.join(self.embed.arms)}.")
-        return self.initialise.seeds if arm == "random" else self.pretrain.seeds
-
-    def feature_stores(self, embed: Path) -> list[Path]:
-        """The folders that the embed stage fills below `embed`, one per source, arm and seed."""
-        return [
-            embed / pair.source / pair.arm / f"seed{seed}"
-            for pair in self.embed.pairs.values()
-            for seed in self.seeds(pair.arm)
-        ]
 
     def stages(self) -> list[str]:
         """The runs that make the study, as the tracking store names them: one per stage and item of dvc.yaml."""
@@ -167,37 +187,47 @@ class Settings(Parameters):
             "phantom": self.phantom,
             "ingest": self.ingest.sources,
             "split": self.tasks,
-            "initialise": ["random"],
-            "pretrain": self.pretrain.arms,
-            "embed": self.embed.pairs,
-            "probe": self.tasks,
+            "initialise": [""],
+            "pretrain": self.pretrain.encoders,
+            "embed": self.embed.sources,
+            "fit": self.tasks,
+            "compare": [""],
+            "report": [""],
         }
-        return [*(f"{stage}@{item}" for stage, keys in items.items() for item in keys), "compare", "report"]
+        return [f"{stage}@{item}" if item else stage for stage, keys in items.items() for item in keys]
 
     def section(self, stage: str, key: str = "") -> dict[str, Any]:
         """The parameters of one stage, as plain values for the tracking store."""
         everything = self.model_dump(mode="json")
-        section = everything.get(stage, {})
-        if stage in ("split", "probe"):
-            section = {**section, "task": everything["tasks"].get(key, {})}
-        if stage in ("pretrain", "initialise"):
-            section = {**section, "encoder": everything["encoder"]}
-        return dict(section)
+        section = dict(everything.get(stage, {}))
+        if stage in ("split", "fit"):
+            section["task"] = everything["tasks"].get(key, {})
+        if stage == "fit":
+            section["arms"] = everything["arms"]
+        if stage == "pretrain" and key in self.pretrain.encoders:
+            own = self.pretrain.encoders[key]
+            section["encoders"] = {key: everything["pretrain"]["encoders"][key]}
+            section["objectives"] = {own.objective: everything["pretrain"]["objectives"].get(own.objective, {})}
+            section["encoder"] = self.shape(key).model_dump(mode="json")
+        return section
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def load(root: Path) -> Settings:
     """Read params.yaml in `root`; raises SettingsError naming every faulty key."""
-    path = root / "params.yaml"
+    path, remedy = root / "params.yaml", "Restore it: git checkout params.yaml"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(
-            f"{path} cannot be read ({error.strerror})", "Restore it: git checkout params.yaml"
-        ) from None
+        raise SettingsError(f"{path} cannot be read ({error.strerror})", remedy) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(
-            f"{path} is not YAML: {' '.join(str(error).split())}", "Restore it: git checkout params.yaml"
-        ) from None
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}", remedy) from None
     if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no parameters", "Restore it: git checkout params.yaml")
+        raise SettingsError(f"{path} holds no parameters", remedy)
     return Settings.parse(values, str(path))
+
+
+__all__ = ["FitSettings", "Settings", "kind_of", "load"]

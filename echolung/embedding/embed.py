@@ -13,29 +13,35 @@ import pydantic
 import torch
 
 from echolung.core.errors import DataError
-from echolung.core.parameters import Parameters
-from echolung.core.runtime import Progress, atomic_directory, code_digest, digest
+from echolung.core.parameters import Key, Parameters
+from echolung.core.runtime import (
+    Progress,
+    atomic_directory,
+    code_digest,
+    digest,
+    link,
+    read_json,
+    write_json,
+)
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts
-from echolung.embedding.features import Features, FeaturesRecord, write_index
-from echolung.models.encoder import Encoder, EncoderSettings
+from echolung.embedding.features import FILES, RECORD, TOKENS, Features, FeaturesRecord, write_index
+from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.rank import effective_rank
 from echolung.models.weights import EncoderRecord, load_encoder
 
 # Dimension letters: V videos, B clips, T frames, S pixels, N tokens, D width.
 
-CODE = (
-    "echolung.models.vit",
-    "echolung.models.rope",
-    "echolung.models.encoder",
-    "echolung.data.clips",
-    "echolung.embedding.embed",
-)
-"""Modules that decide which tokens a video becomes: when their code changes, so does every key."""
+DONE = "done"
+"""Mark of a complete store in the cache."""
+CODE = ("echolung.data.clips", "echolung.embedding.embed")
+"""Modules that decide which tokens a video becomes, besides the encoder's own."""
 
 
 class EmbedSettings(Parameters):
     """`views` clips of each video, evenly spaced; `batch` clips pass through the encoder at a time."""
 
+    sources: tuple[Key, ...]
+    """The sources that tasks read; pools that are only pretrained on are not embedded."""
     views: int = pydantic.Field(2, ge=1)
     batch: int = pydantic.Field(16, ge=1)
 
@@ -46,21 +52,48 @@ def embed(
     store: ClipStore,
     settings: EmbedSettings,
     out: Path,
+    cache: Path,
     on_progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
     """Embed every video of `manifest` (sample_id, sha256) and write the feature store `out`.
 
-    Returns its summary, one row per video. Raises DataError where the clip store lacks a video or holds another version
-    of it.
+    Stores are kept in `cache` by the digest of all that their tokens depend on, and `out` links to them: what was
+    computed once is not computed again, for any study. Returns the store's summary, one row per video. Raises DataError
+    where the clip store lacks a video or holds another version of it.
     """
     encoder, record = load_encoder(encoder_directory)
     videos = manifest[["sample_id", "sha256"]].sort_values("sample_id", ignore_index=True)
     _check_videos(videos, store)
+    key = features_key(encoder, record, videos, store, settings.views)
+    kept = cache / key
+    if not (kept / DONE).is_file():
+        _compute(encoder, record, videos, store, settings, kept, key, on_progress)
+    with atomic_directory(out) as directory:
+        for name in FILES:
+            link(kept / name, directory / name)
+        # The same weights and videos may serve arms of other names.
+        stored = FeaturesRecord.parse(read_json(directory / RECORD), str(directory / RECORD))
+        (directory / RECORD).unlink()
+        write_json(directory / RECORD, stored.model_copy(update={"arm": record.arm, "seed": record.seed}).model_dump())
+    return Features.open(out).summary()
+
+
+def _compute(
+    encoder: Encoder,
+    record: EncoderRecord,
+    videos: pd.DataFrame,
+    store: ClipStore,
+    settings: EmbedSettings,
+    out: Path,
+    key: str,
+    on_progress: Progress,
+) -> None:
+    """Write a feature store, its mark of completeness last."""
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
     _check_space(out, 2 * int(np.prod(shape, dtype=np.int64)))
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     with atomic_directory(out) as directory:
-        with open(directory / "tokens.npy", "wb") as stream:
+        with open(directory / TOKENS, "wb") as stream:
             # Written front to back, not through a memory map: a full disk is then an error and not a killed process.
             np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
             rows, pooled = _write_tokens(stream, encoder, store, videos, settings, on_progress)
@@ -69,25 +102,27 @@ def embed(
         write_index(
             directory,
             FeaturesRecord(
-                key=features_key(record, videos, store, settings.views),
+                key=key,
                 arm=record.arm,
                 seed=record.seed,
                 encoder_sha256=record.weights_sha256,
                 shape=shape,
+                grid=encoder.grid,
                 effective_rank=effective_rank(pooled[finite]) if finite.any() else 0.0,
                 seen_in_pretraining=list(rows.loc[rows["seen_in_pretraining"], "sample_id"]),
             ),
             rows,
         )
-    return Features.open(out).summary()
+        (directory / DONE).touch()
 
 
-def features_key(record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, views: int) -> str:
-    """Digest of everything that tokens depend on: weights, preprocessing, sampling, code, videos and their frames."""
+def features_key(encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, views: int) -> str:
+    """Digest of everything that tokens depend on: weights, preprocessing, views, code, videos and their frames."""
     return digest(
         {
-            "code": code_digest(*CODE),
+            "code": code_digest(*CODE, *encoder.code),
             "weights": record.weights_sha256,
+            "trained_on": record.trained_on,
             "preprocessing": record.settings.model_dump(mode="json"),
             "views": views,
             "frames": {"size": store.size, "fingerprint": store.fingerprint},
@@ -96,8 +131,8 @@ def features_key(record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, 
     )
 
 
-def evaluation_clips(frames: np.ndarray, fps: float, settings: EncoderSettings, views: int) -> np.ndarray:
-    """The evaluation views (views, T, S, S) of a video's frames (F, S, S): the same ones wherever it is asked."""
+def evaluation_clips(frames: np.ndarray, fps: float, settings: ClipSettings, views: int) -> np.ndarray:
+    """The evaluation views (views, T, S, S) of a video's frames (F, S, S): the same wherever they are needed."""
     starts = evaluation_starts(len(frames), fps, settings.frames, settings.clip_fps, views)
     return np.stack(
         [frames[clip_indices(len(frames), fps, settings.frames, settings.clip_fps, start)] for start in starts]

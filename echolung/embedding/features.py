@@ -3,11 +3,12 @@
 A directory of three files:
     tokens.npy     float16 (V, views, N, D): videos, evaluation views, tokens, width
     index.csv      one row per video, in the order of the tokens: sample_id, sha256, finite, std, seen_in_pretraining
-    features.json  arm, seed and key: the digest of everything that the tokens depend on
+    features.json  the encoder's arm and seed, and the digest of everything that the tokens depend on
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from echolung.core.errors import DataError, SettingsError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 
+TOKENS, INDEX, RECORD = FILES = ("tokens.npy", "index.csv", "features.json")
 INDEX_COLUMNS = ["sample_id", "sha256", "finite", "std", "seen_in_pretraining"]
 REMEDY = "Delete the folder and run `dvc repro embed`."
 
@@ -29,13 +31,15 @@ class FeaturesRecord(Parameters):
 
     format: Literal["echolung-features"] = "echolung-features"
     key: str
-    """Digest of the encoder's weights and preprocessing, the sampling of views, code, videos and their frames."""
+    """Digest of all that the tokens depend on: weights, preprocessing, views, code, videos and their frames."""
     arm: str
     seed: int
     encoder_sha256: str
     """Digest of the encoder's weights."""
     shape: tuple[int, int, int, int]
     """Videos, views, tokens, width."""
+    grid: tuple[int, int, int]
+    """Tokens of a clip along (time, height, width)."""
     effective_rank: float
     """RankMe of the videos' mean tokens."""
     seen_in_pretraining: list[str]
@@ -52,19 +56,19 @@ class Features:
 
     @classmethod
     def open(cls, directory: Path) -> Features:
-        """Open the store in `directory`; raises DataError if there is none or if its files are not of one piece."""
+        """Open the store in `directory`; raises DataError if there is none or if its files do not belong together."""
         try:
-            record = FeaturesRecord.parse(read_json(directory / "features.json"), str(directory / "features.json"))
+            record = FeaturesRecord.parse(read_json(directory / RECORD), str(directory / RECORD))
         except (SettingsError, TypeError, ValueError) as error:
-            raise DataError(f"{directory}/features.json is not of a feature store ({error})", REMEDY) from None
+            raise DataError(f"{directory / RECORD} does not describe a feature store ({error})", REMEDY) from None
         try:
             videos = pd.read_csv(
-                directory / "index.csv",
+                directory / INDEX,
                 dtype={"sample_id": str, "sha256": str},
                 keep_default_na=False,  # a video may be named "NA"
                 na_values={"std": [""]},
             )
-            tokens = np.load(directory / "tokens.npy", mmap_mode="r", allow_pickle=False)
+            tokens = np.load(directory / TOKENS, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"{directory} is not a feature store ({error})", REMEDY) from None
         if (
@@ -77,10 +81,13 @@ class Features:
             raise DataError(f"{directory}: tokens, index and record do not belong together", REMEDY)
         return cls(record, videos, tokens)
 
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.videos["sample_id"])}
+
     def positions(self, sample_ids: Iterable[str]) -> np.ndarray:
-        """Where these videos stand in `tokens`; raises DataError naming those that do not."""
-        place = {name: position for position, name in enumerate(self.videos["sample_id"])}
-        wanted = list(sample_ids)
+        """Rows of `tokens` that hold these videos; raises DataError naming those that are missing."""
+        place, wanted = self._places, list(sample_ids)
         missing = [name for name in wanted if name not in place]
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
@@ -91,10 +98,6 @@ class Features:
             )
         return np.array([place[name] for name in wanted], dtype=np.int64)
 
-    def seen(self, sample_ids: Iterable[str]) -> np.ndarray:
-        """Which of these videos the encoder was pretrained on: bool, one per video."""
-        return np.isin(list(sample_ids), self.record.seen_in_pretraining)
-
     def summary(self) -> pd.DataFrame:
         """One row per video: arm, seed, the index's columns, and the effective rank of the whole store."""
         head = self.videos.assign(arm=self.record.arm, seed=self.record.seed)
@@ -103,5 +106,5 @@ class Features:
 
 def write_index(directory: Path, record: FeaturesRecord, videos: pd.DataFrame) -> None:
     """Write index.csv and features.json beside the tokens that are already in `directory`."""
-    videos[INDEX_COLUMNS].to_csv(directory / "index.csv", index=False, lineterminator="\n")
-    write_json(directory / "features.json", record.model_dump())
+    videos[INDEX_COLUMNS].to_csv(directory / INDEX, index=False, lineterminator="\n")
+    write_json(directory / RECORD, record.model_dump())

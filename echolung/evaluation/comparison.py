@@ -1,8 +1,9 @@
-"""The tables a comparison consists of, and how they lie on disk."""
+"""The tables of a comparison, and how they are stored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pandas as pd
@@ -10,65 +11,73 @@ import pandas as pd
 from echolung.core.errors import DataError
 from echolung.core.runtime import atomic_path, write_json
 
-TEXT = [
-    "task",
-    "arm",
-    "reference",
-    "probe",
-    "reference_probe",
-    "metric",
-    "class",
-    "actual",
-    "predicted",
-    "test",
-    "unit",
-]
-TEXT += ["note", "outcome", "text", "role"]
-ROLES = ["pretrained", "other", "reference", "control", "majority"]
+NUMBERS = {
+    "estimate", "low", "high", "seeds", "seed_low", "seed_high", "n_patients", "n_groups", "n_videos", "n_seen",
+    "difference", "p_value", "p_holm", "repeat", "fold", "step", "value", "n_units", "standard_error", "count",
+    "false_positive_rate", "true_positive_rate",
+}  # fmt: skip
+TRUTHS = {"primary", "confirmatory"}
+ROLES = ["candidate", "reference", "control", "baseline"]
+MORE = "more"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The tables of a comparison; every row names its task, arm and probe."""
+    """The tables of a comparison; every row names its task, arm and method."""
 
     arms: pd.DataFrame
     """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_groups, n_videos, n_seen,
     unit, note
 
-    n_groups counts the split groups that the patients fall into: what counts as independent. n_seen counts the videos
-    that the arm's encoders were pretrained on; role is one of ROLES; primary marks the primary probe, or a control's
-    own.
+    n_groups counts the split groups of the patients: what is independent. n_seen counts the videos that the arm's
+    encoders were pretrained on. primary marks the method that an arm is judged by.
     """
     pairs: pd.DataFrame
-    """reference, reference_probe, primary, metric, difference, low, high, n_patients, n_groups, n_videos, test, n_seen
+    """reference, reference_method, primary, metric, difference, low, high, n_patients, n_groups, n_videos, test, n_seen
 
-    p_value for the log-loss alone, p_holm for the confirmatory family alone.
+    p_value for the loss of the task's kind alone, p_holm for the confirmatory family alone.
     """
     verdicts: pd.DataFrame
-    """reference, confirmatory, outcome (better | worse | undecided), text: the primary probe's pairs in plain words
-
-    confirmatory marks the family of tests that Holm corrects; the others explore.
-    """
+    """reference, confirmatory, outcome (better | worse | undecided), text: the primary pairs in plain words"""
     folds: pd.DataFrame
     """repeat, fold, step, metric, value, n_patients, n_units"""
-    classes: pd.DataFrame
-    """class, metric (sensitivity | specificity), estimate, low, high, n_units"""
-    confusion: pd.DataFrame
-    """actual, predicted, count (units added up over seeds), seeds"""
-    roc: pd.DataFrame
-    """class, false_positive_rate, true_positive_rate"""
     secondary: pd.DataFrame
     """reference, test, difference, standard_error, low, high, p_value (uncorrected)"""
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Tables of the kinds of task, by name."""
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Arm -> role."""
+        return dict(self.arms.drop_duplicates("arm")[["arm", "role"]].itertuples(index=False, name=None))
+
+    @property
+    def order(self) -> list[str]:
+        """The arms: candidates first, the baseline last, else in the order of the study."""
+        return sorted(self.roles, key=lambda arm: ROLES.index(self.roles[arm]))
+
+    def of_task(self, task: str) -> Comparison:
+        """The rows of one task."""
+        return self.of_tasks([task])
+
+    def of_tasks(self, tasks: Sequence[str]) -> Comparison:
+        """The rows of some tasks."""
+        tables = {one.name: getattr(self, one.name) for one in fields(self) if one.name != MORE}
+        kept = {name: table[table["task"].isin(tasks)] for name, table in tables.items()}
+        return Comparison(**kept, more={name: table[table["task"].isin(tasks)] for name, table in self.more.items()})
 
 
-def arms_in_order(arms: pd.DataFrame) -> list[str]:
-    """Names of the arms, pretrained ones first and the majority control last."""
-    seen = arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
-    return sorted((str(arm) for arm in seen), key=lambda arm: (ROLES.index(seen[arm]), arm))
+def judged_only(comparison: Comparison, name: str) -> pd.DataFrame:
+    """The rows of a table (`folds`, or one of `more`) that belong to each arm's primary method."""
+    table = comparison.folds if name == "folds" else comparison.more.get(name)
+    if table is None:
+        return pd.DataFrame(columns=["task", "arm", "method"])
+    arms = comparison.arms[comparison.arms["primary"]]
+    return table.merge(arms[["task", "arm", "method"]].drop_duplicates(), on=["task", "arm", "method"])
 
 
 def nested_metrics(comparison: Comparison) -> dict[str, dict[str, dict[str, float | None]]]:
-    """task -> arm -> metric -> estimate at the primary probe, as `dvc metrics` reads it; null where undefined."""
+    """task -> arm -> metric -> estimate of the primary method, as `dvc metrics` reads it; null where undefined."""
     rows = comparison.arms[comparison.arms["primary"]]
     nested: dict[str, dict[str, dict[str, float | None]]] = {}
     for task, arm, metric, estimate in rows[["task", "arm", "metric", "estimate"]].itertuples(index=False, name=None):
@@ -78,24 +87,30 @@ def nested_metrics(comparison: Comparison) -> dict[str, dict[str, dict[str, floa
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """One csv per table, and metrics.json (task -> arm -> metric -> estimate at the primary probe)."""
-    for field in fields(Comparison):
-        with atomic_path(directory / f"{field.name}.csv") as temporary:
-            getattr(comparison, field.name).to_csv(temporary, index=False, float_format="%.10g")
+    """One csv per table (those of the kinds below more/), and metrics.json (`nested_metrics`)."""
+    tables = {one.name: getattr(comparison, one.name) for one in fields(comparison) if one.name != MORE}
+    tables |= {f"{MORE}/{name}": table for name, table in comparison.more.items()}
+    for name, table in tables.items():
+        with atomic_path(directory / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.10g")
     write_json(directory / "metrics.json", nested_metrics(comparison))
 
 
 def read_comparison(directory: Path) -> Comparison:
     """What `write_comparison` wrote; raises DataError naming a missing table."""
-    tables = {}
-    for field in fields(Comparison):
-        path = directory / f"{field.name}.csv"
-        if not path.is_file():
-            raise DataError(f"{path} does not exist", "Run `dvc repro compare` to make it.")
-        # Class names such as "0", "NA" or "none" are text, and stay it.
-        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=[""])
-        text = [column for column in TEXT if column in table]
-        if field.name in ("arms", "pairs") and "n_groups" not in table:
-            raise DataError(f"{path} was written by an earlier version: it has no n_groups", "Run `dvc repro compare`.")
-        tables[field.name] = table.fillna(dict.fromkeys(text, ""))
-    return Comparison(**tables)
+    tables = {one.name: _read(directory / f"{one.name}.csv") for one in fields(Comparison) if one.name != MORE}
+    more = {path.stem: _read(path) for path in sorted((directory / MORE).glob("*.csv"))}
+    return Comparison(**tables, more=more)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist", "Run `dvc repro compare` to make it.")
+    # Class names such as "0", "NA" or "none" are text.
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[])
+    for column in table:
+        if column in NUMBERS:
+            table[column] = pd.to_numeric(table[column].replace("", None))
+        elif column in TRUTHS:
+            table[column] = table[column] == "True"
+    return table

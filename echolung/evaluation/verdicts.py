@@ -13,22 +13,29 @@ SEEDS_FOR_PRETRAINING = 3
 
 @dataclass(frozen=True)
 class PairFacts:
-    """Who is compared with whom, on how much."""
+    """Which two arms are compared, on how much."""
 
     task: str
     arm: str
     reference: str
-    probe: str
-    reference_probe: str
+    method: str
+    reference_method: str
     reference_role: str
-    """reference (untrained encoders), control or majority; see `comparison.ROLES`."""
+    """reference, control or baseline; see `comparison.ROLES`."""
+    metric: str
+    """The loss that is tested."""
+    label: str
+    """Its name in a sentence."""
+    candidate: bool
     pretrained: bool
     """The arm is a pretrained encoder."""
+    confirmatory: bool
+    """The pair belongs to the family that Holm corrects."""
     arm_seeds: int
     reference_seeds: int
     n_patients: int
     n_groups: int
-    """Split groups that the patients fall into: what is resampled and flipped."""
+    """Split groups of the patients: what is resampled and flipped."""
     n_videos: int
     n_seen: int = 0
     """Videos of the task that one of the two was pretrained on."""
@@ -37,29 +44,27 @@ class PairFacts:
 def verdict(
     pair: PairFacts, difference: float, low: float, high: float, p_value: float, p_holm: float
 ) -> tuple[str, str]:
-    """(better | worse | undecided, sentences) from the log-loss difference arm minus reference and its interval.
+    """(better | worse | undecided, sentences) from the difference in loss, arm minus reference, and its interval.
 
-    Decided at 5% by the corrected p-value where the pair belongs to the confirmatory family, else by its own.
+    Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own.
     """
     decisive = p_value if np.isnan(p_holm) else p_holm
-    chance = f"sign-flip {p_text(p_value)}" + ("" if np.isnan(p_holm) else f", after Holm {p_text(p_holm)}")
+    chance = p_text(p_value) if np.isnan(p_holm) else f"{p_text(p_holm)} after Holm"
     if np.isnan(p_holm):
-        explores = pair.pretrained and pair.reference_role == "reference"
-        chance += ", exploratory and not corrected" if explores else ", not corrected"
+        chance += ", not corrected"
     basis = f"{chance}; {patients(pair.n_patients, pair.n_groups)}, {pair.n_videos} videos"
     arm, reference = _arm(pair), _reference(pair)
     if decisive > SIGNIFICANCE:
         text = (
-            f"No difference was shown between {arm} and {reference}: log-loss {signed(difference)} ({basis})."
-            f" For these fitted models on new patients anything from {signed(low)} to {signed(high)} fits the data;"
-            " that is not evidence that they are equal."
+            f"No difference was shown between {arm} and {reference}: {pair.label} {signed(difference)}"
+            f" [{signed(low)}, {signed(high)}] ({basis})."
         )
         return "undecided", f"{text} {_reach(pair)}".strip()
     outcome, direction = ("better", "lower") if difference < 0 else ("worse", "higher")
     nearest, farthest = (-high, -low) if difference < 0 else (low, high)
     text = (
-        f"{arm} predicted {outcome} than {reference}: log-loss {abs(difference):.3f} {direction} (95% interval, for"
-        f" these fitted models on new patients: {plain(nearest)} to {plain(farthest)}; {basis})."
+        f"{arm} predicted {outcome} than {reference}: {pair.label} {abs(difference):.3f} {direction}"
+        f" [{plain(nearest)}, {plain(farthest)}] ({basis})."
     )
     return outcome, f"{text} {_reach(pair)}".strip()
 
@@ -69,31 +74,26 @@ def _arm(pair: PairFacts) -> str:
 
 
 def _reference(pair: PairFacts) -> str:
-    if pair.reference_role == "majority":
-        return f"{pair.reference} (the class frequencies)"
+    if pair.reference_role == "baseline":
+        return f"{pair.reference} (the baseline that looks at nothing)"
     if pair.reference_role == "control":
         return f"the {pair.reference} control"
-    if pair.reference_seeds == 1:
-        return f"this one {pair.reference} draw"
-    return f"the mean of these {pair.reference_seeds} {pair.reference} draws"
+    return pair.reference if pair.reference_seeds == 1 else f"{pair.reference} (mean of {pair.reference_seeds} seeds)"
 
 
 def _reach(pair: PairFacts) -> str:
-    """How far the sentence before reaches; nothing to add where no pretraining is in question."""
+    """What the sentence before may be taken to mean; nothing to add where no pretraining is in question."""
     if pair.n_seen:
         return (
-            f"Not counted as evidence: {pair.n_seen} of the {pair.n_videos} videos were watched (without their labels)"
+            f"Not counted as evidence: {pair.n_seen} of the {pair.n_videos} videos were seen (without their labels)"
             " in pretraining."
         )
     if not pair.pretrained or pair.reference_role != "reference":
         return ""
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:
         seeds = "one pretraining seed" if pair.arm_seeds == 1 else f"{pair.arm_seeds} pretraining seeds"
-        return (
-            f"This speaks of this encoder against these draws: {seeds} cannot say what pretraining does in general"
-            f" (that needs at least {SEEDS_FOR_PRETRAINING})."
-        )
-    return f"With {pair.arm_seeds} pretraining seeds this speaks of this pretraining recipe, on this task."
+        return f"With {seeds} this speaks of this encoder, not of pretraining in general."
+    return f"With {pair.arm_seeds} pretraining seeds this speaks of this recipe on this task."
 
 
 def patients(count: int, groups: int) -> str:

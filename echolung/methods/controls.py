@@ -1,45 +1,149 @@
-"""Controls: arms without an encoder, through the same folds into the same predictions.
+"""Controls: methods without an encoder, through the same folds.
 
 majority      the class frequencies: what looking at nothing gives
-source-only   frame size, rate, length, container and codec: what the source gives away without a look at the lung
+source-only   frame size, rate, length, container and codec: what can be predicted without looking at the picture
 hand-made     brightness, texture and motion (handmade.py): what needs no network
 
-The last two are multinomial logistic regressions, their penalty chosen on the inner folds by log-loss.
+The last two are multinomial logistic regressions; their penalty is chosen on the inner folds by log-loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import PurePath
+import abc
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from echolung.data.clips import ClipStore
-from echolung.data.splits import folds_digest
+from echolung.core.errors import CheckpointError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import read_json, write_json
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
+from echolung.methods.cohort import Cohort
 from echolung.methods.handmade import handmade_table
-from echolung.methods.probes.probe import TrialResult, cohort_of, outer_fold, prediction_rows
-from echolung.methods.probes.selection import Cohort, unit_log_loss
+from echolung.methods.method import Method
 
-MAJORITY = "majority"
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of the logistic regressions; the smallest is next to the class frequencies."""
+REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
-def control_features(manifest: pd.DataFrame, store: ClipStore) -> dict[str, pd.DataFrame]:
-    """What each control but the majority looks at: one row of numbers per video of the manifest, index sample_id."""
-    return {
-        "source-only": source_table(manifest),
-        "hand-made": handmade_table(store, manifest["sample_id"]),
-    }
+class NoSettings(Parameters):
+    """A control has nothing to set."""
+
+
+class Majority(Method):
+    """The class frequencies of the training videos, each patient counting once where patients are the unit."""
+
+    kinds = ("classification",)
+    Settings = NoSettings
+    code = ("echolung.methods.cohort",)
+
+    def __init__(self, frequencies: Sequence[float]) -> None:
+        self.frequencies = list(frequencies)
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        return cls(Cohort.of(training, task.unit).frequencies(len(classes_of(task))).tolist())
+
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        return np.tile(self.frequencies, (len(sample_ids), 1))
+
+    def save(self, directory: Path) -> None:
+        write_json(directory / "majority.json", self.frequencies)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        return cls(read_json(directory / "majority.json"))
+
+
+class Tabular(Method):
+    """Penalised multinomial logistic regression on a table of numbers per video."""
+
+    kinds = ("classification",)
+    Settings = NoSettings
+    code = ("echolung.methods.cohort",)
+
+    def __init__(self, columns: list[str], weights: dict[str, np.ndarray], search: pd.DataFrame) -> None:
+        """`weights`: mean and scale (F,) of the features, coefficients (C, F) and intercepts (C,)."""
+        self.columns, self.weights, self._search = columns, weights, search
+
+    @staticmethod
+    @abc.abstractmethod
+    def table(recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
+        """One row of numbers per video, index sample_id."""
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        cohort, classes = Cohort.of(training, task.unit), len(classes_of(task))
+        table = cls.table(recordings, cohort.sample_ids)
+        x = table.to_numpy(float)
+        losses = np.empty((len(PENALTIES), len(cohort.folds)))
+        for i, penalty in enumerate(PENALTIES):
+            for j, fold in enumerate(cohort.folds):
+                kept, held_out = cohort.inner != fold, cohort.inner == fold
+                fitted = _logistic(x[kept], cohort.y[kept], cohort.weights(fold)[kept], penalty, classes)
+                losses[i, j] = cohort.log_loss(fold, _probabilities(fitted, x[held_out])[:, None])[0]
+        # Of equal penalties the stronger is taken.
+        penalty = PENALTIES[int(losses.mean(axis=1).argmin())]
+        search = pd.DataFrame({"penalty": PENALTIES, "log_loss": losses.mean(axis=1)})
+        search["chosen"] = search["penalty"] == penalty
+        return cls(list(table), _logistic(x, cohort.y, cohort.weights(), penalty, classes), search)
+
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        table = self.table(recordings, sample_ids).reindex(columns=self.columns, fill_value=0.0)
+        return _probabilities(self.weights, table.to_numpy(float))
+
+    def save(self, directory: Path) -> None:
+        write_json(directory / "columns.json", self.columns)
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in self.weights.items()},
+            directory / "weights.safetensors",
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        try:
+            return cls(
+                read_json(directory / "columns.json"), load_file(directory / "weights.safetensors"), pd.DataFrame()
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{directory} does not hold a logistic regression ({error})", REMEDY) from None
+
+    def search(self) -> pd.DataFrame:
+        return self._search
+
+
+class SourceOnly(Tabular):
+    """What the file gives away."""
+
+    @staticmethod
+    def table(recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
+        return source_table(recordings.manifest(sample_ids))
+
+
+class HandMade(Tabular):
+    """What one would compute of the picture without a network."""
+
+    code: ClassVar[tuple[str, ...]] = ("echolung.methods.cohort", "echolung.methods.handmade")
+
+    @staticmethod
+    def table(recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
+        return handmade_table(recordings, sample_ids)
 
 
 def source_table(manifest: pd.DataFrame) -> pd.DataFrame:
-    """What the file tells of a video before a frame is looked at."""
+    """What the file says of a video before a frame is looked at: one row of numbers each, index sample_id."""
     numbers = {
         "log_height": np.log2(manifest["height"].astype(float)),
         "log_width": np.log2(manifest["width"].astype(float)),
@@ -57,59 +161,23 @@ def source_table(manifest: pd.DataFrame) -> pd.DataFrame:
     return table.set_axis(pd.Index(manifest["sample_id"], name="sample_id"), axis=0)
 
 
-def control_predictions(
-    folds: pd.DataFrame, name: str, task: Task, features: Mapping[str, pd.DataFrame]
-) -> TrialResult:
-    """All controls on every outer fold of the task `name`: arms with seed 0, probe "none", and no inner fits.
-
-    `features` is what `control_features` returns; the majority needs none.
-    """
-    rows = []
-    for repeat, fold in folds[["repeat", "fold"]].drop_duplicates().itertuples(index=False):
-        training, test = outer_fold(folds, int(repeat), int(fold))
-        cohort = cohort_of(training, training[f"inner_{fold}"])
-        found = {MAJORITY: np.tile(_frequencies(cohort, task), (len(test), 1))}
-        for control, table in features.items():
-            x, unseen = (table.loc[part["sample_id"]].to_numpy(float) for part in (training, test))
-            found[control] = logistic_regression(x, unseen, cohort, task)
-        for control, p in found.items():
-            keys = {"task": name, "arm": control, "arm_seed": 0, "probe": "none", "repeat": repeat, "fold": fold}
-            rows.append(prediction_rows(keys, test, p, folds_digest(folds)))
-    return TrialResult(pd.concat(rows, ignore_index=True), pd.DataFrame())
+def _logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float, classes: int) -> dict[str, np.ndarray]:
+    """Mean, scale (F,), coefficients (C, F) and intercepts (C,) of a fit to features x (V, F)."""
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    coefficients, intercepts = np.zeros((classes, x.shape[1])), np.full(classes, -np.inf)
+    present = np.unique(y)
+    if len(present) == 1:  # one class alone: certain
+        intercepts[present] = 0.0
+    else:
+        model = LogisticRegression(C=penalty, max_iter=2000).fit((x - mean) / scale, y, sample_weight=weights)
+        two = len(present) == 2  # scikit-learn keeps the logit of the second class alone
+        coefficients[present] = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if two else model.coef_
+        intercepts[present] = np.append(-model.intercept_ / 2, model.intercept_ / 2) if two else model.intercept_
+    return {"mean": mean, "scale": scale, "coefficients": coefficients, "intercepts": intercepts}
 
 
-def _frequencies(cohort: Cohort, task: Task) -> np.ndarray:
-    """The class frequencies of the training videos, each patient counting once where patients are the unit."""
-    counts = np.bincount(cohort.y, weights=cohort.weights(task.unit), minlength=len(task.classes))
-    return np.asarray(counts / counts.sum())
-
-
-def logistic_regression(x: np.ndarray, unseen: np.ndarray, cohort: Cohort, task: Task) -> np.ndarray:
-    """Probabilities (unseen, classes) from standardised features x (training videos, features).
-
-    The penalty has the lowest mean log-loss over the inner folds, on the task's unit of decision; of equal ones the
-    stronger wins.
-    """
-    unit = cohort.patient if task.unit == "patient" else np.arange(len(cohort.y))
-    folds = np.unique(cohort.inner)
-    losses = np.empty((len(PENALTIES), len(folds)))
-    for i, penalty in enumerate(PENALTIES):
-        for j, fold in enumerate(folds):
-            kept, held_out = cohort.inner != fold, cohort.inner == fold
-            weights = cohort.weights(task.unit, held_out=fold)[kept]
-            p = _fitted(x[kept], cohort.y[kept], weights, penalty, x[held_out], len(task.classes))
-            losses[i, j] = unit_log_loss(p[:, None], cohort.y[held_out], unit[held_out])[0]
-    penalty = PENALTIES[int(losses.mean(axis=1).argmin())]
-    return _fitted(x, cohort.y, cohort.weights(task.unit), penalty, unseen, len(task.classes))
-
-
-def _fitted(
-    x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float, unseen: np.ndarray, classes: int
-) -> np.ndarray:
-    if len(set(y)) == 1:  # nothing to tell apart
-        return np.tile(np.eye(classes)[y[0]], (len(unseen), 1))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
-    model.fit(x, y, logisticregression__sample_weight=weights)
-    p = np.zeros((len(unseen), classes))
-    p[:, model.classes_] = model.predict_proba(unseen)
-    return p
+def _probabilities(fitted: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    logits = (x - fitted["mean"]) / fitted["scale"] @ fitted["coefficients"].T + fitted["intercepts"]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))

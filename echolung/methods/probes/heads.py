@@ -1,8 +1,8 @@
 """Probes on frozen tokens: many heads of one kind, evaluated and trained in one batched pass.
 
-The backbone is frozen, so every head of a search (learning rate x weight decay x inner fold) sees the same tokens.
-Parameters carry a leading head axis, each head has its own learning rate and weight decay, and no head sees another:
-every one ends where it would have ended alone.
+The backbone is frozen, so every head of a search (learning rate x weight decay x inner fold) reads the same tokens.
+Parameters have a leading head axis, and each head its own learning rate and weight decay; every head ends where it
+would end if trained alone.
 
 The attentive probe is the cross-attention block of V-JEPA 2's probe (Assran et al. 2025, arXiv 2506.09985): LayerNorm,
 one learned query, no output projection, a residual MLP where asked for, a linear classifier. With one query, the keys
@@ -24,22 +24,22 @@ from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError, EcholungError, SettingsError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import atomic_path, read_json, sha256_file, write_json
+from echolung.core.runtime import read_json, write_json
 
 # Dimension letters: B clips, N tokens, D width, H probe heads, A attention heads, K width of an attention head,
 # M width of the MLP, C classes.
 
 NORM_EPSILON = 1e-6
 VARIANCE_FLOOR = 1e-6
-"""Added to a channel's variance before tokens are divided by its root: a constant channel stays quiet."""
+"""Added to a channel's variance before tokens are divided by its root."""
 
-Kind = Literal["attentive", "linear"]
+ProbeKind = Literal["attentive", "linear"]
 
 
 class ProbeForm(Parameters):
     """What a probe is made of. `mlp_ratio` 0 leaves the residual MLP out; the linear probe uses neither of the last."""
 
-    kind: Kind
+    kind: ProbeKind
     width: int = pydantic.Field(ge=1)
     classes: int = pydantic.Field(ge=2)
     attention_head_width: int = pydantic.Field(default=64, ge=1)
@@ -47,10 +47,10 @@ class ProbeForm(Parameters):
 
 
 class ProbeHeads(nn.Module):
-    """H heads of one kind. All start from the same weights, drawn from `seed`, with a classifier of zeros.
+    """H heads of one kind, all with the same initial weights, drawn from `seed`, and a classifier of zeros.
 
-    Tokens are first normalised by a parameter-free LayerNorm (`inputs`), then standardised per channel by `mean` and
-    `std` (H, D): buffers that hold statistics of each head's own training videos.
+    Tokens pass a parameter-free LayerNorm (`inputs`), then each channel is standardised by `mean` and `std` (H, D),
+    buffers that hold the statistics of each head's own training videos.
     """
 
     decayed: tuple[str, ...] = ("classifier",)
@@ -249,73 +249,32 @@ def apply_probe(probe: ProbeHeads, tokens: Tensor) -> Tensor:
     return logits_BHC[:, 0].double().softmax(dim=-1).unflatten(0, (videos, views)).mean(dim=1)
 
 
-class ProbeRecord(Parameters):
-    """What is saved beside a probe's weights: its form, how it was chosen and fitted, and what it may be applied to."""
-
-    format: Literal["echolung-probe"] = "echolung-probe"
-    form: ProbeForm
-    task: str
-    classes: list[str]
-    """Names of the classes, in the order of the probabilities."""
-    unit: Literal["video", "patient"]
-    views: int = pydantic.Field(ge=1)
-    """Evaluation views per video that it was fitted on and is applied to."""
-    arm: str
-    arm_seed: int
-    encoder_sha256: str
-    """Digest of the weights of the encoder whose tokens it reads."""
-    features_key: str
-    """Key of the feature store it was fitted on: encoder weights, preprocessing, sampling and videos."""
-    split_digest: str
-    videos: int
-    patients: int
-    learning_rate: float
-    weight_decay: float
-    epochs: int = pydantic.Field(ge=0)
-    """Passes over the training videos; 0 where no pass lowered the log-loss of the class frequencies."""
-    inner_log_loss: float
-    """Log-loss on held-out inner folds that this learning rate, decay and number of epochs were chosen by."""
-    seed: int
-    weights_sha256: str = ""
-
-
-def save_probe(directory: Path, probe: ProbeHeads, record: ProbeRecord) -> ProbeRecord:
-    """Write `probe.safetensors` and `probe.json` (one head); returns the record with the digest of the weights."""
+def save_probe(directory: Path, probe: ProbeHeads) -> None:
+    """Write `probe.safetensors` and `probe.json` (its form); one head."""
     assert probe.heads == 1, "a saved probe is one head"
-    weights = directory / "probe.safetensors"
-    with atomic_path(weights) as temporary:
-        save_file({name: value.cpu().contiguous() for name, value in probe.state_dict().items()}, temporary)
-    record = record.model_copy(update={"form": probe.form, "weights_sha256": sha256_file(weights)})
-    write_json(directory / "probe.json", record.model_dump())
-    return record
+    save_file(
+        {name: value.cpu().contiguous() for name, value in probe.state_dict().items()}, directory / "probe.safetensors"
+    )
+    write_json(directory / "probe.json", probe.form.model_dump())
 
 
-def load_probe(directory: Path) -> tuple[ProbeHeads, ProbeRecord]:
-    """A probe that `save_probe` wrote. Nothing is unpickled. Raises CheckpointError if it is damaged or not ours."""
-    remedy = "Fit the probe again, or name a folder that `echolung promote` wrote."
-    weights = directory / "probe.safetensors"
+def load_probe(directory: Path) -> ProbeHeads:
+    """A probe that `save_probe` wrote. Raises CheckpointError if it is damaged or something else."""
     try:
-        record = ProbeRecord.parse(read_json(directory / "probe.json"), str(directory / "probe.json"))
-        if sha256_file(weights) != record.weights_sha256:
-            raise CheckpointError(f"{weights} is damaged, or belongs to another probe.json", remedy)
-        tensors = load_file(weights)
-        _check_extent(record.form, tensors)
-        probe = HEADS[record.form.kind](record.form, heads=1)
+        form = ProbeForm.parse(read_json(directory / "probe.json"), str(directory / "probe.json"))
+        tensors = load_file(directory / "probe.safetensors")
+        # A form that claims to be wider than its weights would fill the memory before they are compared.
+        widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+        if max(form.width, form.classes, round(form.width * form.mlp_ratio)) > widest:
+            raise ValueError(f"its form is {form.width} wide and its weights are {widest}")
+        probe = HEADS[form.kind](form, heads=1)
         probe.load_state_dict(tensors)
     except (EcholungError, OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         problem = error.problem if isinstance(error, EcholungError) else str(error).splitlines()[0]
-        raise CheckpointError(f"{directory} does not hold a probe of EchoLung ({problem})", remedy) from None
-    return probe.eval(), record
-
-
-def _check_extent(form: ProbeForm, tensors: dict[str, Tensor]) -> None:
-    """A probe is as wide as its weights: one that only claims to be would fill the memory before they are compared."""
-    widest = max((size for tensor in tensors.values() if tensor.numel() for size in tensor.shape), default=0)
-    claimed = max(form.width, form.classes, form.width * form.mlp_ratio if form.kind == "attentive" else 0)
-    if claimed > widest:
-        raise ValueError(f"its form is {claimed:g} wide and its weights are {widest}")
+        raise CheckpointError(
+            f"{directory} does not hold a probe ({problem})", "Promote a model again: `echolung promote TASK`."
+        ) from None
+    return probe.eval()
 
 
 def normalised(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,181 +1,128 @@
-"""Nested cross-validation of probes on frozen tokens, and the refit of one on all patients.
-
-One trial is one task, arm, arm seed, repeat and outer fold: the probe is chosen on inner folds of the outer-training
-videos, fitted once on all of them, and only then sees the outer test fold, whose labels reach nothing but y_true.
-Seeds depend on task, repeat and fold and not on the arm: arms are compared on the same batches and initial heads.
-"""
+"""The methods `attentive` and `linear`: probes on an encoder's frozen tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 
-from echolung.core.errors import DataError
-from echolung.core.runtime import derived_seed
-from echolung.data.splits import folds_digest, read_folds
-from echolung.embedding.features import Features
+from echolung.core.errors import SettingsError
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
-from echolung.methods.probes.heads import Kind, ProbeForm, ProbeHeads, ProbeRecord
-from echolung.methods.probes.selection import Cohort, Inputs, ProbeSettings, fit, select
+from echolung.methods.cohort import Cohort
+from echolung.methods.method import Maps, Method
+from echolung.methods.probes.attention import token_weights
+from echolung.methods.probes.heads import ProbeForm, ProbeHeads, ProbeKind, apply_probe, load_probe, save_probe
+from echolung.methods.probes.selection import Inputs, ProbeSettings, fit, select
+
+CHUNK = 16
+"""Videos that are answered at a time."""
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """Rows of the predictions contract, and the inner fits: one row per probe, learning rate, decay and epoch."""
+class AttentiveSettings(ProbeSettings):
+    """The search of the attentive probe, and its shape."""
 
-    predictions: pd.DataFrame
-    fits: pd.DataFrame
-
-
-def fit_trial(
-    features: Features, folds: pd.DataFrame, repeat: int, fold: int, name: str, task: Task, settings: ProbeSettings
-) -> TrialResult:
-    """Choose, fit and apply one probe of each kind: all but the outer fold to train on, the outer fold to predict.
-
-    `folds` is the split of the task `name`. Raises DataError, naming the videos, where features are missing or not
-    finite, and where the split has no such fold.
-    """
-    training, test = outer_fold(folds, repeat, fold)
-    positions = features.positions([*training["sample_id"], *test["sample_id"]])
-    cohort = cohort_of(training, training[f"inner_{fold}"])
-    seed = derived_seed(settings.seed, name, repeat, fold)
-    predictions, fits = [], []
-    for kind in settings.kinds:
-        inputs = Inputs(features, positions, _form(features, task, settings, kind), settings.batch)
-        selection = select(inputs, cohort, task.unit, settings, seed)
-        probe = fit(inputs, cohort, task.unit, settings, selection, seed)
-        p = inputs.predict(probe, np.arange(len(training), len(positions)))
-        keys: dict[str, Any] = {
-            "task": name,
-            "arm": features.record.arm,
-            "arm_seed": features.record.seed,
-            "probe": kind,
-            "repeat": repeat,
-            "fold": fold,
-        }
-        seen = features.seen(test["sample_id"])
-        predictions.append(prediction_rows(keys, test, p, folds_digest(folds), seen))
-        fits.append(selection.fits.assign(**keys)[[*keys, *selection.fits.columns]])
-    return TrialResult(pd.concat(predictions, ignore_index=True), pd.concat(fits, ignore_index=True))
+    attention_head_width: int = pydantic.Field(64, ge=1)
+    """Channels of one attention head; divides the encoder's width."""
+    mlp_ratio: float = pydantic.Field(0.0, ge=0)
+    """Hidden width of the residual MLP as a multiple of the encoder's width; 0 for none."""
 
 
-def refit(
-    features: Features, folds: pd.DataFrame, name: str, task: Task, settings: ProbeSettings, kind: Kind
-) -> tuple[ProbeHeads, ProbeRecord]:
-    """The probe to deploy: the inner selection procedure on all patients, on the outer folds of repeat 0.
+class Probe(Method):
+    """A probe chosen on the inner folds, then fitted on all training videos."""
 
-    Its `inner_log_loss` chose it and is no score of it: that is what the out-of-fold predictions are for.
-    """
-    rows = folds[folds["repeat"] == 0].reset_index(drop=True)
-    cohort = cohort_of(rows, rows["fold"])
-    seed = derived_seed(settings.seed, name, "refit")
-    inputs = Inputs(
-        features, features.positions(rows["sample_id"]), _form(features, task, settings, kind), settings.batch
-    )
-    selection = select(inputs, cohort, task.unit, settings, seed)
-    probe = fit(inputs, cohort, task.unit, settings, selection, seed)
-    record = ProbeRecord(
-        form=probe.form,
-        task=name,
-        classes=task.classes,
-        unit=task.unit,
-        views=inputs.views,
-        arm=features.record.arm,
-        arm_seed=features.record.seed,
-        encoder_sha256=features.record.encoder_sha256,
-        features_key=features.record.key,
-        split_digest=folds_digest(folds),
-        videos=len(rows),
-        patients=rows["patient_id"].nunique(),
-        learning_rate=selection.learning_rate,
-        weight_decay=selection.weight_decay,
-        epochs=selection.epochs,
-        inner_log_loss=selection.log_loss,
-        seed=seed,
-    )
-    return probe, record
+    kinds = ("classification",)
+    reads_tokens = True
+    code = ("echolung.methods.probes", "echolung.methods.cohort")
+    form: ClassVar[ProbeKind]
 
+    def __init__(self, heads: ProbeHeads, search: pd.DataFrame) -> None:
+        self.heads, self._search = heads, search
 
-def probe_trial(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """`fit_trial` for another process: plain values in, plain values out.
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        form = cls.shape(settings, recordings.shape[-1], len(classes_of(task)))
+        cohort = Cohort.of(training, task.unit)
+        inputs = Inputs(recordings, cohort.sample_ids, form, settings.batch)
+        chosen = select(inputs, cohort, settings, seed)
+        return cls(fit(inputs, cohort, settings, chosen, seed), chosen.fits)
 
-    In: features (a directory), folds (a csv), repeat, fold, name, task and settings (as dictionaries), and threads,
-    1 if left out. Out: predictions and fits, each a dictionary of columns, which `collect` puts together.
-    """
-    torch.set_num_threads(int(configuration.get("threads", 1)))
-    result = fit_trial(
-        Features.open(Path(configuration["features"])),
-        read_folds(Path(configuration["folds"])),
-        int(configuration["repeat"]),
-        int(configuration["fold"]),
-        str(configuration["name"]),
-        Task.parse(configuration["task"], f"tasks.{configuration['name']}"),
-        ProbeSettings.parse(configuration["settings"], "probe"),
-    )
-    return plain(result)
+    @classmethod
+    def shape(cls, settings: Any, width: int, classes: int) -> ProbeForm:
+        return ProbeForm(kind=cls.form, width=width, classes=classes)
 
+    @torch.no_grad()
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        names = list(sample_ids)
+        chunks = [
+            apply_probe(self.heads, torch.from_numpy(recordings.tokens(names[at : at + CHUNK]))).cpu().numpy()
+            for at in range(0, len(names), CHUNK)
+        ]
+        return np.concatenate(chunks)
 
-def plain(result: TrialResult) -> dict[str, Any]:
-    """A trial's tables as dictionaries of columns, to pass from one process to another."""
-    return {"predictions": result.predictions.to_dict("list"), "fits": result.fits.to_dict("list")}
+    def save(self, directory: Path) -> None:
+        save_probe(directory, self.heads)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        heads = load_probe(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(heads, pd.DataFrame())
+
+    def search(self) -> pd.DataFrame:
+        return self._search
+
+    def explain(self, recordings: Recordings, sample_id: str) -> Maps:
+        tokens = torch.from_numpy(recordings.tokens([sample_id])[0])
+        weights = token_weights(self.heads, tokens, int(self.predict(recordings, [sample_id])[0].argmax()))
+        grid = recordings.features[0].record.grid
+        return Maps(
+            weights=weights.double().cpu().unflatten(1, grid).numpy() * weights.shape[1],
+            signed=self.heads.form.kind == "linear",
+            words=self.words(),
+        )
+
+    def words(self) -> str:
+        return "what each token adds to the logit of the answer (exact for this linear probe), times the tokens"
 
 
-def collect(results: list[dict[str, Any]]) -> TrialResult:
-    """The tables of many trials, one below the other."""
-    predictions = [pd.DataFrame(result["predictions"]) for result in results]
-    fits = [pd.DataFrame(result["fits"]) for result in results if result["fits"]]
-    return TrialResult(
-        pd.concat(predictions, ignore_index=True), pd.concat(fits, ignore_index=True) if fits else pd.DataFrame()
-    )
+class Linear(Probe):
+    """Multinomial logistic regression on the mean token."""
+
+    form = "linear"
+    Settings = ProbeSettings
 
 
-def outer_fold(folds: pd.DataFrame, repeat: int, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training rows and the test rows of one outer fold; raises DataError if the split has no such fold."""
-    rows = folds[folds["repeat"] == repeat]
-    held_out = rows["fold"] == fold
-    if not held_out.any() or held_out.all():
-        raise DataError(f"the split has no outer fold {fold} in repeat {repeat}", "Run `dvc repro split`.")
-    return rows[~held_out].reset_index(drop=True), rows[held_out].reset_index(drop=True)
+class Attentive(Probe):
+    """One learned query attends to all tokens."""
 
+    form = "attentive"
+    Settings = AttentiveSettings
 
-def prediction_rows(
-    keys: Mapping[str, Any], test: pd.DataFrame, p: np.ndarray, split_digest: str, seen: np.ndarray | None = None
-) -> pd.DataFrame:
-    """Rows of the predictions contract from probabilities p (videos of the test fold, classes).
+    @classmethod
+    def shape(cls, settings: Any, width: int, classes: int) -> ProbeForm:
+        if width % settings.attention_head_width:
+            raise SettingsError(
+                f"fit.methods.attentive.attention_head_width = {settings.attention_head_width} does not divide the"
+                f" encoder's width {width}",
+                "Choose a divisor of the width, 64 for example.",
+            )
+        return ProbeForm(
+            kind=cls.form,
+            width=width,
+            classes=classes,
+            attention_head_width=settings.attention_head_width,
+            mlp_ratio=settings.mlp_ratio,
+        )
 
-    `seen` (videos,) says which of them the arm's encoder was pretrained on; none, where it has no encoder.
-    """
-    columns = {f"p_{index}": p[:, index] for index in range(p.shape[1])}
-    named = ["sample_id", "patient_id", "split_group"]
-    marks: dict[str, Any] = {
-        "seen_in_pretraining": np.zeros(len(test), bool) if seen is None else seen,
-        "split_digest": split_digest,
-    }
-    rows = test[named].assign(**keys, y_true=test["y"], **columns, **marks)
-    return rows[[*keys, *named, "y_true", *columns, *marks]]
-
-
-def cohort_of(rows: pd.DataFrame, inner: pd.Series) -> Cohort:
-    """Training rows of a split, which stand first among the inputs, and their inner folds."""
-    return Cohort(
-        places=np.arange(len(rows)),
-        y=rows["y"].to_numpy(np.int64),
-        patient=pd.factorize(rows["patient_id"], sort=True)[0],
-        inner=inner.to_numpy(np.int64),
-    )
-
-
-def _form(features: Features, task: Task, settings: ProbeSettings, kind: Kind) -> ProbeForm:
-    return ProbeForm(
-        kind=kind,
-        width=features.tokens.shape[-1],
-        classes=len(task.classes),
-        attention_head_width=settings.attention_head_width,
-        mlp_ratio=settings.mlp_ratio,
-    )
+    def words(self) -> str:
+        heads = self.heads.form.width // self.heads.form.attention_head_width
+        of = f"mean over {heads} heads" if heads > 1 else "one head"
+        return f"attention of the probe's query ({of}), in even shares: 1, a token like any other, has no colour"

@@ -3,8 +3,8 @@
 What every arm shares:
 - Tokens pass a parameter-free LayerNorm, then each channel is standardised by statistics of the head's own training
   videos: an encoder's scale is neither an advantage nor a handicap.
-- A head starts at the class frequencies of its training videos, and epoch 0 stands to choice: a search that finds
-  nothing, no lower log-loss on the inner folds, ends at the majority.
+- A head starts at the class frequencies of its training videos, and epoch 0 can be chosen: a search that lowers no
+  log-loss on the inner folds ends at the class frequencies.
 - Each epoch shows one evaluation view of every video, drawn at random; scores use the mean probability of all views.
 - Where the unit of decision is the patient, a video weighs 1 / (videos of its patient) in training, and what is scored
   is the mean probability over a patient's videos. Classes are not rebalanced: probabilities keep the prevalence.
@@ -12,7 +12,7 @@ What every arm shares:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 from echolung.core.errors import DataError, SettingsError
 from echolung.core.parameters import Parameters
-from echolung.embedding.features import Features
-from echolung.methods.probes.heads import HEADS, HeadwiseAdamW, Kind, ProbeForm, ProbeHeads, apply_probe
+from echolung.embedding.recordings import Recordings
+from echolung.methods.cohort import Cohort
+from echolung.methods.probes.heads import HEADS, HeadwiseAdamW, ProbeForm, ProbeHeads
 
 # Dimension letters: V videos, B videos of a batch, U units of decision, J inner folds, G configurations, H = J x G
 # heads, E epochs, N tokens, D width, C classes.
@@ -37,16 +38,10 @@ KEPT_BYTES = 2**30
 class ProbeSettings(Parameters):
     """The search: every learning rate x weight decay, for up to `epochs` passes in steps of `batch` videos."""
 
-    kinds: list[Kind] = pydantic.Field(["attentive", "linear"], min_length=1)
     learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([3e-4, 1e-3, 3e-3], min_length=1)
     weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.1, 10.0], min_length=1)
     epochs: int = pydantic.Field(16, ge=1)
     batch: int = pydantic.Field(16, ge=1)
-    attention_head_width: int = pydantic.Field(64, ge=1)
-    """Channels of one attention head of the attentive probe; divides the encoder's width."""
-    mlp_ratio: float = pydantic.Field(0.0, ge=0)
-    """Hidden width of the attentive probe's residual MLP as a multiple of the encoder's width; 0 for none."""
-    seed: int = 0
 
     def configurations(self) -> list[tuple[float, float]]:
         """(learning rate, weight decay) of every configuration."""
@@ -54,29 +49,8 @@ class ProbeSettings(Parameters):
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """Videos to train on (V,): their places in the `Inputs`, classes, patients' numbers and inner folds."""
-
-    places: np.ndarray
-    y: np.ndarray
-    patient: np.ndarray
-    inner: np.ndarray
-
-    def weights(self, unit: str, held_out: int | None = None) -> np.ndarray:
-        """How much each video counts in training (V,), with mean 1; none of the inner fold `held_out` does.
-
-        Every patient counts the same where the unit is the patient, every video where it is the video.
-        """
-        counts = np.bincount(self.patient)[self.patient] if unit == "patient" else np.ones(len(self.y))
-        weights = np.where(self.inner == held_out, 0.0, 1.0 / counts)
-        if not weights.any():
-            raise DataError(f"inner fold {held_out} leaves no video to train on", "Run `dvc repro split`.")
-        return weights * (len(weights) / weights.sum())
-
-
-@dataclass(frozen=True)
 class Selection:
-    """The configuration and number of epochs, from 0, that the inner folds chose; `fits` scores all they chose from."""
+    """The configuration and number of epochs, from 0, that the inner folds chose; `fits` scores all choices."""
 
     learning_rate: float
     weight_decay: float
@@ -86,26 +60,27 @@ class Selection:
 
 
 class Inputs:
-    """What heads of one kind take in, of the videos at `positions` of a feature store.
+    """What heads of one kind read of the videos `sample_ids`.
 
-    Places 0..V-1 count along `positions`. Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read
-    from the memory map batch by batch. Raises DataError naming videos whose features are not finite.
+    Places 0..V-1 count along `sample_ids`. Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read
+    from disk batch by batch. Raises DataError naming videos whose features are not finite.
     """
 
-    def __init__(self, features: Features, positions: np.ndarray, form: ProbeForm, batch: int) -> None:
-        self.tokens, self.positions, self.form, self.batch = features.tokens, positions, form, batch
-        self.views = features.tokens.shape[1]
+    def __init__(self, recordings: Recordings, sample_ids: Sequence[str], form: ProbeForm, batch: int) -> None:
+        self.recordings, self.names = recordings, np.array(sample_ids, dtype=object)
+        self.form, self.batch = form, batch
+        self.views, tokens, width = recordings.shape
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._prepare = HEADS[form.kind](form, heads=1).to(self.device).inputs
         self._kept: Tensor | None = None
-        per_video = self.tokens[0].size // (self.tokens.shape[2] if form.kind == "linear" else 1)
-        keep = 4 * per_video * len(positions) <= KEPT_BYTES
+        per_video = self.views * width * (1 if form.kind == "linear" else tokens)
+        keep = 4 * per_video * len(self.names) <= KEPT_BYTES
         kept = torch.empty(0, device=self.device)
         means, squares = [], []
-        for places in self.chunks(np.arange(len(positions))):
+        for places in self.chunks(np.arange(len(self.names))):
             x = self.load(places).unflatten(0, (len(places), self.views))
             if keep:
-                kept = kept if len(kept) else x.new_empty(len(positions), *x.shape[1:])
+                kept = kept if len(kept) else x.new_empty(len(self.names), *x.shape[1:])
                 kept[places[0] : places[-1] + 1] = x
             every = x.flatten(1, -2)
             mean_BD = every.mean(dim=1)
@@ -115,9 +90,8 @@ class Inputs:
         self._kept = kept if keep else None
         bad = ~self.square_VD.isfinite().all(dim=1).cpu().numpy()
         if bad.any():
-            names = features.videos["sample_id"].to_numpy()[positions[bad]]
             raise DataError(
-                f"the features of {len(names)} videos are not finite: {', '.join(names[:10])}",
+                f"the features of {bad.sum()} videos are not finite: {', '.join(self.names[bad][:10])}",
                 "Look at these videos and at the encoder, then run `dvc repro embed`.",
             )
 
@@ -127,18 +101,17 @@ class Inputs:
 
     def load(self, places: np.ndarray, views: np.ndarray | None = None) -> Tensor:
         """Inputs of one view of each video (B, ...), or of all views (B * views, ...) where none is named."""
-        if views is None:
-            places, views = np.repeat(places, self.views), np.tile(np.arange(self.views), len(places))
         if self._kept is not None:
-            return self._kept[places, views]
-        return self._prepare(torch.from_numpy(self.tokens[self.positions[places], views]).to(self.device))
+            return self._kept[places].flatten(0, 1) if views is None else self._kept[places, views]
+        tokens = torch.from_numpy(self.recordings.tokens(list(self.names[places]), views)).to(self.device)
+        return self._prepare(tokens.flatten(0, 1) if views is None else tokens)
 
     def heads(self, weights_HV: Tensor, cohort: Cohort, seed: int) -> ProbeHeads:
-        """Fresh heads, alike but for the statistics and class frequencies of their weighted training videos."""
+        """New heads, each with the statistics and class frequencies of its own weighted training videos."""
         heads = HEADS[self.form.kind](self.form, len(weights_HV), seed).to(self.device)
         share_HV = weights_HV / weights_HV.sum(dim=1, keepdim=True)
-        mean_HD = share_HV @ self.mean_VD[cohort.places]
-        heads.standardise(mean_HD, (share_HV @ self.square_VD[cohort.places] - mean_HD.square()).clamp_min(0))
+        mean_HD = share_HV @ self.mean_VD
+        heads.standardise(mean_HD, (share_HV @ self.square_VD - mean_HD.square()).clamp_min(0))
         of_class_VC = F.one_hot(torch.tensor(cohort.y, device=self.device), self.form.classes).double()
         # No class starts at probability 0: one that a head's training videos lack counts as one video.
         counts_HC = (weights_HV @ of_class_VC).clamp_min(1)
@@ -154,28 +127,21 @@ class Inputs:
             chunks.append(p.unflatten(0, (len(chunk), self.views)).mean(dim=1))
         return torch.cat(chunks).cpu().numpy()
 
-    def predict(self, probe: ProbeHeads, places: np.ndarray) -> np.ndarray:
-        """Probabilities (V, C) of one fitted probe, by the function that also answers for new videos."""
-        chunks = [
-            apply_probe(probe, torch.from_numpy(self.tokens[self.positions[chunk]])) for chunk in self.chunks(places)
-        ]
-        return torch.cat(chunks).cpu().numpy()
 
-
-def select(inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, seed: int) -> Selection:
+def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -> Selection:
     """Train every configuration on every inner fold at once; the lowest mean log-loss on the held-out folds wins.
 
-    Heads are scored before the first step and after every epoch; of equal ones the earliest wins.
+    Heads are scored before the first step and after every epoch; ties go to the earliest.
     """
-    configurations, folds = settings.configurations(), np.unique(cohort.inner)
+    configurations, folds = settings.configurations(), cohort.folds
     size = len(configurations)
-    weights_JV = np.stack([cohort.weights(unit, held_out=fold) for fold in folds])
+    weights_JV = np.stack([cohort.weights(fold) for fold in folds])
     losses: list[list[np.ndarray]] = []
 
     def score(heads: ProbeHeads) -> None:
         groups = [slice(j * size, (j + 1) * size) for j in range(len(folds))]
         losses.append(
-            [_log_loss(inputs, heads, cohort, unit, fold, group) for fold, group in zip(folds, groups, strict=True)]
+            [_log_loss(inputs, heads, cohort, fold, group) for fold, group in zip(folds, groups, strict=True)]
         )
 
     weights_HV = np.repeat(weights_JV, size, axis=0)
@@ -199,14 +165,12 @@ def select(inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, s
     return Selection(rate, decay, epoch, float(mean_EG[epoch, chosen]), fits)
 
 
-def fit(
-    inputs: Inputs, cohort: Cohort, unit: str, settings: ProbeSettings, selection: Selection, seed: int
-) -> ProbeHeads:
+def fit(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, selection: Selection, seed: int) -> ProbeHeads:
     """The chosen configuration on the whole cohort, on the schedule it was chosen on, for the chosen epochs.
 
     After 0 epochs these are the class frequencies of the cohort, whatever the tokens.
     """
-    weights_1V = cohort.weights(unit)[None]
+    weights_1V = cohort.weights()[None]
     configuration = [(selection.learning_rate, selection.weight_decay)]
     return _train(inputs, cohort, weights_1V, configuration, selection.epochs, settings.batch, seed).eval()
 
@@ -234,7 +198,7 @@ def _train(
     score(heads)
     for epoch in range(epochs):
         for chosen, views in _batches(len(cohort.y), inputs.views, batch, seed, epoch):
-            log_p_BHC = heads(inputs.load(cohort.places[chosen], views)).log_softmax(dim=-1)
+            log_p_BHC = heads(inputs.load(chosen, views)).log_softmax(dim=-1)
             log_p_BH = log_p_BHC[torch.arange(len(chosen)), :, y[chosen]]
             # The heads' losses are summed: none depends on another's parameters.
             (-log_p_BH * weights_VH[chosen]).sum().div(len(chosen)).backward()
@@ -251,18 +215,6 @@ def _batches(videos: int, views: int, batch: int, seed: int, epoch: int) -> Iter
         yield chosen, shown[chosen]
 
 
-def _log_loss(inputs: Inputs, heads: ProbeHeads, cohort: Cohort, unit: str, fold: int, group: slice) -> np.ndarray:
+def _log_loss(inputs: Inputs, heads: ProbeHeads, cohort: Cohort, fold: int, group: slice) -> np.ndarray:
     """Mean log-loss (G,) on an inner fold of the heads that did not train on it."""
-    held_out = np.flatnonzero(cohort.inner == fold)
-    p_VGC = inputs.probabilities(heads, cohort.places[held_out], group)
-    return unit_log_loss(p_VGC, cohort.y[held_out], cohort.patient[held_out] if unit == "patient" else held_out)
-
-
-def unit_log_loss(p_VGC: np.ndarray, y_V: np.ndarray, unit_V: np.ndarray) -> np.ndarray:
-    """Mean log-loss (G,) over units of decision, each answering with the mean probability of its videos."""
-    _, first, of_video = np.unique(unit_V, return_index=True, return_inverse=True)
-    p_UGC = np.zeros((len(first), *p_VGC.shape[1:]))
-    np.add.at(p_UGC, of_video, p_VGC)
-    p_UGC /= np.bincount(of_video)[:, None, None]
-    p_UG = p_UGC[np.arange(len(first)), :, y_V[first]]
-    return -np.log(np.maximum(p_UG, np.finfo(np.float64).tiny)).mean(axis=0)
+    return cohort.log_loss(fold, inputs.probabilities(heads, np.flatnonzero(cohort.inner == fold), group))

@@ -1,0 +1,117 @@
+"""Recordings as a method sees them: what is known of each, its frames, and the tokens of one encoder.
+
+The same class holds the sources of a study, read from disk, and files that a served model is asked about, held in
+memory: a method cannot tell the difference, and has no second way to predict.
+
+Dimension letters: n recordings, V views, T frames, S pixels, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from echolung.core.errors import DataError
+from echolung.data.clips import ClipStore
+from echolung.data.manifest import read_manifest
+from echolung.embedding.features import Features
+
+
+class Clips(Protocol):
+    """Frames by sample id: a `ClipStore`, or `HeldClips`."""
+
+    def frames(self, sample_id: str) -> np.ndarray:
+        """uint8 (T, S, S)."""
+
+    def fps(self, sample_id: str) -> float: ...
+
+
+@dataclass(frozen=True)
+class HeldClips:
+    """Frames in memory."""
+
+    held: dict[str, tuple[np.ndarray, float]]
+
+    def frames(self, sample_id: str) -> np.ndarray:
+        return self.held[sample_id][0]
+
+    def fps(self, sample_id: str) -> float:
+        return self.held[sample_id][1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source, or the files of one request."""
+
+    manifest: pd.DataFrame
+    """sample_id, path, height, width, fps, frames, codec and whatever else is known."""
+    clips: Clips
+    features: Features | None = None
+
+
+class Recordings:
+    """One or more parts, addressed by sample id."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = list(parts)
+        self._part = {
+            name: number for number, part in enumerate(self.parts) for name in part.manifest["sample_id"].astype(str)
+        }
+
+    @classmethod
+    def of_sources(cls, ingest: Path, sources: Sequence[str], features: Sequence[Path] = ()) -> Recordings:
+        """The sources below data/<study>/ingest; `features`: one feature store for each, of one encoder."""
+        opened = [Features.open(path) for path in features] if features else [None] * len(sources)
+        return cls(
+            [
+                Part(read_manifest(ingest / name / "manifest.parquet"), ClipStore.open(ingest / name / "clips"), store)
+                for name, store in zip(sources, opened, strict=True)
+            ]
+        )
+
+    def manifest(self, sample_ids: Sequence[str]) -> pd.DataFrame:
+        """What is known of these recordings, in their order."""
+        table = pd.concat([part.manifest for part in self.parts]) if len(self.parts) > 1 else self.parts[0].manifest
+        return table.set_index("sample_id", drop=False).loc[list(sample_ids)]
+
+    def frames(self, sample_id: str) -> np.ndarray:
+        """uint8 (T, S, S)."""
+        return self.parts[self._part[sample_id]].clips.frames(sample_id)
+
+    def fps(self, sample_id: str) -> float:
+        return self.parts[self._part[sample_id]].clips.fps(sample_id)
+
+    @property
+    def features(self) -> list[Features]:
+        """The feature store of every part; raises DataError if there is none."""
+        found = [part.features for part in self.parts]
+        if not all(found):
+            raise DataError("these recordings have no features", "Give the arm an encoder, and run `dvc repro embed`.")
+        return [one for one in found if one is not None]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(V, N, D) of each recording's tokens."""
+        return self.features[0].record.shape[1:]
+
+    def tokens(self, sample_ids: Sequence[str], views: np.ndarray | None = None) -> np.ndarray:
+        """float16 (n, V, N, D), or (n, N, D) of the one view that `views` (n,) names for each."""
+        number = np.array([self._part[name] for name in sample_ids], dtype=np.int64)
+        shape = self.shape if views is None else self.shape[1:]
+        found = np.empty((len(number), *shape), np.float16)
+        for at in np.unique(number):
+            mine = np.flatnonzero(number == at)
+            features = self.features[at]
+            places = features.positions([sample_ids[i] for i in mine])
+            found[mine] = features.tokens[places] if views is None else features.tokens[places, views[mine]]
+        return found
+
+    def seen(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """Which of these the encoder was pretrained on: bool (n,); none where there is no encoder."""
+        names = {name for part in self.parts if part.features for name in part.features.record.seen_in_pretraining}
+        return np.isin(list(sample_ids), list(names))

@@ -1,0 +1,287 @@
+"""Kind `classification`: one class of two or more, by class probabilities.
+
+One convention for all arms. A *decision* (confusion matrix and what follows from it) is taken once per unit, on its
+mean probability over repeats. A *loss* is averaged over a unit's repeats, then over a patient's units, then over
+patients: it is the quantity that the paired test compares. A *ranking* (AUROC, AUPRC) is taken within each fold of each
+repeat, because every fold has its own fitted model. All are averaged over the arm's seeds last.
+
+Dimension letters: B resamples, S seeds, R repeats, U units, P patients, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pydantic
+
+from echolung.core.errors import DataError
+from echolung.evaluation import statistics
+from echolung.evaluation.comparison import Comparison, judged_only
+from echolung.kinds import metrics
+from echolung.kinds.kind import Captioned, Kind, Scores
+from echolung.kinds.predictions import Key, Units
+from echolung.kinds.task import Task, listed, one_label_per_patient, selected
+
+TOLERANCE = 1e-3
+"""How far probabilities may sum from 1: half-precision softmax."""
+YAML_WORDS = {False: "no", True: "yes"}
+SAME = {"no": {"false", "off", "n"}, "yes": {"true", "on", "y"}}
+"""Labels that mean a class which YAML read as a truth value."""
+
+
+class ClassificationTask(Task):
+    """A label with two or more values."""
+
+    classes: list[str] = pydantic.Field(min_length=2)
+    """Label values in the order of the class indices 0..K-1; with two, the second is the positive one."""
+    exclude: list[str] = []
+    """Label values that are left out; a value neither here nor in `classes` is an error."""
+
+    @pydantic.field_validator("classes", "exclude", mode="before")
+    @classmethod
+    def _words(cls, values: Any) -> Any:
+        """YAML reads an unquoted `no` or `yes` as a truth value."""
+        return (
+            [YAML_WORDS[one] if isinstance(one, bool) else one for one in values]
+            if isinstance(values, list)
+            else values
+        )
+
+    @pydantic.model_validator(mode="after")
+    def _distinct(self) -> Self:
+        named = [*self.classes, *self.exclude]
+        if len(set(named)) != len(named):
+            raise ValueError(f"a label value is named twice in classes and exclude: {', '.join(named)}")
+        return self
+
+
+class Classification(Kind):
+    """Class probabilities p_0..p_{K-1}."""
+
+    Task = ClassificationTask
+    metrics = metrics.METRICS
+    paired = ("balanced_accuracy", "auroc", "macro_f1", "log_loss")
+    loss = "log_loss"
+    baseline = "majority"
+    valid = "probabilities are finite, not negative and sum to 1"
+
+    def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
+        assert isinstance(task, ClassificationTask)
+        rows = selected(task, manifest)
+        rows["label"] = _as_classes(rows["label"], [*task.classes, *task.exclude])
+        known = {*task.classes, *task.exclude}
+        strange = rows[~rows["label"].isin(known)]
+        if len(strange):
+            named = [f"{row.sample_id} ({row.label})" for row in strange.itertuples()]
+            raise DataError(
+                f"{len(strange)} videos have a '{task.label}' other than {', '.join(task.classes)}: {listed(named)}",
+                "Correct the label, or add the value to the task's `classes` or `exclude`.",
+            )
+        rows = rows[~rows["label"].isin(task.exclude)].reset_index(drop=True)
+        rows["stratum"] = rows["label"].map({name: k for k, name in enumerate(task.classes)}).astype("int64")
+        rows["y"] = rows["stratum"].astype(float)
+        for source in task.sources:
+            present = set(rows.loc[rows["source"] == source, "label"])
+            absent = [name for name in task.classes if name not in present]
+            if absent:
+                raise DataError(
+                    f"no video of source '{source}' has {task.label} = {' or '.join(absent)}"
+                    f" ({len(rows)} videos have one of {', '.join(task.classes)})",
+                    "Add such videos, or take the class out of the task.",
+                )
+        return one_label_per_patient(task, rows)
+
+    def columns(self, task: Task) -> list[str]:
+        return [f"p_{k}" for k in range(len(classes_of(task)))]
+
+    def wrong(self, task: Task, values: np.ndarray) -> np.ndarray:
+        bad = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1)
+        return np.asarray(bad | (abs(values.sum(axis=1) - 1) > TOLERANCE))
+
+    def strata(self, task: Task, y: np.ndarray) -> np.ndarray:
+        return y.astype(np.int64)
+
+    def losses(self, task: Task, y: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return metrics.log_losses(y.astype(np.int64), values)
+
+    def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
+        y, weights, repeats = _classes(units), counts[:, units.patient], len(units.folds)
+        # A fold of another repeat is another fold: all are laid side by side, R * U units.
+        every_y, of_repeats = np.tile(y, repeats), np.tile(weights, repeats)
+        folds = (units.folds + (units.folds.max() + 1) * np.arange(repeats)[:, None]).ravel()
+        values: dict[str, list[np.ndarray]] = {name: [] for name in metrics.METRICS}
+        undefined = 0
+        for of_seed in units.values[key]:
+            confusion = _confusion(units, of_seed, weights)
+            for name, decision in metrics.DECISIONS.items():
+                values[name].append(decision(confusion))
+            for name, loss in metrics.LOSSES.items():
+                of_patient = units.per_patient(loss(y, of_seed).mean(axis=0))
+                values[name].append(counts @ of_patient / counts.sum(axis=1))
+            for name, ranking in metrics.RANKINGS.items():
+                flat = of_seed.reshape(len(every_y), -1)
+                value, undefined = metrics.within_folds(ranking, every_y, flat, folds, of_repeats)
+                values[name].append(value)
+        note = f"{undefined} of {len(np.unique(folds)) * len(_ranked(units))} fold-class pairs lack a class and are left out"
+        notes = dict.fromkeys(metrics.RANKINGS, note) if undefined else {}
+        return Scores({name: np.stack(seeds) for name, seeds in values.items()}, notes)
+
+    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+        """A class absent from the fold is left out of its means; a ranking that no class allows is NaN."""
+        y, patient = _classes(units)[held_out], units.patient[held_out]
+        even = 1 / np.bincount(patient)[patient]
+        found: dict[str, list[float]] = {name: [] for name in metrics.METRICS}
+        for p in values:
+            confusion = metrics.confusion_matrix(y, p.argmax(axis=-1), p.shape[-1])
+            for name, decision in metrics.DECISIONS.items():
+                found[name].append(float(decision(confusion)))
+            for name, loss in metrics.LOSSES.items():
+                found[name].append(float(np.average(loss(y, p), weights=even)))
+            for name, ranking in metrics.RANKINGS.items():
+                areas = np.array([ranking(y == k, p[:, k], np.ones((1, len(y))))[0] for k in _ranked(units)])
+                found[name].append(float(np.mean(areas[~np.isnan(areas)])) if (~np.isnan(areas)).any() else np.nan)
+        return {name: float(np.mean(seeds)) for name, seeds in found.items()}
+
+    def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
+        return {
+            "classes": by_class(units, key, counts),
+            "confusion": confusions(units, key),
+            "roc": roc(units, key),
+        }
+
+    def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, statistics.Estimate]:
+        """DeLong, where a patient has one of two labels and no two patients share a split group.
+
+        Not against the baseline, whose scores differ between folds but never within one.
+        """
+        y = _classes(units)
+        of_patient = np.zeros(len(units.patients), dtype=np.int64)
+        of_patient[units.patient] = y
+        one_of_two = len(classes_of(units.task)) == 2 and (of_patient[units.patient] == y).all()
+        if not one_of_two or units.groups < len(units.group) or reference[1] == self.baseline:
+            return {}
+        both = (_patient_scores(units, one) for one in (key, reference))
+        return {"DeLong, AUROC of patients pooled over folds": statistics.delong(of_patient == 1, *both)}
+
+    def bar(self, task: Task) -> dict[str, float]:
+        return {"balanced_accuracy": 1 / len(classes_of(task))}
+
+    def answer(self, task: Task, values: np.ndarray) -> pd.DataFrame:
+        classes = classes_of(task)
+        answers = {"predicted": [classes[k] for k in values.argmax(axis=1)]}
+        return pd.DataFrame(answers | {f"p_{name}": values[:, k] for k, name in enumerate(classes)})
+
+    def answer_columns(self, task: Task) -> dict[str, str]:
+        return {"predicted": "string", **{f"p_{name}": "double" for name in classes_of(task)}}
+
+    def figures(self) -> Mapping[str, Captioned]:
+        from echolung.kinds.classification_figures import FIGURES
+
+        return FIGURES
+
+    def plots(self, comparison: Comparison) -> dict[str, pd.DataFrame]:
+        """confusion/<task>-<arm>: one row per unit and seed. roc/<task>-<class>: one column per arm."""
+        found: dict[str, pd.DataFrame] = {}
+        for (task, arm), table in judged_only(comparison, "confusion").groupby(["task", "arm"], sort=True):
+            rows = table.loc[table.index.repeat(table["count"]), ["actual", "predicted"]]
+            found[f"confusion/{task}-{arm}"] = rows
+        for (task, label), table in judged_only(comparison, "roc").groupby(["task", "class"], sort=True):
+            table = table.assign(point=table.groupby("arm").cumcount())
+            curves = table.pivot(index="point", columns="arm", values="true_positive_rate")
+            rates = table.drop_duplicates("point").set_index("point")["false_positive_rate"]
+            curves = curves.reindex(columns=comparison.order)
+            curves.insert(0, "false_positive_rate", rates)
+            found[f"roc/{task}-{label}"] = curves
+        return found
+
+
+def classes_of(task: Task) -> list[str]:
+    """The class names of a classification task."""
+    assert isinstance(task, ClassificationTask)
+    return task.classes
+
+
+def _as_classes(labels: pd.Series, known: list[str]) -> pd.Series:
+    """Labels as the classes spell them; `False`, `off` and `n` are the class `no` that YAML made of a truth value."""
+    spelled = {other: name for name, others in SAME.items() if name in known for other in others - set(known)}
+    lowered = labels.str.lower()
+    own = {name for name in SAME if name in known}
+    same = lowered.where(lowered.isin(own), lowered.map(spelled))
+    return labels.where(labels.isin(known) | same.isna(), same)
+
+
+def by_class(units: Units, key: Key, counts: np.ndarray) -> pd.DataFrame:
+    """Sensitivity and specificity of each class with 95% intervals.
+
+    Where the unit is the patient these are proportions of patients and the interval is Wilson's, which does not shrink
+    to a point at 100%, with as many trials as there are split groups; where it is the video, they are resampled.
+    """
+    y, classes = _classes(units), classes_of(units.task)
+    confusion = np.stack([_confusion(units, p, counts[:, units.patient]) for p in units.values[key]])
+    rows = []
+    for name, function in (("sensitivity", metrics.sensitivity), ("specificity", metrics.specificity)):
+        values = function(confusion).mean(axis=0)
+        for k, label in enumerate(classes):
+            of_class = y == k if name == "sensitivity" else y != k
+            groups = len(np.unique(units.group[units.patient[of_class]]))
+            estimate = float(values[0, k])
+            if units.task.unit == "patient":
+                low, high = statistics.wilson_interval(estimate * groups, groups)
+            else:
+                low, high = statistics.percentile_interval(values[1:, k])
+            row = {"class": label, "metric": name, "estimate": estimate, "low": low, "high": high}
+            rows.append(row | {"n_units": int(of_class.sum())})
+    return pd.DataFrame(rows)
+
+
+def confusions(units: Units, key: Key) -> pd.DataFrame:
+    """Units per (actual, predicted) class, added up over the arm's seeds."""
+    classes = classes_of(units.task)
+    total = np.sum([_confusion(units, p, np.ones((1, len(units.y))))[0] for p in units.values[key]], axis=0)
+    return pd.DataFrame(
+        {"actual": actual, "predicted": predicted, "count": int(total[i, j]), "seeds": len(units.seeds[key])}
+        for i, actual in enumerate(classes)
+        for j, predicted in enumerate(classes)
+    )
+
+
+def roc(units: Units, key: Key) -> pd.DataFrame:
+    """One-vs-rest ROC of each ranked class: the vertical mean of its curves over seeds, repeats and folds."""
+    y, classes = _classes(units), classes_of(units.task)
+    frames = []
+    for k in _ranked(units):
+        curves = []
+        for of_seed in units.values[key]:
+            for p, folds in zip(of_seed, units.folds, strict=True):
+                for fold in np.unique(folds):
+                    positive = y[folds == fold] == k
+                    if positive.any() and not positive.all():
+                        curves.append(metrics.roc_points(positive, p[folds == fold, k]))
+        if curves:
+            false_rate, true_rate = metrics.mean_roc(curves)
+            curve = {"class": classes[k], "false_positive_rate": false_rate, "true_positive_rate": true_rate}
+            frames.append(pd.DataFrame(curve))
+    columns = ["class", "false_positive_rate", "true_positive_rate"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _classes(units: Units) -> np.ndarray:
+    return units.y.astype(np.int64)
+
+
+def _ranked(units: Units) -> range:
+    return metrics.ranked_classes(len(classes_of(units.task)))
+
+
+def _confusion(units: Units, of_seed: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Confusion matrices (B, K, K) of the decisions on the mean probability over repeats; of_seed (R, U, K)."""
+    predicted = of_seed.mean(axis=0).argmax(axis=-1)
+    return metrics.confusion_matrix(_classes(units), predicted, of_seed.shape[-1], weights)
+
+
+def _patient_scores(units: Units, key: Key) -> np.ndarray:
+    """Each patient's mean probability of class 1 over units, repeats and seeds (P,)."""
+    return np.round(units.per_patient(units.values[key][..., 1].mean(axis=(0, 1))), 12)  # as in kinds.predictions

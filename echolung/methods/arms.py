@@ -1,0 +1,74 @@
+"""An arm: one row of `arms:` in the parameters, one way to an answer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import pydantic
+
+from echolung.core.parameters import Parameters
+from echolung.kinds.kinds import KINDS
+from echolung.kinds.task import Task
+from echolung.methods.methods import METHODS
+
+RANDOM = "random"
+"""`encoder: random`: untrained draws of the encoder."""
+
+
+class Arm(Parameters):
+    """A method, or several that read the same features; the encoder that makes these; what the arm is for."""
+
+    method: tuple[str, ...]
+    """Keys of `METHODS`. The first that suits a task judges the arm there; others are reported beside it."""
+    role: Literal["candidate", "reference", "control"]
+    """candidate: compared with every reference, confirmatory. reference: what candidates must beat. control: shows what
+    can be predicted without an encoder."""
+    encoder: str | None = None
+    """`random`, or a key of `pretrain.encoders`; none for methods that read no features."""
+    shape: dict[str, Any] = {}
+    """With `encoder: random`: what differs from the parameter `encoder`."""
+    seeds: tuple[int, ...] = (0,)
+    """With `encoder: random` or none; pretrained encoders have those of `pretrain.seeds`."""
+    against: tuple[str, ...] = ()
+    """Reference arms that a candidate is compared with; all of them if left out."""
+
+    @pydantic.field_validator("method", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not self.method or len(set(self.method)) < len(self.method):
+            raise ValueError("`method` lists each method once, and at least one")
+        for name in self.method:
+            if name not in METHODS:
+                raise ValueError(f"no method '{name}'; there are {', '.join(METHODS)}")
+            if METHODS[name].reads_tokens and self.encoder is None:
+                raise ValueError(f"method '{name}' reads an encoder's features: name one with `encoder`")
+        if self.shape and self.encoder != RANDOM:
+            raise ValueError("`shape` is for `encoder: random`; a pretrained encoder has its own")
+        return self
+
+    def methods(self, task: Task) -> list[str]:
+        """Those that suit the task's kind; the first one judges the arm."""
+        return [name for name in self.method if task.kind in METHODS[name].kinds]
+
+    @property
+    def pretrained(self) -> bool:
+        return self.encoder not in (None, RANDOM)
+
+
+def baseline_of(task: Task) -> str:
+    """The name of a task's baseline: arm and method."""
+    return KINDS[task.kind].baseline
+
+
+def in_task(arms: dict[str, Arm], task: Task, pools: dict[str, str]) -> dict[str, Arm]:
+    """The arms that take part in a task: a method suits it, and its encoder was not pretrained on the scored source.
+
+    `pools` maps a pretrained encoder to its pool.
+    """
+    return {
+        name: arm for name, arm in arms.items() if arm.methods(task) and pools.get(arm.encoder or "") != task.source
+    }

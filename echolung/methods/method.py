@@ -1,0 +1,86 @@
+"""What a method is: how out-of-fold answers come about.
+
+A method is fitted on training rows, answers for any recording, is saved to a folder and loaded from it; it may say what
+its answer rests on. The methods there are: `echolung.methods.methods`.
+
+Dimension letters: n recordings, K columns of a prediction, V views.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+from echolung.core.parameters import Parameters
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.task import Task
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What an answer for one recording rests on, drawn over its frames."""
+
+    weights: np.ndarray
+    """float64 (V, time, height, width): one number per token of each view."""
+    signed: bool
+    """Contributions of either sign, 0 says nothing. Else shares of attention, 1 is an even share."""
+    words: str
+    """What the colours mean."""
+
+
+class Method(abc.ABC):
+    """A fitted method."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    """Kinds of task that it can answer (keys of `KINDS`)."""
+    reads_tokens: ClassVar[bool] = False
+    """It reads an encoder's frozen tokens (`Recordings.tokens`)."""
+    Settings: ClassVar[type[Parameters]] = Parameters
+    """Its parameters, `fit.methods.<name>`."""
+    code: ClassVar[tuple[str, ...]] = ()
+    """Modules and packages, besides its own module, whose change makes another fit of it."""
+    gpus: ClassVar[float] = 0.0
+    """Share of a GPU that one fit asks for where there is one."""
+
+    @classmethod
+    @abc.abstractmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        """Fit on `training`: sample_id, patient_id, split_group, y, stratum, label and `inner`.
+
+        `inner` is the inner fold that holds a row out, -2 for rows that always train. `directory` belongs to this fit
+        alone and survives a kill: a heavy method resumes from it.
+        """
+
+    @abc.abstractmethod
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        """Predictions (n, K) in the columns of the task's kind."""
+
+    @abc.abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write everything that `load` needs; no pickle."""
+
+    @classmethod
+    @abc.abstractmethod
+    def load(cls, directory: Path) -> Self:
+        """What `save` wrote. Raises CheckpointError if it is damaged or something else."""
+
+    def search(self) -> pd.DataFrame:
+        """The choices that the inner folds scored, one row each; empty where nothing was chosen."""
+        return pd.DataFrame()
+
+    def explain(self, recordings: Recordings, sample_id: str) -> Maps | None:
+        """What its answer for one recording rests on; None where it cannot say."""
+        return None
+
+    @classmethod
+    def modules(cls) -> tuple[str, ...]:
+        """All modules whose code decides what a fit gives."""
+        return (cls.__module__, *cls.code)

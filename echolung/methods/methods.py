@@ -1,0 +1,15 @@
+"""The seam `METHODS`: a new method is one file and one line here."""
+
+from __future__ import annotations
+
+from echolung.methods.controls import HandMade, Majority, SourceOnly
+from echolung.methods.method import Method
+from echolung.methods.probes.probe import Attentive, Linear
+
+METHODS: dict[str, type[Method]] = {
+    "attentive": Attentive,
+    "linear": Linear,
+    "majority": Majority,
+    "source-only": SourceOnly,
+    "hand-made": HandMade,
+}
