@@ -16,41 +16,28 @@ from echolung.data.ingest import IngestSettings
 from echolung.data.splits import SplitSettings
 from echolung.embedding.embed import EmbedSettings
 from echolung.evaluation.compare import CompareSettings
-from echolung.kinds.kinds import KINDS, kind_of
+from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
 from echolung.methods.arms import RANDOM, Arm, baseline_of, in_task
 from echolung.methods.methods import METHODS
 from echolung.methods.novelty import NoveltySettings
-from echolung.models.encoder import ENCODERS, ClipSettings
+from echolung.models.encoder import ClipSettings
+from echolung.models.encoders import ENCODERS
 from echolung.phantom.settings import PhantomSettings
 from echolung.pretraining.settings import PretrainSettings
 from echolung.reports.settings import ReportSettings
 from echolung.tracking.store import TrackingSettings
 
-AnyTask = Annotated[Task, chosen(lambda: {name: kind.Task for name, kind in KINDS.items()}, "kind")]
-AnyEncoder = Annotated[
-    ClipSettings, chosen(lambda: {name: encoder.Settings for name, encoder in ENCODERS.items()}, "kind")
-]
-
-
 class FitSettings(Parameters):
     """How the methods are fitted."""
 
     seed: int = 0
-    methods: dict[str, Any] = {}
-    """Parameters of each method, by its name in `METHODS`."""
-
-    @pydantic.model_validator(mode="after")
-    def _known(self) -> Self:
-        for name, values in self.methods.items():
-            if name not in METHODS:
-                raise ValueError(f"fit.methods has no method '{name}'; there are {', '.join(METHODS)}")
-            METHODS[name].Settings.parse(values or {}, f"fit.methods.{name}")
-        return self
+    methods: Annotated[dict[str, Parameters], chosen(lambda: METHODS)] = {}
+    """Parameters of each method, by its name; defaults for one that is missing."""
 
     def of(self, method: str) -> Parameters:
         """The parameters of one method."""
-        return METHODS[method].Settings.parse(self.methods.get(method) or {}, f"fit.methods.{method}")
+        return self.methods.get(method) or METHODS[method].Settings()
 
 
 class Settings(Parameters):
@@ -65,10 +52,12 @@ class Settings(Parameters):
     """The folder that holds the public sets, for the `root` of sources that say so."""
     phantom: dict[Key, PhantomSettings] = {}
     ingest: IngestSettings
-    tasks: dict[Key, AnyTask] = pydantic.Field(min_length=1)
+    tasks: dict[Key, Annotated[Task, chosen(lambda: KINDS, "kind")]] = pydantic.Field(min_length=1)
     split: SplitSettings
-    encoder: AnyEncoder
+    encoder: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
     """The shape of every encoder that does not name another."""
+    draws: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
+    """Seeds of untrained encoders."""
     pretrain: PretrainSettings
     arms: dict[Key, Arm]
     embed: EmbedSettings
@@ -93,6 +82,8 @@ class Settings(Parameters):
             if arm.pretrained and arm.encoder not in self.pretrain.encoders:
                 known = _listed([RANDOM, *self.pretrain.encoders])
                 raise ValueError(f"arms.{name}.encoder is '{arm.encoder}', but the encoders are {known}")
+            if arm.pretrained and not set(self.seeds(name)) <= set(self.pretrain.seeds):
+                raise ValueError(f"arms.{name}.seeds are not all in pretrain.seeds")
             if unknown := sorted(set(arm.against) - set(references)):
                 raise ValueError(f"arms.{name}.against names {_listed(unknown)}; reference arms: {_listed(references)}")
         for name in [*self.untrained(), *self.pretrain.encoders]:
@@ -119,30 +110,31 @@ class Settings(Parameters):
         Its `shape` overrides the parameter `encoder`; one of another kind is complete in itself.
         """
         own = self.pretrain.encoders[encoder].shape if encoder in self.pretrain.encoders else self.arms[encoder].shape
-        same = own.get("kind", self.encoder.kind) == self.encoder.kind
-        values = {**(self.encoder.model_dump(mode="json") if same else {}), **own}
-        return ENCODERS[self._kind(values["kind"])].Settings.parse(values, f"the shape of encoder '{encoder}'")
-
-    @staticmethod
-    def _kind(kind: str) -> str:
+        kind = own.get("kind", self.encoder.kind)
         if kind not in ENCODERS:
-            raise ValueError(f"no encoder of kind '{kind}'; there are {_listed(ENCODERS)}")
-        return kind
+            raise ValueError(f"the shape of encoder '{encoder}' has kind '{kind}'; there are {_listed(ENCODERS)}")
+        values = {**(self.encoder.model_dump(mode="json") if kind == self.encoder.kind else {}), **own}
+        return ENCODERS[kind].Settings.parse(values, f"the shape of encoder '{encoder}'")
 
     def untrained(self) -> dict[str, tuple[ClipSettings, tuple[int, ...]]]:
         """Arm -> shape and seeds, of every arm whose encoders are drawn at random."""
-        return {name: (self.shape(name), arm.seeds) for name, arm in self.arms.items() if arm.encoder == RANDOM}
+        return {name: (self.shape(name), self.seeds(name)) for name, arm in self.arms.items() if arm.encoder == RANDOM}
 
     def encoder_of(self, arm: str) -> str | None:
         """The folder below data/<study>/encoders that holds an arm's encoders; None for an arm without."""
         encoder = self.arms[arm].encoder
-        return arm if encoder == RANDOM else encoder
+        if encoder is None:
+            return None
+        return f"untrained/{arm}" if encoder == RANDOM else f"pretrained/{encoder}"
 
     def seeds(self, arm: str) -> tuple[int, ...]:
         """The seeds of an arm; raises SettingsError if there is no such arm."""
         if arm not in self.arms:
             raise SettingsError(f"study {self.study} has no arm '{arm}'", f"Its arms: {', '.join(self.arms)}.")
-        return self.pretrain.seeds if self.arms[arm].pretrained else self.arms[arm].seeds
+        chosen = self.arms[arm]
+        if chosen.pretrained:
+            return chosen.seeds or self.pretrain.seeds
+        return chosen.seeds or (self.draws if chosen.encoder == RANDOM else (0,))
 
     def arms_of(self, task: str) -> dict[str, Arm]:
         """The arms that take part in a task, in the order of the tables."""
@@ -152,6 +144,17 @@ class Settings(Parameters):
     def encoders_of(self, task: str) -> list[str]:
         """The arms of a task that have encoders."""
         return [name for name, arm in self.arms_of(task).items() if arm.encoder is not None]
+
+    def fits(self, task: str) -> list[tuple[str, str, int]]:
+        """(arm, method, seed) of every fit of a task, the baseline's included."""
+        spec = self.tasks[task]
+        found = [
+            (name, method, seed)
+            for name, arm in self.arms_of(task).items()
+            for method in arm.methods(spec)
+            for seed in self.seeds(name)
+        ]
+        return [*found, (baseline_of(spec), baseline_of(spec), 0)]
 
     def embedded(self, source: str) -> list[str]:
         """The arms whose encoders see a source: those of the tasks that read it."""
@@ -229,5 +232,3 @@ def load(root: Path) -> Settings:
         raise SettingsError(f"{path} holds no parameters", remedy)
     return Settings.parse(values, str(path))
 
-
-__all__ = ["FitSettings", "Settings", "kind_of", "load"]

@@ -1,4 +1,7 @@
-"""embed: every video's deterministic views through every encoder of an arm. Run by DVC: dvc repro embed@jepa-pocus"""
+"""embed: a source's videos through every encoder whose arm reads them. Run by DVC: dvc repro embed@pocus
+
+Features are kept in data/cache/features: an encoder that has seen these videos before is not run again.
+"""
 
 import click
 import pandas as pd
@@ -8,27 +11,29 @@ from echolung.stage import stage
 
 
 @click.command(help=__doc__)
-@click.argument("arm")
 @click.argument("source")
-def main(arm: str, source: str) -> None:
-    with stage("embed", f"{arm}-{source}") as here:
+def main(source: str) -> None:
+    with stage("embed", source) as here:
         from echolung.data.clips import ClipStore
         from echolung.data.manifest import read_manifest
         from echolung.embedding.embed import embed
 
-        settings = here.settings.embed
+        settings = here.settings
         manifest = read_manifest(here.data("ingest", source, "manifest.parquet"))
         store = ClipStore.open(here.data("ingest", source, "clips"))
-        with atomic_directory(here.data("embed", source, arm)) as target:
-            stores = []
-            for encoder in sorted(here.data("pretrain", arm).glob("seed*")):
-                progress = here.progress(f"embedding {source}, {arm} {encoder.name}")
-                stores.append(embed(encoder, manifest, store, settings, target / encoder.name, progress))
-            features = pd.concat(stores, ignore_index=True)
-            seeds = here.settings.seeds(arm)
-            here.check({"features": features}, samples=list(manifest["sample_id"]), seeds=seeds)
-        ranks = features.groupby("seed")["effective_rank"].first()
-        here.run.metrics({f"effective_rank_seed{seed}": float(rank) for seed, rank in ranks.items()})
+        cache = here.root / "data" / "cache" / "features"
+        encoders = [(arm, seed) for arm in settings.embedded(source) for seed in settings.seeds(arm)]
+        tables = []
+        with atomic_directory(here.data("embed", source)) as target:
+            for arm, seed in encoders:
+                folder = here.data("encoders", str(settings.encoder_of(arm)), f"seed{seed}")
+                progress = here.progress(f"embedding {source}: {arm} seed {seed}")
+                out = target / arm / f"seed{seed}"
+                tables.append(embed(folder, arm, manifest, store, settings.embed, out, cache, progress))
+            features = pd.concat(tables, ignore_index=True)
+            here.check({"features": features}, samples=list(manifest["sample_id"]), encoders=encoders)
+        ranks = features.groupby(["arm", "seed"])["effective_rank"].first()
+        here.run.metrics({f"effective_rank/{arm}/seed{seed}": float(rank) for (arm, seed), rank in ranks.items()})
 
 
 if __name__ == "__main__":

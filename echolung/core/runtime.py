@@ -14,6 +14,7 @@ import random
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,3 +246,16 @@ def code_digest(*modules: str) -> str:
                     node.body = node.body[1:]
             trees[f"{module}:{file.relative_to(origin.parent)}"] = ast.dump(tree)
     return digest(trees)
+
+
+def used_modules(*start: str, within: tuple[str, ...]) -> list[str]:
+    """These imported modules, and those below `within` whose classes and functions they use, directly or not."""
+    found: set[str] = set()
+    waiting = set(start)
+    while waiting:
+        found |= waiting
+        values = [value for module in waiting for value in vars(sys.modules[module]).values()]
+        used = {str(getattr(value, "__module__", "")) for value in values}
+        used |= {value.__name__ for value in values if isinstance(value, type(sys))}
+        waiting = {module for module in used if module.startswith(within)} - found
+    return sorted(found)

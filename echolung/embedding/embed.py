@@ -21,6 +21,7 @@ from echolung.core.runtime import (
     digest,
     link,
     read_json,
+    used_modules,
     write_json,
 )
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts
@@ -48,6 +49,7 @@ class EmbedSettings(Parameters):
 
 def embed(
     encoder_directory: Path,
+    arm: str,
     manifest: pd.DataFrame,
     store: ClipStore,
     settings: EmbedSettings,
@@ -55,7 +57,7 @@ def embed(
     cache: Path,
     on_progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Embed every video of `manifest` (sample_id, sha256) and write the feature store `out`.
+    """Embed every video of `manifest` (sample_id, sha256) for an arm and write the feature store `out`.
 
     Stores are kept in `cache` by the digest of all that their tokens depend on, and `out` links to them: what was
     computed once is not computed again, for any study. Returns the store's summary, one row per video. Raises DataError
@@ -74,7 +76,7 @@ def embed(
         # The same weights and videos may serve arms of other names.
         stored = FeaturesRecord.parse(read_json(directory / RECORD), str(directory / RECORD))
         (directory / RECORD).unlink()
-        write_json(directory / RECORD, stored.model_copy(update={"arm": record.arm, "seed": record.seed}).model_dump())
+        write_json(directory / RECORD, stored.model_copy(update={"arm": arm, "seed": record.seed}).model_dump())
     return Features.open(out).summary()
 
 
@@ -120,7 +122,7 @@ def features_key(encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, 
     """Digest of everything that tokens depend on: weights, preprocessing, views, code, videos and their frames."""
     return digest(
         {
-            "code": code_digest(*CODE, *encoder.code),
+            "code": code_digest(*CODE, *used_modules(type(encoder).__module__, within=("echolung.models.",))),
             "weights": record.weights_sha256,
             "trained_on": record.trained_on,
             "preprocessing": record.settings.model_dump(mode="json"),

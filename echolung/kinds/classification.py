@@ -44,11 +44,9 @@ class ClassificationTask(Task):
     @classmethod
     def _words(cls, values: Any) -> Any:
         """YAML reads an unquoted `no` or `yes` as a truth value."""
-        return (
-            [YAML_WORDS[one] if isinstance(one, bool) else one for one in values]
-            if isinstance(values, list)
-            else values
-        )
+        if not isinstance(values, list):
+            return values
+        return [YAML_WORDS[one] if isinstance(one, bool) else one for one in values]
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -125,7 +123,8 @@ class Classification(Kind):
                 flat = of_seed.reshape(len(every_y), -1)
                 value, undefined = metrics.within_folds(ranking, every_y, flat, folds, of_repeats)
                 values[name].append(value)
-        note = f"{undefined} of {len(np.unique(folds)) * len(_ranked(units))} fold-class pairs lack a class and are left out"
+        pairs = len(np.unique(folds)) * len(_ranked(units))
+        note = f"{undefined} of {pairs} fold-class pairs lack a class and are left out"
         notes = dict.fromkeys(metrics.RANKINGS, note) if undefined else {}
         return Scores({name: np.stack(seeds) for name, seeds in values.items()}, notes)
 

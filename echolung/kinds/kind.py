@@ -59,6 +59,11 @@ class Kind(abc.ABC):
     valid: ClassVar[str]
     """What holds of every prediction, in words."""
 
+    @property
+    def Settings(self) -> type[Task]:
+        """The class of its tasks, under the name that a seam's parameters are looked up by."""
+        return self.Task
+
     @abc.abstractmethod
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
         """The manifest rows of the task with `y` (float), `stratum` (int: what folds keep even) and `label` (text).

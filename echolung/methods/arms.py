@@ -27,8 +27,8 @@ class Arm(Parameters):
     """`random`, or a key of `pretrain.encoders`; none for methods that read no features."""
     shape: dict[str, Any] = {}
     """With `encoder: random`: what differs from the parameter `encoder`."""
-    seeds: tuple[int, ...] = (0,)
-    """With `encoder: random` or none; pretrained encoders have those of `pretrain.seeds`."""
+    seeds: tuple[int, ...] = ()
+    """Left out: `pretrain.seeds` for a pretrained encoder, `draws` for random ones, one fit without an encoder."""
     against: tuple[str, ...] = ()
     """Reference arms that a candidate is compared with; all of them if left out."""
 

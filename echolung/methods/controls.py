@@ -114,9 +114,8 @@ class Tabular(Method):
     @classmethod
     def load(cls, directory: Path) -> Self:
         try:
-            return cls(
-                read_json(directory / "columns.json"), load_file(directory / "weights.safetensors"), pd.DataFrame()
-            )
+            weights = load_file(directory / "weights.safetensors")
+            return cls(read_json(directory / "columns.json"), weights, pd.DataFrame())
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{directory} does not hold a logistic regression ({error})", REMEDY) from None
 

@@ -4,7 +4,9 @@ from echolung.core.parameters import Parameters
 
 
 class ReportSettings(Parameters):
-    """What the report may show."""
+    """What the report shows."""
 
     frames: bool = False
-    """Sample frames of the videos: off unless their owner allows it, as most data sets do not."""
+    """Sample frames of recorded videos: off unless their licence allows it, as most do not. Drawn ones are shown."""
+    arms: tuple[str, ...] = ()
+    """Every arm, as `conf/config.yaml` lists them: the columns of `dvc plots`."""

@@ -1,0 +1,74 @@
+"""The fits of one task on Ray: every arm x method x seed x repeat x outer fold."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from echolung.compute.trials import run_trials
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import Progress, code_digest, digest
+from echolung.data.clips import ClipStore
+from echolung.data.manifest import read_manifest
+from echolung.data.splits import folds_digest
+from echolung.embedding.features import Features
+from echolung.kinds.task import Task
+from echolung.methods.fitting import CODE, feature_stores, fit_one
+from echolung.methods.methods import METHODS
+
+Fit = tuple[str, str, int]
+"""Arm, method, seed of the arm."""
+
+
+def fit_task(
+    name: str,
+    task: Task,
+    fits: Sequence[Fit],
+    methods: Mapping[str, Parameters],
+    folds: pd.DataFrame,
+    data: Path,
+    runs: Path,
+    *,
+    seed: int,
+    workers: int,
+    on_progress: Progress | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Out-of-fold predictions of every fit on the task's `folds`, and what their inner folds chose from.
+
+    `data` is data/<study>; finished fits are kept in `runs`, under a digest of all that they depend on. `methods` are
+    the parameters of each method. Raises TrialError, naming arm, method and fold, after all other fits have finished.
+    """
+    places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().itertuples(index=False)
+    outer = [{"repeat": int(repeat), "fold": int(fold)} for repeat, fold in places]
+    recordings = _content(data, task)
+    split = folds_digest(folds)
+    configurations: list[dict[str, Any]] = []
+    for arm, method, arm_seed in fits:
+        stores = feature_stores(data, task, arm, arm_seed) if METHODS[method].reads_tokens else []
+        depends = [split, recordings, [Features.open(store).record.key for store in stores]]
+        one = {"task_name": name, "task": task.model_dump(mode="json"), "arm": arm, "method": method}
+        one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[method].model_dump(mode="json")}
+        one["_depends"] = digest([*depends, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
+        configurations += [one | place for place in outer]
+    gpus = max(METHODS[method].gpus for _, method, _ in fits)
+    function = functools.partial(fit_one, str(data), str(runs / "work"))
+    results = run_trials(function, configurations, runs / "finished", f"fit-{name}", workers, on_progress, gpus=gpus)
+    search = [result["search"] for result in results if len(result["search"])]
+    return (
+        pd.concat([result["predictions"] for result in results], ignore_index=True),
+        pd.concat(search, ignore_index=True) if search else pd.DataFrame({"task": []}),
+    )
+
+
+def _content(data: Path, task: Task) -> str:
+    """A digest of what is known of the task's recordings, and of their frames."""
+    found = []
+    for source in task.sources:
+        manifest = read_manifest(data / "ingest" / source / "manifest.parquet")
+        store = ClipStore.open(data / "ingest" / source / "clips")
+        found.append([store.fingerprint, store.size, manifest.astype(str).to_csv(index=False)])
+    return digest(found)

@@ -1,0 +1,95 @@
+"""One fit of the nested cross-validation, and the refit of a method on all patients.
+
+A fit is one task, arm, method, seed, repeat and outer fold: the method chooses on inner folds of the training rows, is
+fitted on all of them, and only then sees the outer test fold, whose labels reach nothing but y_true. Seeds depend on
+task, repeat and fold and not on the arm: arms are compared on the same batches and initial heads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from echolung.core.errors import DataError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import derived_seed, digest
+from echolung.data.splits import folds_digest, read_folds
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.kinds import KINDS, kind_of
+from echolung.kinds.predictions import prediction_rows
+from echolung.kinds.task import Task
+from echolung.methods.method import Method
+from echolung.methods.methods import METHODS
+
+CODE = ("echolung.methods.fitting", "echolung.embedding.recordings", "echolung.data.clips")
+"""Modules that every fit depends on, besides its method's own."""
+UNUSED = -1
+"""Inner fold of rows that are not in a training set."""
+
+
+def outer_fold(folds: pd.DataFrame, repeat: int, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training rows (with `inner`) and the test rows of one outer fold; raises DataError if there is none."""
+    rows = folds[folds["repeat"] == repeat].reset_index(drop=True)
+    test = rows[rows["fold"] == fold]
+    training = rows.assign(inner=rows.get(f"inner_{fold}", UNUSED))
+    training = training[(training["fold"] != fold) & (training["inner"] != UNUSED)]
+    if test.empty or training.empty:
+        raise DataError(f"the split has no outer fold {fold} in repeat {repeat}", "Run `dvc repro split`.")
+    return training.reset_index(drop=True), test.reset_index(drop=True)
+
+
+def fit_one(data: str, work: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """One fit, in any process: plain values in, tables out.
+
+    `data` is data/<study>, `work` a folder for fits in progress. The configuration: task_name, task, arm, method,
+    arm_seed, repeat, fold, seed, settings (of the method). Returns predictions (rows of `kinds.predictions`) and
+    search (what the inner folds chose from).
+    """
+    given, root = dict(configuration), Path(data)
+    name, repeat, fold = str(given["task_name"]), int(given["repeat"]), int(given["fold"])
+    task = KINDS[given["task"]["kind"]].Task.parse(given["task"], f"tasks.{name}")
+    kind, folds = kind_of(task), read_folds(root / "split" / f"{name}.csv")
+    training, test = outer_fold(folds, repeat, fold)
+    method = METHODS[given["method"]]
+    features = feature_stores(root, task, given["arm"], given["arm_seed"]) if method.reads_tokens else []
+    recordings = Recordings.of_sources(root / "ingest", task.sources, features)
+    settings = method.Settings.parse(given["settings"], f"fit.methods.{given['method']}")
+    seed = derived_seed(given["seed"], name, repeat, fold)
+    directory = Path(work) / digest(given)
+    fitted = method.fit(settings, task, recordings, training, seed, directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    ids = [str(one) for one in test["sample_id"]]
+    heading = {"task": name, "arm": given["arm"], "arm_seed": int(given["arm_seed"]), "method": given["method"]}
+    heading |= {"repeat": repeat, "fold": fold}
+    values, seen = fitted.predict(recordings, ids), recordings.seen(ids)
+    search = fitted.search()
+    return {
+        "predictions": prediction_rows(heading, test, kind.columns(task), values, folds_digest(folds), seen),
+        "search": search.assign(**heading)[[*heading, *search.columns]],
+    }
+
+
+def feature_stores(data: Path, task: Task, arm: str, seed: int) -> list[Path]:
+    """The feature store of one encoder for each source of the task, below data/<study>/embed."""
+    return [data / "embed" / source / arm / f"seed{seed}" for source in task.sources]
+
+
+def refit(
+    method: str, settings: Parameters, name: str, task: Task, recordings: Recordings, folds: pd.DataFrame, seed: int,
+    directory: Path,
+) -> Method:  # fmt: skip
+    """The method to deploy: chosen and fitted on all patients, the outer folds of repeat 0 as inner folds.
+
+    A task with an official split or an external test set is fitted on its training rows, as it was scored. What chose
+    it is no score of it: that is what the out-of-fold predictions are for.
+    """
+    if task.split == "cv":
+        rows = folds[folds["repeat"] == 0].reset_index(drop=True)
+        training = rows.assign(inner=rows["fold"])
+    else:
+        training, _ = outer_fold(folds, 0, 0)
+    return METHODS[method].fit(settings, task, recordings, training, derived_seed(seed, name, "refit"), directory)

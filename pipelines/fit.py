@@ -1,0 +1,52 @@
+"""fit: out-of-fold predictions of every arm on one task. Run by DVC: dvc repro fit@pocus-pathology
+
+Fits that finished before an interruption are kept in data/<study>-runs/fit/.
+"""
+
+import click
+
+from echolung.core.runtime import atomic_directory
+from echolung.stage import stage
+
+
+@click.command(help=__doc__)
+@click.argument("task")
+def main(task: str) -> None:
+    with stage("fit", task) as here:
+        from echolung.compute.fits import fit_task
+        from echolung.data.splits import folds_digest, read_folds
+        from echolung.kinds.kinds import kind_of
+
+        settings, spec = here.settings, here.settings.tasks[task]
+        folds = read_folds(here.data("split", f"{task}.csv"))
+        fits = settings.fits(task)
+        predictions, search = fit_task(
+            task,
+            spec,
+            fits,
+            {method: settings.fit.of(method) for _, method, _ in fits},
+            folds,
+            here.data(),
+            here.scratch("fit", task),
+            seed=settings.fit.seed,
+            workers=settings.workers,
+            on_progress=here.progress(f"fitting {task}"),
+        )
+        kind = kind_of(spec)
+        columns = kind.columns(spec)
+        valid = ~kind.wrong(spec, predictions[columns].to_numpy(float))
+        here.check(
+            {"predictions": predictions.assign(valid=valid), "folds": folds},
+            split_digest=folds_digest(folds),
+            columns=columns,
+            valid=kind.valid,
+        )
+        with atomic_directory(here.data("fit", task)) as target:
+            predictions.to_parquet(target / "predictions.parquet", index=False)
+            search.to_parquet(target / "search.parquet", index=False)
+        here.run.metrics({"fits": len(fits), "choices": len(search)})
+        here.run.attach(here.data("fit", task, "search.parquet"), "fits")
+
+
+if __name__ == "__main__":
+    main()
