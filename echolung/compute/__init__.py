@@ -1,1 +1,1 @@
-"""Ray: sessions and trials."""
+"""Ray: sessions, trials, and pretraining on one or many workers."""

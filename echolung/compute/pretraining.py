@@ -1,13 +1,12 @@
-"""Pretraining as Ray Tune trials around Ray Train.
+"""Pretraining as trials around Ray Train: every seed is a trial, every trial a TorchTrainer with one or more workers.
 
-One path from a laptop to a cluster: every seed is a trial, every trial a TorchTrainer whose workers, one or many, run
-the same training loop. Runs go on from their own checkpoints (`echolung.pretraining.checkpoint`), so nothing of Ray's
-state has to survive.
+The workers run the same training loop on a laptop and on a cluster. Runs resume from their own checkpoints
+(`echolung.pretraining.checkpoint`), so no state of Ray has to survive.
 """
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,17 +16,19 @@ from typing import Any
 import pandas as pd
 
 from echolung.compute.session import ray_session
+from echolung.compute.trials import added, register, run_trials
 from echolung.core.errors import EcholungError, SettingsError, TrialError
 from echolung.core.runtime import Progress
-from echolung.models.encoder import EncoderSettings
-from echolung.pretraining.arm import SeedRun
-from echolung.pretraining.loop import OnMetrics, PretrainSettings
+from echolung.models.encoder import ClipSettings
+from echolung.pretraining.loop import OnMetrics
+from echolung.pretraining.run import SeedRun
+from echolung.pretraining.settings import ComputeSettings, PretrainSettings
 
 
-def pretrain_arm(
-    arm: str,
+def pretrain(
+    name: str,
     settings: PretrainSettings,
-    encoder: EncoderSettings,
+    encoder: ClipSettings,
     pool: Path,
     runs: Path,
     target: Path,
@@ -36,65 +37,56 @@ def pretrain_arm(
     on_progress: Progress | None = None,
     on_message: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Train one encoder per seed on the clip store `pool`; write `target`/seed<k>, and return one row per seed.
+    """Train `settings.encoders[name]` once per seed on the clip store `pool`, into `target`/seed<k>.
 
-    Every run keeps its checkpoint in `runs`/seed<k> and goes on from it. A worker that dies is replaced once.
-    `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. The rows have the columns
-    seed, steps, loss_first, loss_last, effective_rank, videos, finite, weights_sha256.
+    A run keeps its checkpoint and its finished encoder in `runs`/seed<k>: it resumes from the first, and a finished one
+    is copied. A worker that dies is replaced once. `on_metrics[seed]` must be picklable: it is called in the first
+    worker of that seed's run. Returns one row per seed: seed, steps, loss_first, loss_last, effective_rank, videos,
+    finite, weights_sha256.
 
     Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for.
     """
-    where = (pool.absolute(), runs.absolute(), target.absolute())  # workers may stand in another folder
-    trials = [
-        SeedRun(arm, settings, encoder, where[0], seed, where[1] / f"seed{seed}", where[2] / f"seed{seed}")
-        for seed in settings.seeds
-    ]
-    for message in filter(None, [trial.outlook() for trial in trials]):
-        on_message(message)
-    compute = settings.compute
-    slots = max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)
-    with ray_session(slots):
-        _run_trials(trials, where[1] / "ray", on_metrics or {}, on_progress)
-    return pd.DataFrame([trial.row() for trial in trials])
+    pool, runs = pool.absolute(), runs.absolute()  # workers may have another working folder
+    seeds = [SeedRun(name, settings, encoder, pool, seed, runs / f"seed{seed}") for seed in settings.seeds]
+    pending = {run.seed: run for run in seeds if not run.finished()}
+    for run in seeds:
+        message = run.outlook() if run.seed in pending else f"{name} seed {run.seed}: already trained"
+        if message:
+            on_message(message)
+    if pending:
+        _train(pending, runs / "trials", on_metrics or {}, on_progress)
+    for run in seeds:
+        shutil.copytree(run.result, target / f"seed{run.seed}", dirs_exist_ok=True)
+    return pd.DataFrame([run.row() for run in seeds])
 
 
-def _run_trials(
-    trials: list[SeedRun], storage: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress | None
+def _train(
+    runs: dict[int, SeedRun], directory: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress | None
 ) -> None:
-    from ray import tune
-
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by TrialError
-    settings = trials[0].settings
-    shutil.rmtree(storage, ignore_errors=True)
-    tuner = tune.Tuner(
-        # A trial only waits for its workers, which ask for the CPUs; but Tune refuses one that asks for nothing.
-        tune.with_resources(_trial_function(trials, storage, on_metrics), {"cpu": 0, "memory": 1}),
-        param_space={"trial": tune.grid_search(list(range(len(trials))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=_capacity(settings)),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=str(storage),
-            verbose=0,
-            callbacks=_progress_callbacks(settings.training.steps, len(trials), on_progress),
-        ),
-    )
-    results = tuner.fit()
-    shutil.rmtree(storage, ignore_errors=True)
-    for result in results:
-        trial = trials[result.config["trial"]] if result.config else trials[0]
-        name = f"pretraining {trial.arm} with seed {trial.seed}"
-        if result.error is not None:
-            cause = str(result.error).strip().splitlines()[0]
-            raise TrialError(f"{name} failed: {cause}", "Call again: it goes on from its last checkpoint.")
-        if result.metrics and "problem" in result.metrics:
-            raise TrialError(f"{name} failed: {result.metrics['problem']}", result.metrics["remedy"])
+    some = next(iter(runs.values()))
+    compute = some.settings.compute
+    shutil.rmtree(directory, ignore_errors=True)  # the state of a run is in its own folder
+    with ray_session(max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)):
+        run_trials(
+            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=directory / "train", added=added()),
+            [{"seed": seed} for seed in runs],
+            directory,
+            f"pretrain-{some.name}",
+            len(runs),
+            on_progress,
+            # A trial only waits for its workers, which ask for the CPUs; but Tune wants it to ask for something.
+            resources={"cpu": 0, "memory": 1},
+            at_once=_capacity(compute),
+            steps=some.settings.of(some.name).steps,
+        )
+    shutil.rmtree(directory)
 
 
-def _capacity(settings: PretrainSettings) -> int:
-    """How many trials fit side by side into what Ray has."""
+def _capacity(compute: ComputeSettings) -> int:
+    """How many runs fit side by side into what Ray has."""
     import ray
 
-    there, compute = ray.cluster_resources(), settings.compute
+    there = ray.cluster_resources()
     wanted = {"CPU": compute.workers * compute.cpus_per_worker, "GPU": compute.workers if compute.gpu else 0}
     for kind, number in wanted.items():
         if number > there.get(kind, 0):
@@ -106,83 +98,67 @@ def _capacity(settings: PretrainSettings) -> int:
     return max(1, min(int(there[kind] // number) for kind, number in wanted.items() if number))
 
 
-def _trial_function(
-    trials: list[SeedRun], storage: Path, on_metrics: Mapping[int, OnMetrics]
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def run_trial(config: dict[str, Any]) -> dict[str, Any]:
-        from ray import train as ray_train
-        from ray.train.torch import TorchTrainer
-        from ray.tune.integration.ray_train import TuneReportCallback
+def _trial(
+    configuration: dict[str, Any],
+    *,
+    runs: dict[int, SeedRun],
+    on_metrics: Mapping[int, OnMetrics],
+    storage: Path,
+    added: list[tuple[str, str, Any]],
+) -> dict[str, Any]:
+    from ray import train as ray_train
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
 
-        trial = trials[config["trial"]]
-        compute = trial.settings.compute
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={"trial": trial, "on_metrics": on_metrics.get(trial.seed)},
-            scaling_config=ray_train.ScalingConfig(
-                num_workers=compute.workers,
-                use_gpu=compute.gpu,
-                resources_per_worker={"CPU": compute.cpus_per_worker},
-            ),
-            run_config=ray_train.RunConfig(
-                name=f"seed{trial.seed}",
-                storage_path=str(storage),
-                failure_config=ray_train.FailureConfig(max_failures=1),
-                callbacks=[TuneReportCallback()],
-            ),
-        )
-        try:
-            trainer.fit()
-        except ray_train.TrainingFailedError as error:
-            return _failure(error, trial)
-        return {}
-
-    return run_trial
+    run = runs[configuration["seed"]]
+    compute = run.settings.compute
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"run": run, "on_metrics": on_metrics.get(run.seed), "added": added},
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=compute.workers,
+            use_gpu=compute.gpu,
+            resources_per_worker={"CPU": compute.cpus_per_worker},
+        ),
+        run_config=ray_train.RunConfig(
+            name=f"seed{run.seed}",
+            storage_path=str(storage),
+            failure_config=ray_train.FailureConfig(max_failures=1),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray_train.TrainingFailedError as error:
+        raise _cause(error) from error
+    return {}
 
 
-def _failure(error: Exception, trial: SeedRun) -> dict[str, str]:
-    """What went wrong in the workers, in one line; a typed error keeps its remedy."""
+def _cause(error: Exception) -> EcholungError:
+    """Why the workers failed: their own typed error, or one that says what to do about a death."""
     failures = [getattr(cause, "_base_exc", cause) for cause in getattr(error, "worker_failures", {}).values()]
-    typed = [cause for cause in failures if isinstance(cause, EcholungError)]
-    if typed:
-        return {"problem": typed[0].problem, "remedy": typed[0].remedy}
-    cause = str((failures or [error])[0]).strip().splitlines()
-    more = f"See {trial.error}. " if trial.error.exists() else "If it was memory, lower pretrain.training.batch. "
-    return {
-        "problem": f"a worker died twice ({cause[0] if cause else type(error).__name__})",
-        "remedy": f"{more}Call again: it goes on from its last checkpoint.",
-    }
+    for cause in failures:
+        if isinstance(cause, EcholungError):
+            return cause
+    lines = str((failures or [error])[0]).strip().splitlines() or [type(error).__name__]
+    return TrialError(f"a worker died twice ({lines[0]})", "If it ran out of memory, lower pretrain.training.batch.")
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What each worker of a trial does."""
+    """What each worker of a run does."""
     import ray.train
     import torch
     from ray.train.torch import get_device
 
-    trial: SeedRun = config["trial"]
-    told: OnMetrics | None = config["on_metrics"]
+    run: SeedRun = config["run"]
+    record: OnMetrics | None = config["on_metrics"]
+    register(config["added"])
     first = ray.train.get_context().get_world_rank() == 0
-    torch.set_num_threads(trial.settings.compute.cpus_per_worker)
+    torch.set_num_threads(run.settings.compute.cpus_per_worker)
 
     def on_metrics(step: int, values: dict[str, float | None]) -> None:
-        if first and told is not None:
-            told(step, values)
+        if first and record is not None:
+            record(step, values)
         ray.train.report({"step": step})
 
-    trial.train(on_metrics, get_device(), writes=first)
-
-
-def _progress_callbacks(steps: int, trials: int, on_progress: Progress | None) -> list[Any]:
-    from ray import tune
-
-    done: dict[str, int] = {}
-
-    class Advance(tune.Callback):
-        def on_trial_result(self, **news: Any) -> None:
-            if on_progress is not None:
-                name = news["trial"].trial_id
-                done[name] = max(done.get(name, 0), int(news["result"].get("step", 0)))
-                on_progress(sum(done.values()), steps * trials)
-
-    return [Advance()]
+    run.train(on_metrics, get_device(), writes=first)

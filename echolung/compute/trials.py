@@ -1,10 +1,9 @@
 """Many independent trials of a plain function, by Ray Tune: on this machine's cores or on a cluster.
 
-    results = run_trials(fit, [{"fold": 0}, {"fold": 1}], Path("runs/probe"), "probe", workers=2)
+    results = run_trials(fit, [{"fold": 0}, {"fold": 1}], Path("runs/fit"), "fit", workers=2)
 
-A finished trial's result lies in `directory` under the digest of its configuration, so a killed call goes on where it
-was, a changed parameter runs what it changes, and nothing is ever read back for a configuration it was not made for.
-A result whose files are not as the trial wrote them is computed again.
+Results are cached in `directory` by configuration digest: a killed call resumes, and a changed parameter reruns only
+the trials that it changes.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,11 @@ from echolung.core.runtime import (
     digest,
     read_json,
     seed_everything,
-    sha256_file,
     write_json,
 )
 
-FAILURES_TOLD = 3
-DIGESTS = "digests.json"
-"""SHA-256 of every other file of a trial."""
+SHOWN = 3
+"""Causes that an error lists, and configurations of each."""
 
 Trial = Callable[[dict[str, Any]], Mapping[str, Any]]
 """A trial: takes its configuration, returns tables (DataFrame) and anything JSON can hold, by name."""
@@ -52,169 +50,215 @@ def run_trials(
     *,
     fingerprint: str = "",
     gpus: float = 0.0,
+    resources: Mapping[str, float] | None = None,
+    at_once: int | None = None,
+    steps: int = 1,
 ) -> list[dict[str, Any]]:
-    """Results of `function(configuration)`, in the order of `configurations`, which must differ from one another.
+    """Results of `function(configuration)`, in the order of `configurations`, which must all differ.
 
-    `fingerprint` stands for all else that the results depend on (data, code). Each trial computes in one thread with
-    seeds drawn from its configuration, so its result does not depend on how many run side by side; `gpus` is the
-    share of a GPU it asks for. `directory` must be on storage that every machine of the cluster sees.
-    A failing trial is tried once more. Raises TrialError, after all others have finished, naming its configuration.
+    `fingerprint` covers everything else the results depend on (data, code). A trial runs in one thread, seeded from its
+    configuration, so its result does not depend on how many run at once. It gets one CPU and the share `gpus` of a GPU,
+    or `resources`; no more than `at_once` run side by side. It counts as `steps` in `on_progress`, and may report
+    `step` on its way. `directory` must be on storage that all machines of the cluster see.
+
+    A trial whose process dies, or that raises an unexpected error, is retried once. Raises TrialError, after all others
+    have finished, with the cause and the configurations that failed.
     """
     directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
     keys = [digest([fingerprint, dict(configuration)]) for configuration in configurations]
     assert len(set(keys)) == len(keys), "two trials have the same configuration"
+    results = {key: result for key in keys if (result := _read(directory / key)) is not None}
     pending = {
-        key: dict(configuration)
-        for key, configuration in zip(keys, configurations, strict=True)
-        if not _is_whole(directory / key)
+        key: dict(configuration) for key, configuration in zip(keys, configurations, strict=True) if key not in results
     }
-    changed = sum((directory / key).is_dir() for key in pending)
-    if changed:
-        print(f"{changed} finished {name} trials were changed or damaged: they are computed again.", file=sys.stderr)
+    damaged = sum((directory / key).is_dir() for key in pending)
+    if damaged:
+        print(f"{damaged} results of {name} trials are damaged and will be recomputed.", file=sys.stderr)
     if on_progress:
-        on_progress(len(keys) - len(pending), len(keys))
+        on_progress(len(results) * steps, len(keys) * steps)
     if pending:
-        causes = _tune(function, pending, directory, name, workers, gpus, len(keys), on_progress)
-        _raise_failures(directory, pending, causes, name)
-    for path in directory.iterdir():  # results of parameters that are no longer asked for
+        body = {"function": function, "configurations": pending, "directory": directory, "added": added()}
+        wanted = dict(resources or {"cpu": 1, "gpu": gpus})
+        with ray_session(workers):
+            reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
+            failures = _tune(body, name, wanted, at_once, reporter)
+        results |= {key: result for key in pending if (result := _read(directory / key)) is not None}
+        if failed := [key for key in pending if key not in results]:
+            raise _failure(failed, pending, failures, directory, name)
+    for path in directory.iterdir():  # results of parameters that are no longer used
         if path.name not in keys:
             shutil.rmtree(path, ignore_errors=True)
-    return [_read(directory / key) for key in keys]
+    return [results[key] for key in keys]
+
+
+def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -> Any:
+    from ray import tune
+
+    class Reporter(tune.Callback):
+        def __init__(self) -> None:
+            self.steps: dict[str, int] = {}
+
+        def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            self.advance(trial, int(result.get("step", 0)))
+
+        def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
+            self.advance(trial, steps)
+
+        on_trial_error = on_trial_complete
+
+        def advance(self, trial: Any, step: int) -> None:
+            self.steps[trial.trial_id] = max(step, self.steps.get(trial.trial_id, 0))  # a retried trial starts lower
+            if on_progress:
+                on_progress(done + sum(self.steps.values()), total)
+
+    return Reporter()
 
 
 def _tune(
-    function: Trial,
-    pending: dict[str, dict[str, Any]],
-    directory: Path,
-    name: str,
-    workers: int,
-    gpus: float,
-    total: int,
-    on_progress: Progress | None,
-) -> dict[str, str]:
-    """Run what is pending; returns why trials failed, by key, where there is no file that tells."""
-    with ray_session(workers):
-        from ray import tune
+    body: dict[str, Any], name: str, resources: dict[str, float], at_once: int | None, reporter: Any
+) -> dict[str, dict[str, str]]:
+    """Run what is pending; returns what the failed trials report, by key."""
+    from ray import tune
 
-        class Report(tune.Callback):
-            def __init__(self) -> None:
-                self.ended: set[str] = set()
-
-            def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                self.ended.add(trial.trial_id)  # a trial that is tried again ends twice
-                if on_progress:
-                    on_progress(total - len(pending) + len(self.ended), total)
-
-            on_trial_error = on_trial_complete
-
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by TrialError
-        records = directory / ".tune"
-        for old in (records, directory / "failures"):
-            shutil.rmtree(old, ignore_errors=True)
-        body = tune.with_parameters(_trial, function=function, configurations=pending, directory=directory)
-        tuner = tune.Tuner(
-            tune.with_resources(body, {"cpu": 1, "gpu": gpus}),
-            param_space={"key": tune.grid_search(list(pending))},
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,  # a fresh process for every trial costs seconds; `_trial` seeds anew
-                trial_name_creator=lambda trial: str(trial.config["key"]),
-                trial_dirname_creator=lambda trial: str(trial.config["key"]),
-            ),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(records),
-                failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[Report()],
-                verbose=0,
-            ),
-        )
-        grid = tuner.fit()
-        causes = {one.config["key"]: one.error or (one.metrics or {}).get("cause") for one in grid if one.config}
-        return {key: str(cause) for key, cause in causes.items() if cause}
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
+    records = body["directory"] / ".tune"
+    for old in (records, body["directory"] / "failures"):
+        shutil.rmtree(old, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, **body), resources),
+        param_space={"key": tune.grid_search(list(body["configurations"]))},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,  # a new process for every trial costs seconds; `_trial` reseeds
+            max_concurrent_trials=at_once,
+            trial_name_creator=lambda trial: str(trial.config["key"]),
+            trial_dirname_creator=lambda trial: str(trial.config["key"]),
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(records),
+            failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=[reporter],
+            verbose=0,
+        ),
+    )
+    reports = {}
+    for trial in tuner.fit():
+        metrics = trial.metrics or {}
+        cause = str(trial.error) if trial.error else metrics.get("cause", "no result")
+        reports[trial.config["key"]] = {"cause": " ".join(cause.split())[-400:], "remedy": metrics.get("remedy", "")}
+    return reports
 
 
 def _trial(
-    config: dict[str, Any], function: Trial, configurations: dict[str, dict[str, Any]], directory: Path
+    config: dict[str, Any],
+    function: Trial,
+    configurations: dict[str, dict[str, Any]],
+    directory: Path,
+    added: list[tuple[str, str, Any]],
 ) -> dict[str, Any]:
-    """One trial in a worker process: its result, or the reason why there is none, is left in the directory."""
+    """One trial in a worker process: writes its result, or the traceback of its failure, into `directory`."""
     key = config["key"]
-    configuration = configurations[key]
+    register(added)
     _one_thread()
     seed_everything(derived_seed("trial", key))
     failure = directory / "failures" / f"{key}.json"
     try:
-        result = function(configuration)
+        result = function(configurations[key])
         with atomic_directory(directory / key) as folder:
             _write(folder, result)
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
-        with contextlib.suppress(DiskError):  # it may be the disk that is full
-            write_json(failure, {"cause": cause, "traceback": traceback.format_exc()})
-        if isinstance(error, EcholungError):
-            return {"finished": 0, "cause": cause}  # another try would end the same way
+        typed = error if isinstance(error, EcholungError) else TrialError(f"{type(error).__name__}: {error}")
+        report = {"cause": typed.problem, "remedy": typed.remedy}
+        with contextlib.suppress(DiskError):  # the disk may be full
+            write_json(failure, {**report, "configuration": configurations[key], "traceback": traceback.format_exc()})
+        if typed is error:
+            return report  # a retry would fail in the same way
         raise
     failure.unlink(missing_ok=True)
-    return {"finished": 1}
+    return {}
 
 
 def _one_thread() -> None:
-    """Side by side, trials that each use every core slow one another down, and add up in another order."""
+    """Trials that each use every core slow one another down, and sum in another order."""
     os.environ["OMP_NUM_THREADS"] = "1"
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
-def _raise_failures(directory: Path, pending: dict[str, dict[str, Any]], causes: dict[str, str], name: str) -> None:
-    failed = [key for key in pending if not _is_whole(directory / key)]
-    if not failed:
-        return
-    # Trials are told apart by what differs between them; causes that they share are told once.
-    told: dict[str, list[str]] = {}
+def _failure(
+    failed: list[str],
+    pending: dict[str, dict[str, Any]],
+    reports: dict[str, dict[str, str]],
+    directory: Path,
+    name: str,
+) -> TrialError:
+    labels: dict[str, list[str]] = {}  # by cause: trials often fail for the same reason
+    remedies: list[str] = []
     for key in failed:
-        told.setdefault(_cause(directory, key, causes), []).append(_label(pending[key], list(pending.values())))
+        report = reports.get(key, {"cause": "no result", "remedy": ""})
+        with contextlib.suppress(DataError):  # it says more than Ray does; a killed process leaves none
+            report = read_json(directory / "failures" / f"{key}.json")
+        labels.setdefault(report["cause"], []).append(_label(pending[key], list(pending.values())))
+        if report["remedy"] and report["remedy"] not in remedies:
+            remedies.append(report["remedy"])
     parts = []
-    for cause, labels in list(told.items())[:FAILURES_TOLD]:
-        more = f" and {len(labels) - FAILURES_TOLD} more" if len(labels) > FAILURES_TOLD else ""
-        parts.append(f"{cause} [{'; '.join(labels[:FAILURES_TOLD])}{more}]")
-    raise TrialError(
+    for cause, where in list(labels.items())[:SHOWN]:
+        more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
+        parts.append(f"{cause} [{'; '.join(where[:SHOWN])}{more}]")
+    return TrialError(
         f"{len(failed)} of {len(pending)} {name} trials failed: {'; '.join(parts)}",
-        f"Finished trials are kept: mend the cause and call again. Details: {directory / 'failures'}",
+        f"{' '.join(remedies[:SHOWN]) or 'Fix the error.'} Then rerun: finished trials are kept. "
+        f"Details: {directory / 'failures'}",
     )
 
 
 def _label(configuration: dict[str, Any], everything: list[dict[str, Any]]) -> str:
-    """`fold 2, repeat 0`: the values by which a configuration differs from the others."""
-    differing = [name for name in configuration if any(other.get(name) != configuration[name] for other in everything)]
-    return ", ".join(f"{name} {configuration[name]}" for name in differing or configuration)
-
-
-def _cause(directory: Path, key: str, causes: dict[str, str]) -> str:
-    report = directory / "failures" / f"{key}.json"
-    if report.is_file():
-        return str(read_json(report)["cause"])
-    # The process could not start the trial, or was killed: Ray's report ends with what matters.
-    return " ".join(causes.get(key, "no result").split())[-400:]
+    """`fold 2, repeat 0`: the values in which a configuration differs from the others; not those of `_names`."""
+    shown = [name for name in configuration if not name.startswith("_")]
+    differing = [name for name in shown if any(other.get(name) != configuration[name] for other in everything)]
+    return ", ".join(f"{name} {configuration[name]}" for name in differing or shown)
 
 
 def _write(folder: Path, result: Mapping[str, Any]) -> None:
-    """Tables as parquet, all else as JSON: readable by a person, and nothing that runs code when it is read."""
+    """Tables as parquet, the rest as JSON."""
     plain = {name: value for name, value in result.items() if not isinstance(value, pd.DataFrame)}
     tables = [name for name in result if name not in plain]
     for name in tables:
         result[name].to_parquet(folder / f"{name}.parquet", index=False)
     write_json(folder / "result.json", {"tables": tables, "values": plain})
-    write_json(folder / DIGESTS, {path.name: sha256_file(path) for path in sorted(folder.iterdir())})
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a trial finished, and its files are those that it wrote."""
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished trial; None if there is none or its files are damaged."""
     try:
-        digests = read_json(folder / DIGESTS)
-        return all(sha256_file(folder / name) == written for name, written in digests.items())
-    except (DataError, OSError, AttributeError):
-        return False
+        record = read_json(folder / "result.json")
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}
+        return {**record["values"], **tables}
+    except (DataError, OSError, ValueError, LookupError, TypeError):
+        return None
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / "result.json")
-    return {**record["values"], **{name: pd.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}}
+SEAMS = {
+    "echolung.models.encoders": "ENCODERS",
+    "echolung.pretraining.objectives": "OBJECTIVES",
+    "echolung.methods.methods": "METHODS",
+    "echolung.kinds.kinds": "KINDS",
+}
+
+
+def added() -> list[tuple[str, str, Any]]:
+    """Entries (module, name, class) of seams that come from outside the package, which workers would lack."""
+    return [
+        (module, name, entry)
+        for module, seam in SEAMS.items()
+        if module in sys.modules
+        for name, entry in getattr(sys.modules[module], seam).items()
+        if not entry.__module__.startswith("echolung.")
+    ]
+
+
+def register(entries: list[tuple[str, str, Any]]) -> None:
+    """Add such entries to the seams of this process."""
+    for module, name, entry in entries:
+        getattr(import_module(module), SEAMS[module])[name] = entry

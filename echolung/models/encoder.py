@@ -1,87 +1,73 @@
-"""The encoder: grey clips in, tokens out, with its preprocessing as part of it."""
+"""What every encoder has in common: its settings, its preprocessing, and tokens on a known grid.
+
+Dimension letters in `echolung.models`: B clips, C channels, T frames, H W height and width of the stored frames, S side
+of the encoder's frames, N tokens of a clip, L packed tokens, D width.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import math
+from typing import Any, ClassVar, Literal
 
 import pydantic
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from echolung.core.parameters import Parameters
-from echolung.models.rope import rotated_width
-from echolung.models.vit import VisionTransformer
 
 
-class EncoderSettings(Parameters):
-    """Shape of the encoder and what a clip must be to enter it."""
+class ClipSettings(Parameters):
+    """What a clip must be to enter an encoder; each kind of encoder adds its own shape."""
 
-    width: int = pydantic.Field(gt=0, le=16384)
-    depth: int = pydantic.Field(gt=0, le=256)
-    heads: int = pydantic.Field(gt=0)
-    mlp_ratio: float = pydantic.Field(4.0, gt=0, le=16)
+    kind: str
+    """Name in ENCODERS."""
     image_size: int = pydantic.Field(gt=0, le=4096)
-    """Side of the square frames that enter the encoder, in pixels."""
+    """Side of the square frames, in pixels."""
     frames: int = pydantic.Field(gt=0, le=4096)
-    """Frames of a clip."""
+    """Frames of a clip; 1 for an encoder of single images."""
     clip_fps: float = pydantic.Field(gt=0)
     """Frames per second at which a clip is sampled, whatever the video's own rate."""
-    tubelet: int = pydantic.Field(2, gt=0)
-    patch: int = pydantic.Field(16, gt=0)
     channels: Literal[1, 3] = 1
     """1 takes the grey frame as it is; 3 repeats it, for weights that were trained on colour."""
     mean: float = 0.15
     std: float = pydantic.Field(0.2, gt=0)
     """Mean and standard deviation of pixel / 255, for normalisation; ultrasound is mostly dark."""
 
-    @pydantic.model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.width % self.heads or rotated_width(self.width // self.heads) < 2:
-            raise ValueError("width must be a multiple of heads, with at least 6 channels per head")
-        if self.image_size % self.patch:
-            raise ValueError("image_size must be a multiple of patch")
-        if self.frames % self.tubelet:
-            raise ValueError("frames must be a multiple of tubelet")
-        return self
 
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """Tokens along (time, height, width)."""
-        return self.frames // self.tubelet, self.image_size // self.patch, self.image_size // self.patch
+class Encoder(nn.Module):
+    """Grey clips to tokens. A kind of encoder sets `Settings` and defines `width`, `grid` and `forward`."""
 
+    Settings: ClassVar[type[ClipSettings]]
+    maskable: ClassVar[bool] = False
+    """Whether `forward(pixels, visible)` encodes only the tokens that a mask bool (B, N) shows, packed (L, D)."""
 
-class Encoder(VisionTransformer):
-    """A vision transformer together with its preprocessing; its weights are drawn from torch's default generator."""
-
-    def __init__(self, settings: EncoderSettings) -> None:
-        super().__init__(
-            width=settings.width,
-            depth=settings.depth,
-            heads=settings.heads,
-            mlp_ratio=settings.mlp_ratio,
-            channels=settings.channels,
-            tubelet=settings.tubelet,
-            patch=settings.patch,
-        )
-        self.settings = settings
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.settings: ClipSettings = settings
 
     @property
     def width(self) -> int:
-        return self.settings.width
+        """Channels of a token."""
+        raise NotImplementedError
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens of one clip along (time, height, width); a token's flat index runs over width fastest."""
+        raise NotImplementedError
 
     @property
     def tokens(self) -> int:
         """Tokens of one clip."""
-        time, height, width = self.settings.grid
-        return time * height * width
+        return math.prod(self.grid)
 
     def pixels(self, clips: torch.Tensor) -> torch.Tensor:
         """Grey clips uint8 (B, T, H, W) -> resized and normalised float (B, C, T, S, S) on the encoder's device."""
         settings = self.settings
         assert clips.dtype == torch.uint8 and clips.dim() == 4, "clips are uint8 (B, T, H, W)"
-        pixels = clips.to(self.norm.weight.device, non_blocking=True).float()
-        if pixels.shape[2:] != (settings.image_size, settings.image_size):
-            size = (settings.image_size, settings.image_size)
+        pixels = clips.to(next(self.parameters()).device, non_blocking=True).float()
+        size = (settings.image_size, settings.image_size)
+        if pixels.shape[2:] != size:
             pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
         pixels = (pixels / 255 - settings.mean) / settings.std
         return pixels[:, None].expand(-1, settings.channels, -1, -1, -1)
@@ -90,9 +76,9 @@ class Encoder(VisionTransformer):
     def encode(self, clips: torch.Tensor) -> torch.Tensor:
         """Grey clips uint8 (B, T, H, W) of `settings.frames` frames -> tokens float32 (B, N, D), without gradient.
 
-        On a GPU the arithmetic is bfloat16, as in training.
+        bfloat16 arithmetic on a GPU, as in training; float32 on a CPU.
         """
-        assert clips.shape[1] == self.settings.frames, "a clip has the encoder's number of frames"
+        assert clips.shape[1] == self.settings.frames, f"a clip has {self.settings.frames} frames"
         pixels = self.pixels(clips)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
             return self(pixels).float()

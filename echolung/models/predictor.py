@@ -1,4 +1,4 @@
-"""The predictor of V-JEPA 2: from the tokens a clip shows to those it hides (Assran et al. 2025, arXiv 2506.09985)."""
+"""The predictor of V-JEPA 2: visible tokens in, hidden tokens out (Assran et al. 2025, arXiv 2506.09985)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from echolung.models.vit import NORM_EPS, Block, initialise
 
 
 class Predictor(nn.Module):
-    """A narrow transformer over all positions of a clip: encoded tokens where it was seen, mask tokens elsewhere.
+    """A narrow transformer over all positions of a clip: encoded tokens where visible, mask tokens elsewhere.
 
-    `grid` is the fixed (time, height, width) grid of tokens; there is one mask token per mask generator.
+    `grid` is the (time, height, width) grid of tokens. There is one mask token per mask generator.
     """
 
     def __init__(
@@ -36,10 +36,9 @@ class Predictor(nn.Module):
         initialise(self, self.predictor_blocks)
 
     def forward(self, seen: torch.Tensor, visible: torch.Tensor, generator: int) -> torch.Tensor:
-        """Packed encoded tokens (L, D) and the mask `visible` bool (B, N), on the CPU -> the hidden tokens (B*N-L, D).
+        """Packed encoded tokens (L, D) and the mask `visible` bool (B, N) on the CPU -> the hidden tokens (B*N-L, D).
 
-        A visible and a hidden token together fill every position, so each clip is one full sequence of N tokens and
-        the positions are those of the grid.
+        Every position holds either a visible or a mask token, so each clip is a full sequence of N tokens.
         """
         clips, tokens = visible.shape
         flat = visible.flatten()

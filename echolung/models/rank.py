@@ -1,4 +1,4 @@
-"""How many directions an encoder's features span: the measure of collapse."""
+"""Effective rank of an encoder's features: it drops towards 1 when the encoder collapses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 def effective_rank(features: np.ndarray) -> float:
     """RankMe (Garrido et al. 2023, arXiv 2210.02885) of features (V, D): exp of the entropy of the singular values.
 
-    From 1 (every row on one line: a collapsed encoder) to min(V, D); 0 if a feature is not a number.
+    From 1 (all rows on one line: a collapsed encoder) to min(V, D); 0 if any feature is not finite.
     """
     if not np.isfinite(features).all():
         return 0.0

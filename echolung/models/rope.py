@@ -1,7 +1,6 @@
 """Rotary position embedding over time, height and width, as in V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985).
 
-Dimension letters in `echolung.models`: B clips, C channels, T frames, N tokens of a clip, L packed tokens, D width,
-H heads, E width of one head.
+Dimension letters: B clips, H heads, N tokens, E width of one head.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ BASE = 10000.0
 
 
 def rotated_width(head_width: int) -> int:
-    """Channels of a head that each of the three axes rotates (even; the remainder stays unrotated)."""
+    """Channels of a head that each of the three axes rotates (even; the rest stay unrotated)."""
     return 2 * ((head_width // 3) // 2)
 
 
@@ -25,8 +24,9 @@ def rotation(ids: torch.Tensor, grid: tuple[int, int, int], head_width: int) -> 
     axes = (ids // (height * width), ids // width % height, ids % width)
     half = rotated_width(head_width) // 2
     frequencies = BASE ** (-torch.arange(half, dtype=torch.float32, device=ids.device) / half)
-    # The released weights were trained with each axis's angles tiled (0 1 2 .. 0 1 2 ..) although `rotate` turns
-    # neighbouring pairs, which would want them interleaved (0 0 1 1 2 2 ..). Another layout would break them.
+    # The released weights were trained with each axis's angles tiled (0 1 2 .. 0 1 2 ..), although `rotate` turns
+    # neighbouring pairs, for which interleaved angles (0 0 1 1 2 2 ..) would be right. Keep it: a different layout
+    # breaks those weights.
     turns = [axis.float()[..., None] * frequencies for axis in axes]
     angles = torch.cat([part for turn in turns for part in (turn, turn)], dim=-1)
     angles = torch.nn.functional.pad(angles, (0, head_width - angles.shape[-1]))  # cos 0 = 1, sin 0 = 0: unrotated

@@ -3,18 +3,22 @@
 Pre-norm blocks, fused qkv with bias, exact GELU, rotary positions on queries and keys, no class token, no learned
 positions. Parameters are named as in the published checkpoints.
 
-Clips of which each shows another number of tokens are *packed*: their tokens stand one after the other in a single
-sequence (1, L, D) with the `lengths` of the clips beside it. Nothing is padded or cut to a common length, so no
-token is favoured by where it lies.
+Clips that show different numbers of tokens are *packed*: their tokens follow one another in a single sequence
+(1, L, D), with the `lengths` of the clips beside it. Nothing is padded or cut to a common length, so tokens at every
+position are equally likely to be kept.
 """
 
 from __future__ import annotations
 
+from typing import Literal, Self
+
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from echolung.models.rope import rotate, rotation
+from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.rope import rotate, rotated_width, rotation
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
@@ -32,7 +36,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor, turn: Rotation, lengths: list[int] | None) -> torch.Tensor:
-        """Tokens (B, N, D) -> (B, N, D); with `lengths`, (1, L, D) in which every clip attends to itself alone."""
+        """Tokens (B, N, D) -> (B, N, D); with `lengths`, (1, L, D) in which a clip attends only to itself."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, N, E)
         attended = _attend(rotate(query, *turn), rotate(key, *turn), value, lengths)
         return self.proj(attended.transpose(1, 2).flatten(2))
@@ -41,8 +45,8 @@ class Attention(nn.Module):
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int] | None) -> torch.Tensor:
     if lengths is None:
         return F.scaled_dot_product_attention(query, key, value)
-    # One call per clip costs nothing beside the arithmetic on a CPU; a GPU has a kernel for it
-    # (torch.nn.attention.varlen), and this is the one place where it goes.
+    # One call per clip is cheap next to the arithmetic on a CPU. A GPU has a kernel for it
+    # (torch.nn.attention.varlen), which would go here.
     clips = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
 
@@ -80,8 +84,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, width: int, channels: int, tubelet: int, patch: int) -> None:
         super().__init__()
         self.tubelet, self.patch = tubelet, patch
-        # Weights are kept, named and initialised as a convolution's; they are applied as a matrix,
-        # so that tubelets which nobody sees are not computed.
+        # Weights are named, shaped and initialised as a convolution's, but applied as a matrix: hidden tubelets are
+        # then never computed.
         self.proj = nn.Conv3d(channels, width, (tubelet, patch, patch), (tubelet, patch, patch))
 
     def grid(self, pixels: torch.Tensor) -> tuple[int, int, int]:
@@ -99,24 +103,61 @@ class PatchEmbedding(nn.Module):
         return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)
 
 
-class VisionTransformer(nn.Module):
-    """Clips to tokens, all of them or those that a mask shows."""
+class VideoViTSettings(ClipSettings):
+    """Shape of the video ViT."""
 
-    def __init__(
-        self, *, width: int, depth: int, heads: int, mlp_ratio: float, channels: int, tubelet: int, patch: int
-    ) -> None:
-        super().__init__()
-        self.head_width = width // heads
-        self.patch_embed = PatchEmbedding(width, channels, tubelet, patch)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+    kind: Literal["video-vit"] = "video-vit"
+    width: int = pydantic.Field(gt=0, le=16384)
+    depth: int = pydantic.Field(gt=0, le=256)
+    heads: int = pydantic.Field(gt=0)
+    mlp_ratio: float = pydantic.Field(4.0, gt=0, le=16)
+    tubelet: int = pydantic.Field(2, gt=0)
+    """Frames of one token."""
+    patch: int = pydantic.Field(16, gt=0)
+    """Side of one token, in pixels."""
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.width % self.heads or rotated_width(self.width // self.heads) < 2:
+            raise ValueError("width must be a multiple of heads, with at least 6 channels per head")
+        if self.image_size % self.patch:
+            raise ValueError("image_size must be a multiple of patch")
+        if self.frames % self.tubelet:
+            raise ValueError("frames must be a multiple of tubelet")
+        return self
+
+
+class VideoViT(Encoder):
+    """Clips to tokens, all of them or those that a mask shows; weights are drawn from torch's default generator."""
+
+    Settings = VideoViTSettings
+    maskable = True
+    settings: VideoViTSettings
+
+    def __init__(self, settings: VideoViTSettings) -> None:
+        super().__init__(settings)
+        self.head_width = settings.width // settings.heads
+        self.patch_embed = PatchEmbedding(settings.width, settings.channels, settings.tubelet, settings.patch)
+        self.blocks = nn.ModuleList(
+            Block(settings.width, settings.heads, settings.mlp_ratio) for _ in range(settings.depth)
+        )
+        self.norm = nn.LayerNorm(settings.width, eps=NORM_EPS)
         initialise(self, self.blocks)
+
+    @property
+    def width(self) -> int:
+        return self.settings.width
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        side = self.settings.image_size // self.settings.patch
+        return self.settings.frames // self.settings.tubelet, side, side
 
     def forward(self, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
         """Pixels float (B, C, T, S, S) -> normalised tokens (B, N, D).
 
-        With a mask `visible` bool (B, N), kept on the CPU: the visible tokens alone, packed (L, D), clip after clip and
-        each clip in the order of its token indices.
+        With a mask `visible` bool (B, N) on the CPU: only the visible tokens, packed (L, D), clip after clip, each clip
+        in the order of its token indices.
         """
         grid = self.patch_embed.grid(pixels)
         if visible is None:

@@ -1,63 +1,61 @@
-"""Encoders on disk: `encoder.safetensors`, and `encoder.json` that says what they are. Nothing is ever unpickled."""
+"""Encoders on disk: `encoder.safetensors` with the weights, `encoder.json` with settings and provenance. No pickle."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import echolung
 from echolung.core.errors import CheckpointError, SettingsError
-from echolung.core.parameters import Parameters
-from echolung.core.runtime import atomic_directory, derived_seed, sha256_file, write_json
-from echolung.models.encoder import Encoder, EncoderSettings
+from echolung.core.parameters import Parameters, chosen
+from echolung.core.runtime import atomic_directory, sha256_file, write_json
+from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.encoders import ENCODERS, initial_encoder
 
 WEIGHTS = "encoder.safetensors"
 RECORD = "encoder.json"
-REMEDY = "Name a folder that `dvc repro` wrote (data/<study>/pretrain/<arm>/seed<k>), or make it again."
+REMEDY = "Name a folder that `dvc repro` wrote (data/<study>/encoders/<name>/seed<k>), or run `dvc repro` again."
 
 
 class EncoderRecord(Parameters):
     """What a saved encoder is and where it comes from."""
 
-    settings: EncoderSettings
-    arm: str
+    settings: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
+    name: str
+    """Its name in the parameters: an entry of pretrain.encoders, or the arm of an untrained one."""
     objective: str
     """How it was trained; `none` for initial weights."""
     seed: int
     steps: int = 0
     trained_on: tuple[str, ...] = ()
-    """SHA-256 of every video it has seen."""
+    """SHA-256 of every recording it has seen."""
     trained_on_source: str = ""
+    fingerprint: str = ""
+    """Digest of everything that decides the result of its training; empty for initial weights."""
     weights_sha256: str = ""
     echolung_version: str = echolung.__version__
 
 
-def initial_encoder(settings: EncoderSettings, seed: int) -> Encoder:
-    """An untrained encoder; the same seed gives the same weights to every arm, trained further or not."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed("encoder", seed))
-        return Encoder(settings)
-
-
-def initialise(settings: EncoderSettings, seeds: Sequence[int], target: Path, arm: str = "random") -> pd.DataFrame:
+def initialise(settings: ClipSettings, seeds: Sequence[int], target: Path, name: str = "random") -> pd.DataFrame:
     """Save one untrained encoder per seed as `target`/seed<k>; returns one row per seed."""
     rows = []
     for seed in seeds:
         encoder = initial_encoder(settings, seed)
-        record = EncoderRecord(settings=settings, arm=arm, objective="none", seed=seed)
+        record = EncoderRecord(settings=settings, name=name, objective="none", seed=seed)
         saved = save_encoder(target / f"seed{seed}", encoder, record)
-        rows.append({"seed": seed, "steps": 0, "finite": finite(encoder), "weights_sha256": saved.weights_sha256})
+        row = {"seed": seed, "steps": 0, "finite": finite(encoder), "weights_sha256": saved.weights_sha256}
+        rows.append({"name": name, **row})
     return pd.DataFrame(rows)
 
 
 def finite(encoder: Encoder) -> bool:
-    """Whether every weight is a number."""
+    """Whether every weight is finite."""
     return all(bool(weight.isfinite().all()) for weight in encoder.parameters())
 
 
@@ -74,49 +72,35 @@ def save_encoder(directory: Path, encoder: Encoder, record: EncoderRecord) -> En
 def load_encoder(directory: Path) -> tuple[Encoder, EncoderRecord]:
     """Read an encoder, in evaluation mode on the CPU, with its record.
 
-    Raises CheckpointError if the folder holds no encoder of ours, or one that is damaged or of other settings.
+    Raises CheckpointError if the folder holds no encoder, or one whose weights are damaged or do not fit its settings.
     """
     directory = Path(directory)
     record = read_record(directory)
     path = directory / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{directory} has {RECORD} but no {WEIGHTS}", REMEDY)
-    if sha256_file(path) != record.weights_sha256:
-        raise CheckpointError(f"{path} is not the file that {RECORD} describes: it was damaged or replaced", REMEDY)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file ({error})", REMEDY) from None
-    with torch.device("meta"):
-        encoder = Encoder(record.settings)
-    _check_shapes(path, weights, encoder)
-    encoder.load_state_dict(weights, assign=True)
+        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error})", REMEDY) from None
+    encoder = initial_encoder(record.settings, record.seed)
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit the settings in {RECORD}: {reason}", REMEDY) from None
     return encoder.eval().requires_grad_(False), record
 
 
 def read_record(directory: Path) -> EncoderRecord:
-    """What the encoder in `directory` is, without its weights; raises CheckpointError if there is none of ours."""
+    """What the encoder in `directory` is, without its weights; raises CheckpointError if there is none."""
     path = directory / RECORD
     if not path.is_file():
-        what = "is a file, not a folder of ours" if directory.is_file() else f"holds no {RECORD}"
-        missing = "" if directory.exists() else " (it does not exist)"
-        raise CheckpointError(f"{directory} {what}{missing}", f"{REMEDY} Files of other programs are never unpickled.")
+        what = f"holds no {RECORD}" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
+        raise CheckpointError(f"{directory} {what}", f"{REMEDY} Pickled weights (.pt, .pth) are never loaded.")
     try:
-        values = json.loads(path.read_text())
-        return EncoderRecord.parse(values, str(path))
+        return EncoderRecord.parse(json.loads(path.read_text()), str(path))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not JSON of ours ({error})", REMEDY) from None
+        raise CheckpointError(f"{path} is not the record of an encoder ({error})", REMEDY) from None
     except SettingsError as error:
         raise CheckpointError(f"{path}: {error.problem}", REMEDY) from None
-
-
-def _check_shapes(path: Path, weights: dict[str, torch.Tensor], encoder: Encoder) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{path} does not fit the settings in {RECORD}: {name} is {found.get(name, 'missing')}, "
-                f"not {expected.get(name, 'expected')}",
-                REMEDY,
-            )

@@ -1,12 +1,10 @@
-"""The state of a run in one file: every tensor as safetensors, everything else as JSON in its header.
+"""The state of a run in one file: tensors as safetensors, everything else as JSON in its header. No pickle.
 
-One file takes its place atomically, so a killed run leaves the last whole checkpoint; its digest tells whether it was
-changed since. Nothing is pickled.
+The file is replaced atomically: a killed run leaves the last whole checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +23,12 @@ NAME = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, and what it must have in common with one that goes on from it."""
+    """How far a run is, and what it depends on."""
 
     step: int
     """Steps done."""
     fingerprint: dict[str, Any]
-    """Parameters and data; see `differences`."""
+    """Parameters, code and data; see `differences`."""
     history: list[dict[str, Any]]
     """One row per logged step."""
     losses: list[float]
@@ -38,19 +36,18 @@ class Progress:
 
 
 def save(directory: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Replace the checkpoint in `directory`."""
+    """Replace the checkpoint in `directory`: weights and buffers of `module`, and the optimizer's state of each."""
     tensors = {f"weights/{name}": tensor for name, tensor in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         for key, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = tensor
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(vars(progress))
     with atomic_path(directory / NAME) as temporary:
-        save_file(tensors, temporary, metadata={"progress": text, "sha256": _sha256(text, tensors)})
+        save_file(tensors, temporary, metadata={"progress": json.dumps(vars(progress))})
 
 
 def read_progress(directory: Path) -> Progress | None:
-    """What the checkpoint in `directory` says of its run; None if there is none. Reads no tensor."""
+    """The progress that the checkpoint in `directory` records, or None without one. Reads no tensor."""
     path = directory / NAME
     if not path.exists():
         return None
@@ -58,41 +55,30 @@ def read_progress(directory: Path) -> Progress | None:
         try:
             return Progress(**json.loads(file.metadata()["progress"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise _not_ours(path, error) from None
+            raise _damaged(path, error) from None
 
 
 def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load weights and optimizer state from the checkpoint in `directory`, bit for bit.
 
-    Raises CheckpointError if there is none of ours, or if anything in it was changed since it was saved.
+    Raises CheckpointError if it is damaged or belongs to other parts.
     """
     path = directory / NAME
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        header = file.metadata() or {}
-    if header.get("sha256") != _sha256(header.get("progress", ""), tensors):
-        raise _not_ours(path, "it is not as it was saved")
+    parameters = dict(module.named_parameters())
     try:
-        weights = {name: tensors[f"weights/{name}"] for name in module.state_dict()}
+        weights = {name: tensors.pop(f"weights/{name}") for name in module.state_dict()}
         module.load_state_dict(weights)
-        parameters = dict(module.named_parameters())
-        for label in tensors.keys() - {f"weights/{name}" for name in weights}:
+        for label, tensor in tensors.items():
             _, key, name = label.split("/")
-            optimizer.state[parameters[name]][key] = tensors[label].to(parameters[name].device)
+            optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise _not_ours(path, error) from None
-
-
-def _sha256(progress: str, tensors: dict[str, torch.Tensor]) -> str:
-    total = hashlib.sha256(progress.encode())
-    for name in sorted(tensors):
-        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+        raise _damaged(path, error) from None
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What differs between two fingerprints, as lines `key: theirs -> ours`; empty if a run may go on."""
+    """What differs between two fingerprints, as lines `key: theirs -> ours`; empty if a run may continue."""
     mine, other = _flat(ours), _flat(theirs)
     keys = sorted(mine.keys() | other.keys())
     return [f"{key}: {other.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != other.get(key)]
@@ -109,10 +95,8 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
-        raise _not_ours(path, error) from None
+        raise _damaged(path, error) from None
 
 
-def _not_ours(path: Path, error: Exception | str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is damaged or not a checkpoint of ours ({error})", f"Delete {path} to start afresh."
-    )
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or not a checkpoint ({error})", f"Delete {path} to start over.")

@@ -1,12 +1,12 @@
-"""THE training loop: every self-supervised objective, on one process or many, goes through `train`.
+"""The training loop: every self-supervised objective, on one process or many, goes through `train`.
 
-It knows neither Ray nor MLflow: it is handed a callable for metrics, and finds other workers through torch.distributed
-if whoever started it has initialised that.
+It knows neither Ray nor MLflow: it calls back with metrics, and uses torch.distributed if that is initialised.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,133 +14,50 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import pydantic
 import torch
 import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from echolung.core.errors import DataError, SettingsError, TrialError
-from echolung.core.parameters import Parameters
+from echolung.core.errors import DataError, TrialError
 from echolung.core.runtime import atomic_path, code_digest, derived_seed, digest
 from echolung.data.clips import ClipStore
-from echolung.models.encoder import Encoder, EncoderSettings
+from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.encoders import ENCODERS
 from echolung.models.rank import effective_rank
 from echolung.pretraining import checkpoint
-from echolung.pretraining.jepa import Jepa, JepaSettings, weight_groups
-from echolung.pretraining.sampling import CropSettings, TrainingClips, fixed_clips
-from echolung.pretraining.schedule import ScheduleSettings
-
-OBJECTIVES = {"jepa": Jepa}
+from echolung.pretraining.objectives import OBJECTIVES
+from echolung.pretraining.precision import resolve
+from echolung.pretraining.sampling import fixed_clips
+from echolung.pretraining.settings import UNCHANGING, PretrainSettings
 
 OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
 
 HISTORY = "history.csv"
-CODE = (
-    "echolung.models.vit",
-    "echolung.models.rope",
-    "echolung.models.encoder",
-    "echolung.models.predictor",
-    "echolung.pretraining.jepa",
-    "echolung.pretraining.masking",
-    "echolung.pretraining.sampling",
-    "echolung.pretraining.schedule",
-    "echolung.pretraining.loop",
-)
-"""Modules whose change makes another run of it; a changed comment does not."""
-COLUMNS = [
-    "step", "loss", "learning_rate", "ema", "effective_rank", "target_std", "gradient_norm", "clips_per_second",
-    "eta_seconds",
-]  # fmt: skip
-
-
-class ArmPretraining(Parameters):
-    """One pretrained arm: what it learns, and from which source."""
-
-    objective: str
-    pool: str
-    """The source whose videos it watches."""
-
-    @pydantic.field_validator("objective")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in OBJECTIVES:
-            raise ValueError(f"the objectives are {', '.join(OBJECTIVES)}")
-        return value
-
-
-class TrainingSettings(ScheduleSettings):
-    """One run of the loop."""
-
-    batch: int = pydantic.Field(gt=0)
-    """Clips per step, over all workers."""
-    weight_decay: float = pydantic.Field(0.04, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_gradient: float | None = pydantic.Field(None, gt=0)
-    """Largest norm of the gradient; null leaves it as it is."""
-    crop: CropSettings = CropSettings()
-    rank_clips: int = pydantic.Field(64, gt=1)
-    """Clips of the fixed batch whose effective rank tells a collapse."""
-    # These cannot change the weights that come out:
-    log_every: int = pydantic.Field(10, gt=0)
-    rank_every: int = pydantic.Field(50, gt=0)
-    checkpoint_every: int = pydantic.Field(50, gt=0)
-    loaders: int = pydantic.Field(0, ge=0)
-    """Processes per worker that prepare clips; 0 prepares them in the worker itself."""
-
-
-class ComputeSettings(Parameters):
-    """Where runs are computed; changes results by no more than rounding."""
-
-    workers: int = pydantic.Field(default=1, gt=0)
-    """Workers of one run, each with its own part of the batch."""
-    cpus_per_worker: int = pydantic.Field(default=1, gt=0)
-    gpu: bool = False
-    """One GPU per worker."""
-
-
-class PretrainSettings(Parameters):
-    """The section `pretrain`."""
-
-    arms: dict[str, ArmPretraining]
-    seeds: tuple[int, ...] = pydantic.Field((0,), min_length=1)
-    """One run of every arm for each."""
-    training: TrainingSettings
-    jepa: JepaSettings = JepaSettings()
-    compute: ComputeSettings = ComputeSettings()
+NEUTRAL = {
+    "echolung.models.encoders",
+    "echolung.pretraining.checkpoint",
+    "echolung.pretraining.objectives",
+    "echolung.pretraining.settings",
+}
+"""Modules that cannot change a result: files and parameters, and the dicts that import every encoder and objective."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to."""
+    """The result of a run."""
 
     encoder: Encoder
     history: pd.DataFrame
-    """One row per logged step; columns as in COLUMNS."""
-
-
-def fingerprint(
-    objective: str, encoder: EncoderSettings, settings: PretrainSettings, store: ClipStore, seed: int
-) -> dict[str, Any]:
-    """All that decides what a run comes to: it may go on from a checkpoint only if this is unchanged."""
-    free = {"log_every", "rank_every", "checkpoint_every", "loaders"}
-    return {
-        "objective": objective,
-        "seed": seed,
-        "encoder": encoder.model_dump(mode="json"),
-        "training": settings.training.model_dump(mode="json", exclude=free),
-        objective: getattr(settings, objective).model_dump(mode="json"),
-        "code": code_digest(*CODE),
-        "frames": {"size": store.size, "fingerprint": store.fingerprint},
-        "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
-    }
+    """One row per logged step: step, clips (seen so far), seconds (spent so far), loss, learning_rate, gradient_norm,
+    the diagnostics of the objective, effective_rank (where measured), clips_per_second, eta_seconds."""
 
 
 def train(
-    objective: str,
-    encoder: EncoderSettings,
+    name: str,
+    encoder: ClipSettings,
     settings: PretrainSettings,
     store: ClipStore,
     seed: int,
@@ -148,14 +65,49 @@ def train(
     on_metrics: OnMetrics,
     device: torch.device | str = "cpu",
 ) -> Trained:
-    """Train one encoder, or go on from the checkpoint in `directory`; on a CPU bit for bit as if never interrupted.
+    """Train `settings.encoders[name]`, or continue from the checkpoint in `directory`.
 
-    A checkpoint of other parameters or data is ignored and replaced. Only the first worker measures the effective rank,
-    and only it writes. Raises TrialError if the loss stops being a number.
+    On a CPU the result of a resumed run is bit-identical to that of an uninterrupted one. A checkpoint of other
+    parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes.
+    Raises TrialError if the loss stops being finite, DataError if the store is empty.
     """
     if not len(store):
         raise DataError(f"the clip store {store.directory} holds no videos to train on", "Choose another pool.")
-    return _Run(objective, encoder, settings, store, seed, directory, on_metrics, torch.device(device)).finish()
+    return _Run(name, encoder, settings, store, seed, directory, on_metrics, torch.device(device)).finish()
+
+
+def fingerprint(
+    name: str, encoder: ClipSettings, settings: PretrainSettings, store: ClipStore, seed: int, device: str
+) -> dict[str, Any]:
+    """Everything that decides the result of a run on a `device` of type cuda or cpu.
+
+    A run continues from a checkpoint only if this is unchanged.
+    """
+    training, objective = settings.of(name), settings.encoders[name].objective
+    return {
+        "objective": {"name": objective, **settings.objective(name).model_dump(mode="json")},
+        "seed": seed,
+        "encoder": encoder.model_dump(mode="json"),
+        "training": training.model_dump(mode="json", exclude=UNCHANGING)
+        | {"precision": resolve(training.precision, device)},
+        "code": code_digest(*_modules(OBJECTIVES[objective].__module__, ENCODERS[encoder.kind].__module__, __name__)),
+        "frames": {"size": store.size, "fingerprint": store.fingerprint},
+        "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
+    }
+
+
+def _modules(*start: str) -> list[str]:
+    """These modules and those of this package whose classes and functions they use, however indirectly."""
+    found: set[str] = set()
+    waiting = set(start)
+    while waiting:
+        found |= waiting
+        values = [value for module in waiting for value in vars(sys.modules[module]).values()]
+        used = {str(getattr(value, "__module__", "")) for value in values}
+        used |= {value.__name__ for value in values if isinstance(value, type(sys))}
+        parts = ("echolung.models.", "echolung.pretraining.", "echolung.data.clips")
+        waiting = {module for module in used if module.startswith(parts)} - found - NEUTRAL
+    return sorted(found)
 
 
 class _Run:
@@ -163,8 +115,8 @@ class _Run:
 
     def __init__(
         self,
-        objective: str,
-        encoder: EncoderSettings,
+        name: str,
+        encoder: ClipSettings,
         settings: PretrainSettings,
         store: ClipStore,
         seed: int,
@@ -172,70 +124,67 @@ class _Run:
         on_metrics: OnMetrics,
         device: torch.device,
     ) -> None:
-        self.settings, self.store, self.seed = settings.training, store, seed
+        self.settings, self.store, self.seed = settings.of(name), store, seed
         self.directory, self.on_metrics, self.device = directory, on_metrics, device
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if together else 0
         self.workers = torch.distributed.get_world_size() if together else 1
-        if self.settings.batch % self.workers:
-            raise SettingsError(
-                f"a batch of {self.settings.batch} does not divide among {self.workers} workers",
-                "Make pretrain.training.batch a multiple of pretrain.compute.workers.",
-            )
         share = self.settings.batch // self.workers
+        assert share * self.workers == self.settings.batch, "PretrainSettings checks that the batch divides"
         self.rows = slice(self.rank * share, (self.rank + 1) * share)
 
-        self.module = OBJECTIVES[objective](encoder, getattr(settings, objective), seed).to(device)
-        groups = weight_groups(self.module, self.settings.weight_decay)
+        objective = OBJECTIVES[settings.encoders[name].objective]
+        self.objective = objective(encoder, settings.objective(name), seed, self.settings.steps).to(device)
+        groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)
-        self.clips = TrainingClips(
-            store, encoder, self.settings.crop, seed=seed, batch=self.settings.batch, rows=self.rows
-        )
-        self.fingerprint = fingerprint(objective, encoder, settings, store, seed)
-        self.step = 0
+        self.bf16 = resolve(self.settings.precision, device.type) == "bf16"
+        self.fingerprint = fingerprint(name, encoder, settings, store, seed, device.type)
+        self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
-        self._go_on()
-        self.parallel: nn.Module = self.module
+        self._resume()
+        self.parallel: nn.Module = self.objective
         if self.workers > 1:
-            self.parallel = DistributedDataParallel(self.module)
+            self.parallel = DistributedDataParallel(self.objective)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         progress = checkpoint.read_progress(self.directory)
         if progress is None or checkpoint.differences(self.fingerprint, progress.fingerprint):
             return
-        checkpoint.restore(self.directory, self.module, self.optimizer)
+        checkpoint.restore(self.directory, self.objective, self.optimizer)
         self.step, self.history, self.losses = progress.step, progress.history, progress.losses
+        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
 
     def finish(self) -> Trained:
         """All steps that are left."""
         steps = range(self.step, self.settings.steps)
         loader = DataLoader(
-            self.clips,
+            self.objective.dataset(self.store, self.seed, self.settings.batch, self.rows),
             batch_size=None,
             sampler=cast(Sequence[int], steps),
             num_workers=self.settings.loaders,
             pin_memory=self.device.type == "cuda",
         )
         self.logged = (self.step, time.monotonic())
-        for step, clips in zip(steps, loader, strict=True):
-            diagnostics = self._advance(step, clips)
+        for step, views in zip(steps, loader, strict=True):
+            diagnostics = self._advance(step, views)
             self.step = step + 1
             last = self.step == self.settings.steps
             if last or self.step % self.settings.log_every == 0:
                 self._log(diagnostics, ranked=last or self.step % self.settings.rank_every == 0)
             if last or self.step % self.settings.checkpoint_every == 0:
                 self._save()
-        return Trained(self.module.result, pd.DataFrame(self.history, columns=COLUMNS))
+        return Trained(self.objective.handed_on, pd.DataFrame(self.history))
 
-    def _advance(self, step: int, clips: torch.Tensor) -> dict[str, float]:
-        """One step: forward, backward, optimizer, teacher."""
+    def _advance(self, step: int, views: Any) -> dict[str, float]:
+        """One step: forward, backward, optimizer, and what follows it."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "masks", step))
-        masks = self.module.draw(self.settings.batch, generator)
+        drawn = self.objective.draw(self.settings.batch, generator)
+        torch.manual_seed(derived_seed(self.seed, "step", step, self.rank))  # for dropout: the same after a resume
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate(step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, diagnostics = self.parallel(clips, masks, self.rows)
+            group["lr"] = self.settings.rate(step) * group.get("lr_scale", 1.0)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss, diagnostics = self.parallel(views, drawn, self.rows)
         loss.backward()
         value = self._mean_over_workers(loss)
         if not math.isfinite(value):
@@ -244,12 +193,12 @@ class _Run:
                 "Lower pretrain.training.learning_rate, lengthen warmup_steps, or set clip_gradient (1.0, say).",
             )
         limit = self.settings.clip_gradient or math.inf
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.module.after_step()
+        self.objective.after_step(step)
         self.losses.append(value)
-        return {"gradient_norm": float(norm)} | {name: float(tensor) for name, tensor in diagnostics.items()}
+        return {"gradient_norm": float(norm)} | {name: float(number) for name, number in diagnostics.items()}
 
     def _mean_over_workers(self, loss: torch.Tensor) -> float:
         total = loss.detach().clone()
@@ -260,13 +209,15 @@ class _Run:
     def _log(self, diagnostics: dict[str, float], ranked: bool) -> None:
         since, then = self.logged
         seconds = max(time.monotonic() - then, 1e-9)
+        self.seconds += seconds
         row: dict[str, Any] = {
             "step": self.step,
+            "clips": self.step * self.settings.batch,
+            "seconds": self.seconds,
             "loss": sum(self.losses) / len(self.losses),
             "learning_rate": self.settings.rate(self.step - 1),
-            "ema": self.module.settings.ema,
-            "effective_rank": self._effective_rank() if ranked and self.rank == 0 else None,
             **diagnostics,
+            "effective_rank": self._effective_rank() if ranked and self.rank == 0 else None,
             "clips_per_second": (self.step - since) * self.settings.batch / seconds,
             "eta_seconds": (self.settings.steps - self.step) * seconds / (self.step - since),
         }
@@ -277,7 +228,7 @@ class _Run:
 
     def _effective_rank(self) -> float:
         """RankMe of the mean tokens of the fixed clips."""
-        encoder = self.module.result
+        encoder = self.objective.handed_on
         clips = fixed_clips(self.store, encoder.settings, self.settings.rank_clips)
         pooled = torch.cat([encoder.encode(part).mean(dim=1) for part in clips.split(self.settings.batch)])
         return effective_rank(pooled.cpu().numpy())
@@ -286,6 +237,6 @@ class _Run:
         if self.rank:
             return
         progress = checkpoint.Progress(self.step, self.fingerprint, self.history, self.losses)
-        checkpoint.save(self.directory, progress, self.module, self.optimizer)
+        checkpoint.save(self.directory, progress, self.objective, self.optimizer)
         with atomic_path(self.directory / HISTORY) as temporary:
-            pd.DataFrame(self.history, columns=COLUMNS).to_csv(temporary, index=False, lineterminator="\n")
+            pd.DataFrame(self.history).to_csv(temporary, index=False, lineterminator="\n")

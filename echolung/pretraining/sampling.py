@@ -1,9 +1,9 @@
 """Training clips: which videos a step sees, where each clip begins, and how it is cropped.
 
-Everything here is a pure function of (seed, step), so an interrupted run goes on with the very clips that it would have
-seen, on however many workers, and there is no state of a sampler to save.
+Everything is a pure function of (seed, step): a resumed run sees the same clips, on any number of workers, and no
+sampler state needs saving.
 
-Dimension letters: b clips of this worker, T frames, S side of the encoder's frames, V videos.
+Dimension letters: b clips of this worker, T frames, S side of the encoder's frames, V videos, W side of the store's.
 """
 
 from __future__ import annotations
@@ -19,45 +19,43 @@ from torch.utils.data import Dataset
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed
 from echolung.data.clips import ClipStore, evaluation_starts, read_clip
-from echolung.models.encoder import EncoderSettings
+from echolung.models.encoder import ClipSettings
 
 
 class CropSettings(Parameters):
     """Random resized crop, the same for all frames of a clip."""
 
     scale: tuple[float, float] = (0.5, 1.0)
-    """Area of the crop as a part of the frame, drawn between these."""
+    """Area of the crop as a fraction of the frame, uniform between these."""
     aspect: tuple[float, float] = (0.9, 1.1)
-    """Width by height of the crop, drawn between these."""
+    """Width / height of the crop, log-uniform between these."""
 
     @pydantic.field_validator("scale", "aspect")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 < value[0] <= value[1]:
-            raise ValueError("the two numbers are positive and in order")
+            raise ValueError("two positive numbers are expected, the smaller first")
         return value
 
 
 class TrainingClips(Dataset[torch.Tensor]):
     """Item `step` is this worker's part of the batch of that step: uint8 (b, T, S, S).
 
-    Videos follow one another in a new random order per epoch; starts are uniform over where a clip lies within its
-    video.
+    Videos come in a new random order per epoch. A clip starts anywhere in its video where it fits, uniformly.
     """
 
     def __init__(
         self,
         store: ClipStore,
-        encoder: EncoderSettings,
+        encoder: ClipSettings,
         crop: CropSettings,
         *,
         seed: int,
         batch: int,
-        rows: slice | None = None,
+        rows: slice,
     ) -> None:
         self.store, self.encoder, self.crop = store, encoder, crop
-        self.seed, self.batch = seed, batch
-        self.rows = rows or slice(0, batch)
+        self.seed, self.batch, self.rows = seed, batch, rows
 
     def __getitem__(self, step: int) -> torch.Tensor:
         chance = np.random.default_rng(derived_seed(self.seed, "clips", step)).random((self.batch, 5))
@@ -80,7 +78,7 @@ class TrainingClips(Dataset[torch.Tensor]):
         return F.interpolate(box, size, mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
 
     def _box(self, side: int, chance: np.ndarray) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of a crop of a square frame; aspect ratios are even on a logarithmic scale."""
+        """(top, left, height, width) of a crop of a square frame."""
         (low, high), (narrow, wide) = self.crop.scale, self.crop.aspect
         area = (low + (high - low) * chance[0]) * side * side
         aspect = narrow * (wide / narrow) ** chance[1]
@@ -94,10 +92,10 @@ def _order(seed: int, epoch: int, videos: int) -> np.ndarray:
     return np.random.default_rng(derived_seed(seed, "epoch", epoch)).permutation(videos)
 
 
-def fixed_clips(store: ClipStore, encoder: EncoderSettings, clips: int) -> torch.Tensor:
+def fixed_clips(store: ClipStore, encoder: ClipSettings, clips: int) -> torch.Tensor:
     """The middle clip of up to `clips` videos, evenly spaced over the store: uint8 (V, T, W, W) of the store's size W.
 
-    The same for every seed and step, so that what is measured on them can be compared.
+    The same for every seed and step, so measurements on them are comparable.
     """
     ids = store.sample_ids
     chosen = [ids[index] for index in np.linspace(0, len(ids) - 1, min(clips, len(ids))).round().astype(int)]

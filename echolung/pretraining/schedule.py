@@ -16,7 +16,7 @@ class ScheduleSettings(Parameters):
     learning_rate: float = pydantic.Field(gt=0)
     warmup_steps: int = pydantic.Field(0, ge=0)
     warmup_from: float = pydantic.Field(0.1, ge=0, le=1)
-    """Part of the learning rate at which the warm-up begins."""
+    """Fraction of the learning rate at which the warm-up begins."""
     cooldown_steps: int = pydantic.Field(0, ge=0)
 
     @pydantic.model_validator(mode="after")

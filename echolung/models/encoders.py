@@ -1,0 +1,18 @@
+"""The kinds of encoder. A new kind is one file with its class and settings, and one line here."""
+
+from __future__ import annotations
+
+import torch
+
+from echolung.core.runtime import derived_seed
+from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.vit import VideoViT
+
+ENCODERS: dict[str, type[Encoder]] = {"video-vit": VideoViT}
+
+
+def initial_encoder(settings: ClipSettings, seed: int) -> Encoder:
+    """An untrained encoder; a seed gives the same weights to the untrained arm and to every objective."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed("encoder", seed))
+        return ENCODERS[settings.kind](settings)

@@ -1,0 +1,62 @@
+"""What the training loop asks of a self-supervised objective.
+
+Dimension letters in `echolung.pretraining`: B clips of the batch over all workers, b those of this worker, T frames,
+S side of the encoder's frames, N tokens of a clip, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from echolung.core.parameters import Parameters
+from echolung.data.clips import ClipStore
+from echolung.models.encoder import ClipSettings, Encoder
+
+
+class Objective(nn.Module):
+    """All parts that one objective trains or keeps, as submodules: their weights are what a checkpoint holds.
+
+    `forward(views, drawn, rows)` returns the loss and diagnostics (numbers by name; they become columns of the history)
+    of `views`, an item of `dataset`. They are `rows` of the batch that `drawn`, made by `draw`, is for. The mean of the
+    loss over workers must be the loss of the whole batch. Diagnostics are those of the first worker.
+    """
+
+    Settings: ClassVar[type[Parameters]]
+
+    def __init__(self, encoder: ClipSettings, settings: Any, seed: int, steps: int) -> None:
+        """Build the parts, with weights that depend on `seed` alone; `steps` is the length of the run."""
+        super().__init__()
+
+    @property
+    def handed_on(self) -> Encoder:
+        """The encoder that training is for: what is saved in the end, and measured on the way."""
+        raise NotImplementedError
+
+    def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> Dataset[Any]:
+        """A dataset whose item `step` is this worker's `rows` of the batch of that step, in all views of `forward`.
+
+        A pure function of (seed, step): a resumed run then sees the same clips.
+        """
+        raise NotImplementedError
+
+    def draw(self, clips: int, generator: torch.Generator) -> Any:
+        """The random part of a step (masks), drawn for the whole batch, so that it is the same in every worker."""
+        return None
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for AdamW. `lr_scale` in a group multiplies its learning rate; `betas` and `eps` may differ, too.
+
+        By default matrices decay and one-dimensional parameters (biases and norms) do not.
+        """
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
+            {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def after_step(self, step: int) -> None:
+        """What follows the optimizer's step number `step` (from 0), such as the update of a teacher."""

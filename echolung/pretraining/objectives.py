@@ -1,0 +1,8 @@
+"""The self-supervised objectives. A new one is one file with its class and settings, and one line here."""
+
+from __future__ import annotations
+
+from echolung.pretraining.jepa import Jepa
+from echolung.pretraining.objective import Objective
+
+OBJECTIVES: dict[str, type[Objective]] = {"jepa": Jepa}

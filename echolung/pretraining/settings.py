@@ -1,0 +1,98 @@
+"""The section `pretrain` of the parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+
+from echolung.core.parameters import Key, Parameters, chosen
+from echolung.pretraining.objectives import OBJECTIVES
+from echolung.pretraining.schedule import ScheduleSettings
+
+SEAM = chosen(lambda: OBJECTIVES, "objective")
+
+
+class PretrainedEncoder(Parameters):
+    """One pretrained encoder: what it learns, from which source, and where it differs from the others."""
+
+    objective: str
+    """Name in OBJECTIVES."""
+    pool: str
+    """The source whose recordings it sees."""
+    shape: dict[str, Any] = {}
+    """Overrides of the section `encoder`."""
+    training: dict[str, Any] = {}
+    """Overrides of `pretrain.training`."""
+
+    @pydantic.field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        SEAM.settings(value)
+        return value
+
+
+class TrainingSettings(ScheduleSettings):
+    """One run of the training loop."""
+
+    batch: int = pydantic.Field(gt=0)
+    """Clips per step, over all workers."""
+    weight_decay: float = pydantic.Field(0.04, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_gradient: float | None = pydantic.Field(None, gt=0)
+    """Largest norm of the gradient; null does not limit it."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """auto: bfloat16 on a GPU and on CPUs that have it in hardware, else float32."""
+    # The rest cannot change the weights that come out (UNCHANGING).
+    rank_clips: int = pydantic.Field(64, gt=1)
+    """Clips on which the effective rank is measured."""
+    log_every: int = pydantic.Field(10, gt=0)
+    rank_every: int = pydantic.Field(50, gt=0)
+    checkpoint_every: int = pydantic.Field(50, gt=0)
+    loaders: int = pydantic.Field(0, ge=0)
+    """Processes per worker that prepare clips; 0 prepares them in the worker itself."""
+
+
+UNCHANGING = {"rank_clips", "log_every", "rank_every", "checkpoint_every", "loaders"}
+
+
+class ComputeSettings(Parameters):
+    """Where runs are computed; changes results by no more than rounding."""
+
+    workers: int = pydantic.Field(default=1, gt=0)
+    """Workers of one run, each with its own part of the batch."""
+    cpus_per_worker: int = pydantic.Field(default=1, gt=0)
+    gpu: bool = False
+    """One GPU per worker."""
+
+
+class PretrainSettings(Parameters):
+    """The section `pretrain`."""
+
+    encoders: dict[Key, PretrainedEncoder] = {}
+    seeds: tuple[int, ...] = pydantic.Field((0,), min_length=1)
+    """One run of every encoder for each."""
+    training: TrainingSettings
+    objectives: Annotated[dict[str, Parameters], chosen(lambda: OBJECTIVES)] = {}
+    """Settings of the objectives, by name; defaults for one that is missing."""
+    compute: ComputeSettings = ComputeSettings()
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name in self.encoders:
+            self.objective(name)
+            if (batch := self.of(name).batch) % self.compute.workers:
+                raise ValueError(f"a batch of {batch} ({name}) does not divide among {self.compute.workers} workers")
+        return self
+
+    def of(self, name: str) -> TrainingSettings:
+        """The training settings of one encoder, its overrides merged."""
+        values = self.training.model_dump() | self.encoders[name].training
+        return TrainingSettings.parse(values, f"pretrain.encoders.{name}.training")
+
+    def objective(self, name: str) -> Parameters:
+        """The settings of one encoder's objective; its defaults if `objectives` lacks it."""
+        objective = self.encoders[name].objective
+        if objective in self.objectives:
+            return self.objectives[objective]
+        return SEAM.settings(objective).parse({}, f"pretrain.objectives.{objective}")
