@@ -25,11 +25,20 @@ with contextlib.suppress(ValueError):  # not the main thread
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process; files that use the small study run in the same one."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @dataclass(frozen=True)
 class Project:
     """A clone of this project with its own data, and ways to call it as a user would."""
 
     root: Path
+    plugins: str = ""
+    """ECHOLUNG_PLUGINS: modules below tests/ that register what the study needs."""
     first: subprocess.CompletedProcess[str] | None = None
     """What the first `dvc repro` printed."""
 
@@ -37,7 +46,8 @@ class Project:
         """The variables under which a command is this project's, and nobody else's."""
         bin_folder = Path(sys.executable).parent
         variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "DVC_"))}
-        variables |= {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)}
+        variables |= {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": f"{self.root}:{self.root / 'tests'}"}
+        variables["ECHOLUNG_PLUGINS"] = self.plugins
         return variables | more
 
     def run(self, *command: str, timeout: int = 900, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -94,26 +104,25 @@ def clone(target: Path) -> Project:
     return Project(target)
 
 
+TINY = {"kind": "toy-tiles", "image_size": 32, "frames": 8, "clip_fps": 12.0}
 SMALL: dict[str, Any] = {
-    "phantom__hearts": {"layout": "echonet", "patients": 6, "frames": 24, "size": 64, "seed": 1},
-    "phantom__pocus": {
-        "layout": "pocus",
-        "patients": 30,
-        "videos_per_patient": 1,
-        "frames": 20,
-        "size": 80,
-        "seed": 2,
-        "nuisance_tied_to_label": 1.0,  # frame sizes give the label away: even untrained probes learn something
-    },
-    "phantom__blues": {
-        "layout": "covid_blues",
-        "patients": 12,
-        "videos_per_patient": 2,
-        "frames": 20,
-        "size": 80,
-        "seed": 3,
+    "phantom": {
+        "hearts": {"layout": "echonet", "patients": 12, "frames": 20, "size": 48, "seed": 1},
+        "pocus": {
+            "layout": "pocus",
+            "patients": 30,
+            "videos_per_patient": 1,
+            "frames": 20,
+            "size": 80,
+            "seed": 2,
+            "nuisance_tied_to_label": 1.0,  # frame sizes give the label away: even untrained probes learn something
+        },
     },
     "ingest__size": 48,
+    "ingest__sources": {
+        "hearts": {"layout": "echonet", "root": "data/raw/phantom/hearts"},
+        "pocus": {"layout": "pocus", "root": "data/raw/phantom/pocus"},
+    },
     "split__outer": 3,
     "split__inner": 2,
     "encoder__width": 64,
@@ -121,9 +130,27 @@ SMALL: dict[str, Any] = {
     "encoder__heads": 2,
     "encoder__image_size": 48,
     "encoder__patch": 16,
+    "draws": [0, 1],
     "pretrain__training": {"steps": 6, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2},
-    "pretrain__jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.99},
-    "probe__epochs": 12,
+    "pretrain__objectives__jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.99},
+    # A toy in every seam (toys.py): nothing in the package knows of them.
+    "pretrain__encoders__toy": {"objective": "toy-brightness", "pool": "pocus", "shape": TINY},
+    "arms__toy-random": {"encoder": "random", "shape": TINY, "method": ["toy-ridge"], "role": "reference"},
+    "arms__toy": {"encoder": "toy", "method": ["toy-ridge"], "role": "candidate"},
+    "tasks": {
+        "pocus-pathology": {
+            "kind": "classification",
+            "source": "pocus",
+            "label": "diagnosis",
+            "classes": ["covid", "pneumonia", "regular"],
+            "unit": "video",
+        },
+        "hearts-ef": {"kind": "number", "source": "hearts", "label": "ef", "unit": "patient"},
+    },
+    "embed__sources": ["pocus", "hearts"],
+    "fit__methods__attentive__epochs": 12,
+    "fit__methods__linear__epochs": 12,
+    "report__arms": ["random", "jepa", "hand-made", "source-only", "toy-random", "toy"],
     "compare__bootstrap": 200,
     "compare__permutations": 500,
 }
@@ -144,9 +171,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_study(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The phantom study at a size for tests, made by one `dvc repro`."""
+    """The phantom study at a size for tests, with a toy in every seam, made by one `dvc repro`."""
     project = clone(tmp_path_factory.mktemp("study"))
     project.change(**SMALL)
+    project = Project(project.root, plugins="toys")
     first = project.run("dvc", "repro")
     assert first.returncode == 0, f"{first.stdout[-6000:]}\n{first.stderr[-6000:]}"
-    return Project(project.root, first)
+    return Project(project.root, "toys", first)
