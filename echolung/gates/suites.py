@@ -1,346 +1,344 @@
-"""What must hold of each stage's tables: SUITES, one suite per stage.
+"""The expectations on each stage's tables: SUITES, one suite per stage.
 
-A suite first names the columns each table must have; those, and that the table has rows, are judged before anything
-else, because an empty table passes every other expectation. Then it builds the tables to judge from the stage's own:
-as they are, or as an aggregate whose rows are what could be wrong (a patient, a training set, a fold of an arm).
+A suite names the columns that each of the stage's tables must have. Rows and columns are checked first: an empty table
+passes every other expectation. Then it lists expectations, on the tables themselves or on aggregates with one row per
+thing that can be wrong (a patient, a training set, a fold of an arm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-
-from echolung.gates.expectations import (
-    Expectation,
-    Judged,
-    Suite,
-    between,
-    empty,
-    filled,
-    has_columns,
-    holds,
-    one_of,
-    unique,
-)
+from great_expectations.expectations import ExpectColumnValuesToBeBetween as Between
+from great_expectations.expectations import ExpectColumnValuesToBeInSet as InSet
+from great_expectations.expectations import ExpectColumnValuesToBeNull as Null
+from great_expectations.expectations import ExpectColumnValuesToBeUnique as Unique
+from great_expectations.expectations import ExpectColumnValuesToNotBeNull as NotNull
+from great_expectations.expectations import ExpectCompoundColumnsToBeUnique as UniqueTogether
+from great_expectations.expectations import ExpectTableColumnsToMatchSet as Columns
+from great_expectations.expectations import ExpectTableRowCountToBeBetween as RowCount
 
 Tables = Mapping[str, pd.DataFrame]
 
 DECODED_SHARE = 0.8
-"""Below this share of the declared frames a video is cut off; intact public ones overstate theirs by up to 9%."""
-COLLAPSED = 1.5
-"""Effective rank below which features carry next to nothing; one point for every video has rank 1."""
-TOLERANCE = 1e-3
-"""How far probabilities may sum from 1: half-precision softmax."""
+"""A video with fewer of its declared frames is truncated; intact public files declare up to 9% too many."""
+NOT_COLLAPSED = Between(column="effective_rank", min_value=1.5, description="not collapsed: effective rank is over 1.5")
+"""Below it features carry almost no information; identical features have rank 1."""
+HELD_OUT, UNUSED = -3, -1
+"""Sides of a split besides the inner folds 0.. and -2 (always trained on)."""
 
 
-def phantom(tables: Tables) -> list[Judged]:
-    """videos: one row per video written."""
-    videos = tables["videos"]
+@dataclass(frozen=True)
+class Table:
+    """A table and its expectations; the columns in `identity` name a row. An expectation's description says it."""
+
+    name: str
+    rows: pd.DataFrame
+    identity: Sequence[str]
+    expectations: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`columns`: table -> required columns. `expect(tables, **facts)`: all other expectations."""
+
+    columns: Mapping[str, Sequence[str]]
+    expect: Callable[..., list[Table]]
+    remedy: str
+
+    def tables(self, tables: Tables, **facts: Any) -> list[Table]:
+        """What to validate: rows and columns of the stage's tables and, if those are there, everything else."""
+        structure = [
+            Table(name, tables[name], [], [RowCount(min_value=1, description="has rows"), has_columns(columns)])
+            for name, columns in self.columns.items()
+        ]
+        ready = all(len(tables[name]) and set(columns) <= set(tables[name]) for name, columns in self.columns.items())
+        return structure + (self.expect(tables, **facts) if ready else [])
+
+
+def has_columns(columns: Sequence[str]) -> Columns:
+    return Columns(column_set=list(columns), exact_match=False, description=f"has the columns {', '.join(columns)}")
+
+
+def filled(*columns: str) -> list[NotNull]:
+    return [NotNull(column=column, description=f"{column} is not empty") for column in columns]
+
+
+def true(column: str, description: str, severity: str = "critical") -> InSet:
+    return InSet(column=column, value_set=[True], description=description, severity=severity)
+
+
+def phantom(tables: Tables) -> list[Table]:
+    """videos: one row per drawn video."""
     expectations = [
         *filled("file", "patient", "frames", "mean"),
-        unique("every video has its own file", "file"),
-        between("frames", 2, None, "a video has at least 2 frames"),
-        between("mean", 1, 254, "the picture is neither black nor white"),
+        Unique(column="file", description="every video has its own file"),
+        Between(column="frames", min_value=2, description="a video has at least 2 frames"),
+        Between(column="mean", min_value=1, max_value=254, description="the picture is neither black nor white"),
     ]
-    return [Judged("videos", videos, ("file",), expectations)]
+    return [Table("videos", tables["videos"], ["file"], expectations)]
 
 
-def ingest(tables: Tables, labels: Sequence[str] = ()) -> list[Judged]:
-    """manifest: one row per video, with `decode_error`; every video of it carries the columns in `labels`."""
+def ingest(tables: Tables, *, labels: Sequence[str] = ()) -> list[Table]:
+    """manifest: one row per video; `labels` are the columns that every video must have a value in."""
     manifest = tables["manifest"]
-    frames, declared = (
-        pd.to_numeric(manifest[name], errors="coerce").astype(float) for name in ("frames", "frames_declared")
-    )
-    # A container that declares nothing (some GIFs) cannot be cut short; a video not decoded at all has its own line.
+    frames, declared = (pd.to_numeric(manifest[name]).astype(float) for name in ("frames", "frames_declared"))
+    # A container that declares no frames (some GIFs) cannot be truncated; a failed decode has its own expectation.
     share = (frames / declared).where((declared > 0) & (frames > 0))
     manifest = manifest.assign(
         decoded_share=share.round(4),
         overstated=(declared - frames).where((share >= DECODED_SHARE) & (share < 1)).astype("Int64"),
     )
     expectations = [
-        empty("decode_error", "the video decodes without an error"),  # first: it is why a file lacks all else
+        Null(column="decode_error", description="the video decodes without an error"),
         *filled("sample_id", "source", "path", "sha256", "patient_id"),
-        unique("every sample id stands for one video", "sample_id"),
+        Unique(column="sample_id", description="every video has its own sample_id"),
         *filled("frames", "fps", "height", "width"),
-        between("frames", 2, None, "a video has at least 2 frames"),
-        between("decoded_share", DECODED_SHARE, None, "the video is not cut off: nearly all declared frames decode"),
-        empty("overstated", "the container declares no more frames than decode", "warning"),
-        between("fps", 1, 1000, "the frame rate is between 1 and 1000 per second"),
-        between("height", 16, None, "a frame is at least 16 pixels high"),
-        between("width", 16, None, "a frame is at least 16 pixels wide"),
+        Between(column="frames", min_value=2, description="a video has at least 2 frames"),
+        Between(
+            column="decoded_share",
+            min_value=DECODED_SHARE,
+            description=f"the video is not truncated: at least {DECODED_SHARE:.0%} of its declared frames decode",
+        ),
+        Null(column="overstated", description="the container declares no more frames than decode", severity="warning"),
+        Between(column="fps", min_value=1, max_value=1000, description="the frame rate is 1 to 1000 per second"),
+        Between(column="height", min_value=16, description="frames are at least 16 pixels high"),
+        Between(column="width", min_value=16, description="frames are at least 16 pixels wide"),
         *filled(*labels),
     ]
-    return [Judged("manifest", manifest, ("sample_id",), expectations)]
+    return [Table("manifest", manifest, ["sample_id"], expectations)]
 
 
-def split(tables: Tables, *, outer: int, inner: int, repeats: int, classes: Sequence[str]) -> list[Judged]:
-    """folds: as `splits.make_folds` returns them. duplicates: pairs (sample_a, sample_b) of one video, may be empty."""
+def split(tables: Tables, *, outer: int, inner: int, repeats: int) -> list[Table]:
+    """folds: as `data.splits` makes them. duplicates (optional): pairs sample_a, sample_b of near-duplicate videos.
+
+    `outer`, `inner`, `repeats`: how many folds there must be; an official or external split has one outer fold.
+    """
     folds = tables["folds"]
     inner_columns = [f"inner_{held_out}" for held_out in range(outer)]
-    if not set(inner_columns) <= set(folds.columns):
-        return [Judged("folds", folds, (), [has_columns(inner_columns)])]
-    placed = [between(column, -1, inner - 1, f"inner fold is -1 to {inner - 1}") for column in inner_columns]
-    per_video = [
-        *filled("sample_id", "patient_id", "split_group", "y", "label", "repeat", "fold", *inner_columns),
-        unique("a video stands once in a repeat", "repeat", "sample_id"),
-        one_of("label", classes, f"the label is {', '.join(classes)}"),
-        between("y", 0, len(classes) - 1, f"the class index is 0 to {len(classes) - 1}"),
-        between("repeat", 0, repeats - 1, f"the repeat is 0 to {repeats - 1}"),
-        between("fold", 0, outer - 1, f"the outer fold is 0 to {outer - 1}"),
-        *placed,
+    if not set(inner_columns) <= set(folds):
+        return [Table("folds", folds, [], [has_columns(inner_columns)])]
+    folds = folds.assign(repeats=folds.groupby("sample_id")["repeat"].transform("nunique"))
+    expectations = [
+        *filled(*FOLD_COLUMNS, *inner_columns),
+        UniqueTogether(column_list=["repeat", "sample_id"], description="a video appears once in a repeat"),
+        Between(column="repeats", min_value=repeats, max_value=repeats, description=f"is in all {repeats} repeats"),
     ]
-    videos = folds.groupby("sample_id", as_index=False).agg(repeats=("repeat", "nunique"))
+    for name, least, most in (("fold", -1, outer - 1), *((column, -2, inner - 1) for column in inner_columns)):
+        meaning = f"{name} is {least} to {most}"
+        expectations.append(Between(column=name, min_value=least, max_value=most, description=meaning))
+    sides = _sides(folds, outer)
+    used = sides[sides["side"] != UNUSED]
+    at = ["repeat", "outer"]
+    placed = true("placed", "has an inner fold exactly where it is not held out")
     judged = [
-        Judged("folds", folds, ("repeat", "sample_id"), per_video),
-        Judged(
-            "videos", videos, ("sample_id",), [between("repeats", repeats, repeats, f"is in all {repeats} repeats")]
-        ),
+        Table("folds", folds, ["repeat", "sample_id"], expectations),
+        Table("videos", sides, [*at, "sample_id"], [placed]),
     ]
     for name, column in (("patients", "patient_id"), ("groups", "split_group")):
-        one = folds.groupby(["repeat", column], as_index=False).agg(
-            folds=("fold", "nunique"), inner_folds=(inner_columns[0], "nunique"), videos=("sample_id", "nunique")
-        )
-        one["inner_folds"] = folds.groupby(["repeat", column])[inner_columns].nunique().max(axis=1).to_numpy()
-        expected = [
-            between("folds", 1, 1, "is in one outer fold of a repeat"),
-            between("inner_folds", 1, 1, "is in one inner fold of an outer one"),
-        ]
-        judged.append(Judged(name, one, ("repeat", column), expected))
-    judged.append(_training_sets(folds, outer, inner, repeats, classes))
-    if "duplicates" in tables and len(tables["duplicates"]):
-        judged.append(_duplicates(folds, tables["duplicates"]))
+        spread = used.groupby([*at, column], as_index=False).agg(sides=("side", "nunique"))
+        one_side = "is on one side of every split: held out, or in one inner fold"
+        once = Between(column="sides", min_value=1, max_value=1, description=one_side)
+        judged.append(Table(name, spread, [*at, column], [once]))
+    # Where any inner fold may be held out, a stratum needs two of them, or videos that are always trained on.
+    training = used[used["side"] != HELD_OUT].groupby([*at, "stratum"])["side"].agg(["nunique", "min"])
+    parts = training["nunique"] + (training["min"] < UNUSED)
+    grid = [range(repeats), range(outer), sorted(folds["stratum"].dropna().unique())]
+    names = [*at, "stratum"]
+    strata = parts.reindex(pd.MultiIndex.from_product(grid, names=names), fill_value=0).reset_index(name="parts")
+    left = Between(column="parts", min_value=2, description="every stratum is in every outer and inner training set")
+    found = used[(used["side"] == HELD_OUT) | (used["side"] >= 0)].groupby(at)["side"].nunique()
+    counts = found.reindex(pd.MultiIndex.from_product(grid[:2], names=at), fill_value=0).reset_index(name="folds")
+    whole = Between(column="folds", min_value=inner + 1, description="no outer or inner fold is empty")
+    judged += [Table("strata", strata, names, [left]), Table("splits", counts, at, [whole])]
+    if len(tables.get("duplicates", ())):
+        judged.append(_duplicates(sides, tables["duplicates"]))
     return judged
 
 
-def _training_sets(folds: pd.DataFrame, outer: int, inner: int, repeats: int, classes: Sequence[str]) -> Judged:
-    """One row per repeat, outer fold, inner fold ("all": the outer training set itself) and class."""
-    sets = []
-    for repeat in range(repeats):
-        rows = folds[folds["repeat"] == repeat]
-        for fold in range(outer):
-            held_out = rows["fold"] == fold
-            training, column = rows[~held_out], rows.loc[~held_out, f"inner_{fold}"]
-            stray = int((rows.loc[held_out, f"inner_{fold}"] != -1).sum() + (column == -1).sum())
-            parts = [("all", training, held_out.sum())]
-            parts += [(str(part), training[column != part], (column == part).sum()) for part in range(inner)]
-            for part, kept, tested in parts:
-                count = kept["label"].value_counts()
-                for name in classes:
-                    sets.append((repeat, fold, part, name, int(count.get(name, 0)), int(tested), stray))
-    table = pd.DataFrame(sets, columns=["repeat", "fold", "inner_fold", "class", "videos", "tested", "stray"])
-    expectations = [
-        between("videos", 1, None, "every class is in every training set"),
-        between("tested", 1, None, "no fold is empty"),
-        between("stray", 0, 0, "exactly the videos of an outer training set have an inner fold"),
-    ]
-    return Judged("training sets", table, ("repeat", "fold", "inner_fold", "class"), expectations)
+def _sides(folds: pd.DataFrame, outer: int) -> pd.DataFrame:
+    """The folds once per outer fold `outer`, with `side`: HELD_OUT, UNUSED, -2 (always trained on) or an inner fold."""
+    parts = []
+    for held_out in range(outer):
+        tested, inner = folds["fold"] == held_out, folds[f"inner_{held_out}"]
+        placed = (tested != (inner != UNUSED)) | ((folds["fold"] < 0) & (inner == UNUSED))
+        parts.append(folds.assign(outer=held_out, side=inner.where(~tested, HELD_OUT), placed=placed))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _duplicates(folds: pd.DataFrame, duplicates: pd.DataFrame) -> Judged:
-    """Each near-duplicate pair of videos that are both in the task, and whether one fold of each repeat holds both."""
-    by_repeat = folds.pivot_table(index="sample_id", columns="repeat", values="fold", aggfunc="first")
-    pairs = duplicates[duplicates["sample_a"].isin(by_repeat.index) & duplicates["sample_b"].isin(by_repeat.index)]
-    first, second = (by_repeat.loc[pairs[side]].to_numpy() for side in ("sample_a", "sample_b"))
-    pairs = pairs.assign(together=(first == second).all(axis=1))
-    return Judged(
-        "duplicates",
-        pairs,
-        ("sample_a", "sample_b"),
-        [holds("together", "two copies of one video are on the same side of every split")],
-    )
+def _duplicates(sides: pd.DataFrame, pairs: pd.DataFrame) -> Table:
+    """The near-duplicate pairs with both videos in the folds, and whether every split keeps them on one side."""
+    side = sides.pivot_table(index="sample_id", columns=["repeat", "outer"], values="side", aggfunc="first")
+    pairs = pairs[pairs["sample_a"].isin(side.index) & pairs["sample_b"].isin(side.index)]
+    a, b = (side.loc[pairs[column]].to_numpy() for column in ("sample_a", "sample_b"))
+    pairs = pairs.assign(together=((a == b) | (a == UNUSED) | (b == UNUSED)).all(axis=1))
+    meaning = "two copies of one video are on the same side of every split"
+    return Table("duplicates", pairs, ["sample_a", "sample_b"], [true("together", meaning)])
 
 
-def pretrain(tables: Tables, *, effective_rank_floor: float = COLLAPSED) -> list[Judged]:
-    """seeds: one row per encoder. An encoder that maps every video to the same point has an effective rank near 1."""
-    seeds = tables["seeds"]
-    expectations = [
-        *filled("seed", "steps", "videos", "finite", "effective_rank", "weights_sha256"),
-        unique("every encoder has its own seed", "seed"),
-        unique("no two seeds gave the same weights", "weights_sha256"),
-        holds("finite", "all weights are finite"),
-        between("steps", 0, None, "the number of steps is not negative"),
-        _rank(effective_rank_floor),
-    ]
-    judged = [Judged("seeds", seeds, ("seed",), expectations)]
-    trained = seeds[pd.to_numeric(seeds["steps"], errors="coerce") > 0]
-    if len(trained):
-        losses = [between(name, None, 1e6, f"{name} is finite") for name in ("loss_first", "loss_last")]
-        expectations = [
-            *filled("loss_first", "loss_last"),
-            *losses,
-            between("videos", 1, None, "it was trained on videos"),
-        ]
-        judged.append(Judged("trained", trained, ("seed",), expectations))
-    return judged
-
-
-def initialise(tables: Tables) -> list[Judged]:
+def initialise(tables: Tables) -> list[Table]:
     """seeds: one row per untrained encoder."""
+    untrained = Between(column="steps", min_value=0, max_value=0, description="the encoder is not trained")
+    return [_encoders(tables["seeds"], [untrained])]
+
+
+def pretrain(tables: Tables) -> list[Table]:
+    """seeds: one row per pretrained encoder."""
+    trained = {"row_condition": "steps > 0", "condition_parser": "pandas"}
     expectations = [
+        *filled("videos", "effective_rank"),
+        Between(column="steps", min_value=0, description="the number of steps is not negative"),
+        NOT_COLLAPSED,
+        Between(column="videos", min_value=1, description="was trained on videos", **trained),
+    ]
+    for name in ("loss_first", "loss_last"):
+        expectations.append(NotNull(column=name, description=f"{name} is not empty", **trained))
+        expectations.append(Between(column=name, max_value=1e6, description=f"{name} is finite", **trained))
+    return [_encoders(tables["seeds"], expectations)]
+
+
+def _encoders(seeds: pd.DataFrame, expectations: Sequence[Any]) -> Table:
+    """Rows `seed` (and `arm`, where there are several): every seed its own encoder with finite weights."""
+    rows = seeds if "arm" in seeds else seeds.assign(arm="")
+    common = [
         *filled("seed", "steps", "finite", "weights_sha256"),
-        unique("every encoder has its own seed", "seed"),
-        unique("no two seeds gave the same weights", "weights_sha256"),
-        holds("finite", "all weights are finite"),
-        between("steps", 0, 0, "it has not been trained"),
+        UniqueTogether(column_list=["arm", "seed"], description="every encoder has its own seed"),
+        UniqueTogether(column_list=["arm", "weights_sha256"], description="no two seeds give the same weights"),
+        true("finite", "all weights are finite"),
     ]
-    return [Judged("seeds", tables["seeds"], ("seed",), expectations)]
+    return Table("seeds", rows, ["arm", "seed"] if "arm" in seeds else ["seed"], [*common, *expectations])
 
 
-def embed(
-    tables: Tables, *, samples: Sequence[str], seeds: Sequence[int], effective_rank_floor: float = COLLAPSED
-) -> list[Judged]:
+def embed(tables: Tables, *, samples: Sequence[str], seeds: Sequence[int]) -> list[Table]:
     """features: one row per encoder seed and video; every video of `samples` under every one of `seeds`."""
-    features = tables["features"]
-    per_video = [
+    features, keys = tables["features"], ["seed", "sample_id"]
+    unseen = "the encoder was not pretrained on this video"
+    expectations = [
         *filled("seed", "sample_id", "finite", "std", "effective_rank"),
-        unique("a video is embedded once per seed", "seed", "sample_id"),
-        holds("finite", "all features are finite"),
-        between("std", 1e-6, 1e6, "a video's features are not all the same, and not huge"),
-        one_of("seen_in_pretraining", [False], "the encoder was not pretrained on this video", "warning"),
-        _rank(effective_rank_floor),
+        UniqueTogether(column_list=keys, description="a video is embedded once per seed"),
+        true("finite", "all features are finite"),
+        Between(column="std", min_value=1e-6, max_value=1e6, description="features vary, and are not huge"),
+        NOT_COLLAPSED,
+        InSet(column="seen_in_pretraining", value_set=[False], description=unseen, severity="warning"),
     ]
-    expected = pd.MultiIndex.from_product([seeds, samples], names=["seed", "sample_id"]).to_frame(index=False)
-    present = pd.MultiIndex.from_frame(features[["seed", "sample_id"]])
-    expected["embedded"] = pd.MultiIndex.from_frame(expected).isin(present)
-    return [
-        Judged("features", features, ("seed", "sample_id"), per_video),
-        Judged("videos", expected, ("seed", "sample_id"), [holds("embedded", "every video is embedded by every seed")]),
-    ]
+    expected = pd.MultiIndex.from_product([seeds, samples], names=keys).to_frame(index=False)
+    expected["embedded"] = pd.MultiIndex.from_frame(expected).isin(pd.MultiIndex.from_frame(features[keys]))
+    every = true("embedded", "every video is embedded by every encoder")
+    return [Table("features", features, keys, expectations), Table("videos", expected, keys, [every])]
 
 
-def _rank(floor: float) -> Expectation:
-    return between("effective_rank", floor, None, f"not collapsed: effective rank is at least {floor:g}")
+def fit(
+    tables: Tables, *, split_digest: str, columns: Sequence[str], wrong: Callable[[Any], Any], valid: str
+) -> list[Table]:
+    """predictions: every scored video of `folds` once per (arm, arm_seed, method, repeat), by the fit that held it out.
 
-
-def probe(tables: Tables, *, split_digest: str) -> list[Judged]:
-    """predictions: out-of-fold, every video of `folds` once per (arm, arm_seed, probe, repeat)."""
+    Of the task's kind: `columns`, the K columns of a prediction; `wrong` maps values (n, K) to the rows that are not
+    valid, bool (n,); `valid` says in words what is.
+    """
     predictions, folds = tables["predictions"], tables["folds"]
-    fit = ["arm", "arm_seed", "probe", "repeat"]
-    columns = [f"p_{index}" for index in range(int(folds["y"].max()) + 1)]
-    if not set(columns) <= set(predictions.columns):
-        return [Judged("predictions", predictions, (), [has_columns(columns)])]
-    truth = folds.set_index(["repeat", "sample_id"])
-    at = pd.MultiIndex.from_frame(predictions[["repeat", "sample_id"]])
-    mine = truth.reindex(at)
-    rows = predictions.assign(
-        p_sum=predictions[columns].sum(axis=1, skipna=False).round(6),
-        fold_agrees=mine["fold"].to_numpy() == predictions["fold"].to_numpy(),
-        truth_agrees=mine["y"].to_numpy() == predictions["y_true"].to_numpy(),
-        patient_agrees=mine["patient_id"].to_numpy() == predictions["patient_id"].to_numpy(),
-        group_agrees=mine["split_group"].to_numpy() == predictions["split_group"].to_numpy(),
-    )
-    per_row = [
-        *filled(*PREDICTION_COLUMNS, *columns),
-        *(between(column, 0, 1, f"{column} is a probability") for column in columns),
-        between("p_sum", 1 - TOLERANCE, 1 + TOLERANCE, "the probabilities of a video sum to 1"),
-        unique("a video is predicted once per arm, seed, probe and repeat", *fit, "sample_id"),
-        one_of("split_digest", [split_digest], f"was made on this very split ({split_digest})"),
-        holds("fold_agrees", "the fold is the one that holds the video out"),
-        holds("truth_agrees", "y_true is the class that the split records"),
-        holds("patient_agrees", "the patient is the one that the split records"),
-        holds("group_agrees", "the split group is the one that the split records"),
+    if not set(columns) <= set(predictions):
+        return [Table("predictions", predictions, [], [has_columns(columns)])]
+    values = predictions[list(columns)].to_numpy(dtype=float)
+    shown = pd.Series([" ".join(f"{value:.4g}" for value in row) for row in values], predictions.index)
+    rows = predictions.assign(invalid=shown.where(wrong(values)))
+    expectations = [
+        *filled(*PREDICTION_COLUMNS),
+        Null(column="invalid", description=valid),
+        UniqueTogether(column_list=[*FIT, "sample_id"], description="a video is predicted once per fit and repeat"),
+        InSet(column="split_digest", value_set=[split_digest], description=f"was made on split {split_digest}"),
     ]
+    scored = folds[folds["fold"] >= 0].set_index(["repeat", "sample_id"])
+    recorded = scored.reindex(pd.MultiIndex.from_frame(predictions[["repeat", "sample_id"]]))
+    for ours, of_split in (("fold", "fold"), ("y_true", "y"), ("patient_id",) * 2, ("split_group",) * 2):
+        rows[f"{ours}_agrees"] = recorded[of_split].to_numpy() == predictions[ours].to_numpy()
+        expectations.append(true(f"{ours}_agrees", f"{ours} is that of the split"))
+    expected = predictions[FIT[:3]].drop_duplicates().merge(scored["fold"].reset_index(), how="cross")
+    keys = [*FIT, "sample_id"]
+    expected["missing"] = ~pd.MultiIndex.from_frame(expected[keys]).isin(pd.MultiIndex.from_frame(predictions[keys]))
+    coverage = expected.groupby([*FIT, "fold"], as_index=False).agg(missing=("missing", "sum"))
+    whole = Between(column="missing", max_value=0, description="every video that the fold holds out is predicted")
     return [
-        Judged("predictions", rows, (*fit, "fold", "sample_id"), per_row),
-        Judged(
-            "coverage",
-            _coverage(predictions, folds),
-            ("arm", "arm_seed", "probe", "repeat", "fold"),
-            [between("missing", 0, 0, "no fold is missing: every video it holds out is predicted")],
-        ),
+        Table("predictions", rows, [*FIT, "fold", "sample_id"], expectations),
+        Table("coverage", coverage, [*FIT, "fold"], [whole]),
     ]
 
 
-def _coverage(predictions: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm, seed, probe, repeat and outer fold: how many of its videos have no prediction."""
-    arms = predictions[["arm", "arm_seed", "probe"]].drop_duplicates()
-    expected = arms.merge(folds[["repeat", "fold", "sample_id"]], how="cross")
-    keys = ["arm", "arm_seed", "probe", "repeat", "sample_id"]
-    present = pd.MultiIndex.from_frame(predictions[keys])
-    expected["missing"] = ~pd.MultiIndex.from_frame(expected[keys]).isin(present)
-    counts = expected.groupby(["arm", "arm_seed", "probe", "repeat", "fold"], as_index=False)
-    return counts.agg(missing=("missing", "sum"), videos=("missing", "size"))
-
-
-def compare(tables: Tables) -> list[Judged]:
-    """arms: an estimate per arm, probe and metric. pairs: a difference per arm, reference, probe and metric."""
+def compare(tables: Tables, *, losses: Mapping[str, str]) -> list[Table]:
+    """arms and pairs: the tables of a Comparison. `losses`: task -> its loss, the one metric that is always defined."""
     judged = []
     for name, keys, value in (("arms", ARM_KEYS, "estimate"), ("pairs", PAIR_KEYS, "difference")):
         rows = tables[name]
         low, high, estimate = (pd.to_numeric(rows[column], errors="coerce") for column in ("low", "high", value))
-        # A ranking score is undefined where a fold lacks a class, and so is its interval; the log-loss never is.
         rows = rows.assign(
-            defined=estimate.notna() | (rows["metric"] != "log_loss"),
+            defined=estimate.notna() | (rows["metric"] != rows["task"].map(losses)),
             in_order=~(low > high),
             inside=~((estimate < low - 1e-9) | (estimate > high + 1e-9)),
             counted=(rows["n_groups"] >= 1) & (rows["n_groups"] <= rows["n_patients"]),
         )
         expectations = [
             *filled(*keys),
-            unique("every row is another comparison", *keys),
-            holds("defined", f"the {value} of the log-loss is a number"),
-            between(value, -1e6, 1e6, f"{value} is finite"),
-            holds("counted", "there are patients, and no more independent groups than patients"),
-            holds("in_order", "low is not above high"),
-            holds("inside", f"the {value} lies in its interval", "warning"),
+            UniqueTogether(column_list=keys, description="no comparison appears twice"),
+            true("defined", f"the {value} of the task's loss is a number"),
+            Between(column=value, min_value=-1e6, max_value=1e6, description=f"{value} is finite"),
+            true("counted", "there are patients, and no more independent groups than patients"),
+            true("in_order", "low is not above high"),
+            true("inside", f"the {value} lies in its interval", "warning"),
         ]
         if name == "pairs":
-            expectations.append(between("p_value", 0, 1, "p_value is a probability"))
-        judged.append(Judged(name, rows, tuple(keys), expectations))
+            probability = "p_value is a probability"
+            expectations.append(Between(column="p_value", min_value=0, max_value=1, description=probability))
+        judged.append(Table(name, rows, keys, expectations))
     return judged
 
 
-def report(tables: Tables) -> list[Judged]:
+def report(tables: Tables) -> list[Table]:
     """artifacts: one row per file of the report."""
     expectations = [
         *filled("name", "bytes"),
-        unique("every file has its own name", "name"),
-        between("bytes", 1, None, "no file is empty"),
+        Unique(column="name", description="every file has its own name"),
+        Between(column="bytes", min_value=1, description="no file is empty"),
     ]
-    return [Judged("artifacts", tables["artifacts"], ("name",), expectations)]
+    return [Table("artifacts", tables["artifacts"], ["name"], expectations)]
 
 
-ARM_KEYS = ["task", "arm", "probe", "metric"]
-PAIR_KEYS = ["task", "arm", "reference", "probe", "metric"]
+FIT = ["arm", "arm_seed", "method", "repeat"]
+ARM_KEYS = ["task", "arm", "method", "metric"]
+PAIR_KEYS = ["task", "arm", "method", "reference", "reference_method", "metric"]
+INTERVAL = ["low", "high", "n_patients", "n_groups"]
 PREDICTION_COLUMNS = [
-    "task", "arm", "arm_seed", "probe", "repeat", "fold", "sample_id", "patient_id", "split_group", "y_true",
-    "seen_in_pretraining", "split_digest",
+    "task", *FIT, "fold", "sample_id", "patient_id", "split_group", "y_true", "seen_in_pretraining", "split_digest",
 ]  # fmt: skip
-FOLD_COLUMNS = ["sample_id", "patient_id", "split_group", "y", "label", "repeat", "fold"]
+FOLD_COLUMNS = ["sample_id", "patient_id", "split_group", "y", "stratum", "label", "repeat", "fold"]
 MANIFEST_COLUMNS = [
     "sample_id", "source", "path", "sha256", "patient_id", "frames", "frames_declared", "fps", "height", "width",
     "decode_error",
 ]  # fmt: skip
-SEED_COLUMNS = [
-    "seed", "steps", "loss_first", "loss_last", "effective_rank", "videos", "finite", "weights_sha256",
-]  # fmt: skip
+SEED_COLUMNS = ["seed", "steps", "finite", "weights_sha256"]
+RERUN = "Rerun the stage: `dvc repro`."
 
 SUITES: dict[str, Suite] = {
-    "phantom": Suite({"videos": ["file", "patient", "frames", "mean"]}, phantom, "Correct the section `phantom`."),
-    "ingest": Suite(
-        {"manifest": MANIFEST_COLUMNS}, ingest, "Repair the files named above, or remove them from the source."
-    ),
-    "split": Suite({"folds": FOLD_COLUMNS}, split, "Correct the labels and patients of the source, or the folds."),
-    "initialise": Suite(
-        {"seeds": ["seed", "steps", "finite", "weights_sha256"]}, initialise, "Give every draw a seed of its own."
-    ),
+    "phantom": Suite({"videos": ["file", "patient", "frames", "mean"]}, phantom, "Correct `phantom:` in the study."),
+    "ingest": Suite({"manifest": MANIFEST_COLUMNS}, ingest, "Repair these files, or remove them from the source."),
+    "split": Suite({"folds": FOLD_COLUMNS}, split, "Correct the labels and patients of the source, or `split:`."),
+    "initialise": Suite({"seeds": SEED_COLUMNS}, initialise, "Give every encoder of an arm its own seed."),
     "pretrain": Suite(
-        {"seeds": SEED_COLUMNS}, pretrain, "Delete the run's folder and train again with another seed or rate."
+        {"seeds": [*SEED_COLUMNS, "loss_first", "loss_last", "effective_rank", "videos"]},
+        pretrain,
+        "Rerun with another seed or a lower learning rate.",
     ),
     "embed": Suite(
         {"features": ["seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]},
         embed,
-        "Look at the encoder's training: the features of the rows named above carry no information.",
+        "Check how the encoder was trained: these features carry no information.",
     ),
-    "probe": Suite({"predictions": PREDICTION_COLUMNS, "folds": FOLD_COLUMNS}, probe, "Run the stage again."),
+    "fit": Suite({"predictions": PREDICTION_COLUMNS, "folds": FOLD_COLUMNS}, fit, RERUN),
     "compare": Suite(
-        {
-            "arms": [*ARM_KEYS, "estimate", "low", "high", "n_patients", "n_groups"],
-            "pairs": [*PAIR_KEYS, "difference", "low", "high", "p_value", "n_patients", "n_groups"],
-        },
+        {"arms": [*ARM_KEYS, "estimate", *INTERVAL], "pairs": [*PAIR_KEYS, "difference", "p_value", *INTERVAL]},
         compare,
-        "Look at the predictions of the rows named above.",
+        "Check the predictions of these arms.",
     ),
-    "report": Suite({"artifacts": ["name", "bytes"]}, report, "Run the stage again."),
+    "report": Suite({"artifacts": ["name", "bytes"]}, report, RERUN),
 }
