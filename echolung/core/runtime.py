@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -15,8 +14,7 @@ import re
 import secrets
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -194,34 +192,44 @@ def _plain(value: Any) -> Any:
 def exclusive(path: Path, work: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` for `work`; raises BusyError if another process keeps it for `patience` seconds.
 
-    The kernel releases the lock when its holder ends, however it ends: there is nothing to clean up by hand.
+    The kernel releases the lock when its holder ends, even by SIGKILL.
     """
+    from filelock import FileLock, Timeout
+
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = FileLock(path, timeout=patience, on_acquired=_sign)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BusyError(f"{work} is already running ({_holder(path)})", "Wait for it, or stop it first.") from None
     try:
-        deadline = time.monotonic() + patience
-        while not _locked(handle):
-            if time.monotonic() >= deadline:
-                holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
-                raise BusyError(f"{work} is already running ({holder})", "Wait for it, or stop it first.")
-            time.sleep(0.1)
-        with contextlib.suppress(OSError):  # on a full disk the lock holds without its holder's name
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()}".encode(), 0)
         yield
-        with contextlib.suppress(OSError):
-            os.ftruncate(handle, 0)
     finally:
-        os.close(handle)
+        lock.release()
 
 
-def _locked(handle: int) -> bool:
+def holder(path: Path) -> str:
+    """Which process holds the lock file `path`, as "process 123"; "" if none does."""
+    from filelock import FileLock, Timeout
+
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        with FileLock(path, timeout=0):
+            return ""
+    except Timeout:
+        return _holder(path)
+    except OSError:  # another user's, or a read-only disk
+        return ""
+
+
+def _holder(path: Path) -> str:
+    return path.read_text(errors="replace").strip() or "another process"
+
+
+def _sign(handle: int) -> None:
+    with contextlib.suppress(OSError):  # on a full disk the lock works without the name of its holder
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()}".encode(), 0)
 
 
 def code_digest(*modules: str) -> str:
@@ -248,8 +256,8 @@ def code_digest(*modules: str) -> str:
     return digest(trees)
 
 
-def used_modules(*start: str, within: tuple[str, ...]) -> list[str]:
-    """These imported modules, and those below `within` whose classes and functions they use, directly or not."""
+def used_modules(*start: str, within: tuple[str, ...], without: Collection[str] = ()) -> list[str]:
+    """These imported modules, and those below `within`, but for `without`, whose classes and functions they use."""
     found: set[str] = set()
     waiting = set(start)
     while waiting:
@@ -257,5 +265,5 @@ def used_modules(*start: str, within: tuple[str, ...]) -> list[str]:
         values = [value for module in waiting for value in vars(sys.modules[module]).values()]
         used = {str(getattr(value, "__module__", "")) for value in values}
         used |= {value.__name__ for value in values if isinstance(value, type(sys))}
-        waiting = {module for module in used if module.startswith(within)} - found
+        waiting = {module for module in used if module.startswith(within)} - found - {*without}
     return sorted(found)
