@@ -28,6 +28,7 @@ from echolung.pretraining.settings import PretrainSettings
 from echolung.reports.settings import ReportSettings
 from echolung.tracking.store import TrackingSettings
 
+
 class FitSettings(Parameters):
     """How the methods are fitted."""
 
@@ -79,6 +80,8 @@ class Settings(Parameters):
                 raise ValueError(f"{place} names the source '{source}', but ingest.sources has {_listed(sources)}")
         references = [name for name, arm in self.arms.items() if arm.role == "reference"]
         for name, arm in self.arms.items():
+            if len(set(self.seeds(name))) < len(self.seeds(name)):
+                raise ValueError(f"arms.{name} has a seed twice: {_listed(map(str, self.seeds(name)))}")
             if arm.pretrained and arm.encoder not in self.pretrain.encoders:
                 known = _listed([RANDOM, *self.pretrain.encoders])
                 raise ValueError(f"arms.{name}.encoder is '{arm.encoder}', but the encoders are {known}")
@@ -231,4 +234,3 @@ def load(root: Path) -> Settings:
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds no parameters", remedy)
     return Settings.parse(values, str(path))
-

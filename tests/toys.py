@@ -149,7 +149,7 @@ class Mean(Ridge):
 class Number(Kind):
     """A number per video or patient, judged by its absolute error."""
 
-    Task = Task
+    Settings = Task
     metrics = {"mae": Metric("absolute error", False), "bias": Metric("bias", False)}
     paired = ("mae", "bias")
     loss = "mae"

@@ -50,7 +50,7 @@ def fit_task(
     for arm, method, arm_seed in fits:
         stores = feature_stores(data, task, arm, arm_seed) if METHODS[method].reads_tokens else []
         depends = [split, recordings, [Features.open(store).record.key for store in stores]]
-        one = {"task_name": name, "task": task.model_dump(mode="json"), "arm": arm, "method": method}
+        one: dict[str, Any] = {"task_name": name, "task": task.model_dump(mode="json"), "arm": arm, "method": method}
         one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[method].model_dump(mode="json")}
         one["_depends"] = digest([*depends, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
         configurations += [one | place for place in outer]

@@ -21,6 +21,7 @@ from echolung.core.runtime import (
     digest,
     link,
     read_json,
+    sha256_file,
     used_modules,
     write_json,
 )
@@ -32,8 +33,9 @@ from echolung.models.weights import EncoderRecord, load_encoder
 
 # Dimension letters: V videos, B clips, T frames, S pixels, N tokens, D width.
 
-DONE = "done"
-"""Mark of a complete store in the cache."""
+DIGESTS = "digests.json"
+"""SHA-256 of the files of a store in the cache, written last. Stores of studies are hard links to these files, and so
+an edit of one damages the cache."""
 CODE = ("echolung.data.clips", "echolung.embedding.embed")
 """Modules that decide which tokens a video becomes, besides the encoder's own."""
 
@@ -68,7 +70,7 @@ def embed(
     _check_videos(videos, store)
     key = features_key(encoder, record, videos, store, settings.views)
     kept = cache / key
-    if not (kept / DONE).is_file():
+    if not _whole(kept):
         _compute(encoder, record, videos, store, settings, kept, key, on_progress)
     with atomic_directory(out) as directory:
         for name in FILES:
@@ -78,6 +80,14 @@ def embed(
         (directory / RECORD).unlink()
         write_json(directory / RECORD, stored.model_copy(update={"arm": arm, "seed": record.seed}).model_dump())
     return Features.open(out).summary()
+
+
+def _whole(kept: Path) -> bool:
+    """Whether the cache holds this store as it was written."""
+    try:
+        return all(sha256_file(kept / name) == known for name, known in read_json(kept / DIGESTS).items())
+    except (OSError, DataError):
+        return False
 
 
 def _compute(
@@ -90,7 +100,7 @@ def _compute(
     key: str,
     on_progress: Progress,
 ) -> None:
-    """Write a feature store, its mark of completeness last."""
+    """Write a feature store and its digests."""
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
     _check_space(out, 2 * int(np.prod(shape, dtype=np.int64)))
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -115,7 +125,7 @@ def _compute(
             ),
             rows,
         )
-        (directory / DONE).touch()
+        write_json(directory / DIGESTS, {name: sha256_file(directory / name) for name in FILES})
 
 
 def features_key(encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, views: int) -> str:

@@ -107,7 +107,7 @@ class Recordings:
         for at in np.unique(number):
             mine = np.flatnonzero(number == at)
             features = self.features[at]
-            places = features.positions([sample_ids[i] for i in mine])
+            places = features.positions([sample_ids[int(i)] for i in mine])
             found[mine] = features.tokens[places] if views is None else features.tokens[places, views[mine]]
         return found
 

@@ -73,10 +73,16 @@ class _OneTask:
     def __init__(self, units: Units, kind: Kind, arms: Mapping[str, Arm], settings: CompareSettings) -> None:
         self.units, self.kind, self.arms, self.settings = units, kind, arms, settings
         self.baseline = baseline_of(units.task)
-        unknown = sorted({arm for arm, _ in units.values} - set(arms) - {self.baseline})
-        if unknown:
-            raise DataError(f"'{units.name}' has predictions of unknown arm {', '.join(unknown)}", "Run `dvc repro`.")
+        self.keys = [
+            (arm, method)
+            for arm in [*arms, self.baseline]
+            for method in (arms[arm].method if arm in arms else [arm])
+            if (arm, method) in units.values
+        ]
+        """In the order of the study; an arm's first one judges it."""
         generator = np.random.default_rng(derived_seed(settings.seed, units.name, "bootstrap"))
+        if unknown := sorted(f"{arm} ({method})" for arm, method in set(units.values) - set(self.keys)):
+            raise DataError(f"'{units.name}' has predictions of unknown arm {', '.join(unknown)}", "Run `dvc repro`.")
         self.counts = self._resample(generator)
         self.scores: dict[Key, Scores] = {}
         self.losses: dict[Key, np.ndarray] = {}
@@ -84,7 +90,7 @@ class _OneTask:
 
     def compare(self, parts: Tables, more: Tables, facts: list[PairFacts]) -> None:
         """Append this task's rows to every table."""
-        for key in self.units.values:
+        for key in self.keys:
             self.scores[key] = self.kind.scores(self.units, key, self.counts)
             folds = self._folds(key)
             self.losses[key] = folds.loc[folds["metric"] == self.kind.loss, "value"].to_numpy()
@@ -117,25 +123,19 @@ class _OneTask:
         return np.vstack([np.ones(len(units.group)), drawn[:, units.group]])
 
     def _methods(self, arm: str) -> list[str]:
-        return [method for name, method in self.units.values if name == arm]
-
-    def _primary(self, arm: str) -> str:
-        """The method that judges the arm here."""
-        present = self._methods(arm)
-        wanted = [arm] if arm == self.baseline else self.arms[arm].methods(self.units.task)
-        return next((method for method in wanted if method in present), present[0])
+        return [method for name, method in self.keys if name == arm]
 
     def _is_primary(self, key: Key) -> bool:
-        return key[1] == self._primary(key[0])
+        return key[1] == self._methods(key[0])[0]
 
     def _pairs(self) -> Iterator[tuple[Key, Key]]:
         """Each arm against the references and the baseline, candidates against the controls too.
 
         Two arms meet with the method they share, else with the other's primary one.
         """
-        names = list(dict.fromkeys(arm for arm, _ in self.units.values))
+        names = list(dict.fromkeys(arm for arm, _ in self.keys))
         of_role = {role: [arm for arm in names if self.role(arm) == role] for role in ("reference", "control")}
-        for key in self.units.values:
+        for key in self.keys:
             arm, role = key[0], self.role(key[0])
             if role == "baseline":
                 continue
@@ -148,7 +148,7 @@ class _OneTask:
             for other in others:
                 methods = self._methods(other)
                 if methods and other != arm:
-                    yield key, (other, key[1] if key[1] in methods else self._primary(other))
+                    yield key, (other, key[1] if key[1] in methods else methods[0])
 
     def _sizes(self) -> dict[str, int]:
         return {"n_patients": len(self.units.patients), "n_groups": self.units.groups, "n_videos": self.units.videos}
@@ -221,7 +221,8 @@ class _OneTask:
             label = f"Nadeau-Bengio, {self.kind.metrics[self.kind.loss].label}"
             found[label] = statistics.nadeau_bengio(differences, test_over_train)
         found |= self.kind.secondary(self.units, key, reference)
-        return pd.DataFrame({"test": test, **vars(estimate)} for test, estimate in found.items())
+        columns = ["test", *(one.name for one in fields(statistics.Estimate))]
+        return pd.DataFrame([{"test": test, **vars(one)} for test, one in found.items()], columns=columns)
 
     def _facts(self, key: Key, reference: Key, heading: Mapping[str, str]) -> PairFacts:
         role, other = self.role(key[0]), self.role(reference[0])

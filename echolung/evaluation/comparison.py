@@ -9,16 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from echolung.core.errors import DataError
-from echolung.core.runtime import atomic_path, write_json
+from echolung.core.runtime import atomic_path, read_json, write_json
 
-NUMBERS = {
-    "estimate", "low", "high", "seeds", "seed_low", "seed_high", "n_patients", "n_groups", "n_videos", "n_seen",
-    "difference", "p_value", "p_holm", "repeat", "fold", "step", "value", "n_units", "standard_error", "count",
-    "false_positive_rate", "true_positive_rate",
-}  # fmt: skip
-TRUTHS = {"primary", "confirmatory"}
 ROLES = ["candidate", "reference", "control", "baseline"]
 MORE = "more"
+TYPES = "types.json"
+"""Which columns of which table are numbers or truth values: a class may be named 0, NA or True."""
 
 
 @dataclass(frozen=True)
@@ -87,30 +83,37 @@ def nested_metrics(comparison: Comparison) -> dict[str, dict[str, dict[str, floa
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """One csv per table (those of the kinds below more/), and metrics.json (`nested_metrics`)."""
+    """One csv per table (those of the kinds below more/), types.json, and metrics.json (`nested_metrics`)."""
     tables = {one.name: getattr(comparison, one.name) for one in fields(comparison) if one.name != MORE}
     tables |= {f"{MORE}/{name}": table for name, table in comparison.more.items()}
     for name, table in tables.items():
         with atomic_path(directory / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.10g")
+    write_json(directory / TYPES, {name: {c: _type(table[c]) for c in table} for name, table in tables.items()})
     write_json(directory / "metrics.json", nested_metrics(comparison))
 
 
 def read_comparison(directory: Path) -> Comparison:
     """What `write_comparison` wrote; raises DataError naming a missing table."""
-    tables = {one.name: _read(directory / f"{one.name}.csv") for one in fields(Comparison) if one.name != MORE}
-    more = {path.stem: _read(path) for path in sorted((directory / MORE).glob("*.csv"))}
+    types = read_json(directory / TYPES)
+    tables = {name: _read(directory / f"{name}.csv", columns) for name, columns in types.items()}
+    more = {name.removeprefix(f"{MORE}/"): tables.pop(name) for name in list(tables) if name.startswith(f"{MORE}/")}
     return Comparison(**tables, more=more)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _type(values: pd.Series) -> str:
+    if pd.api.types.is_bool_dtype(values):
+        return "truth"
+    return "number" if pd.api.types.is_numeric_dtype(values) else "text"
+
+
+def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} does not exist", "Run `dvc repro compare` to make it.")
-    # Class names such as "0", "NA" or "none" are text.
     table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[])
-    for column in table:
-        if column in NUMBERS:
+    for column, kind in types.items():
+        if kind == "number":
             table[column] = pd.to_numeric(table[column].replace("", None))
-        elif column in TRUTHS:
+        elif kind == "truth":
             table[column] = table[column] == "True"
     return table

@@ -23,13 +23,10 @@ from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds import metrics
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, listed, one_label_per_patient, selected
+from echolung.kinds.task import Task, listed, one_label_per_patient, selected, spelled, yaml_word
 
 TOLERANCE = 1e-3
 """How far probabilities may sum from 1: half-precision softmax."""
-YAML_WORDS = {False: "no", True: "yes"}
-SAME = {"no": {"false", "off", "n"}, "yes": {"true", "on", "y"}}
-"""Labels that mean a class which YAML read as a truth value."""
 
 
 class ClassificationTask(Task):
@@ -43,10 +40,7 @@ class ClassificationTask(Task):
     @pydantic.field_validator("classes", "exclude", mode="before")
     @classmethod
     def _words(cls, values: Any) -> Any:
-        """YAML reads an unquoted `no` or `yes` as a truth value."""
-        if not isinstance(values, list):
-            return values
-        return [YAML_WORDS[one] if isinstance(one, bool) else one for one in values]
+        return [yaml_word(one) for one in values] if isinstance(values, list) else values
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -59,7 +53,7 @@ class ClassificationTask(Task):
 class Classification(Kind):
     """Class probabilities p_0..p_{K-1}."""
 
-    Task = ClassificationTask
+    Settings = ClassificationTask
     metrics = metrics.METRICS
     paired = ("balanced_accuracy", "auroc", "macro_f1", "log_loss")
     loss = "log_loss"
@@ -69,8 +63,8 @@ class Classification(Kind):
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
         assert isinstance(task, ClassificationTask)
         rows = selected(task, manifest)
-        rows["label"] = _as_classes(rows["label"], [*task.classes, *task.exclude])
-        known = {*task.classes, *task.exclude}
+        known = [*task.classes, *task.exclude]
+        rows["label"] = spelled(rows["label"], known)
         strange = rows[~rows["label"].isin(known)]
         if len(strange):
             named = [f"{row.sample_id} ({row.label})" for row in strange.itertuples()]
@@ -201,15 +195,6 @@ def classes_of(task: Task) -> list[str]:
     """The class names of a classification task."""
     assert isinstance(task, ClassificationTask)
     return task.classes
-
-
-def _as_classes(labels: pd.Series, known: list[str]) -> pd.Series:
-    """Labels as the classes spell them; `False`, `off` and `n` are the class `no` that YAML made of a truth value."""
-    spelled = {other: name for name, others in SAME.items() if name in known for other in others - set(known)}
-    lowered = labels.str.lower()
-    own = {name for name in SAME if name in known}
-    same = lowered.where(lowered.isin(own), lowered.map(spelled))
-    return labels.where(labels.isin(known) | same.isna(), same)
 
 
 def by_class(units: Units, key: Key, counts: np.ndarray) -> pd.DataFrame:

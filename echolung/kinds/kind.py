@@ -37,9 +37,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A figure of the report: how to draw it (None: nothing to draw), its title, and how to read it."""
+    """A figure of the report: how to draw it, its title, and how to read it."""
 
-    draw: Callable[[Comparison], Any]
+    draw: Callable[[Comparison, Mapping[str, str]], Any]
+    """From the tasks of the kind and the colour of each arm; None if there is nothing to draw."""
     title: str
     caption: str
 
@@ -47,7 +48,8 @@ class Captioned:
 class Kind(abc.ABC):
     """One kind of task."""
 
-    Task: ClassVar[type[Task]]
+    Settings: ClassVar[type[Task]]
+    """The class of its tasks."""
     metrics: ClassVar[Mapping[str, Metric]]
     """In the order of the tables."""
     paired: ClassVar[tuple[str, ...]]
@@ -58,11 +60,6 @@ class Kind(abc.ABC):
     """The method that looks at nothing; every task has it as an arm of the same name."""
     valid: ClassVar[str]
     """What holds of every prediction, in words."""
-
-    @property
-    def Settings(self) -> type[Task]:
-        """The class of its tasks, under the name that a seam's parameters are looked up by."""
-        return self.Task
 
     @abc.abstractmethod
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +93,11 @@ class Kind(abc.ABC):
         """Every metric on the units `held_out` (U,) bool alone: values (S, units, K) -> mean over seeds."""
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
-        """Further tables of one arm, by name; each becomes a csv of the comparison."""
+        """Further tables of one arm, by name; each becomes a csv of the comparison.
+
+        The report shows those that no figure of the same name draws: `estimate`, `low` and `high` in one cell, and a
+        column for each value of `metric`.
+        """
         return {}
 
     def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, Estimate]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -192,7 +192,7 @@ def _mean_per_unit(values: np.ndarray, of_video: np.ndarray) -> np.ndarray:
 
 
 def prediction_rows(
-    heading: Mapping[str, object],
+    heading: Mapping[str, Any],
     test: pd.DataFrame,
     columns: Iterable[str],
     values: np.ndarray,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Literal, Self
+from collections.abc import Collection, Iterable
+from typing import Any, Literal, Self
 
 import pandas as pd
 import pydantic
 
 from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
+
+SAME = {"no": {"false", "off", "n"}, "yes": {"true", "on", "y"}}
+"""Spellings of the values that YAML reads as false and true."""
 
 
 class Task(Parameters):
@@ -37,6 +40,11 @@ class Task(Parameters):
     """`cv`: nested cross-validation. `official`: the set's own split (manifest column `split_official`)."""
     train: str | None = None
     """External validation: train on this source, score on `source`."""
+
+    @pydantic.field_validator("where", mode="before")
+    @classmethod
+    def _where_words(cls, where: Any) -> Any:
+        return {column: yaml_word(one) for column, one in where.items()} if isinstance(where, dict) else where
 
     @pydantic.model_validator(mode="after")
     def _one_split(self) -> Self:
@@ -68,7 +76,7 @@ def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
             raise DataError(f"the manifest has no video of source '{source}'", "Correct the task's source.")
     for column, value in task.where.items():
         _require(rows, column, task.source)
-        kept = rows[as_text(rows[column]) == value]
+        kept = rows[spelled(as_text(rows[column]), [value]) == value]
         if kept.empty:
             present = listed(sorted(set(as_text(rows[column]).dropna())))
             raise DataError(
@@ -118,6 +126,17 @@ def as_text(values: pd.Series) -> pd.Series:
         if (whole == whole.round()).all():
             values = values.astype("Int64")
     return values.astype("string").str.strip()
+
+
+def yaml_word(value: Any) -> Any:
+    """`no` or `yes`, which YAML reads as a truth value unless they are quoted; anything else as it is."""
+    return ("no", "yes")[value] if isinstance(value, bool) else value
+
+
+def spelled(values: pd.Series, known: Collection[str]) -> pd.Series:
+    """Text as `known` spells it: where that has `no` or `yes`, other spellings of them (`False`, `NO`, `n`) too."""
+    same = {other: name for name, others in SAME.items() if name in known for other in {name, *others}}
+    return values.where(values.isin(known) | ~values.str.lower().isin(same), values.str.lower().map(same))
 
 
 def _require(rows: pd.DataFrame, column: str, source: str) -> None:

@@ -48,6 +48,8 @@ class Arm(Parameters):
                 raise ValueError(f"method '{name}' reads an encoder's features: name one with `encoder`")
         if self.shape and self.encoder != RANDOM:
             raise ValueError("`shape` is for `encoder: random`; a pretrained encoder has its own")
+        if self.against and self.role != "candidate":
+            raise ValueError("`against` is for candidates: other roles are not compared with chosen references")
         return self
 
     def methods(self, task: Task) -> list[str]:

@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from echolung.core.errors import CheckpointError
-from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
@@ -34,15 +33,10 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
-class NoSettings(Parameters):
-    """A control has nothing to set."""
-
-
 class Majority(Method):
     """The class frequencies of the training videos, each patient counting once where patients are the unit."""
 
     kinds = ("classification",)
-    Settings = NoSettings
     code = ("echolung.methods.cohort",)
 
     def __init__(self, frequencies: Sequence[float]) -> None:
@@ -69,8 +63,7 @@ class Tabular(Method):
     """Penalised multinomial logistic regression on a table of numbers per video."""
 
     kinds = ("classification",)
-    Settings = NoSettings
-    code = ("echolung.methods.cohort",)
+    code: ClassVar[tuple[str, ...]] = ("echolung.methods.cohort",)
 
     def __init__(self, columns: list[str], weights: dict[str, np.ndarray], search: pd.DataFrame) -> None:
         """`weights`: mean and scale (F,) of the features, coefficients (C, F) and intercepts (C,)."""
@@ -98,7 +91,7 @@ class Tabular(Method):
         penalty = PENALTIES[int(losses.mean(axis=1).argmin())]
         search = pd.DataFrame({"penalty": PENALTIES, "log_loss": losses.mean(axis=1)})
         search["chosen"] = search["penalty"] == penalty
-        return cls(list(table), _logistic(x, cohort.y, cohort.weights(), penalty, classes), search)
+        return cls([str(name) for name in table], _logistic(x, cohort.y, cohort.weights(), penalty, classes), search)
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         table = self.table(recordings, sample_ids).reindex(columns=self.columns, fill_value=0.0)
@@ -134,7 +127,7 @@ class SourceOnly(Tabular):
 class HandMade(Tabular):
     """What one would compute of the picture without a network."""
 
-    code: ClassVar[tuple[str, ...]] = ("echolung.methods.cohort", "echolung.methods.handmade")
+    code = ("echolung.methods.cohort", "echolung.methods.handmade")
 
     @staticmethod
     def table(recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:

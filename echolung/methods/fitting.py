@@ -17,7 +17,7 @@ import pandas as pd
 from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed, digest
-from echolung.data.splits import folds_digest, read_folds
+from echolung.data.splits import UNUSED, folds_digest, read_folds
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.kinds import KINDS, kind_of
 from echolung.kinds.predictions import prediction_rows
@@ -27,8 +27,6 @@ from echolung.methods.methods import METHODS
 
 CODE = ("echolung.methods.fitting", "echolung.embedding.recordings", "echolung.data.clips")
 """Modules that every fit depends on, besides its method's own."""
-UNUSED = -1
-"""Inner fold of rows that are not in a training set."""
 
 
 def outer_fold(folds: pd.DataFrame, repeat: int, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -51,7 +49,7 @@ def fit_one(data: str, work: str, configuration: Mapping[str, Any]) -> dict[str,
     """
     given, root = dict(configuration), Path(data)
     name, repeat, fold = str(given["task_name"]), int(given["repeat"]), int(given["fold"])
-    task = KINDS[given["task"]["kind"]].Task.parse(given["task"], f"tasks.{name}")
+    task = KINDS[given["task"]["kind"]].Settings.parse(given["task"], f"tasks.{name}")
     kind, folds = kind_of(task), read_folds(root / "split" / f"{name}.csv")
     training, test = outer_fold(folds, repeat, fold)
     method = METHODS[given["method"]]
@@ -61,12 +59,12 @@ def fit_one(data: str, work: str, configuration: Mapping[str, Any]) -> dict[str,
     seed = derived_seed(given["seed"], name, repeat, fold)
     directory = Path(work) / digest(given)
     fitted = method.fit(settings, task, recordings, training, seed, directory)
-    shutil.rmtree(directory, ignore_errors=True)
     ids = [str(one) for one in test["sample_id"]]
     heading = {"task": name, "arm": given["arm"], "arm_seed": int(given["arm_seed"]), "method": given["method"]}
     heading |= {"repeat": repeat, "fold": fold}
     values, seen = fitted.predict(recordings, ids), recordings.seen(ids)
     search = fitted.search()
+    shutil.rmtree(directory, ignore_errors=True)
     return {
         "predictions": prediction_rows(heading, test, kind.columns(task), values, folds_digest(folds), seen),
         "search": search.assign(**heading)[[*heading, *search.columns]],

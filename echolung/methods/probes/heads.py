@@ -134,8 +134,8 @@ class AttentiveHeads(ProbeHeads):
     def __init__(self, form: ProbeForm, heads: int, seed: int = 0) -> None:
         if form.width % form.attention_head_width:
             raise SettingsError(
-                f"probe.attention_head_width = {form.attention_head_width} does not divide the encoder's width"
-                f" {form.width}",
+                f"fit.methods.attentive.attention_head_width = {form.attention_head_width} does not divide the"
+                f" encoder's width {form.width}",
                 "Choose a divisor of the width, 64 for example.",
             )
         self.hidden = round(form.width * form.mlp_ratio)

@@ -11,7 +11,6 @@ import pandas as pd
 import pydantic
 import torch
 
-from echolung.core.errors import SettingsError
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
@@ -108,12 +107,6 @@ class Attentive(Probe):
 
     @classmethod
     def shape(cls, settings: Any, width: int, classes: int) -> ProbeForm:
-        if width % settings.attention_head_width:
-            raise SettingsError(
-                f"fit.methods.attentive.attention_head_width = {settings.attention_head_width} does not divide the"
-                f" encoder's width {width}",
-                "Choose a divisor of the width, 64 for example.",
-            )
         return ProbeForm(
             kind=cls.form,
             width=width,

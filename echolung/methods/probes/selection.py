@@ -150,7 +150,7 @@ def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -
     mean_EG = losses_EJG.mean(axis=1)
     mean_EG = np.where(np.isfinite(mean_EG), mean_EG, np.inf)
     if np.isinf(mean_EG[1:]).all():
-        raise SettingsError("every probe diverged on the inner folds", "Lower probe.learning_rates.")
+        raise SettingsError("every probe diverged on the inner folds", "Lower its learning_rates in fit.methods.")
     epoch, chosen = (int(index) for index in np.unravel_index(np.argmin(mean_EG), mean_EG.shape))
     fits = pd.DataFrame(
         [
