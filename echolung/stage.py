@@ -1,4 +1,4 @@
-"""What every pipeline script has in common: parameters, a lock, a tracked run, the gate, and one line per error."""
+"""What every pipeline script needs: parameters, a lock, a tracked run, the gate, and one line per error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echolung.core.errors import DataError, EcholungError
-from echolung.core.runtime import Progress, disk_error, exclusive, seed_everything
+from echolung.core.runtime import Progress, disk_error, exclusive, seed_everything, workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+    import psutil
 
     from echolung.settings import Settings
     from echolung.tracking.run import StageRun
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 15.0
-"""Seconds that a stage of a new `dvc repro` waits for the one that a killed DVC has left to end."""
+"""Seconds that a stage of a new `dvc repro` waits for one that a killed DVC left behind."""
 
 
 def project_root() -> Path:
-    """The folder that holds dvc.yaml: where DVC runs the stage, or the nearest one above the current folder.
+    """The nearest folder, from the current one upwards, with dvc.yaml and params.yaml.
 
-    Raises DataError outside a project.
+    DVC starts a stage there. DVC_ROOT is something else: in `dvc exp run --queue` and `--temp` it is the workspace that
+    the experiment's copy was made from. Raises DataError outside a project.
     """
-    start = Path(os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
+    start = Path.cwd()
     for folder in (start, *start.parents):
         if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
             return folder
@@ -42,7 +44,7 @@ def project_root() -> Path:
 
 @dataclass(frozen=True)
 class Stage:
-    """One execution of a stage on one item: where things are, and how its work is recorded and judged."""
+    """One execution of a stage on one item: its paths, its tracked run and its gate."""
 
     name: str
     key: str
@@ -56,62 +58,61 @@ class Stage:
         return self.root.joinpath("data", self.settings.study, *parts)
 
     def scratch(self, *parts: str) -> Path:
-        """A path for work in progress that survives a killed stage; DVC does not know it."""
+        """A path for work in progress, which survives a killed stage; DVC does not know it."""
         return self.root.joinpath("data", f"{self.settings.study}-runs", *parts)
+
+    def cache(self, *parts: str) -> Path:
+        """A path below data/cache/, which holds results by content; queued experiments share the workspace's."""
+        return workspace(self.root).joinpath("data", "cache", *parts)
 
     @property
     def validation(self) -> Path:
-        """Where the gates leave their findings."""
+        """Where the gates write their findings."""
         return self.root / "reports" / self.settings.study / "validation"
 
     def check(self, tables: dict[str, pd.DataFrame], **facts: Any) -> None:
-        """Run this stage's validation suite; raises GateError, and keeps the findings with the run either way."""
+        """Run this stage's validation suite and attach its findings to the run; raises GateError if it fails."""
         from echolung.gates.gate import check
 
-        name = f"{self.name}-{self.key or 'all'}"
+        key = self.key or "all"
         try:
-            check(self.name, self.key or "all", tables, self.validation, **facts)
+            check(self.name, key, tables, self.validation, **facts)
         finally:
             for suffix in ("json", "html"):
-                if (self.validation / f"{name}.{suffix}").is_file():
-                    self.run.attach(self.validation / f"{name}.{suffix}", "validation")
+                findings = self.validation / f"{self.name}-{key}.{suffix}"
+                if findings.is_file():
+                    self.run.attach(findings, "validation")
 
     def trial(self, arm: str, seed: int, resume_key: str) -> contextlib.AbstractContextManager[StageRun]:
-        """The tracked run of one pretraining trial; the same `resume_key` again goes on in the same run."""
+        """The tracked run of one pretraining trial; the same `resume_key` continues the same run."""
         from echolung.tracking import experiments
 
         section = self.settings.section(self.name, arm)
         return experiments.trial_run(self.store, self.settings.study, arm, seed, section, resume_key)
 
     def progress(self, label: str) -> Progress:
-        """A progress bar with the time left, as a callable(done, total)."""
-        return progress_bar(label)
+        """A progress bar, as a callable(done, total); one line every ten seconds where the output is a file."""
+        from tqdm import tqdm
 
+        bars: list[tqdm[Any]] = []
 
-def progress_bar(label: str) -> Progress:
-    """A bar on the terminal; one line every ten seconds where the output is a file."""
-    from tqdm import tqdm
+        def advance(done: int, total: int) -> None:
+            if not bars:
+                interval = 0.2 if sys.stderr.isatty() else 10.0
+                bars.append(tqdm(total=total, desc=label, mininterval=interval, smoothing=0.1, dynamic_ncols=True))
+            bars[0].total = total
+            bars[0].update(done - bars[0].n)
+            if done >= total:
+                bars[0].close()
 
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    bars: list[tqdm[Any]] = []
-
-    def advance(done: int, total: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=label, mininterval=interval, smoothing=0.1, dynamic_ncols=True))
-        bar = bars[0]
-        bar.total = total
-        bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
-
-    return advance
+        return advance
 
 
 @contextlib.contextmanager
 def stage(name: str, key: str = "") -> Iterator[Stage]:
-    """Run a stage's work: one process at a time, recorded in the tracking store, errors as one line and exit code 1.
+    """Run a stage's work: one process at a time per folder, recorded in the tracking store.
 
-    The run ends FINISHED, FAILED, or KILLED by Ctrl-C, SIGTERM, or the death of the DVC that started the stage.
+    The run ends as FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM, or the end of the DVC that started the stage).
     """
     with exit_cleanly():
         _end_with_dvc()
@@ -123,7 +124,7 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
         settings = load(root)
         title = f"{name}@{key}" if key else name
         lock = root / "data" / "locks" / f"{settings.study}-{title}.lock"
-        with exclusive(lock, f"stage {title}", PATIENCE if "DVC_STAGE" in os.environ else 0):
+        with exclusive(lock, f"stage {title}", PATIENCE if "DVC_STAGE" in os.environ else 1.0):
             seed_everything(0)
             tracking = store(root, settings.tracking)
             section = settings.section(name, key)
@@ -133,45 +134,49 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
 
 @contextlib.contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """The one place where errors become a line with the remedy and an exit code: 1, or 130 for Ctrl-C and SIGTERM."""
+    """Turn errors into one line with the remedy and an exit code: 1 (3 for a refusal), or 130 for Ctrl-C and SIGTERM."""
     try:
         yield
     except KeyboardInterrupt:
-        print("echolung: stopped; call again to go on.", file=sys.stderr)
+        print("echolung: stopped. Run the same command to continue.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        told = error if isinstance(error, EcholungError) else disk_error(error)
-        if told is None:
+        known = error if isinstance(error, EcholungError) else disk_error(error)
+        if known is None:
             raise
-        print(f"echolung: {told.problem}.", file=sys.stderr)
-        if told.remedy:
-            print(told.remedy, file=sys.stderr)
-        sys.exit(1)
+        print(f"echolung: {known.problem}.\n{known.remedy}".strip(), file=sys.stderr)
+        sys.exit(known.exit_code)
 
 
 def _end_with_dvc() -> None:
-    """Stop this process when the `dvc` that started it ends: killed by SIGTERM, DVC leaves its stage running."""
+    """Stop this process when the DVC that started it ends: killed by SIGTERM, DVC leaves its stage running."""
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
 
-    parents = psutil.Process().parents()
-    above = next((parent for parent in parents if "dvc" in " ".join(_command(parent)[:3])), None)
-    if above is None:  # it was killed before this process could look for it
+    # DVC starts a stage through a shell, whose command line names the script.
+    above = (parent for parent in psutil.Process().parents() if not _names_script(parent))
+    dvc = next(above, None)
+    if dvc is None or (dvc.pid == 1 and not _command(dvc).count("dvc")):  # it ended before we looked for it
         raise KeyboardInterrupt
 
-    def watch(process: psutil.Process) -> None:
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.5)
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, args=(above,), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def _command(process: Any) -> list[str]:
+def _names_script(process: psutil.Process) -> bool:
+    return "pipelines." in _command(process)
+
+
+def _command(process: psutil.Process) -> str:
     import psutil
 
     try:
-        return list(process.cmdline())
+        return " ".join(process.cmdline())
     except psutil.Error:
-        return []
+        return ""

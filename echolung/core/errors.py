@@ -7,6 +7,8 @@ class EcholungError(Exception):
     `problem` names the thing that is wrong (file, row, key); `remedy` says what to do next.
     """
 
+    exit_code = 1
+
     def __init__(self, problem: str, remedy: str = "") -> None:
         self.problem = problem.rstrip(".")
         self.remedy = remedy
@@ -34,7 +36,7 @@ class GateError(EcholungError):
 
 
 class CheckpointError(EcholungError):
-    """A file of weights is damaged, of another model, or not ours."""
+    """A file of weights is damaged, belongs to another model, or was not written by EchoLung."""
 
 
 class TrialError(EcholungError):
@@ -46,24 +48,32 @@ class TrackingError(EcholungError):
 
 
 class RegistryError(EcholungError):
-    """The model registry does not hold what was asked for."""
+    """The model registry does not have what was asked for."""
+
+
+class NoChampionError(RegistryError):
+    """A task has no champion yet."""
+
+    exit_code = 3
 
 
 class PromotionError(EcholungError):
-    """A candidate has not earned the champion's place."""
+    """A candidate is not good enough to become champion: a result, not a failure, hence its own exit code."""
+
+    exit_code = 3
 
 
 class DiskError(EcholungError):
-    """The disk is full, or refuses what is written to it."""
+    """The disk is full or cannot be written to."""
 
 
 class RequestError(EcholungError):
-    """A served model was sent something that it may not, or cannot, answer."""
+    """A served model was sent a request that it cannot answer."""
 
 
 class DependencyError(EcholungError):
-    """Something outside Python that the work needs is missing (FFmpeg's libraries, say)."""
+    """Something outside Python is missing, e.g. FFmpeg's libraries."""
 
 
 class BusyError(EcholungError):
-    """Another process is doing this very work."""
+    """Another process is doing the same work."""

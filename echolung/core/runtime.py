@@ -188,6 +188,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def workspace(root: Path) -> Path:
+    """The project's own folder: `root`, or what DVC copied it from in `dvc exp run --queue` and `--temp`.
+
+    Runs, models and cached results belong there; the copy is deleted.
+    """
+    root = root.absolute()
+    for parent in root.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return root
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, work: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` for `work`; raises BusyError if another process keeps it for `patience` seconds.
