@@ -134,7 +134,7 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
 
 @contextlib.contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """Turn errors into one line with the remedy and an exit code: 1 (3 for a refusal), or 130 for Ctrl-C and SIGTERM."""
+    """Turn errors into one line with the remedy and an exit code; 130 for Ctrl-C and SIGTERM."""
     try:
         yield
     except KeyboardInterrupt:

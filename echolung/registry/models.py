@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from echolung.core.errors import RegistryError
+from echolung.core.errors import NoChampionError, RegistryError
 from echolung.core.runtime import digest, sha256_file
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store, reported
@@ -109,10 +109,10 @@ def model_tags(store: Store, name: str) -> dict[str, str]:
 
 
 def champion(store: Store, study: str, task: str) -> Version:
-    """The champion; raises RegistryError with the remedy if there is none."""
+    """The champion; raises NoChampionError with the remedy if there is none."""
     found = find_champion(store, study, task)
     if found is None:
-        raise RegistryError(f"{model_name(study, task)} has no champion yet", f"Run `echolung promote {task}`.")
+        raise NoChampionError(f"{model_name(study, task)} has no champion yet", f"Run `echolung promote {task}`.")
     return found
 
 
