@@ -15,6 +15,7 @@ from typing import Any
 
 from echolung.core.errors import TrackingError
 from echolung.core.parameters import Parameters
+from echolung.tracking.moved import require_here
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -59,7 +60,8 @@ def where(root: Path, settings: TrackingSettings | None = None) -> str:
 def store(root: Path, settings: TrackingSettings | None = None) -> Store:
     """The store of the project at `root`, made ready for any number of writers.
 
-    Raises TrackingError if it is not a database, of another MLflow's schema, locked, or does not answer.
+    Raises TrackingError if it is not a database, of another MLflow's schema, locked, does not answer, or points to the
+    folder that the project was moved from.
     """
     home = _home(root) / "mlruns"
     uri = where(root, settings)
@@ -70,6 +72,8 @@ def store(root: Path, settings: TrackingSettings | None = None) -> Store:
         home.mkdir(parents=True, exist_ok=True)
         if uri.startswith("sqlite:///"):
             _check_sqlite(Path(uri.removeprefix("sqlite:///")))
+            if uri == f"sqlite:///{home}/mlflow.db":
+                require_here(home)
         _quieten_mlflow()
         # Processes that meet an uninitialised database together crash in its migration: one of them makes it.
         with open(home / ".initialise.lock", "w") as lock:
