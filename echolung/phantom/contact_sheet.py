@@ -1,4 +1,4 @@
-"""A picture of what the phantoms look like: hearts in two views with their masks' outline, lungs of every pattern."""
+"""A contact sheet of the phantoms: hearts in two views with the outline of their masks, and lungs of every pattern."""
 
 from __future__ import annotations
 
@@ -15,13 +15,9 @@ from echolung.phantom.lung import LungPatient, draw_lung
 
 _TILE, _CAPTION, _GAP = 208, 22, 6  # pixels
 _PAPER, _INK, _OUTLINE = (12, 13, 16), (205, 208, 214), (255, 176, 59)
-_MOMENTS = (("end-diastole", 0.0), ("end-systole", 0.36), ("filling", 0.52))  # shares of a beat
-_HEARTS: tuple[tuple[View, float, int], ...] = (  # view, ejection fraction and seed
-    ("a4c", 64.0, 4),
-    ("a4c", 24.0, 2),
-    ("psax", 64.0, 4),
-    ("psax", 24.0, 2),
-)
+_MOMENTS = (("end-diastole", 0.0), ("end-systole", 0.36), ("filling", 0.52))  # phase of a beat
+_HEARTS: tuple[tuple[View, float, int], ...] = (("a4c", 64, 4), ("a4c", 24, 2), ("psax", 64, 4), ("psax", 24, 2))
+"""View, ejection fraction and seed."""
 _LUNGS = (
     ("regular: A-lines", LungFindings("regular", 0, irregularity=0.05, a_lines=1.2), 24),
     (
@@ -60,7 +56,7 @@ _LUNGS = (
 
 
 def contact_sheet(path: Path) -> None:
-    """Write the picture as a png."""
+    """Write the contact sheet as a png."""
     tiles: list[tuple[str, Image.Image]] = []
     for view, ef, seed in _HEARTS:
         video = draw_heart(ef, 40, 25, _TILE, seed, view)
@@ -80,7 +76,7 @@ def contact_sheet(path: Path) -> None:
 
 
 def _palette() -> Image.Image:
-    """48 greys and the outline's colour fading into them: all that speckle and one line need, at half the bytes."""
+    """48 greys and the outline's colour blended with them: half the bytes of full colour."""
     greys = [(level, level, level) for level in np.linspace(0, 255, 48).astype(int)]
     mixed = [
         tuple((np.array(_OUTLINE) * share + 255 * grey * (1 - share)).astype(int))
@@ -93,7 +89,7 @@ def _palette() -> Image.Image:
 
 
 def _outlined(frame: NDArray[np.uint8], outline: NDArray[np.floating]) -> Image.Image:
-    """The frame with a closed line on it, drawn four times too large and shrunk, which smooths its edges."""
+    """The frame with an anti-aliased closed line on it."""
     fine = Image.new("L", (4 * frame.shape[1], 4 * frame.shape[0]))
     points = [(4 * x + 2, 4 * y + 2) for x, y in outline]
     ImageDraw.Draw(fine).line([*points, points[0]], fill=255, width=5, joint="curve")

@@ -1,10 +1,10 @@
-"""What a lung video shows, and how often: regular lungs, bacterial pneumonia, COVID-19.
+"""Findings in lung videos: regular lungs, bacterial pneumonia, COVID-19.
 
-The patterns follow the signs that readers score (Volpicelli et al. 2012, doi 10.1007/s00134-012-2513-4; Soldati et al.
-2020, doi 10.1002/jum.15285): A-lines over a smooth pleura; B-lines, broken pleura and small subpleural consolidations
-in viral disease; a large hepatised consolidation with air bronchograms, perhaps an effusion, in bacterial pneumonia.
-They overlap on purpose: some videos of the sick look well, some of the well show a B-line or two. Lengths are
-millimetres; positions run along the pleura from the middle of the view.
+The patterns follow clinical scores (Volpicelli et al. 2012, doi 10.1007/s00134-012-2513-4; Soldati et al. 2020, doi
+10.1002/jum.15285): A-lines below a smooth pleura; B-lines, broken pleura and small subpleural consolidations in viral
+disease; a large hepatised consolidation with air bronchograms, sometimes an effusion, in bacterial pneumonia. They
+overlap on purpose: some videos of sick patients look healthy, some of healthy ones show one or two B-lines. Lengths are
+millimetres; positions are along the pleura from the middle of the view.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 Pattern = Literal["regular", "pneumonia", "covid"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
-_HALF_VIEW = 24.0  # of the pleura that a probe sees, about
+_HALF_VIEW = 24.0  # half of the visible pleura, approximately
 
 
 @dataclass(frozen=True)
 class BLine:
-    """A vertical artefact from the pleura to the bottom of the image; `level` in dB above the chest wall's speckle."""
+    """A vertical artefact from the pleura to the bottom of the image; `level` in dB above chest wall speckle."""
 
     position: float
     width: float  # at the pleura
@@ -30,7 +30,7 @@ class BLine:
 
 @dataclass(frozen=True)
 class Consolidation:
-    """Airless lung below the pleura, bordered by aerated lung; `bronchograms` pockets of air shine in it."""
+    """Airless lung below the pleura with a number of bright air `bronchograms`."""
 
     position: float
     half_width: float
@@ -40,29 +40,25 @@ class Consolidation:
 
 @dataclass(frozen=True)
 class LungFindings:
-    """The signs in one video.
-
-    `irregularity` is 0 for a smooth thin pleural line and 1 for a thick broken one; `white_lung` 0..1 is the level of
-    coalescent B-lines; `effusion` is the fluid's thickness; `severity` is the score 0..3 of Soldati et al.
-    """
+    """The findings in one video."""
 
     pattern: Pattern
-    severity: int
+    severity: int  # score 0..3 of Soldati et al.
     b_lines: tuple[BLine, ...] = ()
     consolidations: tuple[Consolidation, ...] = ()
-    irregularity: float = 0.0
-    white_lung: float = 0.0
-    effusion: float = 0.0
+    irregularity: float = 0.0  # of the pleural line: 0 smooth and thin, 1 thick and broken
+    white_lung: float = 0.0  # level of coalescent B-lines, 0..1
+    effusion: float = 0.0  # thickness of the fluid
     a_lines: float = 1.0  # strength of the reverberation
 
     @property
     def shows_a_lines(self) -> bool:
-        """Whether a reader would note A-lines."""
+        """Whether a reader would report A-lines."""
         return self.a_lines > 0.4 and self.white_lung < 0.5
 
 
 def draw_severity(pattern: Pattern, rng: np.random.Generator) -> int:
-    """A score 0..3 for one video of a patient; a sick patient's video may well look healthy."""
+    """A severity score 0..3 for one video; videos of sick patients can score 0."""
     chances = {
         "regular": (0.93, 0.07, 0.0, 0.0),
         "pneumonia": (0.08, 0.08, 0.24, 0.6),
@@ -72,7 +68,7 @@ def draw_severity(pattern: Pattern, rng: np.random.Generator) -> int:
 
 
 def draw_findings(pattern: Pattern, severity: int, rng: np.random.Generator) -> LungFindings:
-    """The signs of one video of a `pattern` at a `severity`."""
+    """Random findings for one video."""
     if severity == 0:
         count = int(rng.choice(3, p=(0.72, 0.2, 0.08)))
         return LungFindings(

@@ -1,9 +1,9 @@
-"""A beating, breathing heart in a chosen view, drawn from scatterers that its tissue carries.
+"""A beating, breathing heart in one of two views, drawn from scatterers that move with the tissue.
 
-Scatterers are placed once, at end-diastole, with the echogenicity of the tissue they lie in. They follow the beat as
-their view says (four_chamber.py, short_axis.py), and the whole heart follows the breath (breathing.py); reverberation
-in the chest wall and the shadows of ribs stand still before the probe. Lengths are millimetres. Letters: T frames, H W
-pixels, R depth samples, A beams, N scatterers.
+Scatterers are placed once, at end-diastole, with the echogenicity of their tissue. The view moves them with the beat
+(four_chamber.py, short_axis.py), and the whole heart moves with the breath (breathing.py). Reverberation in the chest
+wall and rib shadows do not move. Lengths are millimetres. Dimension letters: T frames, H W pixels, R depth samples,
+A beams, N scatterers.
 """
 
 from __future__ import annotations
@@ -25,39 +25,35 @@ VIEWS: tuple[View, ...] = get_args(View)
 
 _DRAWN: dict[View, type[FourChamber] | type[ShortAxis]] = {"a4c": FourChamber, "psax": ShortAxis}
 _SCATTERERS_PER_MM2 = 1.3
-_MARGIN = 9.0  # beyond the sector on every side: tissue that the breath carries into view
+_MARGIN = 9.0  # scatterers this far outside the sector: breathing moves them into view
 
 
 @dataclass(frozen=True)
 class HeartVideo:
-    """Frames, with the truth about the left ventricle."""
+    """Frames with the ground truth of the left ventricle."""
 
     frames: NDArray[np.uint8]  # (T, H, W)
     heart: FourChamber | ShortAxis
     scanner: Scanner
-    fps: float
 
     @property
     def ventricle(self) -> Ventricle:
-        """The left ventricle as a solid: volumes, and the frames of end-diastole and end-systole."""
+        """Volumes of the left ventricle, and the frames of end-diastole and end-systole."""
         return self.heart.ventricle
 
     def masks(self) -> NDArray[np.bool_]:
-        """The left ventricle's cavity in every frame, (T, H, W)."""
+        """Mask of the left ventricle's cavity, (T, H, W)."""
         return self.heart.masks(self.scanner, self.frames.shape[1])
 
     def contour(self, frame: int, count: int = 64) -> Floats:
-        """The cavity's border as a closed polygon, (count, 2) pixels: column and row."""
+        """Border of the cavity as a closed polygon, (count, 2) pixels: column and row."""
         return self.heart.contour(frame, self.scanner, self.frames.shape[1], count)
 
 
 def beating_heart(
     view: View, ef: float, frames: int, fps: float, rng: np.random.Generator, breath_held: bool = False
 ) -> FourChamber | ShortAxis:
-    """A person's heart, how it beats and how it lies, before anything is drawn.
-
-    Drawn from generators in the same state, both views are of the same person.
-    """
+    """A random heart that ejects `ef` percent; generators in the same state give the same heart in both views."""
     anatomy = HeartAnatomy.draw(rng, ef)
     ventricle = Ventricle.beating(anatomy, ef, frames, fps, start=int(rng.integers(1000)))
     breathing = Breathing.draw(rng)
@@ -65,7 +61,7 @@ def beating_heart(
 
 
 def heart_scanner(deepest: float, rng: np.random.Generator, size: int) -> Scanner:
-    """A phased array that reaches below `deepest`, with an operator's choice of gain; sampled to suit `size` pixels."""
+    """A phased array that reaches below `deepest` with random gain settings, sampled for `size` pixels."""
     return Scanner(
         radius=0,
         half_angle=np.deg2rad(rng.uniform(37, 41)),
@@ -86,8 +82,7 @@ def draw_heart(
 ) -> HeartVideo:
     """Draw a heart that ejects `ef` percent of its volume, uint8 frames (frames, size, size).
 
-    With the breath held the tissue's motion repeats exactly from beat to beat; only the receiver's noise is fresh in
-    every frame. The person follows from `seed` and `ef` alone, whatever the view.
+    `seed` and `ef` determine the heart, in both views. With `breath_held` the motion repeats exactly from beat to beat.
     """
     rng = np.random.default_rng(seed)
     heart = beating_heart(view, ef, frames, fps, rng, breath_held)
@@ -99,7 +94,7 @@ def draw_heart(
     carried: list[tuple[Floats, Floats]] = []
     echo = np.empty((frames, scanner.samples, scanner.beams), np.complex64)
     for t in range(frames):
-        # Before the breath moves it, the tissue stands where it stood a beat ago.
+        # Without the breath, tissue is where it was one beat ago.
         carried.append(tissue.at(t) if t < beat else carried[t - beat])
         pose = heart.poses.at(t)
         field = scanner.deposit(*_beam_position(pose, *carried[t]), amplitude)
@@ -108,11 +103,11 @@ def draw_heart(
         field += scanner.deposit(depth, angle, strength / np.sqrt(_cell(scanner, depth)))
         echo[t] = scanner.receive((field + clutter) * window)
     pixels = scanner.scan_convert(scanner.grey(echo, rng), size, size)
-    return HeartVideo(pixels, heart, scanner, fps)
+    return HeartVideo(pixels, heart, scanner)
 
 
 def _beam_position(pose: Pose, x: Floats, z: Floats) -> tuple[Floats, Floats]:
-    """Depth and angle at which the scanner sees points of the heart's frame."""
+    """Depth and angle, in the scanner's polar grid, of points in the heart's frame."""
     lateral, axial = pose.to_image(x, z)
     return np.hypot(lateral, axial), np.arctan2(lateral, axial)
 
@@ -120,7 +115,7 @@ def _beam_position(pose: Pose, x: Floats, z: Floats) -> tuple[Floats, Floats]:
 def _scatterers(
     heart: FourChamber | ShortAxis, scanner: Scanner, rng: np.random.Generator
 ) -> tuple[Floats, Floats, Complexes]:
-    """Scatterers of everything that comes into view, at end-diastole: x, z and complex amplitude, each (N,)."""
+    """Scatterers of all tissue in view, at end-diastole: x, z and complex amplitude, each (N,)."""
     spread = float(scanner.angles[-1] - scanner.angles[0])
     reach = scanner.depth + 2 * _MARGIN
     count = round(_SCATTERERS_PER_MM2 * 0.5 * reach**2 * spread)
@@ -136,13 +131,13 @@ def _scatterers(
 
 
 def _cell(scanner: Scanner, depth: Floats) -> Floats:
-    """Area of a cell of the polar grid, mm2."""
+    """Area of a cell of the polar grid at `depth`, mm2."""
     spacing = float(scanner.angles[1] - scanner.angles[0])
     return (scanner.depth / scanner.samples) * spacing * np.maximum(depth, 1)
 
 
 def _near_field_clutter(scanner: Scanner, rng: np.random.Generator) -> Complexes:
-    """Reverberation just below the probe, which stands still while the heart moves, (R, A)."""
+    """Static reverberation just below the probe, (R, A)."""
     level = rng.uniform(2, 7) - scanner.depths * rng.uniform(0.5, 0.9)
     bands = 3 * np.cos(2 * np.pi * scanner.depths / rng.uniform(5, 8))
     white = unit_scatterers(rng, scanner.samples * scanner.beams).reshape(scanner.samples, scanner.beams)
@@ -150,7 +145,7 @@ def _near_field_clutter(scanner: Scanner, rng: np.random.Generator) -> Complexes
 
 
 def _acoustic_window(scanner: Scanner, rng: np.random.Generator) -> Floats:
-    """Transmission of each beam, (1, A): ribs and lung shade one side or both."""
+    """Transmission of each beam, (1, A): ribs and lung shadow one or both sides."""
     share = scanner.angles / scanner.half_angle
     left, right = rng.uniform(0, 12, 2)
     loss = left * np.clip(-share - 0.45, 0, 1) ** 2 * 4 + right * np.clip(share - 0.45, 0, 1) ** 2 * 4

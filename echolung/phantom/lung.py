@@ -1,16 +1,15 @@
-"""A breathing lung seen between the ribs, drawn from a chest wall that stands still and a lung that slides beneath it.
+"""A breathing lung between the ribs: a static chest wall, and a lung that slides below it.
 
-Air reflects nearly everything, so all that is seen below the pleural line is artefact or disease. Each has its cause
-here:
-* A-lines: the sound runs to and fro between probe and pleura; copies of the pleural line, at multiples of its depth,
-  where the beam meets the pleura squarely.
-* B-lines: a spot of the lung's surface rings; a beam of speckle from that spot to the bottom, which moves with the
-  lung and drowns the A-lines.
-* Rib shadows: nothing comes back from behind bone.
-* Consolidation: lung without air is tissue; it has speckle of its own, pockets of air, and a ragged far border.
+Air reflects nearly all sound, so everything below the pleural line is an artefact or a disease:
+* A-lines: reverberation between probe and pleura; copies of the pleural line at multiples of its depth, where the beam
+  is perpendicular to the pleura.
+* B-lines: a spot on the surface of the lung rings; a beam of speckle from there to the bottom that moves with the lung
+  and hides the A-lines.
+* Rib shadows: no echo from behind bone.
+* Consolidation: lung without air, with speckle of its own, pockets of air and a ragged far border.
 
-Depths are counted from the probe's face, in mm; `along` is the distance along the pleura from the middle of the view,
-on the lung when it is at rest. Letters: T frames, A beams, N scatterers.
+Depths are millimetres from the face of the probe; `along` is the distance along the pleura from the middle of the view,
+in the coordinates of the lung. Dimension letters: T frames, R depth samples, A beams, N scatterers.
 """
 
 from __future__ import annotations
@@ -23,20 +22,18 @@ from numpy.typing import NDArray
 from echolung.phantom.findings import LungFindings
 from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
 
-_PER_CELL = 1.0  # scatterers per cell of the polar grid
-
 
 @dataclass(frozen=True)
 class LungPatient:
-    """One person's chest, and how the scanner was set for it."""
+    """The chest of a patient, and the settings of the scanner."""
 
     pleura: float  # depth of the pleural line in the middle of the view
     tilt: float  # slope of the pleura across the view
-    flatness: float  # 0: the pleura follows the probe's curve, 1: it is flat
-    ribs: tuple[float, ...]  # angles at which a rib stands, as a fraction of the half-angle
-    fat: float  # share of the chest wall that is fat
+    flatness: float  # 0: the pleura is parallel to the probe, 1: it is flat
+    ribs: tuple[float, ...]  # angles of ribs, as a fraction of the half-angle
+    fat: float  # fraction of the chest wall that is fat
     breath_rate: float  # breaths per minute
-    slide: float  # of the lung along the pleura, either way
+    slide: float  # amplitude of lung sliding along the pleura
     radius: float
     half_angle: float
     depth: float
@@ -47,7 +44,7 @@ class LungPatient:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> LungPatient:
-        """A person at random."""
+        """A random patient."""
         left, right = -rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0)
         ribs = ((), (left,), (right,), (left, right))[rng.choice(4, p=(0.3, 0.2, 0.2, 0.3))]
         pleura = rng.uniform(14, 28)
@@ -69,24 +66,14 @@ class LungPatient:
         )
 
     def scanner(self, size: int) -> Scanner:
-        """The convex probe with this patient's settings, sampled to suit frames of about `size` pixels."""
-        return Scanner(
-            radius=self.radius,
-            half_angle=self.half_angle,
-            depth=self.depth,
-            frequency=self.frequency,
-            aperture=16.0,
-            samples=max(160, round(1.4 * size)),
-            beams=max(112, size),
-            gain=self.gain,
-            dynamic_range=self.dynamic_range,
-            attenuation=0.35,
-            time_gain=self.time_gain,
-            noise=-58.0,
-        )
+        """The convex probe with this patient's settings, sampled for frames of about `size` pixels."""
+        names = ("radius", "half_angle", "depth", "frequency", "gain", "dynamic_range", "time_gain")
+        settings = {name: getattr(self, name) for name in names}
+        samples, beams = max(160, round(1.4 * size)), max(112, size)
+        return Scanner(**settings, aperture=16.0, samples=samples, beams=beams, attenuation=0.35, noise=-58.0)
 
     def pleura_depth(self, angle: Floats) -> Floats:
-        """Depth of the pleural line under each beam, chest at rest."""
+        """Depth of the pleural line at each angle, at rest."""
         middle = self.radius + self.pleura
         flat = middle / (np.cos(angle) - self.tilt * np.sin(angle)) - self.radius
         round_ = self.pleura + self.tilt * middle * angle
@@ -95,32 +82,25 @@ class LungPatient:
 
 @dataclass(frozen=True)
 class LungVideo:
-    """Frames, with the truth about where things are in them."""
+    """Frames with the ground truth of positions in them."""
 
     frames: NDArray[np.uint8]  # (T, H, W)
-    findings: LungFindings
     scanner: Scanner
-    pleura: Floats  # (T, A) depth of the pleural line under each beam
-    slide: Floats  # (T,) how far the lung has moved along the pleura
+    pleura: Floats  # (T, A) depth of the pleural line in each beam
+    slide: Floats  # (T,) displacement of the lung along the pleura
     b_line_angles: Floats  # (T, number of B-lines)
-    fps: float
 
 
 def draw_lung(
-    findings: LungFindings,
-    patient: LungPatient,
-    frames: int,
-    fps: float,
-    size: tuple[int, int],
-    seed: int,
+    findings: LungFindings, patient: LungPatient, frames: int, fps: float, size: tuple[int, int], seed: int
 ) -> LungVideo:
-    """Draw a lung with these findings in this patient, uint8 frames (frames, *size)."""
+    """Draw a lung with these findings, uint8 frames (frames, *size)."""
     rng = np.random.default_rng(seed)
     scanner = patient.scanner(max(size))
     breath = 2 * np.pi * (patient.breath_rate / 60 * np.arange(frames) / fps + rng.random())
     slide = (patient.slide * np.sin(breath)).astype(np.float32)
     rest = patient.pleura_depth(scanner.angles)
-    heave = (0.5 * np.cos(breath)).astype(np.float32)  # of the chest wall's inside, with every breath
+    heave = (0.5 * np.cos(breath)).astype(np.float32)  # of the pleura, with every breath
     per_radian = patient.radius + patient.pleura
 
     wall, shadow = _chest_wall(patient, scanner, rest, rng)
@@ -133,34 +113,33 @@ def draw_lung(
     pixels = scanner.scan_convert(scanner.grey(echo, rng), *size)
     origins = np.array([line.position for line in findings.b_lines], np.float32)
     angles = (origins[None, :] + slide[:, None]) / per_radian
-    return LungVideo(pixels, findings, scanner, rest + heave[:, None], slide, angles, fps)
+    return LungVideo(pixels, scanner, rest + heave[:, None], slide, angles)
 
 
 def _specular(patient: LungPatient, scanner: Scanner) -> Floats:
-    """How squarely each beam meets the pleura, 0..1, (A,): what is sent back to the probe and not past it."""
+    """Share of the sound that the pleura reflects back to the probe, 0..1, (A,): 1 where it is perpendicular."""
     depth = patient.pleura_depth(scanner.angles)
     slope = np.gradient(depth, scanner.angles) / (patient.radius + depth)
     return np.exp(-0.5 * (np.arctan(slope) / 0.13) ** 2).astype(np.float32)
 
 
 def _contact(scanner: Scanner, rng: np.random.Generator) -> Floats:
-    """Transmission of each beam through the skin, (1, A): the ends of a curved probe often hang in the air."""
+    """Transmission of each beam through the skin, (1, A): the ends of a curved probe often have no contact."""
     share = np.abs(scanner.angles / scanner.half_angle + rng.uniform(-0.15, 0.15))
-    return decibels(-rng.uniform(4, 22) * np.clip(share - 0.55, 0, 1) ** 2 * 4 - SmoothField.draw(rng, 0.2, 1)(share))[
-        None
-    ]
+    loss = rng.uniform(4, 22) * np.clip(share - 0.55, 0, 1) ** 2 * 4
+    return decibels(-loss - SmoothField.draw(rng, 0.2, 1)(share))[None]
 
 
 def _chest_wall(
     patient: LungPatient, scanner: Scanner, pleura: Floats, rng: np.random.Generator
 ) -> tuple[Complexes, Floats]:
-    """Scatterers between skin and pleura with ribs among them, (R, A), and the shadow the ribs cast, 0..1, (R, A)."""
+    """Scatterers of the chest wall and its ribs, (R, A), and the transmission behind the ribs, 0..1, (R, A)."""
     depth = scanner.depths[:, None]
     along = (scanner.angles * (patient.radius + patient.pleura))[None, :]
     share = depth / pleura[None, :]
     sway = 0.06 * SmoothField.draw(rng, 18, 9)(along, depth)
     layer = share + sway
-    fat = -14 + 12 * np.exp(-(((SmoothField.draw(rng, 9, 1.6)(along, depth)) / 0.25) ** 2))  # septa in it shine
+    fat = -14 + 12 * np.exp(-(((SmoothField.draw(rng, 9, 1.6)(along, depth)) / 0.25) ** 2))  # with bright septa
     muscle = -7 + 6 * np.cos(2 * np.pi * (depth / rng.uniform(2.4, 3.6) + 10 * sway))
     level = np.where(layer < patient.fat, fat, muscle)
     level = np.where(depth < rng.uniform(1.2, 2.2), 8, level)
@@ -168,7 +147,7 @@ def _chest_wall(
     level += 2 * SmoothField.draw(rng, 14, 5)(along, depth)
     white = unit_scatterers(rng, scanner.samples * scanner.beams).reshape(scanner.samples, scanner.beams)
     wall = white * decibels(np.where(share < 0.985, level, -80))
-    # The wall's own layers come back a second time from the pleura: faint stripes just below it.
+    # The pleura reflects the layers of the wall once more: faint stripes just below it.
     lag = round(patient.pleura * scanner.samples / scanner.depth)
     again = np.zeros_like(wall)
     again[lag:] = wall[:-lag]
@@ -186,7 +165,7 @@ def _chest_wall(
 
 
 class _Lung:
-    """Scatterers and mirror of the sliding lung, in its own coordinates: along its surface and below it."""
+    """Scatterers and reflectors of the sliding lung, in its own coordinates: along and below its surface."""
 
     def __init__(
         self, findings: LungFindings, patient: LungPatient, scanner: Scanner, rng: np.random.Generator
@@ -194,35 +173,34 @@ class _Lung:
         self._findings, self._patient, self._scanner = findings, patient, scanner
         self._specular = _specular(patient, scanner)
         self._per_radian = np.float32(patient.radius + patient.pleura)
-        # The surface: bumps and breaks where the pleura is diseased, fine grain everywhere, by which sliding is seen.
+        # Bumps and breaks of a diseased pleura; a fine grain that makes sliding visible.
         self._bumps, self._breaks = SmoothField.draw(rng, 4, 1), SmoothField.draw(rng, 3, 1)
         self._grain = SmoothField.draw(rng, 1.1, 1)
         view = float(scanner.angles[-1]) * self._per_radian
         reach, room = view + patient.slide + 2, scanner.depth - 0.7 * patient.pleura
-        count = round(_PER_CELL * scanner.samples * room / scanner.depth * scanner.beams * reach / view)
+        count = round(scanner.samples * room / scanner.depth * scanner.beams * reach / view)  # one per cell
         along = rng.uniform(-reach, reach, count).astype(np.float32)
         below = rng.uniform(0, room, count).astype(np.float32)
-        amplitude = unit_scatterers(rng, count) * self._echogenicity(along, below, rng) / np.float32(np.sqrt(_PER_CELL))
+        amplitude = unit_scatterers(rng, count) * self._echogenicity(along, below, rng)
         heard = np.abs(amplitude) > decibels(-50)
         self._along, self._amplitude = along[heard], amplitude[heard]
         self._below = below[heard] + self._surface(along[heard])
 
     def at(self, slide: np.float32, heave: np.float32) -> Complexes:
-        """What lies below the chest wall, (R, A), with the lung slid so far and the pleura this deeper."""
+        """Everything below the chest wall, (R, A), with the lung displaced by `slide` and the pleura by `heave`."""
         angle = (self._along + slide) / self._per_radian
         depth = self._patient.pleura_depth(angle) + heave + self._below
         pleura = self._patient.pleura_depth(self._scanner.angles) + heave
         return self._scanner.deposit(depth, angle, self._amplitude) + self._reflections(slide, pleura)
 
     def _surface(self, along: Floats) -> Floats:
-        """Depth of the lung's surface below the pleural line: fluid between them, and bumps."""
+        """Depth of the surface of the lung below the pleural line: fluid and bumps."""
         return np.float32(self._findings.effusion) + np.float32(0.7 * self._findings.irregularity) * self._bumps(along)
 
     def _echogenicity(self, along: Floats, below: Floats, rng: np.random.Generator) -> Floats:
-        """Amplitude of scatterers at these places, below the lung's surface."""
-        level = decibels(-19 - 0.22 * below) + decibels(-30 + 27 * self._findings.white_lung - 0.05 * below) * (
-            self._findings.white_lung > 0
-        )
+        """Amplitude of the lung's scatterers."""
+        white = self._findings.white_lung
+        level = decibels(-19 - 0.22 * below) + decibels(-30 + 27 * white - 0.05 * below) * (white > 0)
         for line in self._findings.b_lines:
             ring = 1 + 0.3 * np.cos(2 * np.pi * below / rng.uniform(1.5, 4))
             beam = np.exp(-0.5 * ((along - line.position) / line.width) ** 2)
@@ -230,9 +208,8 @@ class _Lung:
         ragged = SmoothField.draw(rng, 1.8, 1.8)
         for spot in self._findings.consolidations:
             across = (along - spot.position) / spot.half_width
-            floor = spot.depth * np.sqrt(np.clip(1 - across**2, 0, 1)) + (0.8 + 0.07 * spot.depth) * ragged(
-                along, below
-            )
+            floor = spot.depth * np.sqrt(np.clip(1 - across**2, 0, 1))
+            floor = floor + (0.8 + 0.07 * spot.depth) * ragged(along, below)
             inside = (np.abs(across) < 1) & (below < floor)
             border = (np.abs(across) < 1) & (np.abs(below - floor) < 0.9)
             beneath = (np.abs(across) < 0.9) & (below > floor)
@@ -248,42 +225,37 @@ class _Lung:
         return level.astype(np.float32)
 
     def _airless(self, along: Floats) -> Floats:
-        """1 where a consolidation touches the surface and so neither mirrors nor reverberates."""
+        """1 where a consolidation reaches the surface: no reflection, no reverberation."""
         total = np.zeros_like(along)
         for spot in self._findings.consolidations:
             total += np.exp(-(((along - spot.position) / (0.95 * spot.half_width)) ** 6))
         return np.clip(total, 0, 1)
 
     def _ringing(self, along: Floats) -> Floats:
-        """1 where B-lines drown the A-lines."""
+        """1 where B-lines hide the A-lines."""
         total = np.full_like(along, self._findings.white_lung)
         for line in self._findings.b_lines:
             total += np.exp(-0.5 * ((along - line.position) / (1.6 * line.width + 0.8)) ** 2)
         return np.clip(total, 0, 1)
 
     def _reflections(self, slide: np.float32, pleura: Floats) -> Complexes:
-        """The pleural line and its A-lines, (R, A): smooth reflectors, hence without a carrier of their own."""
+        """The pleural line and its A-lines, (R, A): smooth reflectors, so without a carrier."""
         findings, scanner, specular = self._findings, self._scanner, self._specular
         along = scanner.angles * self._per_radian - slide
         airless, broken = self._airless(along), findings.irregularity
         whole = 1 / (1 + np.exp(-(self._breaks(along) + 2.4 - 3.2 * broken) / 0.2))
-        mirror = (
-            decibels(9 + 2 * self._grain(along)) * (0.1 + 0.9 * whole) * (1 - 0.75 * airless) * (0.3 + 0.7 * specular)
-        )
+        mirror = decibels(9 + 2 * self._grain(along)) * (0.1 + 0.9 * whole)
+        mirror = mirror * (1 - 0.75 * airless) * (0.3 + 0.7 * specular)
         thickness = 0.25 + 0.9 * broken
         surface = pleura + self._surface(along)
-        depths: list[Floats] = []
-        strengths: list[Floats] = []
-        for layer, weight in ((-1, 0.5), (0, 1.0), (1, 0.5)):
-            depths.append(surface + layer * thickness)
-            strengths.append(mirror * weight)
+        layers = ((-1, 0.5), (0, 1.0), (1, 0.5))
+        lines: list[tuple[Floats, Floats]] = [(surface + n * thickness, mirror * weight) for n, weight in layers]
         if findings.effusion > 0:
-            depths.append(pleura)
-            strengths.append(mirror * 0.6)
+            lines.append((pleura, mirror * 0.6))
         echoes = findings.a_lines * specular**2 * (1 - self._ringing(along)) * (1 - airless) * (0.3 + 0.7 * whole)
         for order in range(2, int(scanner.depth / pleura.min()) + 1):
-            for layer, weight in ((0, 1.0), (1, 0.55), (2, 0.35)):  # every echo drags a little tail
-                depths.append(order * (pleura + findings.effusion) + layer * (0.5 + 0.3 * order))
-                strengths.append(mirror * echoes * decibels(4 - 4.5 * order) * weight)
-        angles = np.tile(scanner.angles, len(depths))
-        return scanner.deposit(np.concatenate(depths), angles, np.concatenate(strengths), carrier=False)
+            for layer, weight in ((0, 1.0), (1, 0.55), (2, 0.35)):  # every echo has a short tail
+                depth = order * (pleura + findings.effusion) + layer * (0.5 + 0.3 * order)
+                lines.append((depth, mirror * echoes * decibels(4 - 4.5 * order) * weight))
+        depths, strengths = (np.concatenate(parts) for parts in zip(*lines, strict=True))
+        return scanner.deposit(depths, np.tile(scanner.angles, len(lines)), strengths, carrier=False)

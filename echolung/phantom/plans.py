@@ -1,7 +1,7 @@
-"""Who is in a phantom data set and what each video shows, decided before anything is drawn.
+"""The patients and videos of a phantom data set, planned before anything is drawn.
 
-A plan names one video and holds all that drawing it needs, so that any process can draw any of them, in any order, to
-the same frames. Plans depend on the settings' seed alone.
+A plan holds everything needed to draw one video, so any process can draw any plan and get the same frames. Plans are a
+function of the settings.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,18 +20,18 @@ from echolung.phantom.heart import VIEWS, View
 from echolung.phantom.lung import LungPatient
 from echolung.phantom.settings import Layout, PhantomSettings
 
-Codec = Literal["mpeg4", "mpeg2video", "gif"]  # every build of FFmpeg can write these; x264 is left out of some
+Codec = Literal["mpeg4", "mpeg2video", "gif"]  # every build of FFmpeg writes these; some lack x264
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where videos come from: nothing to do with the lung, and all too often with the label."""
+    """Where a video comes from: unrelated to the lung, but in real data often correlated with the label."""
 
     name: str
     suffix: str
     codec: Codec
     fps: float
-    scale: float  # of the frame's height
+    scale: float  # frame height relative to the data set's `size`
     aspect: float  # width over height
 
 
@@ -53,7 +53,7 @@ _POINTS = ("L1", "L2", "L3", "R1", "R2", "R3")
 class HeartPlan:
     """One video of a heart."""
 
-    file: str  # below the data set's root
+    file: str  # relative to the root of the data set
     patient: str
     split: str
     view: View
@@ -63,12 +63,12 @@ class HeartPlan:
     size: int
     seed: int
     child: Child | None = None
-    untraced: Literal["", "No Systolic", "No Diastolic"] = ""  # which of the two tracings is missing
+    untraced: Literal["", "No Systolic", "No Diastolic"] = ""  # the tracing that is missing
 
 
 @dataclass(frozen=True)
 class LungPlan:
-    """One video of a lung; `diagnosis` and the PCR test's result are the patient's, the findings are this video's."""
+    """One video of a lung; diagnosis and PCR result (`positive`) belong to the patient, findings to the video."""
 
     file: str
     patient: str
@@ -88,7 +88,7 @@ Plan = HeartPlan | LungPlan
 
 
 def plan(settings: PhantomSettings) -> list[Plan]:
-    """The videos of a data set, in the order of their patients."""
+    """The videos of a data set, sorted by patient."""
     layouts: dict[Layout, Callable[[PhantomSettings], Sequence[Plan]]] = {
         "echonet": _hearts,
         "echonet_pediatric": _children,
@@ -106,40 +106,35 @@ def _hearts(settings: PhantomSettings) -> list[HeartPlan]:
         name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
         split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
         seed = derived_seed(settings.seed, "heart", number)
-        frames = _frames(settings, rng)
-        plans.append(HeartPlan(f"Videos/{name}.avi", name, split, "a4c", ef, frames, settings.fps, settings.size, seed))
+        heart = {"file": f"Videos/{name}.avi", "patient": name, "split": split, "view": "a4c", "ejection_fraction": ef}
+        plans.append(_heart(settings, rng, seed=seed, **heart))
     return plans
 
 
 def _children(settings: PhantomSettings) -> list[HeartPlan]:
-    """One examination of each child, one video of it in each view; the hearts are as large as an adult's."""
+    """One examination per child with one video per view. Hearts have adult sizes."""
     plans: list[HeartPlan] = []
     for number in range(settings.patients):
         rng = seeded(settings.seed, settings.layout, number)
         ef, child = _ejection_fraction(rng, weak=0.12), draw_child(rng)
         name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
         patient, examination = f"CR{name[:7]}", f"CR{name[7:14]}"
+        seed = derived_seed(settings.seed, "child", number)
+        heart = {"patient": patient, "split": str(number % 10), "ejection_fraction": ef, "child": child}
         for view in VIEWS:
             instance = 2 * int(rng.integers(50)) + VIEWS.index(view)
-            plan = HeartPlan(
-                file=f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi",
-                patient=patient,
-                split=str(number % 10),
-                view=view,
-                ejection_fraction=ef,
-                frames=_frames(settings, rng),
-                fps=settings.fps,
-                size=settings.size,
-                seed=derived_seed(settings.seed, "child", number),
-                child=child,
-                untraced=_UNTRACED.get(len(plans) % 16, ""),
-            )
-            plans.append(plan)
+            file = f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi"
+            untraced = _UNTRACED.get(len(plans) % 16, "")
+            plans.append(_heart(settings, rng, file=file, view=view, seed=seed, untraced=untraced, **heart))
     return plans
 
 
+def _heart(settings: PhantomSettings, rng: np.random.Generator, **fields: Any) -> HeartPlan:
+    return HeartPlan(frames=_frames(settings, rng), fps=settings.fps, size=settings.size, **fields)
+
+
 def _ejection_fraction(rng: np.random.Generator, weak: float) -> float:
-    """As in a hospital: most hearts eject 55-70 percent; a share of `weak` ones reaches down to 15."""
+    """Percent, distributed as in a hospital: mostly 55-70; a share `weak` of the hearts goes down to 15."""
     if rng.random() < weak:
         return float(np.clip(rng.normal(36, 9), 15, 52))
     return float(np.clip(rng.normal(61, 6), 45, 78))
@@ -147,22 +142,20 @@ def _ejection_fraction(rng: np.random.Generator, weak: float) -> float:
 
 def _pocus(settings: PhantomSettings) -> list[LungPlan]:
     plans: list[LungPlan] = []
-    counts = _apportion(settings.patients, _POCUS_SHARES)
-    for number in range(settings.patients):
+    for number, diagnosis in enumerate(_apportion(settings.patients, _POCUS_SHARES)):
         rng = seeded(settings.seed, settings.layout, number)
-        diagnosis = counts[number]
         source = draw_source(diagnosis, settings.nuisance_tied_to_label, rng)
+        patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": diagnosis == "covid"}
         anatomy = LungPatient.draw(rng)
         extra = (0, 1, -1)[number % 3] if settings.videos_per_patient > 1 else 0
         for video in range(settings.videos_per_patient + extra):
             prefix, suffix = _PREFIXES[diagnosis], source.suffix
             if diagnosis == "pneumonia" and not any(p.file.startswith("convex/pneu") for p in plans):
-                prefix = "pneu"  # the public set has one such name, and one such suffix
+                prefix = "pneu"  # the public set has one such name and one such suffix
             if suffix == ".mp4" and not any(p.file.endswith(".MP4") for p in plans):
                 suffix = ".MP4"
             file = f"convex/{prefix}_phantom-{source.name}_pat{number + 1}_vid{video + 1}{suffix}"
-            positive = diagnosis == "covid"
-            plans.append(_lung(settings, file, str(number + 1), diagnosis, positive, source, anatomy, rng))
+            plans.append(_lung(settings, rng, file, source, anatomy=anatomy, **patient))
     return plans
 
 
@@ -171,55 +164,47 @@ def _covid_blues(settings: PhantomSettings) -> list[LungPlan]:
     for number in range(settings.patients):
         rng = seeded(settings.seed, settings.layout, number)
         positive = number % 2 == 0
-        # The test tells the virus, not the lung: some with it breathe well, some without it are ill of something else.
+        # The PCR test detects the virus, not lung disease: some positive lungs are healthy, some negative ones are not.
         shares = (0.22, 0.0, 0.78) if positive else (0.82, 0.11, 0.07)
         diagnosis: Pattern = ("regular", "pneumonia", "covid")[rng.choice(3, p=shares)]
         source = draw_source("covid" if positive else "regular", settings.nuisance_tied_to_label, rng)
+        patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": positive}
         anatomy = LungPatient.draw(rng)
         points = sorted(rng.choice(_POINTS, settings.videos_per_patient, replace=False))
-        if len(points) > 1 and rng.random() < 0.15:  # a point filmed twice in place of another
+        if len(points) > 1 and rng.random() < 0.15:  # one point recorded twice instead of another
             points[-1] = f"{points[0]}_2"
         for point in points:
             file = f"lus_videos/patient_{number + 1}_{point}.mp4"
-            plans.append(_lung(settings, file, str(number + 1), diagnosis, positive, source, anatomy, rng))
+            plans.append(_lung(settings, rng, file, source, anatomy=anatomy, **patient))
     return plans
 
 
 def _lung(
-    settings: PhantomSettings,
-    file: str,
-    patient: str,
-    diagnosis: Pattern,
-    positive: bool,
-    source: Source,
-    anatomy: LungPatient,
-    rng: np.random.Generator,
+    settings: PhantomSettings, rng: np.random.Generator, file: str, source: Source, diagnosis: Pattern, **patient: Any
 ) -> LungPlan:
-    height = 2 * round(settings.size * source.scale / 2)  # codecs that halve the colour want even sizes
+    height = 2 * round(settings.size * source.scale / 2)  # chroma subsampling needs even sizes
     return LungPlan(
         file=file,
-        patient=patient,
-        diagnosis=diagnosis,
-        positive=positive,
         source=source,
+        diagnosis=diagnosis,
         findings=draw_findings(diagnosis, draw_severity(diagnosis, rng), rng),
-        anatomy=anatomy,
         codec="mpeg4" if file.endswith(".mp4") else source.codec,
         frames=_frames(settings, rng),
         height=height,
         width=2 * round(height * source.aspect / 2),
         seed=derived_seed(settings.seed, settings.layout, file),
+        **patient,
     )
 
 
 def draw_source(diagnosis: Pattern, tied: float, rng: np.random.Generator) -> Source:
-    """A patient's source: with probability `tied` the one that goes with the diagnosis, otherwise any."""
+    """A patient's source: with probability `tied` the one tied to the diagnosis, else a random one."""
     bound, free = rng.random() < tied, SOURCES[rng.integers(len(SOURCES))]
     return _TIED[diagnosis] if bound else free
 
 
 def seeded(*parts: object) -> np.random.Generator:
-    """A generator that depends on all parts, and on nothing else."""
+    """A random generator seeded by `parts`."""
     return np.random.default_rng(derived_seed(*parts))
 
 
@@ -228,7 +213,7 @@ def _frames(settings: PhantomSettings, rng: np.random.Generator) -> int:
 
 
 def _apportion(total: int, shares: dict[Pattern, float]) -> list[Pattern]:
-    """`total` diagnoses whose counts follow the shares as closely as whole numbers can, evenly mixed."""
+    """`total` diagnoses in the given shares, evenly mixed."""
     given: dict[Pattern, int] = dict.fromkeys(PATTERNS, 0)
     order: list[Pattern] = []
     for done in range(total):

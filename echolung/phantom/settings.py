@@ -1,43 +1,42 @@
-"""Parameters of a phantom data set."""
+"""Settings of a phantom data set."""
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import pydantic
 
 from echolung.core.parameters import Parameters
 
 Layout = Literal["echonet", "echonet_pediatric", "pocus", "covid_blues"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 class PhantomSettings(Parameters):
-    """A drawn data set, in the layout of a public one."""
+    """A drawn data set in the layout of a public one."""
 
     layout: Layout
     patients: int = pydantic.Field(ge=1, le=100_000)
     videos_per_patient: int = pydantic.Field(1, ge=1, le=6)
-    """Videos of each patient; on average for pocus, exactly for covid_blues. Of hearts echonet has one, and
-    echonet_pediatric one in each of two views."""
+    """The mean number for pocus, the exact number for covid_blues. Fixed for hearts: one (echonet), or one in each of
+    two views (echonet_pediatric)."""
     frames: int = pydantic.Field(40, ge=8, le=1000)
-    """Frames of a video on average; they differ by a fifth either way."""
+    """Mean number of frames of a video; the actual number varies by up to 20%."""
     fps: float = pydantic.Field(25.0, ge=5, le=100)
-    """Frames per second of hearts; lungs have their source's."""
+    """Frames per second of hearts; the frame rate of lungs depends on the source of the video."""
     size: int = pydantic.Field(128, ge=48, le=1024)
-    """Pixels of a side; of lungs on average, because sources differ."""
+    """Height and width of hearts in pixels; the mean height of lungs, which varies with the source."""
     seed: int = pydantic.Field(0, ge=0)
     nuisance_tied_to_label: float = pydantic.Field(0.0, ge=0, le=1)
-    """Share of the lung patients whose source (frame size, rate and container) is given by their diagnosis; the others'
-    is drawn without regard to it. 1 makes a data set that can be read without looking at a lung."""
+    """Share of the lung patients whose source (frame size, frame rate, container) follows from their diagnosis; all
+    others get a random one. At 1 the diagnosis can be read without looking at the lung."""
 
     @pydantic.model_validator(mode="after")
-    def _hearts_come_alone(self) -> Self:
+    def _fixed_for_hearts(self) -> Self:
         if not self.layout.startswith("echonet"):
             return self
         if self.videos_per_patient != 1:
             per = "patient and view" if self.layout == "echonet_pediatric" else "patient"
             raise ValueError(f"{self.layout} has one video per {per}: leave videos_per_patient at 1")
         if self.nuisance_tied_to_label:
-            raise ValueError("hearts carry no diagnosis for nuisance_tied_to_label to tie")
+            raise ValueError("hearts have no diagnosis to tie the source to: leave nuisance_tied_to_label at 0")
         return self

@@ -1,14 +1,14 @@
-"""The parasternal short-axis view at the papillary muscles: a ring of muscle, and the right ventricle wrapped about it.
+"""The parasternal short-axis view at the papillary muscles: a ring of muscle and the right ventricle around it.
 
-The plane goes with the tissue: it stays at the same share of the long axis, so that what it shows of the cavity is the
-section of the same ventricle as in the four-chamber view. With V the volume, L the length of the long axis and A the
-area of this section, A is proportional to V / L. The ventricle loses 0.27 EF of its length in systole, whence
+The imaging plane moves with the tissue: it always cuts the long axis at the same fraction of its length. So with V the
+volume, L the length of the long axis and A the area of the cavity in this plane, A is proportional to V / L. The
+ventricle shortens by 0.27 EF in systole, therefore
 
     A_ES / A_ED = (1 - EF) / (1 - 0.27 EF)
 
-An ejection fraction of 60% is an area change of 52%. The papillary muscles count as cavity, as they do where short-axis
-tracings are drawn. Lengths are millimetres; in the heart's own frame x runs across the picture and z down it, from the
-ventricle's axis; clock angles are radians from 12 o'clock, clockwise. Letters: T frames, H W pixels, N scatterers.
+An ejection fraction of 60% is an area change of 52%. Papillary muscles are part of the cavity, as in clinical tracings.
+Lengths are millimetres. The origin of the heart's frame is the axis of the ventricle, x runs across the picture and z
+down; clock angles are radians clockwise from 12 o'clock. Dimension letters: T frames, H W pixels, N scatterers.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, 
 from echolung.phantom.ventricle import Ventricle, outline
 
 _RIGHT_WALL = 3.5
-_CHEST = 19.0  # from the probe to the pericardium in front
+_CHEST = 19.0  # from the probe to the pericardium
 
 
 @dataclass(frozen=True)
 class ShortAxis:
-    """One person's beating heart in the parasternal short-axis view, and how it lies before the probe."""
+    """A beating heart in the parasternal short-axis view, and its position relative to the probe."""
 
     ventricle: Ventricle
-    rest: Pose  # with empty lungs; the frame's origin is the ventricle's axis
+    rest: Pose  # at the end of expiration
     poses: Pose  # (T,)
     section: Section
     right: Crescent
@@ -54,31 +54,46 @@ class ShortAxis:
 
     @property
     def deepest(self) -> float:
-        """How far below the probe the scan must reach to show all of it."""
+        """Depth that the scan must reach to show the whole ring."""
         return float(np.max(self.poses.depth)) + float(self.section.outer(np.pi))
 
     @property
     def areas(self) -> Floats:
-        """The cavity's area in every frame, cm2, (T,)."""
+        """Area of the cavity, cm2, (T,)."""
         return np.pi * self.section.radii**2 / 100
 
     def masks(self, scanner: Scanner, size: int) -> NDArray[np.bool_]:
-        """The cavity in every frame, (T, H, W): a pixel belongs to it if its centre does."""
+        """Mask of the cavity, (T, H, W): the pixels whose centre is inside."""
         x, z = self.poses.pixel_centres(scanner, size)
         return np.hypot(x, z) < self.section.radii[:, None, None] * self.section.shape(_clock(x, z))
 
     def contour(self, frame: int, scanner: Scanner, size: int, count: int = 64) -> Floats:
-        """The cavity's border as a closed polygon, (count, 2) pixels."""
+        """Border of the cavity as a closed polygon, (count, 2) pixels."""
         clock = np.arange(count) * (2 * np.pi / count)
         radius = self.section.radii[frame] * self.section.shape(clock)
         return self.poses.at(frame).pixels(radius * np.sin(clock), -radius * np.cos(clock), scanner, size)
 
-    def tissue(self, x: Floats, z: Floats) -> Carried:
-        """Tissue that lies at (x, z) at end-diastole, ready to be carried along."""
-        return Carried.of(self, x, z)
+    def tissue(self, x: Floats, z: Floats) -> Tissue:
+        """The tissue that is at (x, z), each (N,), at end-diastole."""
+        clock, distance = _clock(x, z), np.maximum(np.hypot(x, z), 1e-3)
+        beyond = np.maximum(distance - self.section.outer(clock), 0)
+        width = np.maximum(self.right.width(clock), 1)
+        reach = beyond / width
+        parts = (
+            x / distance,
+            z / distance,
+            distance,
+            self.section.shape(clock),
+            np.maximum(distance**2 - self.section.inner(clock) ** 2, 0),
+            np.exp(-beyond / 22),
+            # The free wall of the right ventricle moves towards the septum.
+            0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0)),
+        )
+        lengths = self.ventricle.lengths / np.float32(self.ventricle.anatomy.length)
+        return Tissue(self.section, lengths, *(np.asarray(part, np.float32) for part in parts))
 
     def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: np.random.Generator) -> Floats:
-        """Level in dB, relative to average muscle, of tissue at (x, z) at end-diastole, seen at angle `beam`."""
+        """Echo level in dB relative to average muscle, of tissue at (x, z) at end-diastole in the beam at `beam`."""
         distance, clock = np.hypot(x, z), _clock(x, z)
         inner, outer, right = self.section.inner(clock), self.section.outer(clock), self.right.width(clock)
         beyond = distance - outer
@@ -91,7 +106,7 @@ class ShortAxis:
         level = np.where(z < _CHEST - self.rest.depth + 3, 0.0, np.where(behind, -6.0, -12.0))  # else lungs
         level = np.where(pericardium, 4.0, np.where(right_wall, 2.0, np.where(muscle, 0.0, level)))
         level += 2.5 * SmoothField.draw(rng, 7, 7)(x, z) * np.where(muscle, 0.5, 1.0)
-        # The ring answers best in front and behind, where the beam meets it squarely; its sides fade.
+        # The ring reflects best in front and behind, where the beam is perpendicular to it.
         facing = np.abs(np.cos(clock + beam - self.rest.tilt))
         lining = muscle & ((distance < inner + 1.8) | ((beyond > -1.8) & (right > 0)))
         squarely = np.where(muscle, 11 * facing**2 - 6, 0) + np.where(lining, 2 + 4 * facing, 0)
@@ -99,7 +114,7 @@ class ShortAxis:
         return np.where(cavities, -30.0 + 2 * SmoothField.draw(rng, 10, 10)(x, z), level).astype(np.float32)
 
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
-        """What does not simply follow the tissue around it, the papillary muscles: x, z and amplitude, each (N,)."""
+        """Scatterers that do not move with the tissue, the papillary muscles: x, z and amplitude, each (N,)."""
         length = self.ventricle.lengths[frame] / self.ventricle.anatomy.length
         return *self.papillary.at(self.section, frame, float(length)), self.papillary.amplitude
 
@@ -110,12 +125,12 @@ def _clock(x: Floats, z: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Section:
-    """The left ventricle cut across its axis: nearly a circle, of the same form throughout the beat."""
+    """The cross-section of the left ventricle: nearly a circle, with a constant shape throughout the beat."""
 
     radii: Floats  # (T,) of the circle with the cavity's area
     full: float  # that radius at end-diastole
     wall: float  # thickness at end-diastole
-    ovals: tuple[tuple[float, float], tuple[float, float]]  # how oval and how triangular, and which way that points
+    ovals: tuple[tuple[float, float], tuple[float, float]]  # amplitude and direction: oval, triangular
 
     @classmethod
     def draw(cls, ventricle: Ventricle, rng: np.random.Generator) -> Section:
@@ -124,23 +139,23 @@ class Section:
         return cls(ventricle.half_widths * level, anatomy.diameter / 2 * level, anatomy.wall, (ovals[0], ovals[1]))
 
     def shape(self, clock: Floats | float) -> Floats:
-        """The border's distance from the axis over the radius of the circle with the same area."""
+        """Distance from the axis to the border, relative to the radius of the circle with the same area."""
         (oval, way), (triangle, other) = self.ovals
         bent = 1 + oval * np.cos(2 * (clock - way)) + triangle * np.cos(3 * (clock - other))
         return bent / np.sqrt(1 + (oval**2 + triangle**2) / 2)
 
     def inner(self, clock: Floats | float) -> Floats:
-        """Distance of the wall's inner border from the axis at end-diastole."""
+        """Distance from the axis to the inner border of the wall at end-diastole."""
         return self.full * self.shape(clock)
 
     def outer(self, clock: Floats | float) -> Floats:
-        """Distance of the wall's outer border from the axis at end-diastole."""
+        """Distance from the axis to the outer border of the wall at end-diastole."""
         return self.inner(clock) + self.wall
 
 
 @dataclass(frozen=True)
 class Crescent:
-    """The right ventricle's cavity, wrapped about the septum."""
+    """The cavity of the right ventricle, beside the septum."""
 
     widest: float
     middle: float  # clock angle
@@ -151,49 +166,30 @@ class Crescent:
         return cls(right_width * rng.uniform(0.6, 0.75), -rng.uniform(0.8, 1.05), rng.uniform(1.1, 1.25))
 
     def width(self, clock: Floats | float) -> Floats:
-        """Its width beside the septum at end-diastole, 0 beyond its tips."""
+        """Width at end-diastole, 0 beyond the tips."""
         away = (clock - self.middle + np.pi) % (2 * np.pi) - np.pi
         return self.widest * np.sqrt(np.clip(1 - (away / self.reach) ** 2, 0, None))
 
 
 @dataclass(frozen=True)
-class Carried:
-    """Tissue with what its way through the beat depends on, worked out once; x to `right` are (N,)."""
+class Tissue:
+    """Points of tissue, with everything their motion depends on; x to `right` are (N,)."""
 
     section: Section
-    lengths: Floats  # (T,) of the long axis, over its length at end-diastole
-    x: Floats  # direction from the axis, of unit length
+    lengths: Floats  # (T,) of the long axis, relative to end-diastole
+    x: Floats  # unit vector from the axis at end-diastole
     z: Floats
     distance: Floats  # from the axis
-    shape: Floats  # of the cavity's border in that direction
-    muscle: Floats  # square of the distance, less that of the cavity's border; 0 inside
-    fading: Floats  # share of the muscle's motion that it takes part in
-    right: Floats  # how far the emptying of the right ventricle would move it
-
-    @classmethod
-    def of(cls, heart: ShortAxis, x: Floats, z: Floats) -> Carried:
-        clock, distance = _clock(x, z), np.maximum(np.hypot(x, z), 1e-3)
-        beyond = np.maximum(distance - heart.section.outer(clock), 0)
-        width = np.maximum(heart.right.width(clock), 1)
-        reach = beyond / width
-        parts = (
-            x / distance,
-            z / distance,
-            distance,
-            heart.section.shape(clock),
-            np.maximum(distance**2 - heart.section.inner(clock) ** 2, 0),
-            np.exp(-beyond / 22),
-            # The right ventricle's free wall comes towards the septum.
-            0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0)),
-        )
-        lengths = heart.ventricle.lengths / np.float32(heart.ventricle.anatomy.length)
-        return cls(heart.section, lengths, *(np.asarray(part, np.float32) for part in parts))
+    shape: Floats  # of the section in this direction
+    muscle: Floats  # distance^2 - (radius of the cavity)^2; 0 inside the cavity
+    fading: Floats  # share of the muscle's motion that this point follows
+    right: Floats  # displacement when the right ventricle empties
 
     def at(self, frame: int) -> tuple[Floats, Floats]:
-        """Where the tissue lies in a frame: x and z, each (N,)."""
+        """Positions x and z in a frame, each (N,)."""
         radius, length = np.float32(self.section.radii[frame]), np.float32(self.lengths[frame])
         scale = radius / np.float32(self.section.full)
-        # The ring keeps its volume: what it loses in height, along the long axis, it gains in area.
+        # The ring keeps its volume: as the long axis gets shorter, its area grows.
         ring = np.sqrt((radius * self.shape) ** 2 + self.muscle / length)
         outside = self.distance + (ring - self.distance) * self.fading - (1 - scale**2) * self.right
         moved = np.where(self.muscle > 0, outside, self.distance * scale)
@@ -202,18 +198,18 @@ class Carried:
 
 @dataclass(frozen=True)
 class _PapillaryMuscles:
-    """Scatterers of the anterolateral and the posteromedial papillary muscle: two discs that lean on the wall."""
+    """Scatterers of the anterolateral and posteromedial papillary muscles: two discs at the wall."""
 
     clocks: tuple[float, float]
     radii: tuple[float, float]  # at end-diastole
     muscle: NDArray[np.int_]  # (N,) 0 or 1
-    outwards: Floats  # (N,) place in the disc, along the radius and across it, of unit radius
+    outwards: Floats  # (N,) position in the unit disc, along the radius and across it
     across: Floats  # (N,)
     amplitude: Complexes  # (N,)
 
     @classmethod
     def draw(cls, rng: np.random.Generator, count: int = 480) -> _PapillaryMuscles:
-        clocks = (rng.uniform(1.95, 2.3), rng.uniform(3.75, 4.05))  # about four and half past seven
+        clocks = (rng.uniform(1.95, 2.3), rng.uniform(3.75, 4.05))  # about 4 and half past 7
         radii = (rng.uniform(4, 5.5), rng.uniform(4, 5.5))
         distance, angle = np.sqrt(rng.random(count)), 2 * np.pi * rng.random(count)
         return cls(
@@ -226,9 +222,9 @@ class _PapillaryMuscles:
         )
 
     def at(self, section: Section, frame: int, length: float) -> tuple[Floats, Floats]:
-        """Positions x, z in a frame, in which the long axis has `length` of what it has at end-diastole."""
+        """Positions x and z in a frame; `length` of the long axis relative to end-diastole."""
         clock = np.array(self.clocks)
-        radius = np.array(self.radii) / np.sqrt(length)  # shortened, they thicken
+        radius = np.array(self.radii) / np.sqrt(length)  # they thicken as they shorten
         middle = section.radii[frame] * section.shape(clock) - 0.75 * radius
         k = self.muscle
         out = (middle[k] + radius[k] * self.outwards).astype(np.float32)

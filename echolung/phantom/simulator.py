@@ -1,11 +1,12 @@
-"""A small B-mode scanner: scatterers in, grey frames out.
+"""A small B-mode scanner: from scatterers to grey frames.
 
-The model is the linear, narrow-band one of Field II and its kin (Jensen 1996), taken to baseband: a scatterer at range
-r adds its amplitude times exp(-4 pi i r / wavelength) to a polar grid; the point-spread function is a Gaussian pulse
-along the beam and a Gaussian beam across it that widens with depth. Because the carrier's phase follows each
-scatterer's own range, speckle forms by interference, moves with the tissue and decorrelates as real speckle does.
+The linear narrow-band model of Field II (Jensen 1996) at baseband: a scatterer at range r adds its amplitude times
+exp(-4 pi i r / wavelength) to a polar grid; the point-spread function is a Gaussian pulse along the beam and a Gaussian
+across it that widens with depth. The phase depends on the range of each scatterer, so speckle forms by interference,
+moves with the tissue and decorrelates like real speckle.
 
-Lengths are millimetres, angles radians from the probe's axis. Letters: T frames, R depth samples, A beams, H W pixels.
+Lengths are millimetres, angles radians from the axis of the probe. Dimension letters: T frames, R depth samples,
+A beams, N scatterers, H W pixels.
 """
 
 from __future__ import annotations
@@ -23,33 +24,26 @@ Floats = NDArray[np.floating[Any]]
 Complexes = NDArray[np.complexfloating[Any, Any]]
 
 SPEED_OF_SOUND = 1.54  # mm per microsecond, soft tissue
-# Share of the sector on either side that is drawn but not shown: there the periodic beam filter wraps around, unseen.
-_PAD = 0.12
+_PAD = 0.12  # part of the sector on either side that is not shown, because the periodic beam filter wraps around there
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """A probe and the knobs on its console.
+    """A probe and the settings of the console."""
 
-    `radius` is the probe's radius of curvature (0 for a phased array); depth counts from its face. `gain` is in dB,
-    and so is `dynamic_range`, the span between black and white. `attenuation` is in dB/cm/MHz; `time_gain` is the part
-    of it that the console gives back (1: exactly). `noise` is the receiver's noise in dB below unit speckle, before
-    time gain.
-    """
-
-    radius: float
+    radius: float  # of curvature; 0 for a phased array
     half_angle: float
-    depth: float
+    depth: float  # from the face of the probe
     frequency: float  # MHz
     aperture: float
     samples: int
     beams: int
     cycles: float = 4.0
-    gain: float = 0.0
-    dynamic_range: float = 55.0
-    attenuation: float = 0.5
-    time_gain: float = 1.0
-    noise: float = -60.0
+    gain: float = 0.0  # dB
+    dynamic_range: float = 55.0  # dB between black and white
+    attenuation: float = 0.5  # dB/cm/MHz
+    time_gain: float = 1.0  # share of the attenuation that is compensated
+    noise: float = -60.0  # of the receiver before time gain, dB relative to unit speckle
 
     @property
     def wavelength(self) -> float:
@@ -57,28 +51,28 @@ class Scanner:
 
     @cached_property
     def depths(self) -> Floats:
-        """Depth below the probe's face of each sample, (R,)."""
+        """Depth of each sample, (R,)."""
         return ((np.arange(self.samples) + 0.5) * (self.depth / self.samples)).astype(np.float32)
 
     @cached_property
     def angles(self) -> Floats:
-        """Angle of each beam, including the unseen ones, (A,)."""
+        """Angle of each beam, including those not shown, (A,)."""
         half = self.half_angle * (1 + 2 * _PAD)
         return np.linspace(-half, half, self.beams, dtype=np.float32)
 
     @property
     def axial_width(self) -> float:
-        """Standard deviation of the pulse, never below what the depth samples can carry."""
+        """Standard deviation of the pulse, not shorter than the depth sampling allows."""
         return max(self.cycles * self.wavelength / 2 / 2.355, 0.8 * self.depth / self.samples)
 
     def lateral_width(self, depth: Floats) -> Floats:
-        """Standard deviation of the beam across its axis, in mm: an element's width, then diffraction."""
+        """Standard deviation of the beam across its axis: width of an element, and diffraction."""
         diffraction = 0.5 * self.wavelength * depth / self.aperture
         return np.sqrt(0.5**2 + diffraction**2).astype(np.float32)
 
     @cached_property
     def _beam_response(self) -> Floats:
-        """Transfer function of the beam at each depth over angular frequency, (R, A); unit energy per row."""
+        """Transfer function of the beam over angular frequency at each depth, (R, A), with unit energy per row."""
         spacing = float(self.angles[1] - self.angles[0])
         width = self.lateral_width(self.depths) / (self.radius + self.depths)
         width = np.clip(width, 0.7 * spacing, 0.3 * _PAD * 2 * self.half_angle)
@@ -88,17 +82,16 @@ class Scanner:
 
     @cached_property
     def _pulse_matrix(self) -> Floats:
-        """Convolution with the pulse along depth, (R, R); unit energy."""
+        """Convolution with the pulse along depth, (R, R), with unit energy."""
         distance = self.depths[:, None] - self.depths[None, :]
         pulse = np.exp(-0.5 * (distance / self.axial_width) ** 2)
         middle = pulse[self.samples // 2]
         return (pulse / np.sqrt(np.sum(middle**2))).astype(np.float32)
 
     def deposit(self, depth: Floats, angle: Floats, amplitude: Floats | Complexes, carrier: bool = True) -> Complexes:
-        """Add point scatterers (N,) to an empty polar grid (R, A), shared linearly between the four nearest cells.
+        """Add point scatterers (N,) to an empty polar grid (R, A), with linear interpolation; ignore those outside.
 
-        Without `carrier` the points keep their amplitude's own phase, as the points of one smooth reflector do.
-        Scatterers outside the grid are not seen.
+        Without `carrier`, points keep the phase of their amplitude, like points of one smooth reflector.
         """
         row = depth * np.float32(self.samples / self.depth) - np.float32(0.5)
         column = (angle - self.angles[0]) / np.float32(self.angles[1] - self.angles[0])
@@ -113,7 +106,7 @@ class Scanner:
         corner, both = top * np.int32(self.beams) + left, down * right
         cells = np.stack([corner, corner + 1, corner + self.beams, corner + self.beams + 1], 1)
         shares = np.stack([1 - down - right + both, right - both, down - both, both], 1)
-        # As a sparse matrix, one column per scatterer: several times faster than counting into bins.
+        # A sparse matrix with one column per scatterer is several times faster than np.bincount.
         starts = np.arange(0, 4 * len(row) + 1, 4, dtype=np.int32)
         shape = (self.samples * self.beams, len(row))
         spread = scipy.sparse.csc_array((shares.ravel(), cells.ravel(), starts), shape=shape)
@@ -121,20 +114,20 @@ class Scanner:
         return np.ascontiguousarray(grid).view(np.complex64).reshape(self.samples, self.beams)
 
     def receive(self, field: Complexes) -> Complexes:
-        """Apply the point-spread function to scatterers on the polar grid, (..., R, A): the baseband echo.
+        """Apply the point-spread function to scatterers on the polar grid, (..., R, A), giving the baseband echo.
 
-        White scatterers of unit variance per cell give an echo of unit mean power at every depth.
+        White scatterers with unit variance per cell give unit mean power at every depth.
         """
         spectrum = scipy.fft.fft(field, axis=-1)
         spectrum *= self._beam_response
         echo = scipy.fft.ifft(spectrum, axis=-1, overwrite_x=True).astype(np.complex64, copy=False)
-        # Complex columns seen as pairs of real ones: a real matrix then costs half.
+        # Viewing complex columns as pairs of real ones halves the cost.
         return (self._pulse_matrix @ echo.view(np.float32)).view(np.complex64)
 
     def grey(self, echo: Complexes, rng: np.random.Generator) -> Floats:
-        """Attenuate, add receiver noise, apply time gain and gain, compress: echo (T, R, A) -> grey 0..255 (T, R, A).
+        """Attenuation, receiver noise, gain and compression: echo (T, R, A) -> grey 0..255 (T, R, A).
 
-        An echo of unit amplitude at the surface is drawn at 60% of white when the gain is 0 dB.
+        At a gain of 0 dB an echo of unit amplitude at the surface has 60% of white.
         """
         loss = 2 * self.attenuation * self.frequency * self.depths / 10  # dB, there and back
         returned = (10 ** ((self.time_gain - 1) * loss / 20))[:, None]
@@ -143,13 +136,13 @@ class Scanner:
         noise = self.receive(white * np.float32(np.sqrt(0.5))) * noise_level
         frames = np.empty(echo.shape, np.float32)
         for frame, signal in zip(frames, echo, strict=True):
-            # One noise field, rolled along the beams by chance: fresh to the eye, and far cheaper than drawing it anew.
+            # One noise field, shifted randomly in each frame: looks new, and is much cheaper than new noise.
             power = np.abs(signal * returned + np.roll(noise, rng.integers(self.beams), axis=1)) ** 2
             frame[...] = 10 * np.log10(power + 1e-12)
         return np.clip((frames + self.gain) / self.dynamic_range + 0.6, 0, 1) * np.float32(255)
 
     def pixel_grid(self, height: int, width: int) -> tuple[Floats, Floats, float]:
-        """Where pixels lie: lateral x (W,), z (H,) along the axis from the centre of curvature, and mm per pixel."""
+        """Pixel positions: lateral x (W,), axial z (H,) from the centre of curvature, and mm per pixel."""
         top, bottom = self.radius * np.cos(self.half_angle), self.radius + self.depth
         pitch = (bottom - top) / (height - 3)
         x = (np.arange(width) - (width - 1) / 2) * pitch
@@ -157,7 +150,7 @@ class Scanner:
         return x.astype(np.float32), z.astype(np.float32), float(pitch)
 
     def scan_convert(self, polar: Floats, height: int, width: int) -> NDArray[np.uint8]:
-        """Draw polar frames (T, R, A) as a sector on black, uint8 (T, H, W)."""
+        """Polar frames (T, R, A) as a sector on black, uint8 (T, H, W)."""
         x, z, _ = self.pixel_grid(height, width)
         depth = np.hypot(x[None, :], z[:, None]) - self.radius
         angle = np.arctan2(x[None, :], z[:, None])
@@ -179,14 +172,14 @@ class Scanner:
 
 @dataclass(frozen=True)
 class SmoothField:
-    """A smooth random function of the plane, zero mean and unit variance: a sum of random plane waves."""
+    """A smooth random function of the plane with zero mean and unit variance: a sum of random plane waves."""
 
     waves: Floats  # (K, 2) radians per mm
     phases: Floats  # (K,)
 
     @classmethod
     def draw(cls, rng: np.random.Generator, scale_x: float, scale_y: float, waves: int = 12) -> SmoothField:
-        """`scale_x`, `scale_y`: correlation lengths in mm along either axis."""
+        """`scale_x`, `scale_y`: correlation lengths along the axes."""
         vectors = rng.standard_normal((waves, 2)) / [scale_x, scale_y]
         return cls(vectors.astype(np.float32), rng.uniform(0, 2 * np.pi, waves).astype(np.float32))
 
@@ -198,7 +191,7 @@ class SmoothField:
 
 
 def decibels(value: Floats | float) -> Floats:
-    """Amplitude factor of a level in dB."""
+    """Amplitude of a level in dB."""
     return np.asarray(10 ** (np.asarray(value, np.float32) / 20), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The csv files that stand beside the videos of a phantom data set, with the public sets' columns and habits."""
+"""The csv files of a phantom data set, with the columns and quirks of the public sets."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pandas as pd
 
 from echolung.phantom.findings import LungFindings, Pattern
 from echolung.phantom.heart import VIEWS
-from echolung.phantom.plans import SOURCES, HeartPlan, LungPlan, Plan
+from echolung.phantom.plans import SOURCES
 
 LICENSE = "synthetic (drawn by EchoLung; no patient, no restriction)"
 _LABELS: dict[Pattern, str] = {"covid": "COVID-19", "pneumonia": "Bacterial pneumonia", "regular": "regular"}
-_FIRST_SOURCE_ID = 1001  # beyond those of the public set
+_SOURCE_IDS = {source.name: float(1001 + number) for number, source in enumerate(SOURCES)}  # not used by the public set
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What became of a plan."""
+    """A video that has been drawn."""
 
-    plan: Plan
+    plan: Any  # HeartPlan or LungPlan
     frames: int
     mean: float  # grey value, 0..255
     truth: dict[str, Any]
@@ -29,65 +29,60 @@ class Drawn:
 
 
 def echonet(root: Path, videos: list[Drawn]) -> None:
-    """FileList.csv, VolumeTracings.csv and a LICENSE that says what these videos are."""
-    rows, tracings = [], []
-    for video in videos:
-        assert isinstance(video.plan, HeartPlan)
-        rows.append(
-            {
-                "FileName": video.plan.patient,
-                "EF": video.truth["ejection_fraction"],
-                "ESV": video.truth["end_systolic_volume"],
-                "EDV": video.truth["end_diastolic_volume"],
-                "FrameHeight": video.plan.size,
-                "FrameWidth": video.plan.size,
-                "FPS": video.plan.fps,
-                "NumberOfFrames": video.frames,
-                "Split": video.plan.split,
-            }
-        )
-        tracings += video.tracings
-    pd.DataFrame(rows).to_csv(root / "FileList.csv", index=False)
-    pd.DataFrame(tracings).to_csv(root / "VolumeTracings.csv", index=False, float_format="%.3f")
+    """FileList.csv, VolumeTracings.csv and LICENSE."""
+    rows = [
+        {
+            "FileName": video.plan.patient,
+            "EF": video.truth["ejection_fraction"],
+            "ESV": video.truth["end_systolic_volume"],
+            "EDV": video.truth["end_diastolic_volume"],
+            "FrameHeight": video.plan.size,
+            "FrameWidth": video.plan.size,
+            "FPS": video.plan.fps,
+            "NumberOfFrames": video.frames,
+            "Split": video.plan.split,
+        }
+        for video in videos
+    ]
+    _hearts(root, rows, videos)
     _license(root)
 
 
 def echonet_pediatric(root: Path, videos: list[Drawn]) -> None:
-    """FileList.csv and VolumeTracings.csv of each view, and a LICENSE that says what these videos are."""
+    """FileList.csv and VolumeTracings.csv of each view, and LICENSE."""
     for view in VIEWS:
-        rows, tracings = [], []
-        for video in videos:
-            plan = video.plan
-            assert isinstance(plan, HeartPlan)
-            assert plan.child is not None
-            if plan.view != view:
-                continue
-            rows.append(
-                {
-                    "FileName": Path(plan.file).name,
-                    "EF": round(plan.ejection_fraction, 2),
-                    "Sex": plan.child.sex,
-                    "Age": plan.child.age,
-                    "Weight": plan.child.weight,
-                    "Height": plan.child.height,
-                    "Split": plan.split,
-                }
-            )
-            tracings += video.tracings
-        folder = root / view.upper()
-        pd.DataFrame(rows).to_csv(folder / "FileList.csv", index=False)
-        pd.DataFrame(tracings).to_csv(folder / "VolumeTracings.csv", index=False, float_format="%.3f")
+        of_view = [video for video in videos if video.plan.view == view]
+        rows = [
+            {
+                "FileName": Path(plan.file).name,
+                "EF": round(plan.ejection_fraction, 2),
+                "Sex": plan.child.sex,
+                "Age": plan.child.age,
+                "Weight": plan.child.weight,
+                "Height": plan.child.height,
+                "Split": plan.split,
+            }
+            for plan in (video.plan for video in of_view)
+        ]
+        _hearts(root / view.upper(), rows, of_view)
     _license(root)
 
 
+def _hearts(folder: Path, rows: list[dict[str, Any]], videos: list[Drawn]) -> None:
+    pd.DataFrame(rows).to_csv(folder / "FileList.csv", index=False)
+    tracings = pd.DataFrame([row for video in videos for row in video.tracings])
+    tracings.to_csv(folder / "VolumeTracings.csv", index=False, float_format="%.3f")
+
+
+def _license(root: Path) -> None:
+    (root / "LICENSE").write_text(f"License of these videos: {LICENSE}\n")
+
+
 def pocus(root: Path, videos: list[Drawn]) -> None:
-    """dataset_metadata.csv, with those of the public set's columns that mean something here."""
-    names = [source.name for source in SOURCES]
+    """dataset_metadata.csv, with those columns of the public set that make sense for a drawing."""
     rows = []
     for video in videos:
-        plan = video.plan
-        assert isinstance(plan, LungPlan)
-        findings = plan.findings
+        plan, findings = video.plan, video.plan.findings
         rows.append(
             {
                 "Date added": "01.01.20",
@@ -103,11 +98,11 @@ def pocus(root: Path, videos: list[Drawn]) -> None:
                 "Type": "video",
                 "Probe": "convex",
                 "DOI": "",
-                "Source ID": float(_FIRST_SOURCE_ID + names.index(plan.source.name)),
+                "Source ID": _SOURCE_IDS[plan.source.name],
                 "Framerate": plan.source.fps,
                 "Resolution": f"{plan.width}x{plan.height}",
                 "Length (frames)": video.frames,
-                "Patient ID / Name": float(plan.patient),  # a column of numbers with gaps: written 36.0
+                "Patient ID / Name": float(plan.patient),  # the public table has gaps here, so it reads 36.0
                 "Effusion": int(findings.effusion > 0),
                 "Consolidations": float(bool(findings.consolidations)),
                 "B-lines": float(_has_b_lines(findings)),
@@ -121,35 +116,25 @@ def pocus(root: Path, videos: list[Drawn]) -> None:
 
 
 def covid_blues(root: Path, videos: list[Drawn]) -> None:
-    """clinical_variables.csv, severity.csv and a LICENSE that says what these videos are."""
-    rows, patients = [], {}
+    """clinical_variables.csv, severity.csv and LICENSE."""
+    rows = []
     for number, video in enumerate(videos):
-        plan = video.plan
-        assert isinstance(plan, LungPlan)
-        patients[plan.patient] = int(plan.positive)
-        blank = " " * (number % 11 == 3)  # the public table has them here and there
-        findings = plan.findings
+        findings = video.plan.findings
+        blank = " " * (number % 11 == 3)  # the public table has stray blanks
         rows.append(
             {
-                "video_file": Path(plan.file).stem,
+                "video_file": Path(video.plan.file).stem,
                 "Severity Score": float(findings.severity),
                 "A-lines": "yes" if findings.shows_a_lines else "no",
                 "B-lines": ("yes" if _has_b_lines(findings) else "no") + blank,
                 "comments": _comment(findings),
             }
         )
-    counts = pd.Series([video.plan.patient for video in videos]).value_counts()
-    clinical = [
-        {"patient_id": patient, "cov_test": test, "number_video_files": float(counts[patient])}
-        for patient, test in patients.items()
-    ]
-    pd.DataFrame(clinical).to_csv(root / "clinical_variables.csv", index=False)
     pd.DataFrame(rows).to_csv(root / "severity.csv", index=False)
+    patients = pd.DataFrame([{"patient_id": v.plan.patient, "cov_test": int(v.plan.positive)} for v in videos])
+    counts = patients.groupby(["patient_id", "cov_test"], sort=False).size().astype(float)
+    counts.reset_index(name="number_video_files").to_csv(root / "clinical_variables.csv", index=False)
     _license(root)
-
-
-def _license(root: Path) -> None:
-    (root / "LICENSE").write_text(f"License of these videos: {LICENSE}\n")
 
 
 TABLES = {"echonet": echonet, "echonet_pediatric": echonet_pediatric, "pocus": pocus, "covid_blues": covid_blues}

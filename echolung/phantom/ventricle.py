@@ -1,7 +1,7 @@
-"""The heart phantom's left ventricle in closed form, whatever view it is seen in: how it beats, its size, its volumes.
+"""The left ventricle of the heart phantom in closed form: size, volumes and motion, independent of the view.
 
-It is a prolate ellipsoid of revolution cut at the mitral plane. Lengths are millimetres, volumes millilitres, ejection
-fractions percent. Letters: T frames.
+It is a prolate ellipsoid cut at the mitral plane. Lengths are millimetres, volumes millilitres, ejection fractions
+percent. Dimension letters: T frames.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from echolung.phantom.simulator import Floats
 
 WIDEST = 0.62  # where along the axis, from apex (0) to mitral plane (1), the ventricle is widest
-FULLNESS = 1 - ((1 - WIDEST) ** 3 + WIDEST**3) / (3 * WIDEST**2)  # volume over that of the cylinder around it
+FULLNESS = 1 - ((1 - WIDEST) ** 3 + WIDEST**3) / (3 * WIDEST**2)  # volume / volume of the enclosing cylinder
 _SYSTOLE = 0.36  # of a beat
 
 
 @dataclass(frozen=True)
 class HeartAnatomy:
-    """One person's heart at end-diastole, and how fast it beats."""
+    """Dimensions of a heart at end-diastole, and its rate."""
 
     length: float  # of the left ventricle, apex to mitral plane
     diameter: float
@@ -30,7 +30,7 @@ class HeartAnatomy:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, ef: float) -> HeartAnatomy:
-        """A person whose heart ejects `ef` percent: weak ventricles are wide ones, as they are in patients."""
+        """A random heart; one with a low ejection fraction `ef` is wide, as in patients."""
         widened = 0.1 * np.clip((50 - ef) / 30, 0, 1)
         length = rng.uniform(74, 90)
         return cls(
@@ -44,14 +44,14 @@ class HeartAnatomy:
 
 
 def outline(s: Floats | float) -> Floats:
-    """Half-width of the ventricle over its largest, at s from apex (0) to mitral plane (1); 0 beyond the apex."""
+    """Half-width of the ventricle relative to its largest, at s from apex (0) to mitral plane (1); 0 above the apex."""
     return np.sqrt(np.clip(1 - ((s - WIDEST) / WIDEST) ** 2, 0, None))
 
 
 def contraction(phase: Floats, systole: float) -> Floats:
-    """Fraction of the stroke volume that has left, at phase in [0, 1) of a beat: 0 at end-diastole, 1 at `systole`.
+    """Ejected fraction of the stroke volume at phase in [0, 1) of a beat: 0 at end-diastole, 1 at `systole`.
 
-    Filling goes as it does in life: a rapid early wave, a pause, the atrial kick.
+    Filling has an early wave, a pause and an atrial kick.
     """
     ejected = 0.5 * (1 - np.cos(np.pi * phase / systole))
     filling = (phase - systole) / (1 - systole)
@@ -61,7 +61,7 @@ def contraction(phase: Floats, systole: float) -> Floats:
 
 
 def mitral_opening(phase: Floats, systole: float) -> Floats:
-    """How far the mitral leaflets stand open, 0..1: wide in early filling, half shut in between, again at the kick."""
+    """Opening of the mitral valve, 0..1: wide in early filling and at the atrial kick, half closed in between."""
     filling = (phase - systole) / (1 - systole)
     early, kick = np.exp(-(((filling - 0.25) / 0.17) ** 2)), np.exp(-(((filling - 0.84) / 0.09) ** 2))
     return (np.clip(1.1 * early + 0.8 * kick, 0, 1) * (filling > 0)).astype(np.float32)
@@ -69,7 +69,7 @@ def mitral_opening(phase: Floats, systole: float) -> Floats:
 
 @dataclass(frozen=True)
 class Ventricle:
-    """The ventricle over the frames of a video; end-diastole and end-systole fall exactly on frames."""
+    """The ventricle in every frame of a video; end-diastole and end-systole are exactly on frames."""
 
     anatomy: HeartAnatomy
     ejection_fraction: float
@@ -83,10 +83,10 @@ class Ventricle:
 
     @classmethod
     def beating(cls, anatomy: HeartAnatomy, ef: float, frames: int, fps: float, start: int) -> Ventricle:
-        """A ventricle that ejects `ef` percent, first seen `start` frames into a beat.
+        """A ventricle that ejects `ef` percent; the video begins `start` frames into a beat.
 
-        The heart rate is rounded to a whole number of frames per beat, so that beats repeat exactly. A whole systole is
-        always seen: `start` gives way, and in a video shorter than a systole the heart beats faster.
+        The beat is rounded to a whole number of frames, so beats repeat exactly. Every video has a complete systole: if
+        necessary `start` is moved, or the heart beats faster.
         """
         beat = min(max(6, round(fps * 60 / anatomy.heart_rate)), int((frames - 1) / _SYSTOLE))
         systole = max(1, round(_SYSTOLE * beat))
@@ -95,7 +95,7 @@ class Ventricle:
         emptied = ef / 100 * contraction(phase, systole / beat)
         full = np.pi / 4 * anatomy.diameter**2 * anatomy.length * FULLNESS / 1000
         volumes = full * (1 - emptied)
-        # A healthy ventricle shortens by about a sixth of its length; its width makes up the rest of the volume.
+        # A healthy ventricle shortens by about a sixth; the change in width accounts for the rest of the volume.
         lengths = anatomy.length * (1 - 0.27 * emptied)
         return cls(
             anatomy=anatomy,

@@ -1,4 +1,4 @@
-"""Phantom data sets on disk, laid out as the public ones are, and single phantom videos.
+"""Phantom data sets on disk, laid out like the public ones, and single phantom videos.
 
 echonet            Videos/<name>.avi (MJPG), FileList.csv, VolumeTracings.csv
 echonet_pediatric  {A4C,PSAX}/: Videos/<patient>-<examination>-<instance>.avi (MJPG), FileList.csv, VolumeTracings.csv
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,21 +27,17 @@ from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.tables import TABLES, Drawn
 
 _CODECS: dict[str, video.Codec] = {
-    ".avi": "mjpeg",
-    ".mp4": "mpeg4",
-    ".mov": "mpeg4",
-    ".mpeg": "mpeg2video",
-    ".gif": "gif",
-}
+    ".avi": "mjpeg", ".mp4": "mpeg4", ".mov": "mpeg4", ".mpeg": "mpeg2video", ".gif": "gif",
+}  # fmt: skip
 _FPS = 25.0
 _SMALLEST, _LARGEST = 48, 1024  # pixels
 
 
 def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Progress) -> pd.DataFrame:
-    """Draw a data set into the folder `root`, which appears (or is replaced) as a whole once all of it is drawn.
+    """Draw a data set into the folder `root`, which is created (or replaced) once everything is drawn.
 
-    What is drawn depends on the settings alone, not on how many processes draw it. Returns one row per video: file,
-    patient, frames, mean (grey value), and the truth about what it shows.
+    The result does not depend on `workers`. Returns one row per video: file, patient, frames, mean (grey value), and
+    the ground truth.
     """
     plans = plan(settings)
     drawn: dict[int, Drawn] = {}
@@ -59,9 +56,9 @@ def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Prog
 
 
 def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, size: int, view: View = "a4c") -> str:
-    """Draw one heart to a file, container by its suffix; returns a line saying what it shows."""
+    """Draw one heart to a video file, container by suffix; returns a line describing it."""
     if not 5 <= ejection_fraction <= 85:
-        raise SettingsError(f"an ejection fraction of {ejection_fraction:g}% is no living heart's", "Choose 5 to 85.")
+        raise SettingsError(f"cannot draw an ejection fraction of {ejection_fraction:g}%", "Choose 5 to 85.")
     codec = _codec(path, frames, size)
     heart = draw_heart(ejection_fraction, frames, _FPS, size, seed, view)
     video.encode(path, heart.frames, _FPS, codec)
@@ -69,18 +66,18 @@ def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, si
     (full, empty), (wide, narrow) = heart.ventricle.volumes[ends], heart.heart.areas[ends]
     return (
         f"{path} written: ejection fraction {ejection_fraction:g}%, left ventricle {full:.0f} to {empty:.0f} ml, "
-        f"seen as {wide:.1f} to {narrow:.1f} cm2."
+        f"area {wide:.1f} to {narrow:.1f} cm2."
     )
 
 
 def write_lung(path: Path, pattern: str, seed: int, frames: int, size: int) -> str:
-    """Draw one lung video to a file, container by its suffix; returns a line saying what it shows."""
+    """Draw one lung to a video file, container by suffix; returns a line describing it."""
     if pattern not in PATTERNS:
-        raise SettingsError(f"'{pattern}' is no pattern of a lung", f"Choose one of {', '.join(PATTERNS)}.")
+        raise SettingsError(f"unknown lung pattern '{pattern}'", f"Choose one of {', '.join(PATTERNS)}.")
     codec = _codec(path, frames, size)
     rng = seeded("lung", seed)
     patient = LungPatient.draw(rng)
-    # One video asked for by name should show what was asked for: the sick ones' healthy-looking videos are left out.
+    # In a data set some videos of sick patients look healthy; a single video always shows the pattern asked for.
     severity = 0 if pattern == "regular" else max(2, draw_severity(pattern, rng))
     findings = draw_findings(pattern, severity, rng)
     lung = draw_lung(findings, patient, frames, _FPS, (size, size), seed)
@@ -92,15 +89,16 @@ def write_lung(path: Path, pattern: str, seed: int, frames: int, size: int) -> s
 
 
 def _codec(path: Path, frames: int, size: int) -> video.Codec:
-    """The codec for a file by its suffix; SettingsError if the file, or so many frames of such a size, cannot be."""
-    if path.suffix.lower() not in _CODECS:
-        raise SettingsError(f"no video is called {path.name}", f"Let its name end in one of {', '.join(_CODECS)}.")
+    """The codec for a file by its suffix; SettingsError if the suffix, number of frames or size is not possible."""
+    suffix = path.suffix.lower()
+    if suffix not in _CODECS:
+        raise SettingsError(f"{path.name} is not a video format", f"Use one of the suffixes {', '.join(_CODECS)}.")
     if frames < 2 or not _SMALLEST <= size <= _LARGEST:
         raise SettingsError(
-            f"{frames} frames of {size} pixels make no phantom",
-            f"Ask for 2 frames or more, of {_SMALLEST} to {_LARGEST} pixels.",
+            f"cannot draw {frames} frames of {size} pixels",
+            f"Choose at least 2 frames and a size of {_SMALLEST} to {_LARGEST} pixels.",
         )
-    return _CODECS[path.suffix.lower()]
+    return _CODECS[suffix]
 
 
 def _draw(one: Plan, root: Path) -> Drawn:
@@ -111,53 +109,49 @@ def _draw(one: Plan, root: Path) -> Drawn:
 def _draw_heart(one: HeartPlan, root: Path) -> Drawn:
     heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view)
     video.encode(root / one.file, heart.frames, one.fps, "mjpeg")
-    ventricle = heart.ventricle
+    ventricle, areas = heart.ventricle, heart.heart.areas
+    full, empty = ventricle.end_diastole, ventricle.end_systole
     truth = {
         "view": one.view,
         "ejection_fraction": one.ejection_fraction,
-        "end_diastolic_volume": float(ventricle.volumes[ventricle.end_diastole]),
-        "end_systolic_volume": float(ventricle.volumes[ventricle.end_systole]),
-        "end_diastolic_area": float(heart.heart.areas[ventricle.end_diastole]),
-        "end_systolic_area": float(heart.heart.areas[ventricle.end_systole]),
-        "end_diastole": ventricle.end_diastole,
-        "end_systole": ventricle.end_systole,
+        "end_diastolic_volume": float(ventricle.volumes[full]),
+        "end_systolic_volume": float(ventricle.volumes[empty]),
+        "end_diastolic_area": float(areas[full]),
+        "end_systolic_area": float(areas[empty]),
+        "end_diastole": full,
+        "end_systole": empty,
     }
     tracings = _polygons(one, heart) if one.child else _discs(one, heart)
     return Drawn(one, len(heart.frames), float(heart.frames.mean()), truth, tracings)
 
 
-def _discs(one: HeartPlan, heart: HeartVideo) -> list[dict[str, object]]:
-    """Rows of EchoNet-Dynamic's tracings: the long axis, then 20 discs from the apex down, at full and at empty."""
+def _discs(one: HeartPlan, heart: HeartVideo) -> list[dict[str, Any]]:
+    """EchoNet-Dynamic's tracings: the long axis and 20 discs from the apex down, at end-diastole and end-systole."""
     assert isinstance(heart.heart, FourChamber)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for frame in (heart.ventricle.end_diastole, heart.ventricle.end_systole):
         axis = heart.heart.long_axis(frame, heart.scanner, one.size)
         for (x1, y1), (x2, y2) in [axis, *heart.heart.discs(frame, heart.scanner, one.size)]:
-            name = Path(one.file).name
-            rows.append({"FileName": name, "X1": x1, "Y1": y1, "X2": x2, "Y2": y2, "Frame": frame})
+            rows.append({"FileName": Path(one.file).name, "X1": x1, "Y1": y1, "X2": x2, "Y2": y2, "Frame": frame})
     return rows
 
 
-def _polygons(one: HeartPlan, heart: HeartVideo) -> list[dict[str, object]]:
-    """Rows of EchoNet-Pediatric's tracings: the cavity's border at full and at empty, or that one is missing."""
-    name, rows = Path(one.file).name, list[dict[str, object]]()
-    ventricle = heart.ventricle
-    for frame, missing in ((ventricle.end_diastole, "No Diastolic"), (ventricle.end_systole, "No Systolic")):
+def _polygons(one: HeartPlan, heart: HeartVideo) -> list[dict[str, Any]]:
+    """EchoNet-Pediatric's tracings: the border of the cavity at end-diastole and end-systole; one may be missing."""
+    rows: list[dict[str, Any]] = []
+    ends = {"No Diastolic": heart.ventricle.end_diastole, "No Systolic": heart.ventricle.end_systole}
+    for missing, frame in ends.items():
         if one.untraced == missing:
-            rows.append({"FileName": name, "X": None, "Y": None, "Frame": missing})
-            continue
-        rows += [{"FileName": name, "X": x, "Y": y, "Frame": frame} for x, y in heart.contour(frame)]
-    return rows
+            rows.append({"X": None, "Y": None, "Frame": missing})
+        else:
+            rows += [{"X": x, "Y": y, "Frame": frame} for x, y in heart.contour(frame)]
+    return [{"FileName": Path(one.file).name, **row} for row in rows]
 
 
 def _draw_lung(one: LungPlan, root: Path) -> Drawn:
     size = (one.height, one.width)
     lung = draw_lung(one.findings, one.anatomy, one.frames, one.source.fps, size, one.seed)
     video.encode(root / one.file, lung.frames, one.source.fps, one.codec)
-    truth = {
-        "diagnosis": one.diagnosis,
-        "positive": one.positive,
-        "severity": one.findings.severity,
-        "source": one.source.name,
-    }
+    severity, source = one.findings.severity, one.source.name
+    truth = {"diagnosis": one.diagnosis, "positive": one.positive, "severity": severity, "source": source}
     return Drawn(one, len(lung.frames), float(lung.frames.mean()), truth)
