@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the virtual environment with the pinned packages and checks for FFmpeg's libraries.
-# Does nothing when both are as requirements.lock and pyproject.toml say. Usage: ./bootstrap.sh [.venv]
+# Installs the pinned packages into a virtual environment and FFmpeg's libraries where they are missing.
+# Does nothing if both are up to date with requirements.lock and pyproject.toml. Usage: ./bootstrap.sh [.venv]
 set -euo pipefail
 cd "$(dirname "$0")"
 venv=${1:-.venv}
@@ -20,7 +20,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$want" ]; then
             fi
         done
     fi
-    [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found. Install one, or name it: make PYTHON=/path/to/python3.12 demo"
+    [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found. Install one, or name it: PYTHON=/path/to/python3.12 make demo"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"
     free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
@@ -29,11 +29,30 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$want" ]; then
     rm -f "$stamp"
     [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
         { rm -rf "$venv"; "$python" -m venv "$venv"; }
-    # --no-deps: the lock is complete, and nothing else on the machine may be picked instead of it.
+    # --no-deps: the lock is complete, and pip must not pick anything else.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
     echo "$want" >"$stamp"
 fi
+
+# Scripts of a virtual environment name its folder: after the project was moved they would run the old one's code.
+"$venv/bin/python" - "$venv" <<'EOF'
+import pathlib, re, sys
+venv = pathlib.Path(sys.argv[1]).resolve()
+config = (venv / "pyvenv.cfg").read_text()
+old = re.search(r"^command = .* -m venv (?:--\S+ )*(.+)$", config, re.M)
+if old and old[1] != str(venv) and venv.parent != pathlib.Path(old[1]).parent:
+    print(f"The project was moved: changing {old[1]} to {venv}")
+    for path in [venv / "pyvenv.cfg", *venv.glob("bin/*"), *venv.glob("lib/*/site-packages/__editable__*")]:
+        if path.is_file() and not path.is_symlink():
+            before = path.read_bytes()
+            after = before.replace(f"{pathlib.Path(old[1]).parent}/".encode(), f"{venv.parent}/".encode())
+            line, _, rest = after.partition(b"\n")
+            if line.startswith(f"#!{venv}/".encode()) and (b" " in line or len(line) > 127):  # the kernel refuses it
+                after = b"#!/bin/sh\n'''exec' \"" + line[2:] + b"\" \"$0\" \"$@\"\n' '''\n" + rest
+            if after != before:
+                path.write_bytes(after)
+EOF
 
 if [ ! -f "$venv/.ffmpeg" ]; then
     if ! "$venv/bin/python" -m echolung.data.ffmpeg >/dev/null 2>&1 &&

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from echolung.cli import champions as commands
+from echolung.cli import champions
+from echolung.cli import run as running
 from echolung.cli.champions import become_mlflow, clean, require_free
 from echolung.stage import project_root
 
@@ -20,21 +21,19 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="echolung")
 def main() -> None:
-    """Does pretraining on cardiac ultrasound help where lung-ultrasound labels are few?
+    """What has a model learned from unlabelled ultrasound, and does it help where labels are few?
 
     \b
-    The study itself is run by DVC:
+    Run a study:
+      echolung doctor                   check what the study needs
       dvc repro                         run what is out of date
-      dvc exp run -S study=lung         another study; -S scale=laptop, -S probe.epochs=40 likewise
+      echolung run --study lung         another study; --set KEY=VALUE changes a parameter
 
     \b
-    This command does what comes before and after:
-      echolung doctor                   what is missing before a study can run, and how long it takes
-      echolung show                     the comparison, where the report is, how to open the MLflow UI
-      echolung promote pocus-pathology  make the pretrained model the champion, if it earned it
-      echolung rollback pocus-pathology the champion before it again
-      echolung predict clip.mp4         ask the champion
-      echolung serve pocus-pathology    let other programs on this machine ask it, by HTTP
+    Use its results:
+      echolung show                     the comparison
+      echolung promote pocus-pathology  make the candidate the champion, if it is good enough
+      echolung predict clip.mp4         ask the champion about a video
     """
 
 
@@ -100,17 +99,17 @@ def phantom_sheet(picture: Path) -> None:
 
 
 @main.command()
-@click.option("--study", help="Another study than that of params.yaml, as `dvc exp run -S study=...` composes it.")
-@click.option("--scale", help="Another scale, likewise.")
-@click.option("-S", "--set", "changes", multiple=True, help="A parameter of it: -S public_sets=/data.")
-@click.option("--deep", is_flag=True, help="Start Ray, too.")
-@click.option("--quick", is_flag=True, help="Leave out the expected time, which takes up to 20 seconds to measure.")
+@click.option("--study", help="A study of conf/, instead of params.yaml.")
+@click.option("--scale", help="A scale of conf/, instead of that of params.yaml.")
+@click.option("-S", "--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter; may be repeated.")
+@click.option("--deep", is_flag=True, help="Also start Ray.")
+@click.option("--fix", is_flag=True, help="After moving or copying the project: point its MLflow store to this folder.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object on standard output.")
 @clean
 def doctor(
-    study: str | None, scale: str | None, changes: tuple[str, ...], deep: bool, quick: bool, as_json: bool
+    study: str | None, scale: str | None, changes: tuple[str, ...], deep: bool, fix: bool, as_json: bool
 ) -> None:
-    """Say what is missing before a study can run, what to do about it, and how long it will take.
+    """Check everything that a study needs, and say what to type where something is missing.
 
     Exit code 0 if the study can run, 1 otherwise.
 
@@ -121,8 +120,12 @@ def doctor(
     """
     from echolung.doctor.examine import examine
     from echolung.doctor.findings import show
+    from echolung.tracking.moved import repair
 
-    found = examine(project_root(), study, scale, changes, deep=deep, quick=quick)
+    root = project_root()
+    if fix:
+        click.echo(repair(root / "mlruns"), err=as_json)
+    found = examine(root, study, scale, changes, deep=deep)
     if as_json:
         click.echo(json.dumps(found.plain(), indent=2))
     else:
@@ -133,7 +136,7 @@ def doctor(
 @main.command()
 @clean
 def show() -> None:
-    """Print the comparison, where the report is, and how to open the MLflow UI.
+    """Print the answer of each task, the comparison, and where the report is.
 
     \b
     Example:
@@ -144,85 +147,57 @@ def show() -> None:
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
     from echolung.settings import load
-    from echolung.tracking.experiments import close_abandoned, folds_url
-    from echolung.tracking.store import store, ui_command
 
     root = project_root()
     settings = load(root)
     try:
         comparison = read_comparison(root / "data" / settings.study / "compare")
     except DataError as error:
-        if busy := at_work(root, settings):
-            raise BusyError(
-                f"the study {settings.study} is running ({busy}), and has no comparison yet",
-                "Wait for it to end; `echolung doctor --quick` says which stage is at work.",
-            ) from error
+        if stages := at_work(root, settings.study):
+            problem = f"study {settings.study} has no comparison yet; running: {', '.join(stages)}"
+            raise BusyError(problem, "Wait for it to end.") from error
         raise
-    click.echo(table_text(comparison))
-    click.echo()
-    click.echo(f"Report:     {root / 'reports' / settings.study / 'index.html'}")
-    place = store(root, settings.tracking)
-    close_abandoned(place, settings.study)
-    click.echo(f"MLflow UI:  echolung ui   (that is: {ui_command(place)})")
-    for task in settings.tasks:
-        click.echo(f"  {task}, fold by fold: {folds_url('http://127.0.0.1:5000', place, settings.study, task)}")
+    click.echo(table_text(comparison, settings.tasks))
+    click.echo(f"\nReport: {root / 'reports' / settings.study / 'index.html'}\nRuns:   echolung ui")
 
 
 @main.command()
 @click.argument("name")
-@click.option(
-    "--command", default="dvc repro", show_default=True, help="What made the study, as others should type it."
-)
-@click.option("--readme", is_flag=True, help="Also put the summary between the marks of README.md.")
+@click.option("--command", default="dvc repro", show_default=True, help="What made the study.")
 @clean
-def publish(name: str, command: str, readme: bool) -> None:
+def publish(name: str, command: str) -> None:
     """Write the study's small results to reports/NAME, to be committed: no video, and no frame of one.
 
     \b
     Example:
-      echolung publish lung-laptop --command "dvc exp run -S study=lung -S scale=laptop" --readme
+      echolung publish lung-laptop --command "echolung run --study lung --scale laptop"
     """
     import pandas as pd
 
     from echolung.evaluation.comparison import read_comparison
-    from echolung.reports import study
-    from echolung.reports.publish import Published
+    from echolung.reports.publish import made
     from echolung.reports.publish import publish as write
     from echolung.settings import load
     from echolung.tracking.experiments import stage_times
-    from echolung.tracking.provenance import provenance
     from echolung.tracking.store import store
 
     root = project_root()
     settings = load(root)
-    data, report = root / "data" / settings.study, root / "reports" / settings.study
+    data = root / "data" / settings.study
     comparison = read_comparison(data / "compare")
-    encoders = [data / "pretrain" / arm / f"seed{seed}" for arm in settings.embed.arms for seed in settings.seeds(arm)]
+    predictions = {task: pd.read_parquet(data / "fit" / task / "predictions.parquet") for task in settings.tasks}
     stages = stage_times(store(root, settings.tracking), settings.study, settings.stages())
-    facts = study.facts(settings.model_dump(mode="json"), provenance(root))
-    published = Published(
-        study=settings.study,
-        name=name,
-        command=command,
-        facts={"Published with": facts.pop("Code"), **facts},
-        sources=study.sources(data / "ingest", settings.ingest.sources),
-        arms=study.arms(encoders),
-        ranks=study.effective_ranks(settings.feature_stores(data / "embed")),
-        stages=stages,
-        untimed=[name for name in settings.stages() if name not in set(stages["stage"])],
-    )
-    predictions = {task: pd.read_parquet(data / "probe" / task / "predictions.parquet") for task in settings.tasks}
-    target = root / "reports" / name
-    place = root / "README.md" if readme else None
-    for path in write(published, comparison, predictions, report, target, place):
-        click.echo(f"{path.relative_to(root)}  {path.stat().st_size / 1024:.0f} kB")
+    report, target = root / "reports" / settings.study, root / "reports" / name
+    files = write(report, comparison, settings.tasks, predictions, target, made(command, stages))
+    click.echo(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB.")
+    click.echo(f"To commit them: git add -f {target.relative_to(root)}")
 
 
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @clean
 def ui(port: int) -> None:
-    """Open the MLflow UI of this project on this machine only (127.0.0.1).
+    """Open the MLflow UI of this project, for this machine only (127.0.0.1).
 
     \b
     Example:
@@ -241,7 +216,9 @@ def ui(port: int) -> None:
     become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
 
 
-for command in (commands.promote, commands.rollback, commands.predict, commands.serve):
+for command in (running.run, running.clean):
+    main.add_command(command)
+for command in (champions.promote, champions.rollback, champions.predict, champions.serve):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -1,79 +1,54 @@
-"""The machine: Python and its packages, FFmpeg, cores, memory, GPU, Ray, and the programs that a study calls"""
+"""The machine: Python and its packages, the user, FFmpeg, GPU, Ray, Git, DVC and the disk"""
 
 from __future__ import annotations
 
-import importlib.metadata
+import getpass
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
-
 from echolung.core.errors import EcholungError
-from echolung.doctor.findings import Finding, wrong
+from echolung.doctor.findings import Finding, failed
 
 GROUP = "machine"
-PYTHONS = ((3, 11), (3, 13))
-NEEDED = ("torch", "torchcodec", "mlflow", "ray", "dvc", "great-expectations", "safetensors", "timm")
-"""Packages whose version decides whether a study runs at all; others of the lock matter less."""
-REPAIR = "Install what requirements.lock says: ./bootstrap.sh"
-REACHED_WITHIN = 2.0  # seconds
-
-
-def python() -> Finding:
-    """This interpreter, against those that the packages are locked for."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    low, high = (".".join(map(str, pair)) for pair in PYTHONS)
-    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        return Finding(
-            GROUP, "Python", "missing", f"{version}, and {low} to {high} are known to work", "Use one of them.", True
-        )
-    return Finding(GROUP, "Python", "ok", f"{version} ({sys.executable})")
+ROOM = 5.0
+"""GB that should be free: the demo leaves about 1 GB, the lung study at the scale `laptop` about 3."""
+SECONDS = 2.0
+"""Within which a Ray cluster must answer."""
 
 
 def packages(root: Path) -> Finding:
-    """The installed packages, against requirements.lock."""
-    lock = root / "requirements.lock"
-    if not lock.is_file():
-        return Finding(
-            GROUP, "packages", "warning", f"{lock} is not there", "Restore it: git checkout requirements.lock"
-        )
-    absent, other = [], []
-    locked = _locked(lock.read_text())
-    for name, version in locked.items():
-        try:
-            installed = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            absent.append(name)
-            continue
-        # A local build (2.15.0+cpu) is the same release.
-        if installed.partition("+")[0] != version:
-            other.append(f"{name} {installed} (locked: {version})")
-    if lost := [name for name in absent if name in NEEDED]:
-        return Finding(GROUP, "packages", "missing", f"not installed: {', '.join(lost)}", REPAIR, True)
-    if absent or other:
-        said = "; ".join(filter(None, [", ".join(other[:6]), f"not installed: {', '.join(absent[:6])}" * bool(absent)]))
-        more = len(other[6:]) + len(absent[6:])
-        return Finding(GROUP, "packages", "warning", said + (f"; and {more} more" if more else ""), REPAIR)
-    main = ", ".join(f"{name} {locked[name]}" for name in ("torch", "mlflow", "ray", "dvc") if name in locked)
-    return Finding(GROUP, "packages", "ok", f"{len(locked)} as locked ({main})")
+    """This Python's packages (`pip check`), and whether `echolung`, `python` and `dvc` are those of this folder."""
+    import echolung
+
+    code, here = Path(echolung.__file__).parents[1], Path(sys.executable).parent
+    repair = "Install again: ./bootstrap.sh"
+    if (root / "echolung").is_dir() and not code.samefile(root):
+        return Finding(GROUP, "Python", "error", f"`echolung` runs the code of {code}, not of {root}", repair)
+    for program in ("python", "dvc"):
+        found = shutil.which(program)
+        if found is None or not Path(found).parent.samefile(here):
+            said = f"`{program}` is {found or 'not on the path'}; stages need that of {here}"
+            return Finding(GROUP, "Python", "error", said, f"source {shlex.quote(str(here / 'activate'))}")
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    if checked.returncode and "No module named pip" not in checked.stderr:
+        said = (checked.stdout + checked.stderr).strip().replace("\n", "; ")
+        return Finding(GROUP, "Python", "warning", f"pip check: {said[:300]}", repair)
+    return Finding(GROUP, "Python", "ok", f"{sys.version.split()[0]} in {here.parent}")
 
 
-def _locked(text: str) -> dict[str, str]:
-    """Name -> version of a lock file, of the lines that hold for this interpreter and system."""
-    from packaging.markers import Marker
-
-    found = {}
-    for line in text.splitlines():
-        requirement, _, condition = line.partition(";")
-        name, _, version = requirement.partition("==")
-        if version and not line.startswith("#") and (not condition or Marker(condition).evaluate()):
-            found[name.strip()] = version.strip()
-    return found
+def user() -> Finding:
+    """The user has a name and a home folder; DVC stops without."""
+    try:
+        return Finding(GROUP, "user", "ok", f"{getpass.getuser()}, home {Path.home()}")
+    except (KeyError, OSError, RuntimeError):
+        said = f"user id {os.getuid()} has no name or no home folder, and DVC needs both"
+        return Finding(GROUP, "user", "error", said, "export USER=me HOME=/tmp/me && mkdir -p $HOME")
 
 
 def ffmpeg() -> Finding:
@@ -83,124 +58,99 @@ def ffmpeg() -> Finding:
     try:
         return Finding(GROUP, "FFmpeg", "ok", f"version {require_ffmpeg()}")
     except EcholungError as error:
-        return wrong(GROUP, "FFmpeg", error, blocks=True)
+        return failed(GROUP, "FFmpeg", error)
 
 
-def processors(gpu_wanted: bool) -> list[Finding]:
-    """Cores, memory and GPUs; a study whose parameters ask for a GPU cannot run without one."""
+def gpu(wanted: bool) -> Finding:
+    """The GPUs; a study that asks for one cannot run without."""
     import torch
 
-    memory, cores, load = psutil.virtual_memory(), os.cpu_count() or 1, psutil.getloadavg()[0]
-    said = f"{cores} cores, {memory.total / 2**30:.0f} GB of memory, {memory.available / 2**30:.1f} GB free"
-    remedies = []
-    if is_busy():
-        said += f"; busy (load {load:.0f})"
-        remedies.append("Other programs take the cores: a study, and what is said of its time, will be slow.")
-    if memory.available < 3 * 2**30:
-        remedies.append("A study at the scale `demo` takes up to 4 GB: close other programs.")
-    found = [Finding(GROUP, "cores", "warning" if remedies else "ok", said, " ".join(remedies))]
     if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            name = torch.cuda.get_device_name(index)
-            used = free < 0.5 * total
-            found.append(
-                Finding(
-                    GROUP,
-                    "GPU",
-                    "warning" if used else "ok",
-                    f"{name}: {total / 2**30:.0f} GB, {free / 2**30:.0f} GB free",
-                    "Another program holds half of it or more: see nvidia-smi." if used else "",
-                )
-            )
-    elif gpu_wanted:
-        found.append(
-            Finding(
-                GROUP,
-                "GPU",
-                "missing",
-                "pretrain.compute.gpu asks for one and torch sees none",
-                "Set pretrain.compute.gpu to false, or install a driver that torch can use (nvidia-smi).",
-                True,
-            )
-        )
-    else:
-        found.append(Finding(GROUP, "GPU", "ok", "none: everything runs on the cores"))
-    return found
-
-
-def is_busy() -> bool:
-    """Whether other programs leave a study less than its share of the cores."""
-    return bool(psutil.getloadavg()[0] > 1.5 * (os.cpu_count() or 1))
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Finding(GROUP, "GPU", "ok", ", ".join(names))
+    if wanted:
+        remedy = "Set pretrain.compute.gpu to false, or install a driver that torch can use (nvidia-smi)."
+        return Finding(GROUP, "GPU", "error", "pretrain.compute.gpu asks for one, and torch finds none", remedy)
+    return Finding(GROUP, "GPU", "ok", "none; the study runs on the CPU")
 
 
 def ray(deep: bool, workers: int) -> Finding:
-    """Ray: here, or the cluster that RAY_ADDRESS names; `deep` starts it, or connects."""
-    version = importlib.metadata.version("ray")
+    """Ray on this machine, or the cluster of RAY_ADDRESS; `deep` starts it, or connects."""
     address = os.environ.get("RAY_ADDRESS", "")
-    where = f"cluster {address}" if address else "on this machine alone"
-    if fault := _unreachable(address):
-        return Finding(
-            GROUP,
-            "Ray",
-            "missing",
-            f"{version}: RAY_ADDRESS is {address}, and it does not answer ({fault})",
-            "Start the cluster (ray start --head), or unset RAY_ADDRESS to run on this machine alone.",
-            True,
-        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
+        except OSError as error:
+            said = f"the cluster of RAY_ADDRESS ({address}) does not answer: {error.strerror or error}"
+            return Finding(GROUP, "Ray", "error", said, "Start it (ray start --head), or: unset RAY_ADDRESS")
     if not deep:
-        return Finding(GROUP, "Ray", "ok", f"{version}, {where} (not started: --deep does)")
+        return Finding(GROUP, "Ray", "ok", f"{address or 'on this machine'}; not started (--deep starts it)")
     from echolung.compute.session import ray_session
 
-    begun = time.monotonic()
     try:
         with ray_session(workers):
-            pass
-    except Exception as error:  # whatever Ray raises, it is what a study would meet
+            return Finding(GROUP, "Ray", "ok", f"{address or 'on this machine'}; starts")
+    except Exception as error:  # Ray has no common class of errors
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        remedy = "Free /tmp and memory, or set RAY_TMPDIR to a folder with a short name."
-        return Finding(GROUP, "Ray", "missing", f"{version} does not start: {line}", remedy, True)
-    return Finding(GROUP, "Ray", "ok", f"{version}, {where}: started and stopped in {time.monotonic() - begun:.0f} s")
+        remedy = "Free memory and /tmp, or: export RAY_TMPDIR=/another/short/path"
+        return Finding(GROUP, "Ray", "error", f"does not start: {line}", remedy)
 
 
-def _unreachable(address: str) -> str:
-    """Why the head of a cluster does not answer, "" if it does or none is named by host and port."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return ""
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN).close()
-    except OSError as error:
-        return str(error.strerror or error)
-    return ""
-
-
-def programs(root: Path) -> list[Finding]:
-    """Git and DVC: a study is run by one and its versions are kept by the other."""
-    found = []
-    beside = Path(sys.executable).parent / "dvc"
-    if shutil.which("dvc"):
-        found.append(Finding(GROUP, "DVC", "ok", importlib.metadata.version("dvc")))
-    else:
-        there = f": it is {beside}" if beside.exists() else ""
-        found.append(
-            Finding(
-                GROUP,
-                "DVC",
-                "missing",
-                f"`dvc` is not on the path{there}",
-                f"source {beside.parent / 'activate'}" if there else REPAIR,
-                True,
-            )
-        )
+def git(root: Path) -> list[Finding]:
+    """The repository: that there is one with a commit, that git trusts it, and that its user has a name."""
     if not shutil.which("git"):
-        remedy = "Install it: apt-get install git"
-        return [*found, Finding(GROUP, "Git", "missing", "`git` is not on the path", remedy, True)]
-    asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False)
-    if told.returncode:
-        remedy = "Clone the repository instead of copying its files, or: git init && git add -A && git commit -m start"
-        return [*found, Finding(GROUP, "Git", "missing", f"{root} is no repository with a commit", remedy, True)]
-    revision = told.stdout.strip()
-    dirty = " with changes that are not committed" if revision.endswith("-dirty") else ""
-    return [*found, Finding(GROUP, "Git", "ok", f"revision {revision.removesuffix('-dirty')}{dirty}")]
+        return [Finding(GROUP, "Git", "error", "`git` is not on the path", "apt-get install git")]
+    head = _git(root, "describe", "--always", "--dirty", "--exclude=*")
+    if head.returncode:
+        owned = re.search(r"(?:dubious ownership in repository at|unsafe repository \() ?'(.+?)'", head.stderr)
+        if owned:
+            remedy = f"git config --global --add safe.directory {shlex.quote(owned[1])}"
+            return [Finding(GROUP, "Git", "error", f"{owned[1]} is owned by another user, and git refuses it", remedy)]
+        if "not a git repository" in head.stderr:
+            remedy = "Clone the project instead of copying its files, or: git init && git add -A && git commit -m start"
+            return [Finding(GROUP, "Git", "error", f"{root} is not a git repository", remedy)]
+        return [Finding(GROUP, "Git", "error", f"{root} has no commit yet", "git add -A && git commit -m start")]
+    found = [Finding(GROUP, "Git", "ok", f"revision {head.stdout.strip()}")]
+    lacking = [key for key in ("name", "email") if not _identity(root, key)]
+    if lacking:
+        said = f"git has no user.{' and no user.'.join(lacking)}, which `dvc exp run` needs for its commits"
+        examples = {"name": '"Your Name"', "email": "you@example.org"}
+        remedy = " && ".join(f"git config --global user.{key} {examples[key]}" for key in lacking)
+        found.append(Finding(GROUP, "Git user", "error", said, remedy))
+    return found
+
+
+def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command, environment = ["git", "-C", str(root), *arguments], {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def _identity(root: Path, key: str) -> bool:
+    """Whether git's user has a name or email, in the two ways that DVC looks for it."""
+    variables = (f"GIT_AUTHOR_{key.upper()}", f"GIT_COMMITTER_{key.upper()}")
+    return all(map(os.environ.get, variables)) or bool(_git(root, "config", f"user.{key}").stdout.strip())
+
+
+def dvc(root: Path) -> Finding:
+    """DVC reads dvc.yaml with params.yaml (`dvc stage list`), and can write where stages do."""
+    for name in ("data", "reports"):
+        if not (root / name).resolve().is_relative_to(root.resolve()):
+            said = f"{name} is a link to {(root / name).resolve()}, and DVC does not write outside the repository"
+            return Finding(GROUP, "DVC", "error", said, "Move the whole project to the larger disk and link to that.")
+    command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return Finding(GROUP, "DVC", "ok", f"{len(done.stdout.split())} stages")
+    lines = [line for line in done.stderr.splitlines() if line.strip() and "Having any troubles" not in line]
+    remedy = "Correct what it names, or restore the files: git checkout .dvc dvc.yaml params.yaml"
+    return Finding(GROUP, "DVC", "error", " ".join(" ".join(lines).split())[-300:] or "dvc stage list fails", remedy)
+
+
+def disk(root: Path) -> Finding:
+    """A warning where little room is left."""
+    free = shutil.disk_usage(root).free / 2**30
+    if free < ROOM:
+        remedy = f"Free some space: {ROOM:.0f} GB are enough for the demo; docs/ has measured sizes."
+        return Finding(GROUP, "disk", "warning", f"{free:.1f} GB free", remedy)
+    return Finding(GROUP, "disk", "ok", f"{free:.0f} GB free")

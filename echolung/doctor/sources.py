@@ -1,79 +1,59 @@
-"""The videos of a study, as far as tables and first bytes tell: nothing is decoded"""
+"""The videos and tasks of a study, from tables and first bytes: nothing is decoded"""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pandas as pd
 
-from echolung.core.errors import DataError, EcholungError, VideoError
+from echolung.core.errors import EcholungError, VideoError
 from echolung.data.containers import opened
-from echolung.data.manifest import conform, listed
-from echolung.data.sources.layouts import SOURCES
+from echolung.data.manifest import listed
+from echolung.data.sources.layouts import scan
 from echolung.data.splits import make_folds
-from echolung.doctor.findings import Finding, wrong
-from echolung.kinds.task import labelled
+from echolung.doctor.findings import Finding, failed
+from echolung.kinds.kinds import KINDS
 from echolung.settings import Settings
 
 
-def sources(root: Path, settings: Settings, blocks: bool) -> tuple[dict[str, pd.DataFrame], list[Finding]]:
-    """Every source of a study: whether it is there and can be read, and the manifests of those that can.
-
-    `blocks` says whether the study that is examined is this one.
-    """
+def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], list[Finding]]:
+    """One finding per source, and the manifests of those that can be read."""
     manifests: dict[str, pd.DataFrame] = {}
-    found = []
+    found, group = [], f"study {settings.study}"
     for key, source in settings.ingest.sources.items():
-        group, folder = f"study {settings.study}", _short(root / source.root)
-        if is_drawn(settings, key) and not folder.is_dir():
-            found.append(Finding(group, key, "ok", "will be drawn by the first run"))
+        if _drawn(settings, key):
+            found.append(Finding(group, key, "ok", "drawn by the study"))
             continue
+        folder = Path(os.path.normpath(root / source.root))
         try:
-            manifest = conform(SOURCES[source.layout](folder, key))
+            read = scan(source.layout, folder, key)
         except EcholungError as error:
-            found.append(wrong(group, key, _importable(root, source.root, error), blocks))
+            found.append(_fetched(root, source.root, failed(group, key, error)))
             continue
-        if anew := _drawn_anew(settings, key, manifest):
-            found.append(Finding(group, key, "ok", anew))
-            continue
-        manifests[key] = manifest
-        found.append(_files(group, key, folder, manifest, blocks))
+        manifests[key] = read.manifest
+        found.append(_files(group, key, folder, read.manifest, read.notes))
     return manifests, found
 
 
-def _short(path: Path) -> Path:
-    """The path without ../ in it, which links would make wrong to strike out."""
-    return Path(os.path.realpath(path)) if ".." in path.parts else path
+def _drawn(settings: Settings, source: str) -> bool:
+    """Whether the study's own stage `phantom` makes the source."""
+    made = Path("data", "raw", settings.study, source)
+    return source in settings.phantom and settings.ingest.sources[source].root == made
 
 
-def _drawn_anew(settings: Settings, key: str, manifest: pd.DataFrame) -> str:
-    """What is to be said of drawn videos that lie there but are of other parameters than the study's; else ""."""
-    if not is_drawn(settings, key):
-        return ""
-    patients, asked = manifest["patient_id"].nunique(), settings.phantom[key].patients
-    if patients == asked:
-        return ""
-    return f"will be drawn anew by the next run: {patients} patients are there, of other parameters ({asked} patients)"
+def _fetched(root: Path, folder: Path, finding: Finding) -> Finding:
+    """The finding of a source that is not there; its remedy begins with `dvc pull` if DVC can fetch it."""
+    imported = root / f"{folder}.dvc"
+    if not imported.is_file() or (root / folder).is_dir():
+        return finding
+    pull = f"dvc pull {shlex.quote(f'{folder}.dvc')}"
+    return Finding(finding.group, finding.subject, finding.level, finding.said, f"{pull}   {finding.remedy}")
 
 
-def _importable(root: Path, folder: Path, error: EcholungError) -> EcholungError:
-    """The error, whose remedy names the DVC import that fetches the folder where there is one."""
-    import_file = root / f"{folder}.dvc"
-    if not import_file.is_file() or (root / folder).is_dir():
-        return error
-    return DataError(error.problem, f"Fetch it: dvc pull {folder}.dvc. {error.remedy}")
-
-
-def is_drawn(settings: Settings, source: str) -> bool:
-    """Whether a source is made by the stage `phantom` of the same study."""
-    return source in settings.phantom and settings.ingest.sources[source].root == Path(
-        "data", "raw", settings.study, source
-    )
-
-
-def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, blocks: bool) -> Finding:
-    """How many videos and patients, and which files are no videos to begin with."""
+def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, notes: tuple[str, ...]) -> Finding:
+    """How many videos and patients there are, and which files cannot be videos."""
     said = f"{len(manifest)} videos of {manifest['patient_id'].nunique()} patients in {folder}"
     bad = []
     for path in manifest["path"]:
@@ -82,53 +62,30 @@ def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, blocks: b
                 pass
         except VideoError as error:
             bad.append(error)
-    if not bad:
-        return Finding(group, key, "ok", said)
-    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    named = "; ".join(error.problem for error in bad[:3])
-    remedy = f"{bad[0].remedy} The gate of `ingest` stops at every such file."
-    return Finding(group, key, "missing", f"{said}, but {named}{more}", remedy, blocks)
-
-
-def tasks(settings: Settings, manifests: dict[str, pd.DataFrame], blocks: bool) -> list[Finding]:
-    """Every task whose source can be read: its labels, and whether its patients suffice for the folds."""
-    found = []
-    for name, task in settings.tasks.items():
-        if task.source not in manifests:
-            continue
-        group = f"study {settings.study}"
-        try:
-            rows = labelled(task, manifests[task.source])
-            make_folds(rows, settings.split)
-        except EcholungError as error:
-            found.append(wrong(group, name, error, blocks))
-            continue
-        counts = rows["label"].value_counts()
-        classes = ", ".join(f"{label} {counts[label]}" for label in task.classes)
-        said = f"{len(rows)} videos of {rows['patient_id'].nunique()} patients ({classes})"
-        found.append(Finding(group, name, "ok", said))
-    return found
-
-
-def weights(root: Path, settings: Settings) -> list[Finding]:
-    """Encoders and checkpoints that earlier runs of the study left: none of another program, none damaged."""
-    from echolung.models.weights import RECORD, read_record
-    from echolung.pretraining.checkpoint import NAME, read_progress
-
-    group, bad, whole = f"study {settings.study}", [], 0
-    encoders = sorted((root / "data" / settings.study / "pretrain").glob("*/seed*"))
-    runs = sorted(path.parent for path in (root / "data" / f"{settings.study}-runs").rglob(NAME))
-    for read, folders in ((read_record, encoders), (read_progress, runs)):
-        for folder in folders:
-            try:
-                read(folder)
-                whole += 1
-            except EcholungError as error:
-                bad.append(error)
     if bad:
         problems = listed((error.problem for error in bad), 3)
-        return [Finding(group, "weights", "missing", problems, bad[0].remedy, blocks=True)]
-    if not whole:
-        return []
-    said = f"{len(encoders)} encoders ({RECORD}) and {len(runs)} checkpoints of earlier runs"
-    return [Finding(group, "weights", "ok", said)]
+        remedy = f"{bad[0].remedy} The stage `ingest` stops at such files."
+        return Finding(group, key, "error", f"{said}, but {problems}", remedy)
+    if any(".dvcignore" in files for _, _, files in os.walk(folder)):
+        return Finding(group, key, "error", f"{folder} has a .dvcignore, which DVC refuses there", "Remove the file.")
+    return Finding(group, key, "ok", "; ".join((said, *notes)))
+
+
+def tasks(settings: Settings, manifests: dict[str, pd.DataFrame]) -> list[Finding]:
+    """One finding per task whose sources can be read: its labels, and whether there are enough patients."""
+    found, group = [], f"study {settings.study}"
+    for name, task in settings.tasks.items():
+        if not set(task.sources) <= manifests.keys():
+            continue
+        try:
+            rows = KINDS[task.kind].labelled(task, pd.concat([manifests[source] for source in task.sources]))
+            make_folds(rows.assign(split_group=rows["patient_id"]), settings.split, task.split, task.source)
+        except EcholungError as error:
+            found.append(failed(group, name, error))
+            continue
+        counts = rows["label"].value_counts()
+        said = f"{len(rows)} videos of {rows['patient_id'].nunique()} patients"
+        if len(counts) <= 8:
+            said += f" ({', '.join(f'{label} {count}' for label, count in counts.items())})"
+        found.append(Finding(group, name, "ok", said))
+    return found
