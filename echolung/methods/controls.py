@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from sklearn.linear_model import LogisticRegression
 
-from echolung.core.errors import CheckpointError
+from echolung.core.errors import CheckpointError, DataError
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
@@ -30,6 +30,7 @@ from echolung.methods.method import Method
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of the logistic regressions; the smallest is next to the class frequencies."""
+WEIGHTS = ("mean", "scale", "coefficients", "intercepts")
 REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
@@ -56,7 +57,10 @@ class Majority(Method):
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        return cls(read_json(directory / "majority.json"))
+        try:
+            return cls([float(one) for one in read_json(directory / "majority.json")])
+        except (DataError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{directory} does not hold class frequencies ({error})", REMEDY) from None
 
 
 class Tabular(Method):
@@ -66,7 +70,7 @@ class Tabular(Method):
     code: ClassVar[tuple[str, ...]] = ("echolung.methods.cohort",)
 
     def __init__(self, columns: list[str], weights: dict[str, np.ndarray], search: pd.DataFrame) -> None:
-        """`weights`: mean and scale (F,) of the features, coefficients (C, F) and intercepts (C,)."""
+        """`weights`: mean and scale (F,) of the features, coefficients (C, F) and intercepts (C,), named as WEIGHTS."""
         self.columns, self.weights, self._search = columns, weights, search
 
     @staticmethod
@@ -108,8 +112,8 @@ class Tabular(Method):
     def load(cls, directory: Path) -> Self:
         try:
             weights = load_file(directory / "weights.safetensors")
-            return cls(read_json(directory / "columns.json"), weights, pd.DataFrame())
-        except (OSError, ValueError) as error:
+            return cls(read_json(directory / "columns.json"), {name: weights[name] for name in WEIGHTS}, pd.DataFrame())
+        except (DataError, SafetensorError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{directory} does not hold a logistic regression ({error})", REMEDY) from None
 
     def search(self) -> pd.DataFrame:
@@ -155,6 +159,8 @@ def source_table(manifest: pd.DataFrame) -> pd.DataFrame:
 
 def _logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float, classes: int) -> dict[str, np.ndarray]:
     """Mean, scale (F,), coefficients (C, F) and intercepts (C,) of a fit to features x (V, F)."""
+    from sklearn.linear_model import LogisticRegression  # a second to import, which `predict` does without
+
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     coefficients, intercepts = np.zeros((classes, x.shape[1])), np.full(classes, -np.inf)

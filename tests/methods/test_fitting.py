@@ -1,0 +1,167 @@
+"""Fits of a small study on disk, from frames and an encoder to out-of-fold predictions and a refit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn import folds_of, manifest_of, save_source
+
+from echolung.compute.fits import fit_task
+from echolung.compute.session import ray_session
+from echolung.core.errors import DataError
+from echolung.core.parameters import Parameters
+from echolung.data.splits import folds_digest, read_folds, write_folds
+from echolung.embedding.embed import EmbedSettings, embed
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.classification import Classification, ClassificationTask
+from echolung.kinds.predictions import units_of
+from echolung.methods.fitting import fit_one, outer_fold, refit
+from echolung.methods.methods import METHODS
+from echolung.models.encoders import initial_encoder
+from echolung.models.vit import VideoViTSettings
+from echolung.models.weights import EncoderRecord, save_encoder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHAPE = VideoViTSettings(width=16, depth=1, heads=2, image_size=16, frames=4, clip_fps=25.0, tubelet=2, patch=8)
+TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["class 0", "class 1"], unit="patient")
+TASKS = {"cv": TASK, "external": TASK.model_copy(update={"train": "t"})}
+SEARCH = {"learning_rates": [1e-2], "weight_decays": [0.1], "epochs": 3, "batch": 8}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """data/<study> of two sources with 24 and 18 videos, two of each patient; bright ones are of class 1."""
+    root, random = tmp_path_factory.mktemp("study") / "data", np.random.default_rng(0)
+    save_encoder(
+        root / "encoder", initial_encoder(SHAPE, 0), EncoderRecord(settings=SHAPE, arm="x", objective="none", seed=0)
+    )
+    manifests, classes = [], []
+    for source, videos in (("s", 24), ("t", 18)):
+        names, patient = [f"{source}/{number:02d}" for number in range(videos)], np.arange(videos) // 2
+        manifests.append(manifest_of(names, patient))
+        classes.append(patient % 2)
+        light = 60 + 80 * classes[-1]
+        frames = {name: random.integers(0, top, (8, 16, 16), np.uint8) for name, top in zip(names, light, strict=True)}
+        store = save_source(root / "ingest" / source, manifests[-1], frames)
+        out = root / "embed" / source / "jepa" / "seed0"
+        embed(root / "encoder", "jepa", manifests[-1], store, EmbedSettings(sources=("s",)), out, root / "cache")
+    write_folds(root / "split" / "cv.csv", folds_of(manifests[0], classes[0], repeats=2))
+    both = pd.concat(manifests, ignore_index=True)
+    write_folds(root / "split" / "external.csv", folds_of(both, np.concatenate(classes), "external", "s"))
+    return root
+
+
+def configuration(name: str, method: str, repeat: int, fold: int) -> dict[str, Any]:
+    one = {"task_name": name, "task": TASKS[name].model_dump(mode="json"), "arm": "jepa", "arm_seed": 0, "seed": 3}
+    return one | {"method": method, "settings": SEARCH if method == "linear" else {}, "repeat": repeat, "fold": fold}
+
+
+def fits(data: Path, work: Path, name: str, method: str) -> list[dict[str, Any]]:
+    folds = read_folds(data / "split" / f"{name}.csv")
+    places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates()
+    return [
+        fit_one(str(data), str(work), configuration(name, method, *place)) for place in places.itertuples(index=False)
+    ]
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("method", ["linear", "hand-made", "source-only", "majority"])
+def test_every_scored_video_is_predicted_once_out_of_its_fold(
+    data: Path, tmp_path: Path, name: str, method: str
+) -> None:
+    folds = read_folds(data / "split" / f"{name}.csv")
+    results = fits(data, tmp_path / "work", name, method)
+    predictions = pd.concat([result["predictions"] for result in results])
+    scored = folds[folds["fold"] >= 0].set_index(["repeat", "sample_id"])
+    assert len(predictions) == len(scored) == (48 if name == "cv" else 24), "rows that only train are not scored"
+    for row in predictions.itertuples():
+        expected = scored.loc[(row.repeat, row.sample_id)]
+        assert (row.fold, row.y_true, row.patient_id) == (expected["fold"], expected["y"], expected["patient_id"])
+    units = units_of(predictions, name, TASKS[name], Classification())  # raises where the contract is broken
+    assert (units.seeds, units.seen) == ({("jepa", method): [0]}, {("jepa", method): 0})
+    assert set(predictions["split_digest"]) == {folds_digest(folds)}
+    right = predictions["p_1"].where(predictions["y_true"] == 1, predictions["p_0"]).mean()
+    assert right > 0.7 if method in ("linear", "hand-made") else right == pytest.approx(0.5, abs=0.01)
+    search = pd.concat([result["search"] for result in results])
+    assert (len(search) == 0) == (method == "majority")
+    assert not list((tmp_path / "work").glob("*")), "a finished fit leaves no work in progress"
+
+
+@pytest.mark.parametrize("method", ["attentive", "hand-made", "majority"])
+def test_labels_of_the_test_fold_reach_only_y_true(data: Path, tmp_path: Path, method: str) -> None:
+    (tmp_path / "ingest").symlink_to(data / "ingest")
+    (tmp_path / "embed").symlink_to(data / "embed")
+    folds = read_folds(data / "split" / "cv.csv")
+    held_out = folds["fold"] == 1
+    one = configuration("cv", method, 0, 1) | {
+        "settings": SEARCH | {"attention_head_width": 8} if method == "attentive" else {}
+    }
+    results = []
+    for labels in (folds["y"], folds["y"].where(~held_out, 1 - folds["y"])):
+        write_folds(tmp_path / "split" / "cv.csv", folds.assign(y=labels, stratum=labels.astype(int)))
+        results.append(fit_one(str(tmp_path), str(tmp_path / "work"), one))
+    honest, other = (result["predictions"] for result in results)
+    assert (honest["y_true"] + other["y_true"] == 1).all()
+    pd.testing.assert_frame_equal(honest[["p_0", "p_1"]], other[["p_0", "p_1"]], check_exact=True)
+    pd.testing.assert_frame_equal(results[0]["search"], results[1]["search"], check_exact=True)
+
+
+def test_a_fold_that_the_split_lacks_is_an_error(data: Path) -> None:
+    folds = read_folds(data / "split" / "cv.csv")
+    for repeat, fold in ((0, 3), (2, 0)):
+        with pytest.raises(DataError, match=f"no outer fold {fold} in repeat {repeat}"):
+            outer_fold(folds, repeat, fold)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_deployed_method_is_fitted_on_all_that_the_task_may_train_on(data: Path, name: str, tmp_path: Path) -> None:
+    task, folds = TASKS[name], read_folds(data / "split" / f"{name}.csv")
+    stores = [data / "embed" / source / "jepa" / "seed0" for source in task.sources]
+    recordings = Recordings.of_sources(data / "ingest", task.sources, stores)
+    settings = METHODS["linear"].Settings(**SEARCH)
+
+    def search(rows: pd.DataFrame) -> pd.DataFrame:
+        return refit("linear", settings, name, task, recordings, rows, 0, tmp_path).search()
+
+    found = search(folds)
+    columns = [column for column in found if str(column).startswith("log_loss_")]
+    assert columns == [f"log_loss_{fold}" for fold in range(3 if name == "cv" else 2)], "outer folds choose for cv"
+    scored = folds["fold"] == 0
+    other = search(folds.assign(y=folds["y"].where(~scored, 1 - folds["y"])))
+    assert found.equals(other) == (name == "external")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Any:
+    with ray_session(2):
+        yield
+
+
+def test_finished_fits_are_kept_and_only_the_changed_arm_is_fitted_again(data: Path, tmp_path: Path, ray: None) -> None:
+    folds = read_folds(data / "split" / "cv.csv")
+    wanted = [("jepa", "linear", 0), ("majority", "majority", 0)]
+
+    def run(**search: Any) -> tuple[pd.DataFrame, dict[str, set[int]]]:
+        methods = {"linear": METHODS["linear"].Settings(**SEARCH | search), "majority": Parameters()}
+        done = fit_task("cv", TASK, wanted, methods, folds, data, tmp_path, seed=3, workers=2)
+        written: dict[str, set[int]] = {"linear": set(), "majority": set()}
+        for path in (tmp_path / "finished").glob("*/predictions.parquet"):
+            written[pd.read_parquet(path)["method"].iloc[0]].add(path.stat().st_mtime_ns)
+        return done[0], written
+
+    first, before = run()
+    assert {method: len(times) for method, times in before.items()} == {"linear": 6, "majority": 6}
+    again, same = run()
+    pd.testing.assert_frame_equal(first, again)
+    assert same == before
+    _, after = run(epochs=2)
+    assert after["majority"] == before["majority"]
+    assert len(after["linear"]) == 6
+    assert not after["linear"] & before["linear"]
+    here = pd.concat([result["predictions"] for result in fits(data, tmp_path / "work", "cv", "linear")])
+    of_ray = first[first["method"] == "linear"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_ray, here.reset_index(drop=True), check_dtype=False)  # in any process
