@@ -1,6 +1,7 @@
-"""initialise: the arm `random`, untrained draws of the encoder. Run by DVC: dvc repro initialise"""
+"""initialise: untrained encoders, for every arm with `encoder: random`. Run by DVC: dvc repro initialise"""
 
 import click
+import pandas as pd
 
 from echolung.core.runtime import atomic_directory
 from echolung.stage import stage
@@ -8,12 +9,14 @@ from echolung.stage import stage
 
 @click.command(help=__doc__)
 def main() -> None:
-    with stage("initialise", "random") as here:
+    with stage("initialise") as here:
         from echolung.models.weights import initialise
 
-        with atomic_directory(here.data("pretrain", "random")) as target:
-            seeds = initialise(here.settings.encoder, here.settings.initialise.seeds, target)
-            here.check({"seeds": seeds})
+        with atomic_directory(here.data("encoders", "untrained")) as target:
+            tables = [
+                initialise(shape, seeds, target / arm, arm) for arm, (shape, seeds) in here.settings.untrained().items()
+            ]
+            here.check({"seeds": pd.concat(tables, ignore_index=True)})
 
 
 if __name__ == "__main__":

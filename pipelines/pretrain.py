@@ -1,6 +1,6 @@
-"""pretrain: self-supervised encoders, one per seed. Run by DVC: dvc repro pretrain@jepa
+"""pretrain: a self-supervised encoder, one per seed. Run by DVC: dvc repro pretrain@jepa-hearts
 
-An interrupted run goes on from its checkpoint in data/<study>-runs/pretrain/.
+Checkpoints and finished seeds are kept in data/<study>-runs/pretrain/: an interrupted run resumes.
 """
 
 import contextlib
@@ -13,32 +13,26 @@ from echolung.stage import stage
 
 
 @click.command(help=__doc__)
-@click.argument("arm")
-def main(arm: str) -> None:
-    with stage("pretrain", arm) as here, contextlib.ExitStack() as runs:
-        from echolung.compute.pretraining import pretrain_arm
-        from echolung.data.clips import ClipStore
-        from echolung.pretraining.loop import HISTORY, fingerprint
+@click.argument("name")
+def main(name: str) -> None:
+    with stage("pretrain", name) as here, contextlib.ExitStack() as stack:
+        from echolung.compute.pretraining import pretrain, seed_runs
+        from echolung.pretraining.loop import HISTORY
 
-        settings, encoder = here.settings.pretrain, here.settings.encoder
-        pool = here.data("ingest", settings.arms[arm].pool, "clips")
-        objective, store = settings.arms[arm].objective, ClipStore.open(pool)
-        keys = {seed: digest(fingerprint(objective, encoder, settings, store, seed)) for seed in settings.seeds}
-        trials = {seed: runs.enter_context(here.trial(arm, seed, key)) for seed, key in keys.items()}
-        with atomic_directory(here.data("pretrain", arm)) as target:
-            seeds = pretrain_arm(
-                arm,
-                settings,
-                encoder,
-                pool,
-                here.scratch("pretrain", arm),
+        settings = here.settings.pretrain
+        pool = here.data("ingest", settings.encoders[name].pool, "clips")
+        runs = seed_runs(name, settings, here.settings.shape(name), pool, here.scratch("pretrain", name))
+        trials = {run.seed: stack.enter_context(here.trial(name, run.seed, digest(run.fingerprint()))) for run in runs}
+        with atomic_directory(here.data("encoders", "pretrained", name)) as target:
+            seeds = pretrain(
+                runs,
                 target,
                 on_metrics={seed: trial.logger() for seed, trial in trials.items()},
-                on_progress=here.progress(f"pretraining {arm}"),
+                on_progress=here.progress(f"pretraining {name}"),
             )
             here.check({"seeds": seeds})
             for seed, trial in trials.items():
-                trial.replay(pd.read_csv(target / f"seed{seed}" / HISTORY))  # what the store missed while it was away
+                trial.replay(pd.read_csv(target / f"seed{seed}" / HISTORY))  # what an unreachable store missed
                 trial.attach(target / f"seed{seed}")
 
 

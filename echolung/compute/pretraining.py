@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from echolung.compute.session import ray_session
-from echolung.compute.trials import added, register, run_trials
+from echolung.compute.trials import run_trials
 from echolung.core.errors import EcholungError, SettingsError, TrialError
 from echolung.core.runtime import Progress
 from echolung.models.encoder import ClipSettings
@@ -25,39 +25,38 @@ from echolung.pretraining.run import SeedRun
 from echolung.pretraining.settings import ComputeSettings, PretrainSettings
 
 
+def seed_runs(name: str, settings: PretrainSettings, encoder: ClipSettings, pool: Path, runs: Path) -> list[SeedRun]:
+    """One run of `settings.encoders[name]` per seed, on the clip store `pool`, in the folders `runs`/seed<k>."""
+    pool, runs = pool.absolute(), runs.absolute()  # workers may have another working folder
+    return [SeedRun(name, settings, encoder, pool, seed, runs / f"seed{seed}") for seed in settings.seeds]
+
+
 def pretrain(
-    name: str,
-    settings: PretrainSettings,
-    encoder: ClipSettings,
-    pool: Path,
-    runs: Path,
+    runs: Sequence[SeedRun],
     target: Path,
     *,
     on_metrics: Mapping[int, OnMetrics] | None = None,
     on_progress: Progress | None = None,
     on_message: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Train `settings.encoders[name]` once per seed on the clip store `pool`, into `target`/seed<k>.
+    """Train the seeds of one encoder and write each to `target`/seed<k>.
 
-    A run keeps its checkpoint and its finished encoder in `runs`/seed<k>: it resumes from the first, and a finished one
-    is copied. A worker that dies is replaced once. `on_metrics[seed]` must be picklable: it is called in the first
-    worker of that seed's run. Returns one row per seed: seed, steps, loss_first, loss_last, effective_rank, videos,
-    finite, weights_sha256.
+    A run resumes from its checkpoint; the result of a finished one is copied. A worker that dies is replaced once.
+    `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. Returns one row per seed:
+    seed, steps, loss_first, loss_last, effective_rank, videos, finite, weights_sha256.
 
     Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for.
     """
-    pool, runs = pool.absolute(), runs.absolute()  # workers may have another working folder
-    seeds = [SeedRun(name, settings, encoder, pool, seed, runs / f"seed{seed}") for seed in settings.seeds]
-    pending = {run.seed: run for run in seeds if not run.finished()}
-    for run in seeds:
-        message = run.outlook() if run.seed in pending else f"{name} seed {run.seed}: already trained"
+    pending = {run.seed: run for run in runs if not run.finished()}
+    for run in runs:
+        message = run.outlook() if run.seed in pending else f"{run.name} seed {run.seed}: already trained"
         if message:
             on_message(message)
     if pending:
-        _train(pending, runs / "trials", on_metrics or {}, on_progress)
-    for run in seeds:
+        _train(pending, runs[0].directory.parent / "trials", on_metrics or {}, on_progress)
+    for run in runs:
         shutil.copytree(run.result, target / f"seed{run.seed}", dirs_exist_ok=True)
-    return pd.DataFrame([run.row() for run in seeds])
+    return pd.DataFrame([run.row() for run in runs])
 
 
 def _train(
@@ -68,7 +67,7 @@ def _train(
     shutil.rmtree(directory, ignore_errors=True)  # the state of a run is in its own folder
     with ray_session(max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)):
         run_trials(
-            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=directory / "train", added=added()),
+            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=directory / "train"),
             [{"seed": seed} for seed in runs],
             directory,
             f"pretrain-{some.name}",
@@ -104,7 +103,6 @@ def _trial(
     runs: dict[int, SeedRun],
     on_metrics: Mapping[int, OnMetrics],
     storage: Path,
-    added: list[tuple[str, str, Any]],
 ) -> dict[str, Any]:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
@@ -114,7 +112,7 @@ def _trial(
     compute = run.settings.compute
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"run": run, "on_metrics": on_metrics.get(run.seed), "added": added},
+        train_loop_config={"run": run, "on_metrics": on_metrics.get(run.seed)},
         scaling_config=ray_train.ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpu,
@@ -152,7 +150,6 @@ def _work(config: dict[str, Any]) -> None:
 
     run: SeedRun = config["run"]
     record: OnMetrics | None = config["on_metrics"]
-    register(config["added"])
     first = ray.train.get_context().get_world_rank() == 0
     torch.set_num_threads(run.settings.compute.cpus_per_worker)
 

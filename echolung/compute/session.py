@@ -53,7 +53,8 @@ def ray_session(workers: int) -> Iterator[None]:
         if ray.is_initialized():
             yield
         elif cluster:
-            variables = {**_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+            plugins = {name: os.environ[name] for name in ("ECHOLUNG_PLUGINS",) if name in os.environ}
+            variables = {**_ENVIRONMENT, **plugins, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
             with _connected(runtime_env={"env_vars": variables}):
                 yield
         else:

@@ -15,7 +15,6 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def run_trials(
     if on_progress:
         on_progress(len(results) * steps, len(keys) * steps)
     if pending:
-        body = {"function": function, "configurations": pending, "directory": directory, "added": added()}
+        body = {"function": function, "configurations": pending, "directory": directory}
         wanted = dict(resources or {"cpu": 1, "gpu": gpus})
         with ray_session(workers):
             reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
@@ -155,11 +154,9 @@ def _trial(
     function: Trial,
     configurations: dict[str, dict[str, Any]],
     directory: Path,
-    added: list[tuple[str, str, Any]],
 ) -> dict[str, Any]:
     """One trial in a worker process: writes its result, or the traceback of its failure, into `directory`."""
     key = config["key"]
-    register(added)
     _one_thread()
     seed_everything(derived_seed("trial", key))
     failure = directory / "failures" / f"{key}.json"
@@ -173,10 +170,10 @@ def _trial(
         with contextlib.suppress(DiskError):  # the disk may be full
             write_json(failure, {**report, "configuration": configurations[key], "traceback": traceback.format_exc()})
         if typed is error:
-            return report  # a retry would fail in the same way
+            return {"finished": 0, **report}  # a retry would fail in the same way
         raise
     failure.unlink(missing_ok=True)
-    return {}
+    return {"finished": 1}
 
 
 def _one_thread() -> None:
@@ -237,28 +234,3 @@ def _read(folder: Path) -> dict[str, Any] | None:
         return {**record["values"], **tables}
     except (DataError, OSError, ValueError, LookupError, TypeError):
         return None
-
-
-SEAMS = {
-    "echolung.models.encoders": "ENCODERS",
-    "echolung.pretraining.objectives": "OBJECTIVES",
-    "echolung.methods.methods": "METHODS",
-    "echolung.kinds.kinds": "KINDS",
-}
-
-
-def added() -> list[tuple[str, str, Any]]:
-    """Entries (module, name, class) of seams that come from outside the package, which workers would lack."""
-    return [
-        (module, name, entry)
-        for module, seam in SEAMS.items()
-        if module in sys.modules
-        for name, entry in getattr(sys.modules[module], seam).items()
-        if not entry.__module__.startswith("echolung.")
-    ]
-
-
-def register(entries: list[tuple[str, str, Any]]) -> None:
-    """Add such entries to the seams of this process."""
-    for module, name, entry in entries:
-        getattr(import_module(module), SEAMS[module])[name] = entry

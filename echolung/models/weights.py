@@ -27,7 +27,7 @@ class EncoderRecord(Parameters):
     """What a saved encoder is and where it comes from."""
 
     settings: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
-    name: str
+    arm: str
     """Its name in the parameters: an entry of pretrain.encoders, or the arm of an untrained one."""
     objective: str
     """How it was trained; `none` for initial weights."""
@@ -42,15 +42,15 @@ class EncoderRecord(Parameters):
     echolung_version: str = echolung.__version__
 
 
-def initialise(settings: ClipSettings, seeds: Sequence[int], target: Path, name: str = "random") -> pd.DataFrame:
+def initialise(settings: ClipSettings, seeds: Sequence[int], target: Path, arm: str = "random") -> pd.DataFrame:
     """Save one untrained encoder per seed as `target`/seed<k>; returns one row per seed."""
     rows = []
     for seed in seeds:
         encoder = initial_encoder(settings, seed)
-        record = EncoderRecord(settings=settings, name=name, objective="none", seed=seed)
+        record = EncoderRecord(settings=settings, arm=arm, objective="none", seed=seed)
         saved = save_encoder(target / f"seed{seed}", encoder, record)
-        row = {"seed": seed, "steps": 0, "finite": finite(encoder), "weights_sha256": saved.weights_sha256}
-        rows.append({"name": name, **row})
+        row = {"arm": arm, "seed": seed, "steps": 0, "finite": finite(encoder)}
+        rows.append({**row, "weights_sha256": saved.weights_sha256})
     return pd.DataFrame(rows)
 
 

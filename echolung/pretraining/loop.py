@@ -6,7 +6,6 @@ It knows neither Ray nor MLflow: it calls back with metrics, and uses torch.dist
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from echolung.core.errors import DataError, TrialError
-from echolung.core.runtime import atomic_path, code_digest, derived_seed, digest
+from echolung.core.runtime import atomic_path, code_digest, derived_seed, digest, used_modules
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.encoders import ENCODERS
@@ -84,30 +83,18 @@ def fingerprint(
     A run continues from a checkpoint only if this is unchanged.
     """
     training, objective = settings.of(name), settings.encoders[name].objective
+    classes = OBJECTIVES[objective].__module__, ENCODERS[encoder.kind].__module__
+    parts = ("echolung.models.", "echolung.pretraining.", "echolung.data.clips")
     return {
         "objective": {"name": objective, **settings.objective(name).model_dump(mode="json")},
         "seed": seed,
         "encoder": encoder.model_dump(mode="json"),
         "training": training.model_dump(mode="json", exclude=UNCHANGING)
         | {"precision": resolve(training.precision, device)},
-        "code": code_digest(*_modules(OBJECTIVES[objective].__module__, ENCODERS[encoder.kind].__module__, __name__)),
+        "code": code_digest(*used_modules(*classes, __name__, within=parts, without=NEUTRAL)),
         "frames": {"size": store.size, "fingerprint": store.fingerprint},
         "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
     }
-
-
-def _modules(*start: str) -> list[str]:
-    """These modules and those of this package whose classes and functions they use, however indirectly."""
-    found: set[str] = set()
-    waiting = set(start)
-    while waiting:
-        found |= waiting
-        values = [value for module in waiting for value in vars(sys.modules[module]).values()]
-        used = {str(getattr(value, "__module__", "")) for value in values}
-        used |= {value.__name__ for value in values if isinstance(value, type(sys))}
-        parts = ("echolung.models.", "echolung.pretraining.", "echolung.data.clips")
-        waiting = {module for module in used if module.startswith(parts)} - found - NEUTRAL
-    return sorted(found)
 
 
 class _Run:
@@ -134,6 +121,7 @@ class _Run:
         self.rows = slice(self.rank * share, (self.rank + 1) * share)
 
         objective = OBJECTIVES[settings.encoders[name].objective]
+        torch.manual_seed(derived_seed(seed, "parts"))
         self.objective = objective(encoder, settings.objective(name), seed, self.settings.steps).to(device)
         groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)

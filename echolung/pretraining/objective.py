@@ -28,7 +28,7 @@ class Objective(nn.Module):
     Settings: ClassVar[type[Parameters]]
 
     def __init__(self, encoder: ClipSettings, settings: Any, seed: int, steps: int) -> None:
-        """Build the parts, with weights that depend on `seed` alone; `steps` is the length of the run."""
+        """Build the parts of a run of `steps` steps; torch's default generator is seeded from `seed`."""
         super().__init__()
 
     @property

@@ -71,7 +71,7 @@ class SeedRun:
             return
         record = EncoderRecord(
             settings=self.encoder,
-            name=self.name,
+            arm=self.name,
             objective=self.settings.encoders[self.name].objective,
             seed=self.seed,
             steps=self.settings.of(self.name).steps,

@@ -1,4 +1,4 @@
-"""Rotary positions against the formula, written out token by token and channel by channel."""
+"""Rotary positions against the formula, token by token and channel by channel."""
 
 import math
 
@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 
 def by_hand(x: list[float], token: int, grid: tuple[int, int, int]) -> list[float]:
-    """One head's vector of one token, rotated as METHODS of V-JEPA 2 has it: pairs turn, but angles are tiled."""
+    """One head's vector of one token, rotated as in V-JEPA 2: pairs turn, but angles are tiled."""
     width = len(x)
     axis_width = 2 * ((width // 3) // 2)
     _, rows, columns = grid

@@ -1,24 +1,27 @@
-"""The vision transformer: sizes and names of the published model, and masks that change nothing but what is seen."""
+"""The video ViT and the predictor: sizes and names of the published model, and packed masking."""
 
 import pytest
 import torch
 
 from echolung.models.predictor import Predictor
-from echolung.models.vit import VisionTransformer
+from echolung.models.vit import VideoViT
 
 torch.set_num_threads(1)
 
 GRID = (2, 3, 3)
 
 
-def small(**changes: int) -> VisionTransformer:
-    shape = {"width": 48, "depth": 3, "heads": 2, "mlp_ratio": 2.0, "channels": 1, "tubelet": 2, "patch": 4} | changes
-    return VisionTransformer(**shape)
+def small(**changes: int) -> VideoViT:
+    shape = {"width": 48, "depth": 3, "heads": 2, "mlp_ratio": 2.0, "tubelet": 2, "patch": 4} | changes
+    return VideoViT(VideoViT.Settings(image_size=12, frames=4, clip_fps=8.0, **shape))
 
 
 def test_large_model_has_the_published_tensors() -> None:
     with torch.device("meta"):
-        model = VisionTransformer(width=1024, depth=24, heads=16, mlp_ratio=4.0, channels=3, tubelet=2, patch=16)
+        model = VideoViT(
+            VideoViT.Settings(width=1024, depth=24, heads=16, image_size=224, frames=16, clip_fps=8.0, channels=3)
+        )
+    assert model.grid == (8, 14, 14)
     state = model.state_dict()
     assert sum(weight.numel() for weight in state.values()) == 303_885_312
     assert len(state) == 292
@@ -50,15 +53,15 @@ def test_initial_weights_are_scaled_by_depth() -> None:
     assert all(not weight.any() for name, weight in model.named_parameters() if name.endswith("bias"))
 
 
-def test_patches_equal_the_convolution_they_are_named_after() -> None:
+def test_patch_embedding_equals_its_convolution() -> None:
     embed = small(channels=3).patch_embed
     pixels = torch.randn(2, 3, 4, 12, 12)
     expected = embed.proj(pixels).flatten(2).transpose(1, 2)
     torch.testing.assert_close(embed(pixels), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_visible_tokens_attend_as_if_the_hidden_were_masked() -> None:
-    """Packed clips of unequal length equal full-length attention in which hidden keys are forbidden."""
+def test_packed_clips_equal_masked_attention() -> None:
+    """Packed clips of unequal length equal full-length attention in which hidden keys are masked."""
     torch.manual_seed(1)
     model = small()
     pixels = torch.randn(3, 1, 4, 12, 12)
@@ -69,17 +72,17 @@ def test_visible_tokens_attend_as_if_the_hidden_were_masked() -> None:
     torch.testing.assert_close(model(pixels, visible), expected, atol=1e-5, rtol=1e-5)
 
 
-def reference(model: VisionTransformer, pixels: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+def reference(model: VideoViT, pixels: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """The same network by explicit softmax over all tokens; returns the visible ones."""
     from echolung.models.rope import rotate, rotation
 
     x = model.patch_embed(pixels)
     turn = rotation(torch.arange(18), GRID, model.head_width)
-    forbidden = torch.where(visible, 0.0, float("-inf"))[:, None, None, :]
+    masked = torch.where(visible, 0.0, float("-inf"))[:, None, None, :]
     for block in model.blocks:
         q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, dim=-1)
         q, k, v = (part.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        scores = rotate(q, *turn) @ rotate(k, *turn).transpose(-1, -2) / model.head_width**0.5 + forbidden
+        scores = rotate(q, *turn) @ rotate(k, *turn).transpose(-1, -2) / model.head_width**0.5 + masked
         x = x + block.attn.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp.fc2(torch.nn.functional.gelu(block.mlp.fc1(block.norm2(x))))
     return model.norm(x)[visible]
@@ -106,7 +109,7 @@ def predictor() -> Predictor:
     return Predictor(encoder_width=48, width=36, depth=2, heads=2, mlp_ratio=2.0, grid=GRID, mask_tokens=2)
 
 
-def test_mask_tokens_begin_at_zero_and_learn_apart() -> None:
+def test_mask_tokens_start_at_zero_and_learn_separately() -> None:
     model = predictor()
     assert all(not token.any() for token in model.mask_tokens)
     visible = torch.rand(2, 18) < 0.5
@@ -115,8 +118,7 @@ def test_mask_tokens_begin_at_zero_and_learn_apart() -> None:
     assert model.mask_tokens[0].grad is None
 
 
-def test_prediction_depends_on_the_clip_and_place_alone() -> None:
-    """A clip's hidden tokens are predicted alike whatever stands beside it in the batch."""
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch() -> None:
     model = predictor()
     visible = torch.rand(3, 18) < 0.5
     seen = torch.randn(int(visible.sum()), 48)
@@ -127,7 +129,7 @@ def test_prediction_depends_on_the_clip_and_place_alone() -> None:
 
 
 @pytest.mark.parametrize("lengths", [[18], [1, 17], [5, 6, 7]])
-def test_packed_clips_do_not_see_each_other(lengths: list[int]) -> None:
+def test_packed_clips_do_not_attend_to_each_other(lengths: list[int]) -> None:
     torch.manual_seed(3)
     model = small()
     pixels = torch.randn(len(lengths), 1, 4, 12, 12)

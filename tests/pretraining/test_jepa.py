@@ -1,4 +1,4 @@
-"""Joint-embedding prediction: the loss by a naive loop, who learns from it, and how the teacher follows."""
+"""Joint-embedding prediction: the loss against a naive loop, what it trains, and how the teacher follows."""
 
 import copy
 
@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from echolung.core.errors import SettingsError
-from echolung.models.encoder import EncoderSettings
-from echolung.models.weights import initial_encoder
-from echolung.pretraining.jepa import Jepa, JepaSettings, weight_groups
+from echolung.models.encoders import ENCODERS, initial_encoder
+from echolung.models.vit import VideoViT
+from echolung.pretraining.jepa import Jepa, JepaSettings
 
 torch.set_num_threads(1)
 
-ENCODER = EncoderSettings(width=24, depth=2, heads=2, image_size=32, frames=4, clip_fps=8.0, patch=8)
+ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=32, frames=4, clip_fps=8.0, patch=8)
 SETTINGS = JepaSettings(predictor_width=24, predictor_depth=1, predictor_heads=2, ema=0.9)
 
 
 @pytest.fixture
 def jepa() -> Jepa:
-    module = Jepa(ENCODER, SETTINGS, seed=0)
-    with torch.no_grad():  # a teacher of its own, so that mixing it up with the student shows
+    module = Jepa(ENCODER, SETTINGS, seed=0, steps=10)
+    with torch.no_grad():  # differs from the student, so that a mix-up shows
         for weight in module.teacher.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     return module
@@ -52,11 +52,11 @@ def test_loss_is_the_mean_distance_of_the_hidden_tokens(jepa: Jepa) -> None:
         means.append(sum(distances) / len(distances))
     loss, diagnostics = jepa(clips, masks(jepa), slice(0, 6))
     assert float(loss.detach()) == pytest.approx(sum(means) / 2, rel=1e-4)
-    assert 0 < float(diagnostics["target_std"]) < 1.1
+    assert 0 < float(diagnostics["target_std"]) < 1.1 and diagnostics["ema"] == 0.9
 
 
-def test_losses_of_workers_average_to_that_of_the_batch(jepa: Jepa) -> None:
-    """Also when masks hide more on one worker than on the other."""
+def test_worker_losses_average_to_the_loss_of_the_batch(jepa: Jepa) -> None:
+    """Even when masks hide more on one worker than on the other."""
     clips, drawn = batch(), masks(jepa)
     assert int(drawn[0][:3].sum()) != int(drawn[0][3:].sum())
     whole, _ = jepa(clips, drawn, slice(0, 6))
@@ -69,7 +69,7 @@ def test_losses_of_workers_average_to_that_of_the_batch(jepa: Jepa) -> None:
     torch.testing.assert_close(jepa.encoder.blocks[0].attn.qkv.weight.grad, expected, atol=1e-7, rtol=1e-4)
 
 
-def test_only_student_and_predictor_learn(jepa: Jepa) -> None:
+def test_only_student_and_predictor_are_trained(jepa: Jepa) -> None:
     jepa(batch(), masks(jepa), slice(0, 6))[0].backward()
     assert all(weight.grad is None for weight in jepa.teacher.parameters())
     for part in (jepa.encoder, jepa.predictor):
@@ -78,31 +78,31 @@ def test_only_student_and_predictor_learn(jepa: Jepa) -> None:
 
 def test_teacher_follows_after_the_step(jepa: Jepa) -> None:
     before, student = (copy.deepcopy(part.state_dict()) for part in (jepa.teacher, jepa.encoder))
-    jepa.after_step()
+    jepa.after_step(0)
     for name, weight in jepa.teacher.state_dict().items():
         torch.testing.assert_close(weight, 0.9 * before[name] + 0.1 * student[name], atol=1e-7, rtol=1e-6)
     assert all(torch.equal(weight, student[name]) for name, weight in jepa.encoder.state_dict().items())
 
 
-def test_teacher_that_keeps_everything_never_moves() -> None:
-    jepa = Jepa(ENCODER, JepaSettings(**SETTINGS.model_dump() | {"ema": 1.0}), seed=0)
+def test_a_teacher_with_ema_1_never_moves() -> None:
+    jepa = Jepa(ENCODER, SETTINGS.model_copy(update={"ema": 1.0}), seed=0, steps=10)
     with torch.no_grad():
         jepa.encoder.norm.weight.add_(1.0)
-    jepa.after_step()
+    jepa.after_step(0)
     assert torch.equal(jepa.teacher.norm.weight, torch.ones(24))
 
 
-def test_begins_as_the_untrained_arm_of_the_same_seed() -> None:
-    """Pretrained and random encoders of one seed differ by the training and by nothing else."""
+def test_starts_from_the_untrained_encoder_of_the_same_seed() -> None:
+    """Pretrained and untrained encoders of one seed differ only by the training."""
     untrained = initial_encoder(ENCODER, 3).state_dict()
-    jepa = Jepa(ENCODER, SETTINGS, seed=3)
+    jepa = Jepa(ENCODER, SETTINGS, seed=3, steps=10)
     for encoder in (jepa.encoder, jepa.teacher):
         assert all(torch.equal(weight, untrained[name]) for name, weight in encoder.state_dict().items())
     assert jepa.encoder.norm.weight.data_ptr() != jepa.teacher.norm.weight.data_ptr()
 
 
 def test_biases_and_norms_do_not_decay(jepa: Jepa) -> None:
-    decayed, free = weight_groups(jepa, 0.04)
+    decayed, free = jepa.parameter_groups(0.04)
     names = {id(weight): name for name, weight in jepa.named_parameters()}
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.04, 0.0)
     assert all("norm" in names[id(w)] or names[id(w)].endswith("bias") for w in free["params"])
@@ -110,13 +110,15 @@ def test_biases_and_norms_do_not_decay(jepa: Jepa) -> None:
     assert {names[id(w)].split(".")[0] for w in [*decayed["params"], *free["params"]]} == {"encoder", "predictor"}
 
 
-def test_a_single_token_per_frame_is_refused() -> None:
-    with pytest.raises(SettingsError, match="one token"):
-        Jepa(ENCODER.model_copy(update={"patch": 32}), SETTINGS, seed=0)
+def test_encoders_that_cannot_be_masked_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="single token"):
+        Jepa(ENCODER.model_copy(update={"patch": 32}), SETTINGS, seed=0, steps=10)
+    monkeypatch.setitem(ENCODERS, "video-vit", type("Whole", (VideoViT,), {"maskable": False}))
+    with pytest.raises(SettingsError, match="kind 'video-vit', which takes no masks"):
+        Jepa(ENCODER, SETTINGS, seed=0, steps=10)
 
 
 def test_bfloat16_comes_close(jepa: Jepa) -> None:
-    """The precision of a GPU, on a CPU."""
     exact, _ = jepa(batch(), masks(jepa), slice(0, 6))
     with torch.autocast("cpu", torch.bfloat16):
         rounded, _ = jepa(batch(), masks(jepa), slice(0, 6))

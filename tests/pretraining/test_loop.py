@@ -1,7 +1,11 @@
-"""The training loop: it learns, it goes on bit for bit, and it starts afresh when anything that matters changed."""
+"""The training loop: it learns, resumes bit for bit after a kill, and starts over when it has to."""
 
 import json
 import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +13,36 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from echolung.core.errors import CheckpointError, DataError, SettingsError, TrialError
 from echolung.data.clips import ClipStore
-from echolung.models.encoder import EncoderSettings
+from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.encoders import initial_encoder
 from echolung.models.rank import effective_rank
-from echolung.pretraining import checkpoint
-from echolung.pretraining.loop import HISTORY, PretrainSettings, Trained, fingerprint, train
+from echolung.models.vit import VideoViT
+from echolung.pretraining import checkpoint, precision
+from echolung.pretraining.loop import HISTORY, Trained, fingerprint, train
+from echolung.pretraining.objective import Objective
+from echolung.pretraining.objectives import OBJECTIVES
 from echolung.pretraining.sampling import CropSettings, TrainingClips, fixed_clips
 from echolung.pretraining.schedule import ScheduleSettings
+from echolung.pretraining.settings import PretrainSettings
 
 torch.set_num_threads(1)
 
-ENCODER = EncoderSettings(width=24, depth=2, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
+ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
 TRAINING: dict[str, Any] = {
     "steps": 6, "batch": 4, "learning_rate": 2e-3, "warmup_steps": 2, "cooldown_steps": 2, "clip_gradient": 1.0,
     "rank_clips": 5, "log_every": 2, "rank_every": 4, "checkpoint_every": 1,
 }  # fmt: skip
 
 
-def settings(**training: Any) -> PretrainSettings:
+def settings(objective: str = "jepa", **training: Any) -> PretrainSettings:
     values = {
-        "arms": {"jepa": {"objective": "jepa", "pool": "hearts"}},
+        "encoders": {"hearts": {"objective": objective, "pool": "hearts"}},
         "training": TRAINING | training,
-        "jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.9},
+        "objectives": {"jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.9}},
     }
     return PretrainSettings.parse(values, "pretrain")
 
@@ -62,18 +72,20 @@ def quiet(step: int, values: dict[str, float | None]) -> None:
     pass
 
 
-def run(store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = quiet, **training: Any) -> Trained:
-    return train("jepa", ENCODER, settings(**training), store, seed, directory, on_metrics)
+def run(
+    store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = quiet, objective: str = "jepa", **training: Any
+) -> Trained:
+    return train("hearts", ENCODER, settings(objective, **training), store, seed, directory, on_metrics)
 
 
-class Killed(Exception):
+class Stopped(Exception):
     pass
 
 
-def killed_at(step: int) -> Any:
+def stop_at(step: int) -> Any:
     def on_metrics(now: int, values: dict[str, float | None]) -> None:
         if now >= step:
-            raise Killed
+            raise Stopped
 
     return on_metrics
 
@@ -83,26 +95,51 @@ def same(first: Trained, second: Trained) -> bool:
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-UNTIMED = ["step", "loss", "learning_rate", "ema", "effective_rank", "target_std", "gradient_norm"]
+TIMES = ["seconds", "clips_per_second", "eta_seconds"]
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one(store: ClipStore, tmp_path: Path) -> None:
-    whole = run(store, tmp_path / "whole", log_every=1)
-    for step in (2, 3, 5):
-        with pytest.raises(Killed):
-            run(store, tmp_path / "parts", on_metrics=killed_at(step), log_every=1)
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("where", "done"), [("step", 2), ("write", 3)])
+def test_a_run_killed_in_a_step_or_a_checkpoint_resumes_bit_for_bit(
+    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, done: int
+) -> None:
+    def in_step(step: int, values: dict[str, float | None]) -> None:
+        if (where, step) == ("step", 3):
+            kill()
+
+    def in_write(tensors: Any, path: Path, metadata: dict[str, str]) -> None:
+        save_file(tensors, path, metadata)
+        if (where, json.loads(metadata["progress"])["step"]) == ("write", 4):
+            os.truncate(path, path.stat().st_size // 2)
+            kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", in_write)
+        options = {"on_metrics": in_step, "log_every": 1}
+        child = multiprocessing.get_context("fork").Process(
+            target=run, args=(store, tmp_path / "parts"), kwargs=options
+        )
+        child.start()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+    progress = checkpoint.read_progress(tmp_path / "parts")
+    assert progress is not None and progress.step == done
     parts = run(store, tmp_path / "parts", log_every=1)
+    whole = run(store, tmp_path / "whole", log_every=1)
     assert same(whole, parts)
-    pd.testing.assert_frame_equal(whole.history[UNTIMED], parts.history[UNTIMED])
+    assert parts.history["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), parts.history.drop(columns=TIMES))
     written = pd.read_csv(tmp_path / "parts" / HISTORY)
-    assert written["step"].tolist() == [1, 2, 3, 4, 5, 6]
-    pd.testing.assert_frame_equal(written[UNTIMED], whole.history[UNTIMED], check_dtype=False)
+    pd.testing.assert_frame_equal(written, parts.history, check_dtype=False)
 
 
 def test_losses_between_log_lines_survive_an_interruption(store: ClipStore, tmp_path: Path) -> None:
     whole = run(store, tmp_path / "whole", log_every=4, checkpoint_every=3)
-    with pytest.raises(Killed):
-        run(store, tmp_path / "parts", on_metrics=killed_at(4), log_every=4, checkpoint_every=3)
+    with pytest.raises(Stopped):
+        run(store, tmp_path / "parts", on_metrics=stop_at(4), log_every=4, checkpoint_every=3)
     progress = checkpoint.read_progress(tmp_path / "parts")
     assert progress is not None and progress.step == 3 and len(progress.losses) == 3
     parts = run(store, tmp_path / "parts", log_every=4, checkpoint_every=3)
@@ -110,9 +147,78 @@ def test_losses_between_log_lines_survive_an_interruption(store: ClipStore, tmp_
     assert parts.history["loss"].tolist() == whole.history["loss"].tolist()
 
 
+class Heads(Objective):
+    """A toy with two parts at two learning rates, two views of a clip, dropout, and a buffer that counts its steps."""
+
+    Settings = CropSettings
+
+    def __init__(self, encoder: ClipSettings, settings: CropSettings, seed: int, steps: int) -> None:
+        super().__init__(encoder, settings, seed, steps)
+        self.encoder, self.crop = initial_encoder(encoder, seed), settings
+        self.head, self.frozen = torch.nn.Linear(24, 1), torch.nn.Linear(24, 1)
+        torch.nn.init.ones_(self.head.weight)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def handed_on(self) -> Encoder:
+        return self.encoder
+
+    def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> Any:
+        clips = TrainingClips(store, self.encoder.settings, self.crop, seed=seed, batch=batch, rows=rows)
+
+        class Two(torch.utils.data.Dataset[Any]):
+            def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+                return {"video": clips[step], "image": clips[step][:, :1]}
+
+        return Two()
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        encoder = {"params": list(self.encoder.parameters()), "weight_decay": weight_decay}
+        return [encoder, {"params": list(self.head.parameters()), "weight_decay": 0.0, "lr_scale": 10.0}]
+
+    def forward(self, views: Any, drawn: Any, rows: slice) -> tuple[torch.Tensor, dict[str, Any]]:
+        assert drawn is None and views["image"].shape == (4, 1, 16, 16)
+        tokens = self.dropout(self.encoder(self.encoder.pixels(views["video"])))
+        return self.head(tokens).square().mean(), {"steps_done": float(self.done)}
+
+    def after_step(self, step: int) -> None:
+        assert int(self.done) == step
+        self.done += 1
+
+
+def test_a_registered_objective_runs_and_resumes(
+    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OBJECTIVES, "heads", Heads)
+    whole = run(store, tmp_path / "whole", objective="heads", log_every=1)
+    assert whole.history["steps_done"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert "ema" not in whole.history and "target_std" not in whole.history
+    with pytest.raises(Stopped):
+        run(store, tmp_path / "parts", objective="heads", on_metrics=stop_at(4), log_every=1)
+    parts = run(store, tmp_path / "parts", objective="heads", log_every=1)
+    assert same(whole, parts)
+    pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), parts.history.drop(columns=TIMES))
+
+
+def test_groups_have_their_own_rates(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step of AdamW moves a weight by its learning rate: ten times as far in the second group."""
+    monkeypatch.setitem(OBJECTIVES, "heads", Heads)
+    moved: dict[str, float] = {}
+
+    def after_step(self: Heads, step: int) -> None:
+        moved["head"] = float((self.head.weight.detach() - 1).abs().max())
+        before = initial_encoder(ENCODER, 0).state_dict()["norm.bias"]
+        moved["encoder"] = float((self.encoder.state_dict()["norm.bias"] - before).abs().max())
+
+    monkeypatch.setattr(Heads, "after_step", after_step)
+    run(store, tmp_path / "run", objective="heads", steps=1, warmup_steps=0, cooldown_steps=0, learning_rate=1e-3)
+    assert moved["head"] == pytest.approx(1e-2, rel=1e-2) and moved["encoder"] == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_a_finished_run_is_not_repeated(store: ClipStore, tmp_path: Path) -> None:
     first = run(store, tmp_path / "run")
-    again = run(store, tmp_path / "run", on_metrics=killed_at(0))
+    again = run(store, tmp_path / "run", on_metrics=stop_at(0))
     assert same(first, again)
     pd.testing.assert_frame_equal(first.history, again.history)
 
@@ -121,7 +227,7 @@ def test_a_finished_run_is_not_repeated(store: ClipStore, tmp_path: Path) -> Non
     ("change", "key"),
     [({"learning_rate": 1e-3}, "training.learning_rate"), ({"steps": 7}, "training.steps"), ({"seed": 1}, "seed")],
 )
-def test_other_parameters_start_afresh(store: ClipStore, tmp_path: Path, change: dict[str, Any], key: str) -> None:
+def test_other_parameters_start_over(store: ClipStore, tmp_path: Path, change: dict[str, Any], key: str) -> None:
     run(store, tmp_path / "run")
     before = checkpoint.read_progress(tmp_path / "run")
     changed = run(store, tmp_path / "run", **change)
@@ -132,44 +238,72 @@ def test_other_parameters_start_afresh(store: ClipStore, tmp_path: Path, change:
     assert line.startswith(f"{key}: ")
 
 
-def test_other_videos_start_afresh(store: ClipStore, tmp_path: Path) -> None:
+def test_other_videos_start_over(store: ClipStore, tmp_path: Path) -> None:
     run(store, tmp_path / "run")
     other = make_store(tmp_path / "other", change=1)
     assert same(run(other, tmp_path / "run"), run(other, tmp_path / "fresh"))
-    assert run(other, tmp_path / "run", on_metrics=killed_at(0)).history["step"].iloc[-1] == 6
+
+
+def changes(store: ClipStore, other: ClipStore, name: str = "jepa", device: str = "cpu") -> list[str]:
+    """The keys in which the fingerprints of a run and another one differ."""
+    first = fingerprint("hearts", ENCODER, settings(), store, 0, "cpu")
+    second = fingerprint("hearts", ENCODER, settings(name), other, 0, device)
+    return [line.split(": ")[0] for line in checkpoint.differences(second, first)]
 
 
 @pytest.mark.parametrize("change", [{"size": 32}, {"fingerprint": "another decoder"}])
-def test_other_frames_of_the_same_videos_start_afresh(store: ClipStore, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_other_frames_of_the_same_videos_start_over(store: ClipStore, tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "clips" / "index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    before, after = (
-        fingerprint("jepa", ENCODER, settings(), one, 0) for one in (store, ClipStore.open(tmp_path / "clips"))
-    )
-    (line,) = checkpoint.differences(after, before)
-    assert line.startswith("frames")
+    (key,) = changes(store, ClipStore.open(tmp_path / "clips"))
+    assert key.startswith("frames")
 
 
-def test_what_cannot_change_the_result_does_not_start_afresh(store: ClipStore, tmp_path: Path) -> None:
+def test_the_code_of_the_objective_and_all_it_uses_is_part_of_a_run(
+    store: ClipStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from echolung.pretraining import loop
+
+    seen: list[set[str]] = []
+    monkeypatch.setattr(loop, "code_digest", lambda *modules: seen.append(set(modules)) or "")
+    monkeypatch.setitem(OBJECTIVES, "heads", Heads)
+    for objective in ("jepa", "heads"):
+        fingerprint("hearts", ENCODER, settings(objective), store, 0, "cpu")
+    used = {f"echolung.{name}" for name in ("models.vit", "models.rope", "pretraining.loop", "pretraining.sampling")}
+    assert used | {"echolung.pretraining.masking", "echolung.models.predictor"} <= seen[0]
+    assert used | {__name__} <= seen[1]
+    assert not any("echolung.models.encoders" in modules for modules in seen), "it imports every kind of encoder"
+
+
+def test_precision_is_what_the_device_has_and_part_of_a_run(
+    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+    assert precision.resolve("auto", "cpu") == "float32"
+    (tmp_path / "cpuinfo").write_text("flags\t: sse avx512_bf16_x\n")
+    assert precision.resolve("auto", "cpu") == "float32" and precision.resolve("bf16", "cpu") == "bf16"
+    assert changes(store, store, device="cuda") == ["training.precision"]
+    (tmp_path / "cpuinfo").write_text("flags\t: sse amx_bf16 avx\n")
+    assert precision.resolve("auto", "cpu") == "bf16" and precision.resolve("float32", "cuda") == "float32"
+    rounded, exact = (run(store, tmp_path / name, precision=name, steps=4) for name in ("auto", "float32"))
+    assert not same(rounded, exact)
+    for name, weight in rounded.encoder.state_dict().items():
+        torch.testing.assert_close(weight, exact.encoder.state_dict()[name], atol=2e-3, rtol=0)
+
+
+def test_what_cannot_change_the_result_does_not_start_over(store: ClipStore, tmp_path: Path) -> None:
     run(store, tmp_path / "run")
-    run(store, tmp_path / "run", on_metrics=killed_at(0), log_every=1, checkpoint_every=2, rank_every=3, loaders=2)
+    run(store, tmp_path / "run", on_metrics=stop_at(0), log_every=1, checkpoint_every=2, rank_every=3, loaders=2)
 
 
 def test_clips_prepared_by_other_processes_are_the_same(store: ClipStore, tmp_path: Path) -> None:
     assert same(run(store, tmp_path / "here", steps=4), run(store, tmp_path / "there", steps=4, loaders=2))
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[:-50],
-        lambda data: b"\x80\x04pickle",
-        lambda data: b"",
-        lambda data: data[:-1] + bytes([data[-1] ^ 1]),  # one bit of one weight
-        lambda data: data.replace(b'\\"step\\": 6', b'\\"step\\": 2', 1),
-    ],
-)
-def test_a_damaged_checkpoint_is_an_error_with_a_remedy(store: ClipStore, tmp_path: Path, damage: Any) -> None:
+@pytest.mark.parametrize("damage", [lambda data: data[:-50], lambda data: b"\x80\x04pickle", lambda data: b""])
+def test_a_damaged_checkpoint_is_an_error_with_a_remedy(
+    store: ClipStore, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     run(store, tmp_path / "run")
     path = tmp_path / "run" / checkpoint.NAME
     path.write_bytes(damage(path.read_bytes()))
@@ -184,14 +318,16 @@ def test_it_learns(store: ClipStore, tmp_path: Path) -> None:
     losses = trained.history["loss"]
     assert losses.iloc[-1] < 0.95 * losses.iloc[0]
     assert list(seen) == trained.history["step"].tolist() == [10, 20, 30, 40, 50, 60]
+    assert trained.history["clips"].tolist() == [40, 80, 120, 160, 200, 240]
+    assert trained.history["seconds"].is_monotonic_increasing
     ranks = trained.history["effective_rank"]
     assert ranks.notna().tolist() == [False, False, True, False, False, True]
     assert 1 <= ranks.iloc[-1] <= 5
     assert seen[60]["eta_seconds"] == 0 and (seen[60]["clips_per_second"] or 0) > 0
-    assert seen[20]["effective_rank"] is None
+    assert seen[20]["effective_rank"] is None and seen[20]["ema"] == 0.9
 
 
-def test_a_loss_that_is_no_number_is_told_with_a_remedy(store: ClipStore, tmp_path: Path) -> None:
+def test_a_diverging_loss_is_an_error_with_a_remedy(store: ClipStore, tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="diverged") as caught:
         run(store, tmp_path / "run", learning_rate=1e30, clip_gradient=None, warmup_steps=0)
     assert "learning_rate" in caught.value.remedy
@@ -202,11 +338,32 @@ def test_a_pool_without_videos_is_an_error(tmp_path: Path) -> None:
         run(make_store(tmp_path / "empty", videos=0), tmp_path / "run")
 
 
-def test_unknown_objective_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="jepa"):
-        PretrainSettings.parse(
-            settings().model_dump() | {"arms": {"x": {"objective": "jeppa", "pool": "hearts"}}}, "pretrain"
-        )
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoders": {"x": {"objective": "jeppa", "pool": "hearts"}}}, "no objective 'jeppa': did you mean 'jepa'?"),
+        ({"encoders": {"My x": {"objective": "jepa", "pool": "hearts"}}}, "lower-case letters"),
+        ({"objectives": {"jepa": {"emma": 1}}}, "'objectives.jepa.emma': did you mean 'ema'?"),
+        ({"compute": {"workers": 3}}, r"batch of 4 \(hearts\) does not divide among 3 workers"),
+        (
+            {"encoders": {"x": {"objective": "jepa", "pool": "hearts", "training": {"stepps": 3}}}},
+            "'stepps': did you mean 'steps'?.*pretrain.encoders.x.training",
+        ),
+    ],
+)
+def test_mistakes_in_the_section_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message.replace("?", r"\?")):
+        PretrainSettings.parse(settings().model_dump() | change, "pretrain")
+
+
+def test_an_encoder_overrides_the_training_and_gets_its_objective() -> None:
+    own = {"objective": "jepa", "pool": "lungs", "training": {"steps": 9, "batch": 8}}
+    values = settings().model_dump()
+    both = PretrainSettings.parse(values | {"encoders": values["encoders"] | {"lungs": own}}, "pretrain")
+    assert (both.of("hearts").steps, both.of("lungs").steps, both.of("lungs").batch) == (6, 9, 8)
+    assert both.of("lungs").learning_rate == 2e-3
+    bare = PretrainSettings.parse({"encoders": {"x": own}, "training": TRAINING}, "pretrain")
+    assert bare.objective("x") == OBJECTIVES["jepa"].Settings() != both.objective("lungs")
 
 
 def test_schedule_warms_up_holds_and_cools_down() -> None:
@@ -225,7 +382,7 @@ def test_effective_rank_of_known_spectra() -> None:
     assert effective_rank(np.array([[1.0, np.nan]])) == 0
 
 
-def clips_of(store: ClipStore, rows: slice | None = None, **changes: Any) -> TrainingClips:
+def clips_of(store: ClipStore, rows: slice = slice(0, 4), **changes: Any) -> TrainingClips:
     return TrainingClips(store, ENCODER, CropSettings(**changes), seed=0, batch=4, rows=rows)
 
 
@@ -244,7 +401,7 @@ def test_workers_share_the_batch(store: ClipStore) -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_crop_is_the_same_for_all_frames_and_within_its_scale(store: ClipStore) -> None:
+def test_the_crop_is_the_same_for_all_frames_and_within_its_scale(store: ClipStore) -> None:
     clips = clips_of(store, scale=(0.5, 0.6), aspect=(0.8, 1.25))
     rng = np.random.default_rng(1)
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""Masks: how much they hide, and that no place or time is favoured."""
+"""Masks: how much they hide, and that no position or time is favoured."""
 
 import pytest
 import torch
@@ -17,32 +17,31 @@ def draw(settings: MaskSettings, clips: int, grid: tuple[int, int, int], seed: i
 
 
 @pytest.mark.parametrize(("settings", "hidden"), [(SMALL_BLOCKS, 0.62), (LARGE_BLOCKS, 0.81)])
-def test_hides_the_published_part_of_a_clip(settings: MaskSettings, hidden: float) -> None:
+def test_hides_the_published_fraction_of_a_clip(settings: MaskSettings, hidden: float) -> None:
     parts = [1 - draw(settings, 24, GRID, seed).float().mean() for seed in range(100)]
     assert abs(float(torch.stack(parts).mean()) - hidden) < 0.02
 
 
 @pytest.mark.parametrize("settings", [SMALL_BLOCKS, LARGE_BLOCKS])
 def test_every_frame_shows_the_same_tokens(settings: MaskSettings) -> None:
-    """What the reference's cut to a common length breaks: late frames are seen as often as early ones."""
+    """Late frames are seen as often as early ones, which truncation to a common length would break."""
     visible = draw(settings, 24, GRID).unflatten(1, GRID)
     assert torch.equal(visible, visible[:, :1].expand_as(visible))
 
 
-def test_no_token_is_dropped_to_even_out_a_batch() -> None:
-    """Clips of a batch differ in how much they show; that all of it reaches the encoder is tested with the model."""
+def test_clips_of_a_batch_show_different_numbers_of_tokens() -> None:
     assert len(set(draw(LARGE_BLOCKS, 24, GRID).sum(dim=1).tolist())) > 1
 
 
 @pytest.mark.parametrize("settings", [SMALL_BLOCKS, LARGE_BLOCKS])
-def test_mirrored_places_are_hidden_alike(settings: MaskSettings) -> None:
+def test_mirrored_positions_are_hidden_equally_often(settings: MaskSettings) -> None:
     often = torch.stack([draw(settings, 64, (1, 8, 8), seed).float().mean(dim=0) for seed in range(100)]).mean(dim=0)
     square = often.unflatten(0, (8, 8))
     for mirrored in (square.flip(0), square.flip(1)):
         assert (square - mirrored).abs().max() < 0.05
 
 
-def test_block_is_shared_by_the_batch_and_placed_per_clip() -> None:
+def test_block_size_is_shared_by_the_batch_and_its_position_is_per_clip() -> None:
     visible = draw(MaskSettings(blocks=1, scale=0.3), 32, (2, 10, 10))
     shapes, places = set(), set()
     for clip in visible.unflatten(1, (2, 10, 10))[:, 0]:
@@ -53,7 +52,7 @@ def test_block_is_shared_by_the_batch_and_placed_per_clip() -> None:
     assert len(shapes) == 1 and len(places) > 5
 
 
-def test_aspect_stays_within_its_bounds() -> None:
+def test_aspect_stays_within_bounds() -> None:
     for seed in range(200):
         visible = draw(MaskSettings(blocks=1, scale=0.25), 1, (1, 40, 40), seed).unflatten(1, (40, 40))
         height, width = int((~visible).any(dim=2).sum()), int((~visible).any(dim=1).sum())
@@ -63,12 +62,12 @@ def test_aspect_stays_within_its_bounds() -> None:
 
 @pytest.mark.parametrize("grid", [(2, 2, 2), (4, 1, 2), (4, 3, 3), (2, 6, 6)])
 @pytest.mark.parametrize("settings", [SMALL_BLOCKS, LARGE_BLOCKS, MaskSettings(blocks=3, scale=1.0)])
-def test_something_is_always_seen_and_something_hidden(settings: MaskSettings, grid: tuple[int, int, int]) -> None:
+def test_something_is_always_visible_and_something_hidden(settings: MaskSettings, grid: tuple[int, int, int]) -> None:
     for seed in range(20):
         visible = draw(settings, 16, grid, seed).sum(dim=1)
         assert (visible > 0).all() and (visible < grid[0] * grid[1] * grid[2]).all()
 
 
-def test_generator_alone_decides() -> None:
+def test_masks_depend_on_the_generator_alone() -> None:
     assert torch.equal(draw(SMALL_BLOCKS, 8, GRID, 3), draw(SMALL_BLOCKS, 8, GRID, 3))
     assert not torch.equal(draw(SMALL_BLOCKS, 8, GRID, 3), draw(SMALL_BLOCKS, 8, GRID, 4))
