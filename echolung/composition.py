@@ -33,7 +33,7 @@ def names(root: Path, group: str) -> list[str]:
 
 
 def at_hand(root: Path) -> dict[str, str]:
-    """The study and scale of params.yaml that conf/ has; `dvc exp run` keeps them (conf/hydra_plugins/at_hand.py)."""
+    """The study and scale of params.yaml that conf/ has; `dvc exp run` keeps them unless -S names others."""
     try:
         written = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

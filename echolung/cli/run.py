@@ -54,7 +54,7 @@ def run(
     words = ["dvc", "repro"]
     if study or scale or changes or queue or temp:
         composed = compose(root, study, scale, changes)
-        settings = Settings.parse(composed.parameters, "what is set, or conf/")
+        settings = Settings.parse(composed.parameters, "what was set")
         words = [*composed.command, *(["--queue"] * queue), *(["--temp"] * temp)]
         if queue or temp:
             words += [word for override in _absolute_roots(root, settings) for word in ("-S", override)]

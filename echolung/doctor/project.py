@@ -28,7 +28,7 @@ def parameters(
         if study is None and scale is None and not changes:
             return load(root), _origin(root)
         composed = composition.compose(root, study, scale, changes)
-        settings = Settings.parse(composed.parameters, "what is set, or conf/")
+        settings = Settings.parse(composed.parameters, "what was set")
         remedy = f"To run it: {shlex.join(composed.command)}"
         return settings, Finding(GROUP, "parameters", "ok", "valid; params.yaml is not changed", remedy)
     except SettingsError as error:
