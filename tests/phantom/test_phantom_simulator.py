@@ -1,4 +1,4 @@
-"""The scanner against the physics it stands for."""
+"""The scanner against the physics of ultrasound."""
 
 import dataclasses
 
@@ -9,11 +9,11 @@ import scipy.stats
 from echolung.phantom.simulator import Scanner, SmoothField, unit_scatterers
 
 CONVEX = Scanner(radius=50, half_angle=0.5, depth=90, frequency=3.5, aperture=16, samples=180, beams=120)
-FINE = dataclasses.replace(CONVEX, samples=720, beams=480)  # where a point's place between cells does not matter
+FINE = dataclasses.replace(CONVEX, samples=720, beams=480)  # so fine that interpolation does not matter
 
 
 def speckle(scanner: Scanner, seed: int, shift: float = 0.0) -> np.ndarray:
-    """The echo of a homogeneous phantom with twelve scatterers in every cell, turned by `shift` radians."""
+    """The echo of a homogeneous phantom with twelve scatterers per cell, rotated by `shift` radians."""
     rng = np.random.default_rng(seed)
     count = 12 * scanner.samples * scanner.beams
     depth = rng.uniform(0, scanner.depth, count).astype(np.float32)
@@ -36,7 +36,7 @@ def test_speckle_of_a_homogeneous_phantom_is_fully_developed() -> None:
     envelopes = [np.abs(speckle(CONVEX, seed))[15:-15, 15:-15] for seed in range(4)]
     ratios = [envelope.mean() / envelope.std() for envelope in envelopes]
     assert np.mean(ratios) == pytest.approx(np.sqrt(np.pi / (4 - np.pi)), rel=0.03)  # Rayleigh: 1.913
-    sparse = np.concatenate([envelope[::12, ::15].ravel() for envelope in envelopes])  # a cell apart: independent
+    sparse = np.concatenate([envelope[::12, ::15].ravel() for envelope in envelopes])  # one resolution cell apart
     assert scipy.stats.kstest(sparse / sparse.mean(), "rayleigh", args=(0, np.sqrt(2 / np.pi))).pvalue > 0.001
 
 
@@ -56,7 +56,7 @@ def test_the_beam_widens_with_depth_and_the_pulse_does_not() -> None:
     assert axial == pytest.approx([axial[0]] * 3, rel=0.02)
 
 
-@pytest.mark.parametrize("wavelengths", [0.25, 0.375, 0.5])  # against each other, a quarter turn, with each other
+@pytest.mark.parametrize("wavelengths", [0.25, 0.375, 0.5])  # destructive, a quarter turn, constructive
 def test_two_scatterers_interfere_by_their_range(wavelengths: float) -> None:
     apart = wavelengths * FINE.wavelength
     depth = np.array([40.0, 40.0 + apart], np.float32)
@@ -105,7 +105,7 @@ def test_compression_draws_decibels_as_equal_steps_of_grey() -> None:
     np.testing.assert_allclose(np.diff(grey.mean(axis=(1, 2))), 255 * 10 / 60, rtol=1e-3)
 
 
-def test_time_gain_returns_what_attenuation_takes_and_raises_the_noise() -> None:
+def test_time_gain_compensates_attenuation_and_amplifies_the_noise() -> None:
     echo = np.full((1, 180, 120), 0.1, np.complex64)
     rng = np.random.default_rng(0)
     corrected = Scanner(50, 0.5, 90, 3.5, 16, 180, 120, noise=-200).grey(echo, rng)[0].mean(axis=1)
@@ -116,7 +116,7 @@ def test_time_gain_returns_what_attenuation_takes_and_raises_the_noise() -> None
     assert silence[-10:].mean() > silence[:10].mean() + 20
 
 
-def test_scan_conversion_draws_a_point_where_geometry_puts_it() -> None:
+def test_scan_conversion_puts_a_point_in_the_right_place() -> None:
     polar = np.zeros((1, CONVEX.samples, CONVEX.beams), np.float32)
     row, column = 120, 90
     polar[0, row - 1 : row + 2, column - 1 : column + 2] = 255
@@ -138,7 +138,7 @@ def test_outside_the_sector_is_black() -> None:
     assert (picture[inside] == 200).mean() > 0.999
 
 
-def test_a_smooth_field_is_standard_and_has_its_scale() -> None:
+def test_a_smooth_field_has_unit_variance_and_its_correlation_length() -> None:
     x = np.linspace(0, 2000, 40001, dtype=np.float32)
     fields = np.stack([SmoothField.draw(np.random.default_rng(seed), 5, 5)(x) for seed in range(20)])
     assert fields.mean() == pytest.approx(0, abs=0.1)

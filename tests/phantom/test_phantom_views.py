@@ -1,0 +1,83 @@
+"""Both views of the heart: masks, contours and volumes against independent geometry, and the picture against them."""
+
+import numpy as np
+import pytest
+
+from echolung.phantom.four_chamber import FourChamber
+from echolung.phantom.heart import VIEWS, View, beating_heart, draw_heart, heart_scanner
+from echolung.phantom.short_axis import ShortAxis
+from echolung.phantom.simulator import Scanner
+
+Heart = FourChamber | ShortAxis
+pytestmark = pytest.mark.parametrize("view", VIEWS)
+
+
+def beating(view: View, ef: float, seed: int, frames: int = 40) -> tuple[Heart, Scanner]:
+    """A breathing heart without its picture."""
+    rng = np.random.default_rng(seed)
+    heart = beating_heart(view, ef, frames, 25, rng)
+    return heart, heart_scanner(heart.deepest, rng, 112)
+
+
+def area_of_polygon(points: np.ndarray) -> float:
+    x, y = points.T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+@pytest.mark.parametrize(("ef", "seed"), [(25, 0), (50, 1), (78, 2)])
+def test_masks_and_contours_have_the_stated_area(view: View, ef: float, seed: int) -> None:
+    heart, scanner = beating(view, ef, seed)
+    masks, pitch = heart.masks(scanner, 448), scanner.pixel_grid(448, 448)[2]
+    for frame in (0, 7, heart.ventricle.end_diastole, heart.ventricle.end_systole):
+        assert masks[frame].sum() * pitch**2 / 100 == pytest.approx(heart.areas[frame], rel=0.01)
+        contour = heart.contour(frame, scanner, 448)
+        assert area_of_polygon(contour) * pitch**2 / 100 == pytest.approx(heart.areas[frame], rel=0.005)
+        middle = contour.mean(axis=0)
+        for point in contour:  # the contour is the border of the mask
+            inner, outer = (np.rint(middle + (point - middle) * share).astype(int) for share in (0.96, 1.04))
+            assert masks[frame][inner[1], inner[0]]
+            assert not masks[frame][outer[1], outer[0]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_cavity_lies_within_the_sector(view: View, seed: int) -> None:
+    heart, scanner = beating(view, 20.0 + 3 * seed, seed, frames=80)
+    lateral, axial, _ = scanner.pixel_grid(112, 112)
+    angle, depth = np.arctan2(lateral[None], axial[:, None]), np.hypot(lateral[None], axial[:, None])
+    shown = (np.abs(angle) < scanner.half_angle) & (depth < scanner.depth)
+    assert not (heart.masks(scanner, 112) & ~shown).any()
+
+
+def test_a_seed_is_one_heart_and_other_seeds_are_others(view: View) -> None:
+    first, again, other = (draw_heart(50, 8, 25, 64, seed, view) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.frames, again.frames)
+    assert np.abs(first.frames.astype(float) - other.frames).mean() > 5
+    same_heart = beating_heart("psax" if view == "a4c" else "a4c", 50, 8, 25, np.random.default_rng(1))
+    np.testing.assert_array_equal(first.ventricle.volumes, same_heart.ventricle.volumes)
+
+
+def test_with_the_breath_held_beats_repeat(view: View) -> None:
+    video = draw_heart(60, 44, 25, 112, 4, view, breath_held=True)
+    frames, masks, beat = video.frames.astype(float), video.masks(), video.ventricle.frames_per_beat
+    np.testing.assert_array_equal(masks[beat:], masks[:-beat])
+    same = np.abs(frames[beat:] - frames[:-beat]).mean()
+    other = np.abs(frames[beat // 2 :] - frames[: -(beat // 2)]).mean()
+    assert same < 0.35 * other  # only the noise of the receiver differs
+
+
+def test_the_picture_follows_the_breath(view: View) -> None:
+    """Frames a whole number of beats apart differ only by the breath; with its motion undone, they agree."""
+    video = draw_heart(60, 60, 25, 112, 12, view)
+    heart, beat = video.heart, video.ventricle.frames_per_beat
+    depths = np.asarray(heart.poses.depth)
+    pairs = [(t, t + k * beat) for t in range(60) for k in (1, 2) if t + k * beat < 60]
+    first, second = max(pairs, key=lambda pair: abs(depths[pair[0]] - depths[pair[1]]))
+    assert abs(depths[first] - depths[second]) > 1.5  # mm
+    lateral, axial, pitch = video.scanner.pixel_grid(112, 112)
+    x, z = heart.poses.at(first).from_image(lateral[None, :], axial[:, None])
+    there_x, there_z = heart.poses.at(second).to_image(x, z)
+    column = np.clip(np.rint((there_x - lateral[0]) / pitch), 0, 111).astype(int)
+    row = np.clip(np.rint((there_z - axial[0]) / pitch), 0, 111).astype(int)
+    one, other = video.frames[first].astype(float), video.frames[second].astype(float)
+    moving = (one > 0) & (other[row, column] > 0) & (axial[:, None] > 35)  # below the static chest wall
+    assert np.abs(one - other[row, column])[moving].mean() < 0.85 * np.abs(one - other)[moving].mean()
