@@ -1,54 +1,135 @@
-"""A params.yaml that cannot be read, in whatever way, is one line; a good one knows the stages of its study."""
+"""A params.yaml that is wrong, in whatever way, is one line; a good one says what its arms and tasks need."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from echolung.core.errors import SettingsError
-from echolung.settings import load
+from echolung.settings import Settings, load
+
+ROOT = Path(__file__).parents[1]
+
+
+def parameters(change: Callable[[dict[str, Any]], object] = lambda values: None) -> Settings:
+    """params.yaml of the phantom study, changed."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    change(values)
+    return Settings.parse(values, "params.yaml")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         (b"", "holds no parameters"),
         (b"- a list\n", "holds no parameters"),
         (b"study: [phantom\n", "is not YAML"),
         (b"study: \xff\xfe\n", "is not YAML"),
-        (b"[" * 5000, "is not YAML"),
+        (b"[" * 2000, "is not YAML"),
         (b"!!python/object/apply:os.system ['touch canary']\n", "is not YAML"),
     ],
 )
-def test_what_is_no_list_of_parameters_is_one_line(
-    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_without_parameters_is_one_line(
+    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if content is not None:
         (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(SettingsError) as caught:
         load(tmp_path)
-    assert said in caught.value.problem
+    assert message in caught.value.problem
     assert "\n" not in caught.value.problem
     assert caught.value.remedy
     assert not (tmp_path / "canary").exists()
 
 
-def test_the_stages_of_a_study_are_those_of_dvc_yaml_under_their_runs_names() -> None:
-    root = Path(__file__).parents[1]
-    parameters = yaml.safe_load((root / "params.yaml").read_text())
-    expected = []
-    for stage, how in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].items():
-        if "foreach" in how:
-            items = parameters
-            for key in re.fullmatch(r"\$\{(.*)\}", how["foreach"])[1].split("."):
-                items = items[key]
-            expected += [f"{stage}@{item}" for item in items]
-        else:  # its script may still give its run an item
-            item = re.search(rf'stage\("{stage}"(?:, "(.*)")?\)', (root / "pipelines" / f"{stage}.py").read_text())[1]
-            expected.append(f"{stage}@{item}" if item else stage)
-    assert load(root).stages() == expected
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("study", "My Study", "lower-case letters, digits and hyphens"),
+        ("tasks.a b", {}, "lower-case letters"),
+        ("tasks.pocus-pathology.kind", "regression", "no kind 'regression'"),
+        (
+            "tasks.pocus-pathology.source",
+            "pocsu",
+            "names the source 'pocsu', but ingest.sources has",
+        ),
+        ("tasks.pocus-pathology.train", "nowhere", "names the source 'nowhere'"),
+        ("tasks.pocus-pathology.clases", ["a", "b"], "did you mean 'classes'"),
+        ("pretrain.encoders.jepa.pool", "lungs", "pretrain.encoders.jepa.pool names the source 'lungs'"),
+        (
+            "pretrain.encoders.random",
+            {"objective": "jepa", "pool": "hearts"},
+            "an arm of random encoders and a pretrained",
+        ),
+        ("embed.sources", ["pocus"], r"embed.sources must list the sources that tasks read: \[blues, pocus\]"),
+        ("arms.jepa.encoder", "jepa-lungs", "arms.jepa.encoder is 'jepa-lungs', but the encoders are random, jepa"),
+        ("arms.jepa.seeds", [0, 5], "arms.jepa.seeds are not all in pretrain.seeds"),
+        ("arms.jepa.against", ["hand-made"], "arms.jepa.against names hand-made; reference arms: random"),
+        ("arms.random.seeds", [1, 1], "arms.random has a seed twice: 1, 1"),
+        ("arms.random.shape", {"widht": 3}, "shape of encoder 'random'|did you mean 'width'"),
+        ("arms.random.shape", {"kind": "resnet"}, "has kind 'resnet'; there are video-vit"),
+        ("arms.random.role", "control", "no reference arm has a method for tasks.pocus-pathology"),
+        ("arms.majority", {"method": "majority", "role": "control"}, "arms.majority is the baseline of"),
+        ("arms.jepa.method", "logistic", "no method 'logistic'"),
+        ("fit.methods.linear.epoch", 3, "unknown parameter 'fit.methods.linear.epoch': did you mean 'epochs'"),
+        ("fit.methods.lineal", {}, "no entry 'lineal': did you mean 'linear'"),
+        ("report.arms", ["random"], "report.arms must list the arms"),
+    ],
+)
+def test_what_does_not_fit_together_is_named_before_anything_runs(place: str, value: object, message: str) -> None:
+    def change(values: dict[str, Any]) -> None:
+        *parents, last = place.split(".")
+        for parent in parents:
+            values = values[parent]
+        values[last] = value
+
+    with pytest.raises(SettingsError, match=message):
+        parameters(change)
+
+
+def test_what_is_needed_follows_from_arms_and_tasks() -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["pretrain"]["encoders"]["own"] = {"objective": "jepa", "pool": "pocus", "shape": {"depth": 2}}
+        values["pretrain"]["seeds"] = [0, 1]
+        values["arms"]["own"] = {"encoder": "own", "method": "linear", "role": "candidate", "seeds": [1]}
+        values["arms"]["deep"] = {"encoder": "random", "method": "linear", "role": "reference", "shape": {"depth": 6}}
+        values["report"]["arms"] = list(values["arms"])
+
+    settings = parameters(change)
+    assert settings.embedded("pocus") == ["random", "jepa", "deep"], "not `own`, which was pretrained on it"
+    assert settings.embedded("blues") == ["random", "jepa", "own", "deep"]
+    assert list(settings.arms_of("pocus-pathology")) == ["random", "jepa", "hand-made", "source-only", "deep"]
+    fits = settings.fits("blues-covid")
+    assert [fit for fit in fits if fit[0] in ("jepa", "own")] == [
+        *(("jepa", method, seed) for method in ("attentive", "linear") for seed in (0, 1)),
+        ("own", "linear", 1),
+    ]
+    assert fits[-1] == ("majority", "majority", 0)
+    assert sum(arm == "random" for arm, _, _ in fits) == 2 * len(settings.draws)
+    assert {name: shape.model_dump()["depth"] for name, (shape, _) in settings.untrained().items()} == {
+        "random": 4,
+        "deep": 6,
+    }
+    assert settings.shape("own").model_dump() == settings.encoder.model_dump() | {"depth": 2}
+    assert settings.candidate("pocus-pathology") == "jepa"
+    with pytest.raises(SettingsError, match=r"no task 'pocus-patology'.*Did you mean 'pocus-pathology'"):
+        settings.known_task("pocus-patology")
+    with pytest.raises(SettingsError, match="arm 'own' takes no part in pocus-pathology"):
+        settings.known_arm("pocus-pathology", "own")
+
+
+def test_the_stages_of_a_study_are_those_of_dvc_yaml() -> None:
+    values, expected = yaml.safe_load((ROOT / "params.yaml").read_text()), []
+    for stage, how in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        items = values if "foreach" in how else [""]
+        for key in re.findall(r"[\w-]+", how.get("foreach", "")):
+            items = items[key]
+        expected += [f"{stage}@{item}" if item else stage for item in items]
+    assert load(ROOT).stages() == expected

@@ -69,7 +69,7 @@ class Features:
                 na_values={"std": [""]},
             )
             tokens = np.load(directory / TOKENS, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise DataError(f"{directory} is not a feature store ({error})", REMEDY) from None
         if (
             not isinstance(tokens, np.ndarray)  # an archive of arrays opens, too

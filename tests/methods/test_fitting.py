@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,9 @@ import pandas as pd
 import pytest
 from drawn import folds_of, manifest_of, save_source
 
-from echolung.compute.fits import fit_task
-from echolung.compute.session import ray_session
+from echolung.compute import fits as compute
 from echolung.core.errors import DataError
-from echolung.core.parameters import Parameters
+from echolung.core.runtime import digest, read_json, write_json
 from echolung.data.splits import folds_digest, read_folds, write_folds
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.recordings import Recordings
@@ -36,9 +37,8 @@ SEARCH = {"learning_rates": [1e-2], "weight_decays": [0.1], "epochs": 3, "batch"
 def data(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """data/<study> of two sources with 24 and 18 videos, two of each patient; bright ones are of class 1."""
     root, random = tmp_path_factory.mktemp("study") / "data", np.random.default_rng(0)
-    save_encoder(
-        root / "encoder", initial_encoder(SHAPE, 0), EncoderRecord(settings=SHAPE, arm="x", objective="none", seed=0)
-    )
+    record = EncoderRecord(settings=SHAPE, arm="random", objective="none", seed=0)
+    save_encoder(root / "encoder", initial_encoder(SHAPE, 0), record)
     manifests, classes = [], []
     for source, videos in (("s", 24), ("t", 18)):
         names, patient = [f"{source}/{number:02d}" for number in range(videos)], np.arange(videos) // 2
@@ -62,10 +62,8 @@ def configuration(name: str, method: str, repeat: int, fold: int) -> dict[str, A
 
 def fits(data: Path, work: Path, name: str, method: str) -> list[dict[str, Any]]:
     folds = read_folds(data / "split" / f"{name}.csv")
-    places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates()
-    return [
-        fit_one(str(data), str(work), configuration(name, method, *place)) for place in places.itertuples(index=False)
-    ]
+    places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().to_numpy().tolist()
+    return [fit_one(str(data), str(work), configuration(name, method, *place)) for place in places]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -97,9 +95,9 @@ def test_labels_of_the_test_fold_reach_only_y_true(data: Path, tmp_path: Path, m
     (tmp_path / "embed").symlink_to(data / "embed")
     folds = read_folds(data / "split" / "cv.csv")
     held_out = folds["fold"] == 1
-    one = configuration("cv", method, 0, 1) | {
-        "settings": SEARCH | {"attention_head_width": 8} if method == "attentive" else {}
-    }
+    one = configuration("cv", method, 0, 1)
+    if method == "attentive":
+        one["settings"] = SEARCH | {"attention_head_width": 8}
     results = []
     for labels in (folds["y"], folds["y"].where(~held_out, 1 - folds["y"])):
         write_folds(tmp_path / "split" / "cv.csv", folds.assign(y=labels, stratum=labels.astype(int)))
@@ -135,33 +133,42 @@ def test_the_deployed_method_is_fitted_on_all_that_the_task_may_train_on(data: P
     assert found.equals(other) == (name == "external")
 
 
-@pytest.fixture(scope="module")
-def ray() -> Any:
-    with ray_session(2):
-        yield
+def test_a_fit_is_repeated_only_if_something_it_depends_on_changed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, Any] = {}
+    fresh: list[str] = []
 
+    def trials(function: Any, configurations: list[dict[str, Any]], *_: Any, **__: Any) -> list[Any]:
+        """As compute.trials caches results, in this process."""
+        for one in configurations:
+            if digest(one) not in kept:
+                fresh.append(one["method"])
+                kept[digest(one)] = function(one)
+        return [kept[digest(one)] for one in configurations]
 
-def test_finished_fits_are_kept_and_only_the_changed_arm_is_fitted_again(data: Path, tmp_path: Path, ray: None) -> None:
-    folds = read_folds(data / "split" / "cv.csv")
-    wanted = [("jepa", "linear", 0), ("majority", "majority", 0)]
+    monkeypatch.setattr(compute, "run_trials", trials)
+    study = Path(shutil.copytree(data, tmp_path / "data"))
+    folds = read_folds(study / "split" / "cv.csv").query("repeat == 0").copy()
+    wanted = [("jepa", "linear", 0), ("source-only", "source-only", 0), ("majority", "majority", 0)]
 
-    def run(**search: Any) -> tuple[pd.DataFrame, dict[str, set[int]]]:
-        methods = {"linear": METHODS["linear"].Settings(**SEARCH | search), "majority": Parameters()}
-        done = fit_task("cv", TASK, wanted, methods, folds, data, tmp_path, seed=3, workers=2)
-        written: dict[str, set[int]] = {"linear": set(), "majority": set()}
-        for path in (tmp_path / "finished").glob("*/predictions.parquet"):
-            written[pd.read_parquet(path)["method"].iloc[0]].add(path.stat().st_mtime_ns)
-        return done[0], written
+    def run(**search: Any) -> dict[str, int]:
+        fresh.clear()
+        methods = {name: METHODS[name].Settings(**SEARCH | search if name == "linear" else {}) for _, name, _ in wanted}
+        table, found = compute.fit_task("cv", TASK, wanted, methods, folds, study, tmp_path, seed=3, workers=2)
+        assert len(table) == 3 * 24
+        assert set(found["method"]) == {"linear", "source-only"}, "majority chooses nothing"
+        return dict(Counter(fresh))
 
-    first, before = run()
-    assert {method: len(times) for method, times in before.items()} == {"linear": 6, "majority": 6}
-    again, same = run()
-    pd.testing.assert_frame_equal(first, again)
-    assert same == before
-    _, after = run(epochs=2)
-    assert after["majority"] == before["majority"]
-    assert len(after["linear"]) == 6
-    assert not after["linear"] & before["linear"]
-    here = pd.concat([result["predictions"] for result in fits(data, tmp_path / "work", "cv", "linear")])
-    of_ray = first[first["method"] == "linear"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(of_ray, here.reset_index(drop=True), check_dtype=False)  # in any process
+    everything = {"linear": 3, "source-only": 3, "majority": 3}
+    assert run() == everything
+    assert run() == {}
+    assert run(epochs=2) == {"linear": 3}
+    record = study / "embed" / "s" / "jepa" / "seed0" / "features.json"
+    write_json(record, read_json(record) | {"key": "tokens of another encoder"})
+    assert run() == {"linear": 3}
+    index = study / "ingest" / "s" / "clips" / "index.json"
+    write_json(index, read_json(index) | {"fingerprint": "another decoder"})
+    assert run() == everything
+    folds["label"] = folds["label"] + "!"
+    assert run() == everything
