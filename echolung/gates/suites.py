@@ -212,38 +212,36 @@ def _encoders(seeds: pd.DataFrame, expectations: Sequence[Any]) -> Table:
     return Table("seeds", rows, ["arm", "seed"] if "arm" in seeds else ["seed"], [*common, *expectations])
 
 
-def embed(tables: Tables, *, samples: Sequence[str], seeds: Sequence[int]) -> list[Table]:
-    """features: one row per encoder seed and video; every video of `samples` under every one of `seeds`."""
-    features, keys = tables["features"], ["seed", "sample_id"]
+def embed(tables: Tables, *, samples: Sequence[str], encoders: Sequence[tuple[str, int]]) -> list[Table]:
+    """features: one row per video of `samples` and encoder (arm, seed)."""
+    features, keys = tables["features"], ["arm", "seed", "sample_id"]
     unseen = "the encoder was not pretrained on this video"
     expectations = [
-        *filled("seed", "sample_id", "finite", "std", "effective_rank"),
-        UniqueTogether(column_list=keys, description="a video is embedded once per seed"),
+        *filled(*keys, "finite", "std", "effective_rank"),
+        UniqueTogether(column_list=keys, description="a video is embedded once per encoder"),
         true("finite", "all features are finite"),
         Between(column="std", min_value=1e-6, max_value=1e6, description="features vary, and are not huge"),
         NOT_COLLAPSED,
         InSet(column="seen_in_pretraining", value_set=[False], description=unseen, severity="warning"),
     ]
-    expected = pd.MultiIndex.from_product([seeds, samples], names=keys).to_frame(index=False)
+    expected = pd.DataFrame([(*encoder, sample) for encoder in encoders for sample in samples], columns=keys)
     expected["embedded"] = pd.MultiIndex.from_frame(expected).isin(pd.MultiIndex.from_frame(features[keys]))
     every = true("embedded", "every video is embedded by every encoder")
     return [Table("features", features, keys, expectations), Table("videos", expected, keys, [every])]
 
 
-def fit(
-    tables: Tables, *, split_digest: str, columns: Sequence[str], wrong: Callable[[Any], Any], valid: str
-) -> list[Table]:
+def fit(tables: Tables, *, split_digest: str, columns: Sequence[str], valid: str) -> list[Table]:
     """predictions: every scored video of `folds` once per (arm, arm_seed, method, repeat), by the fit that held it out.
 
-    Of the task's kind: `columns`, the K columns of a prediction; `wrong` maps values (n, K) to the rows that are not
-    valid, bool (n,); `valid` says in words what is.
+    `columns`: the columns of a prediction in this kind of task. The kind decides which rows are `valid` (a column of
+    predictions, bool); the fact `valid` says in words what that means.
     """
     predictions, folds = tables["predictions"], tables["folds"]
     if not set(columns) <= set(predictions):
         return [Table("predictions", predictions, [], [has_columns(columns)])]
     values = predictions[list(columns)].to_numpy(dtype=float)
     shown = pd.Series([" ".join(f"{value:.4g}" for value in row) for row in values], predictions.index)
-    rows = predictions.assign(invalid=shown.where(wrong(values)))
+    rows = predictions.assign(invalid=shown.where(~predictions["valid"].astype(bool)))
     expectations = [
         *filled(*PREDICTION_COLUMNS),
         Null(column="invalid", description=valid),
@@ -310,6 +308,7 @@ PAIR_KEYS = ["task", "arm", "method", "reference", "reference_method", "metric"]
 INTERVAL = ["low", "high", "n_patients", "n_groups"]
 PREDICTION_COLUMNS = [
     "task", *FIT, "fold", "sample_id", "patient_id", "split_group", "y_true", "seen_in_pretraining", "split_digest",
+    "valid",
 ]  # fmt: skip
 FOLD_COLUMNS = ["sample_id", "patient_id", "split_group", "y", "stratum", "label", "repeat", "fold"]
 MANIFEST_COLUMNS = [
@@ -330,7 +329,7 @@ SUITES: dict[str, Suite] = {
         "Rerun with another seed or a lower learning rate.",
     ),
     "embed": Suite(
-        {"features": ["seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]},
+        {"features": ["arm", "seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]},
         embed,
         "Check how the encoder was trained: these features carry no information.",
     ),
