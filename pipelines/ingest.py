@@ -10,23 +10,23 @@ from echolung.stage import stage
 def main(source: str) -> None:
     with stage("ingest", source) as here:
         from echolung.data.ingest import ingest
-        from echolung.data.manifest import write_manifest
 
         settings = here.settings
-        clips = here.data("ingest", source, "clips")
         progress = here.progress(f"decoding {source}")
-        manifest = ingest(source, settings.ingest, here.root, clips, settings.workers, progress)
-        # A task that asks for part of a source (`where`) may leave the other videos without its label.
-        labels = {task.label for task in settings.tasks.values() if task.source == source and not task.where}
+        ingested = ingest(source, settings.ingest, here.root, settings.workers, progress)
+        manifest = ingested.manifest
+        # A task that selects part of a source (`where`) does not need its label in the rest.
+        labels = {task.label for task in settings.tasks.values() if source in task.sources and not task.where}
         here.check({"manifest": manifest}, labels=sorted(labels))
-        write_manifest(here.data("ingest", source, "manifest.parquet"), manifest)
-        overstated = (manifest["frames"] < manifest["frames_declared"]).sum()
+        ingested.write(here.data("ingest", source))
         here.run.metrics(
             {
                 "videos": len(manifest),
                 "patients": manifest["patient_id"].nunique(),
                 "frames": int(manifest["frames"].sum()),
-                "videos_with_fewer_frames_than_declared": int(overstated),
+                "videos_with_fewer_frames_than_declared": int((manifest["frames"] < manifest["frames_declared"]).sum()),
+                "videos_with_pixels_that_are_not_square": int((manifest["pixel_aspect"] != 1).sum()),
+                "tracings": len(ingested.tracings),
             }
         )
 

@@ -1,6 +1,7 @@
 """split: near-duplicate search, then folds grouped by patient. Run by DVC: dvc repro split@pocus-pathology"""
 
 import click
+import pandas as pd
 
 from echolung.stage import stage
 
@@ -10,29 +11,32 @@ from echolung.stage import stage
 def main(task: str) -> None:
     with stage("split", task) as here:
         from echolung.data.clips import ClipStore
-        from echolung.data.leakage import near_duplicates, split_groups, write_pairs
+        from echolung.data.leakage import find_pairs, split_groups, write_pairs
         from echolung.data.manifest import read_manifest
-        from echolung.data.splits import make_folds, write_folds
-        from echolung.kinds.task import excluded, labelled
+        from echolung.data.splits import UNUSED, fold_counts, make_folds, write_folds
+        from echolung.kinds.kinds import kind_of
 
         spec, settings = here.settings.tasks[task], here.settings.split
-        manifest = read_manifest(here.data("ingest", spec.source, "manifest.parquet"))
-        rows = labelled(spec, manifest)
-        pairs = near_duplicates(
-            rows, ClipStore.open(here.data("ingest", spec.source, "clips")), settings.near_duplicate
-        )
-        folds = make_folds(rows.assign(split_group=split_groups(rows, pairs)), settings)
-        facts = {"outer": settings.outer, "inner": settings.inner, "repeats": settings.repeats}
-        here.check({"folds": folds, "duplicates": pairs}, classes=spec.classes, **facts)
+        stores = {source: ClipStore.open(here.data("ingest", source, "clips")) for source in spec.sources}
+        manifests = [read_manifest(here.data("ingest", source, "manifest.parquet")) for source in spec.sources]
+        manifest = pd.concat(manifests, ignore_index=True)
+        rows = kind_of(spec).labelled(spec, manifest)
+        pairs = find_pairs(manifest, stores, settings.near_duplicate, here.root / "data" / "cache" / "duplicates")
+        # Of the whole sources: two patients may be joined by a copy that is not part of the task.
+        groups = split_groups(manifest.set_index("sample_id", drop=False), pairs)
+        rows = rows.assign(split_group=rows["sample_id"].map(groups))
+        folds = make_folds(rows, settings, spec.split, spec.source)
+        here.check({"folds": folds, "duplicates": pairs}, **fold_counts(rows, settings, spec.split))
         write_pairs(here.data("split", f"{task}-duplicates.csv"), pairs)
         write_folds(here.data("split", f"{task}.csv"), folds)
+        unused = (folds["fold"] < 0) & (folds["inner_0"] == UNUSED)
         here.run.metrics(
             {
                 "videos": len(rows),
                 "patients": rows["patient_id"].nunique(),
-                "independent_groups": folds["split_group"].nunique(),
+                "independent_groups": rows["split_group"].nunique(),
                 "near_duplicate_pairs": len(pairs),
-                "videos_left_out": sum(excluded(spec, manifest).values()),
+                "videos_left_out": len(manifest) - len(rows) + int(unused.sum()),
             }
         )
 

@@ -1,7 +1,6 @@
-"""What kind of file stands behind a name, by its first bytes: FFmpeg is handed containers of video and nothing else.
+"""Opens video files: only files that begin like a video container reach FFmpeg, and FFmpeg sees bytes, never a name.
 
-FFmpeg itself plays much more: text as a film of letters, pictures, and playlists, which make it open the files and
-addresses they name. None of that is a video of a patient, and a name proves nothing.
+FFmpeg also plays text, pictures and playlists, and playlists make it open other files and network addresses.
 """
 
 from __future__ import annotations
@@ -10,29 +9,29 @@ import contextlib
 import errno
 import io
 import os
+import re
 import stat
+import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 from echolung.core.errors import VideoError
 
-DOWNLOAD_REMEDY = "Copy or download the file again; if it is damaged at its source, take it out of the data set."
+DOWNLOAD_REMEDY = "Copy or download the file again; if the original is damaged, remove it from the data set."
+ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
+LINK_REMEDY = "Repair or remove the link."
 
 ENOUGH = 512
-"""Bytes of a file's beginning that `container` and `nature` want to see."""
+"""Bytes of a file's beginning that `container` and `nature` need."""
+HEADER = 1 << 18
+"""Bytes of a mkv, webm or wmv file's beginning that are searched for the pixel aspect ratio."""
+MOVIE_HEADER = 1 << 24
+"""Largest `moov` box that is searched for the pixel aspect ratio of an mp4 file."""
 
 # Boxes that an ISO media file (mp4, mov, m4v, 3gp) may begin with.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"udta", b"uuid", b"junk", b"pict", b"prfl")
-# What comes in the same boxes but is a picture or sound.
-_BRANDS = {
-    b"avif": "a picture (AVIF)",
-    b"avis": "a picture (AVIF)",
-    b"heic": "a picture (HEIC)",
-    b"heix": "a picture (HEIC)",
-    b"mif1": "a picture (HEIC)",
-    b"M4A ": "sound (M4A)",
-    b"M4B ": "sound (M4A)",
-}
+_NO_VIDEO_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"M4A ", b"M4B ")  # the same boxes: pictures, sound
 _PREFIXES = {
     b"\x1a\x45\xdf\xa3": "mkv or webm",
     b"GIF87a": "gif",
@@ -43,37 +42,13 @@ _PREFIXES = {
     b"FLV\x01": "flv",
     b"OggS": "ogg",
 }
-_TRANSPORT = 0x47  # begins every 188 bytes of an MPEG transport stream, or every 192 of a camcorder's
-ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
-
-_OTHERS = {
-    b"\x89PNG": "a picture (PNG)",
-    b"\xff\xd8\xff": "a picture (JPEG)",
-    b"BM": "a picture (BMP)",
-    b"II*\x00": "a picture (TIFF)",
-    b"MM\x00*": "a picture (TIFF)",
-    b"ID3": "sound (MP3)",
-    b"fLaC": "sound (FLAC)",
-    b"%PDF": "a PDF",
-    b"PK\x03\x04": "a zip archive (or a file of PyTorch, which is one)",
-    b"\x1f\x8b": "a gzip archive",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"Rar!": "a rar archive",
-    b"\x7fELF": "a program",
-    b"MZ": "a program",
-    b"\x93NUMPY": "an array of NumPy",
-    b"\x89HDF": "an HDF5 file",
-    b"SQLite format 3": "a database",
-    b"#EXTM3U": "a playlist, which names other files",
-    b"ffconcat": "a playlist, which names other files",
-    b"version https://git-lfs": "a Git LFS pointer, not the file it stands for",
-}
+_TRANSPORT = 0x47  # every 188 bytes of an MPEG transport stream, or every 192 of a camcorder's
 
 
 def container(head: bytes) -> str | None:
-    """The container of video that a file beginning with `head` is, or None if it is none that is accepted."""
+    """The video container of a file that begins with `head`; None if it is not a supported one."""
     if head[4:8] in _BOXES:
-        return None if head[4:8] == b"ftyp" and head[8:12] in _BRANDS else "mp4 or mov"
+        return None if head[4:8] == b"ftyp" and head[8:12] in _NO_VIDEO_BRANDS else "mp4 or mov"
     if head[:4] == b"RIFF":
         return "avi" if head[8:12] == b"AVI " else None
     for step, first in ((188, 0), (192, 4)):
@@ -84,44 +59,18 @@ def container(head: bytes) -> str | None:
 
 
 def nature(head: bytes) -> str:
-    """What a file beginning with `head` is instead of a video, for a message."""
-    if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
-        return _BRANDS[head[8:12]]
-    if head[:4] == b"RIFF":
-        return {b"WAVE": "sound (WAV)", b"WEBP": "a picture (WebP)"}.get(head[8:12], "a RIFF file other than AVI")
+    """What to say about a file that begins with `head` and is not a supported video."""
     if head[128:132] == b"DICM":
-        return "a DICOM file"
-    for prefix, name in _OTHERS.items():
-        if head.startswith(prefix):
-            return name
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return "a Python pickle, which is never opened"
-    text = _text(head)
-    if text is None:
-        return "of no format that is known here"
-    start = text.lstrip("\ufeff \t\r\n").lower()
-    if start.startswith(("<!doctype html", "<html")):
-        return "a web page"
-    if start.startswith("v=0"):
-        return "a description of a network stream"
-    return "a text"
-
-
-def _text(head: bytes) -> str | None:
-    """`head` as text, or None if it is none; its last character may be cut."""
-    try:
-        text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", errors="strict")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:
-            return None
-        text = head[: error.start].decode("utf-8", errors="replace")
-    return None if "\x00" in text else text
+        return "it is a DICOM file"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: run `git lfs pull`"
+    return f"supported are {ACCEPTED}"
 
 
 class Source:
-    """A video file opened for FFmpeg, which sees bytes and no name: a name can be a pattern or an address to it.
+    """An open file for FFmpeg, which could take a name for a pattern or an address.
 
-    Nothing is raised while FFmpeg reads, for an exception does not survive its C code; `fault` keeps what went wrong.
+    `read` and `seek` never raise, because an exception does not survive FFmpeg's C code; `fault` keeps what went wrong.
     """
 
     def __init__(self, path: Path, stream: io.FileIO, size: int, kind: str) -> None:
@@ -140,14 +89,14 @@ class Source:
         try:
             return self._stream.seek(offset, whence)
         except (OSError, OverflowError, ValueError):
-            return -1  # before the beginning, or further than files reach: a damaged index points anywhere
+            return -1  # before the beginning or beyond any file: a damaged index points anywhere
 
 
 @contextlib.contextmanager
 def regular(path: Path) -> Iterator[io.FileIO]:
-    """A regular file, opened for reading; never waits, as opening a named pipe would.
+    """A regular file, opened for reading without waiting, as opening a named pipe would.
 
-    Raises VideoError, naming the file, if it is not there, something else, or may not be read.
+    Raises VideoError naming the file if it does not exist, is something else or may not be read.
     """
     try:
         stream = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
@@ -155,15 +104,15 @@ def regular(path: Path) -> Iterator[io.FileIO]:
         raise VideoError(*_unopened(path, error)) from None
     with stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise VideoError(f"{path} is not a file but a pipe or a device", f"Give a video file ({ACCEPTED}).")
+            raise VideoError(f"{path} is a pipe or a device, not a file", f"Give a video file ({ACCEPTED}).")
         yield stream
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """A file that begins as a container of video does.
+    """A file that begins like a video container.
 
-    Raises VideoError, naming the file, if it cannot be read, is empty, or is something else.
+    Raises VideoError naming the file if it cannot be read, is empty or is something else.
     """
     with regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -176,21 +125,64 @@ def opened(path: Path) -> Iterator[Source]:
             raise VideoError(f"{path} cannot be read ({error.strerror})", DOWNLOAD_REMEDY) from None
         kind = container(head)
         if kind is None:
-            raise VideoError(f"{path} is not a video but {nature(head)}", f"Give a video file ({ACCEPTED}).")
+            raise VideoError(f"{path} is not a supported video ({nature(head)})", f"Give a video file ({ACCEPTED}).")
         yield Source(path, stream, size, kind)
+
+
+def pixel_aspect(source: Source, width: int, height: int) -> Fraction | None:
+    """Width / height of a pixel as an mp4, mov, mkv, webm or wmv container says; None if it does not.
+
+    torchcodec only knows what the codec's own header says. `width`, `height`: pixels of a frame.
+    """
+    at, across, down = source.seek(0, os.SEEK_CUR), 0, 0
+    if source.container == "mp4 or mov":
+        movie = _movie_header(source)
+        box = movie.find(b"\x00\x00\x00\x10pasp")
+        if 0 <= box <= len(movie) - 16:
+            across, down = struct.unpack_from(">2I", movie, box + 8)
+    elif source.container == "mkv or webm":
+        source.seek(0)
+        head = source.read(HEADER).partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
+        shown = [re.search(code + rb"[\x81-\x84]", head) for code in (rb"\x54\xb0", rb"\x54\xba")]
+        sides = [int.from_bytes(head[one.end() : one.end() + (one[0][-1] & 15)]) for one in shown if one]
+        across, down = (sides[0] * height, sides[1] * width) if len(sides) == 2 else (0, 0)
+    elif source.container == "wmv":
+        source.seek(0)
+        head, names = source.read(HEADER), [f"AspectRatio{axis}\0".encode("utf-16-le") for axis in "XY"]
+        ends = [head.find(name) + len(name) for name in names if name in head]
+        across, down = (int.from_bytes(head[end : end + 4], "little") for end in ends) if len(ends) == 2 else (0, 0)
+    source.seek(at)  # where FFmpeg goes on reading
+    return Fraction(across, down) if across and down else None
+
+
+def _movie_header(source: Source) -> bytes:
+    """The `moov` box of an mp4 or mov file; b"" if there is none."""
+    begin = 0
+    while source.seek(begin) == begin and len(head := source.read(16)) == 16:
+        size, kind, large = struct.unpack(">I4sQ", head)
+        size = large if size == 1 else size
+        if kind == b"moov":
+            source.seek(begin)
+            return source.read(min(size, MOVIE_HEADER))
+        if size < 8:
+            break
+        begin += size
+    return b""
 
 
 def _unopened(path: Path, error: OSError | ValueError) -> tuple[str, str]:
     """Why a file cannot be opened, and what to do."""
     if isinstance(error, FileNotFoundError):
         if path.is_symlink():
-            return f"{path} is not there: it is a link to {os.readlink(path)}", "Mend or remove the link."
-        return f"{path} is not there", "Check the path."
+            return f"{path} is a broken link to {os.readlink(path)}", LINK_REMEDY
+        return f"{path} does not exist", "Check the path."
     if isinstance(error, IsADirectoryError):
         return f"{path} is a folder, not a file", "Give the video files in it."
     if isinstance(error, PermissionError):
-        return f"{path} may not be read by this user", "Allow it: chmod u+r, or ask whose file it is."
+        return f"{path} may not be read by this user", "Allow it (chmod u+r), or ask the owner of the file."
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return f"{path} is a link that leads back to itself", "Mend or remove the link."
+        return f"{path} is a link that leads back to itself", LINK_REMEDY
+    if isinstance(error, OSError) and error.errno == errno.ENXIO:
+        return f"{path} is a socket, not a file", "Remove it."
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return f"{str(path)!r} cannot be opened ({reason})", "Check the path."

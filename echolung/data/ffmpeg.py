@@ -1,6 +1,6 @@
-"""FFmpeg's libraries, as torchcodec finds them: are they there, how much memory may they ask for, what do they say?
+"""FFmpeg's shared libraries: whether torchcodec finds them, and a limit on the memory they allocate.
 
-Asked as a program (`python -m echolung.data.ffmpeg`) it says what is missing and how to get it.
+`python -m echolung.data.ffmpeg` says what is missing and how to install it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from echolung.core.errors import DependencyError
 
 MAX_ALLOCATION = 160 << 20
-"""Bytes that FFmpeg may ask for at once: a plane of the largest frame in its deepest format, and not a header's lie."""
+"""Most bytes that FFmpeg may allocate at once: enough for a plane of the largest frame at its greatest bit depth."""
 
 FFMPEG_REMEDY = """Install FFmpeg's shared libraries (version 4 to 9):
   Debian, Ubuntu:  apt-get install ffmpeg
@@ -22,9 +22,9 @@ FFMPEG_REMEDY = """Install FFmpeg's shared libraries (version 4 to 9):
 
 
 def require_ffmpeg() -> int:
-    """The major version of FFmpeg's libraries; raises DependencyError, one line per system, if they cannot be loaded.
+    """The major version of FFmpeg's libraries; raises DependencyError with a line per system if they cannot be loaded.
 
-    From here on FFmpeg allocates at most MAX_ALLOCATION at once in this process.
+    From then on FFmpeg allocates at most MAX_ALLOCATION at once in this process.
     """
     try:
         import torchcodec
@@ -38,21 +38,21 @@ def require_ffmpeg() -> int:
 
 @functools.cache
 def _bound_allocations(package: Path, major: int) -> None:
-    """Set FFmpeg's own limit, in the libavutil that torchcodec has loaded: Python has no door to it."""
+    """Set FFmpeg's own limit in the libavutil that torchcodec has loaded; torchcodec has no function for it."""
     libraries = list(package.glob(f"libtorchcodec_core{major}.*"))
     try:
         ctypes.CDLL(str(libraries[0])).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
     except (IndexError, OSError, AttributeError) as error:
-        raise DependencyError(f"FFmpeg {major} takes no limit of memory ({error})", FFMPEG_REMEDY) from None
+        raise DependencyError(f"FFmpeg {major} does not accept a memory limit ({error})", FFMPEG_REMEDY) from None
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an exception says; its name if it says nothing."""
+    """The first line of an exception's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def reason(error: BaseException) -> str:
-    """What FFmpeg said, without torchcodec's source position before it and the path we name ourselves."""
+    """FFmpeg's message, without the position in torchcodec's source that precedes it."""
     line = first_line(error)
     if ".cpp:" in line:
         line = line.split(".cpp:", 1)[1].split(",", 1)[-1].strip()
@@ -60,7 +60,6 @@ def reason(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    # Asked by bootstrap.sh, before there is anything else to ask.
     try:
         require_ffmpeg()
     except DependencyError as missing:

@@ -1,19 +1,20 @@
-"""Ingest: every video of a source decoded once into its clip store, and the manifest that describes them.
+"""Ingest: scan a source, decode every video once, and describe the videos in a manifest.
 
-The store is kept between runs. A video is known by the SHA-256 of its file, so a new video costs one decode, a renamed
-one none, and a run that was killed goes on where it stopped: decoded videos are noted, one line each, in a journal that
-becomes the index at the end. Index and frames carry digests: what somebody changed is decoded again.
+Decoded frames are kept in data/cache/clips/<fingerprint>/<sha256 of the file>.npy, with their facts in a .json beside
+them; the fingerprint is a digest of the frame size and of the decoding code. A clip store is hard links to those files
+and an index, so it is made again without decoding, studies share the frames, and a killed run continues where it
+stopped. data/cache may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import hashlib
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,23 +22,32 @@ import numpy as np
 import pandas as pd
 import pydantic
 
-from echolung.core.errors import SettingsError, VideoError
-from echolung.core.parameters import Parameters
-from echolung.core.runtime import Progress, atomic_path, code_digest, digest, read_json, sha256_file
-from echolung.data import video
-from echolung.data.clips import INDEX, is_untouched, letterbox, write_index
+from echolung.core.errors import DataError, SettingsError, VideoError
+from echolung.core.parameters import Key, Parameters
+from echolung.core.runtime import (
+    Progress,
+    atomic_directory,
+    atomic_path,
+    code_digest,
+    digest,
+    link,
+    read_json,
+    sha256_file,
+    write_json,
+)
+from echolung.data import tracings, video
+from echolung.data.clips import write_index
 from echolung.data.containers import regular
 from echolung.data.ffmpeg import require_ffmpeg
-from echolung.data.manifest import VIDEO_COLUMNS, conform
-from echolung.data.sources.layouts import SOURCES
+from echolung.data.manifest import VIDEO_COLUMNS, conform, write_manifest
+from echolung.data.sources.layouts import scan
 from echolung.data.workers import as_done
 
-JOURNAL = "journal.jsonl"
-CODE = ("echolung.data.packets", "echolung.data.video", "echolung.data.clips")
-"""Modules that decide which frames a file becomes: when their code changes, stores are decoded again."""
+CODE = ("echolung.data.packets", "echolung.data.video", "echolung.data.geometry", "echolung.data.containers")
+"""Modules that decide which frames a file becomes: videos are decoded again when their code changes."""
 
 Facts = dict[str, Any]
-"""What is known of one decoded file: its sha256, the manifest's VIDEO_COLUMNS, and frames_sha256 of what was stored."""
+"""What is known of a decoded file: its sha256, VIDEO_COLUMNS, and frames_sha256 of the stored frames."""
 
 
 class SourceSettings(Parameters):
@@ -46,65 +56,106 @@ class SourceSettings(Parameters):
     layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "folder"]
     root: Path
 
+    @pydantic.field_validator("root")
+    @classmethod
+    def _home(cls, root: Path) -> Path:
+        return root.expanduser()
+
 
 class IngestSettings(Parameters):
-    """The sources of a study, by name, and the size at which their frames are kept."""
+    """The sources of a study by name, and the size of their stored frames."""
 
     size: int = pydantic.Field(ge=16, le=1024)
     """Side of the stored square frames, in pixels."""
-    sources: dict[str, SourceSettings]
+    sources: dict[Key, SourceSettings]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingested:
+    """A source, decoded into the cache: everything that the ingest stage writes."""
+
+    manifest: pd.DataFrame
+    tracings: pd.DataFrame
+    """In pixels of the store; see `echolung.data.tracings`."""
+    clips: dict[str, Facts]
+    """Facts of every video that has frames, by sample id."""
+    frames: dict[str, Path]
+    """The file of the frames in the cache, by the sha256 of the video."""
+    size: int
+    fingerprint: str
+
+    def write(self, directory: Path) -> None:
+        """Write clips/ (the clip store), manifest.parquet and tracings.parquet below `directory`."""
+        with atomic_directory(directory / "clips") as store:
+            for content in {facts["sha256"] for facts in self.clips.values()}:
+                link(self.frames[content], store / f"{content}.npy")
+            write_index(store, self.size, self.clips, self.fingerprint)
+        write_manifest(directory / "manifest.parquet", self.manifest)
+        tracings.write_tracings(directory / "tracings.parquet", self.tracings)
 
 
 def ingest(
     source: str,
     settings: IngestSettings,
     root: Path,
-    store_directory: Path,
     workers: int = 1,
     on_progress: Progress | None = None,
     on_message: Callable[[str], None] = print,
-) -> pd.DataFrame:
-    """Scan a source, decode what is new in `workers` processes, and leave a complete store in `store_directory`.
+) -> Ingested:
+    """Scan a source of the project in `root` and decode what the cache lacks in `workers` processes.
 
-    Returns the manifest. Relative roots of sources, and with them the manifest's paths, are relative to `root`. A video
-    that cannot be decoded is a row with frames 0 and its `decode_error`; it is neither dropped nor replaced.
-    `on_progress` counts the videos that had to be decoded.
+    Relative roots of sources, and so the paths in the manifest, are relative to `root`. A video that cannot be decoded
+    is a row with 0 frames and its `decode_error`; it is tried again next time. `on_progress` counts the videos to
+    decode.
 
     Raises DataError (layout, duplicate ids), SettingsError (no such source), DependencyError (no FFmpeg).
     """
     if source not in settings.sources:
         raise SettingsError(f"no source '{source}'", f"Sources are: {', '.join(settings.sources) or 'none'}.")
     require_ffmpeg()
-    chosen = settings.sources[source]
-    manifest = conform(SOURCES[chosen.layout](root / chosen.root, source))
+    chosen, size = settings.sources[source], settings.size
+    found = scan(chosen.layout, root / chosen.root, source)
+    for note in found.notes:
+        on_message(f"{source}: {note}.")
+    manifest = found.manifest
     paths = [Path(path) for path in manifest["path"]]
     if not chosen.root.is_absolute():
         manifest["path"] = pd.Series([os.path.relpath(path, root) for path in paths], dtype="string")
-    store_directory.mkdir(parents=True, exist_ok=True)
-    fingerprint = digest({"code": code_digest(*CODE), "size": settings.size})
-    contents, faults = _contents(paths, workers)
-    known = _known(store_directory, fingerprint, workers, on_message)
-    wanted = {content: path for path, content in zip(paths, contents, strict=True) if content and content not in known}
-    results = as_done(functools.partial(_decode_into, store_directory, settings.size), list(wanted.items()), workers)
-    with open(store_directory / JOURNAL, "a") as journal, contextlib.closing(results):
-        journal.write("\n")  # ends the line that a killed run may have left half written
+    fingerprint = digest({"code": code_digest(*CODE), "size": size})
+    folders = [cache / "clips" / fingerprint for cache in caches(root)]
+    hashed = _hashed(paths, workers)
+    known = _cached(folders, {content for content, fault in hashed if not fault}, workers, on_message)
+    wanted = {content: path for path, (content, fault) in zip(paths, hashed, strict=True) if not fault}
+    missing = [(content, path) for content, path in wanted.items() if content not in known]
+    with contextlib.closing(as_done(functools.partial(_decode_into, folders[0], size), missing, workers)) as results:
         for done, (_, facts) in enumerate(results, start=1):
-            known[facts["sha256"]] = facts
-            if facts["frames"]:  # a failure is tried again next time: FFmpeg may have been the reason
-                journal.write(json.dumps({"fingerprint": fingerprint, **facts}) + "\n")
-                journal.flush()
+            known[facts["sha256"]] = facts, folders[0]
             if on_progress is not None:
-                on_progress(done, len(wanted))
-    rows = [known[content] if content else _failed("", fault) for content, fault in zip(contents, faults, strict=True)]
-    _finish(store_directory, fingerprint, settings.size, list(manifest["sample_id"]), rows)
+                on_progress(done, len(missing))
+    rows = [_failed(None, fault) if fault else known[content][0] for content, fault in hashed]
     facts_table = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS])
-    return conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
+    manifest = conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
+    drawn = pd.DataFrame(columns=list(tracings.COLUMNS)) if found.tracings is None else found.tracings
+    return Ingested(
+        manifest=manifest,
+        tracings=tracings.moved(drawn, manifest, size),
+        clips={name: facts for name, facts in zip(manifest["sample_id"], rows, strict=True) if facts["frames"]},
+        frames={content: folder / f"{content}.npy" for content, (_, folder) in known.items()},
+        size=size,
+        fingerprint=fingerprint,
+    )
 
 
-def _contents(paths: list[Path], workers: int) -> tuple[list[str], list[str]]:
-    """SHA-256 of every file, "" where it cannot be read; and why it cannot, "" where it can."""
+def caches(root: Path) -> list[Path]:
+    """data/cache of the project, to read and write; then, to read, that of the workspace whose DVC experiment it is."""
+    above = [folder.parent / "data" / "cache" for folder in root.absolute().parents if folder.name == ".dvc"]
+    return [root / "data" / "cache", *(cache for cache in above[:1] if cache.is_dir())]
 
-    def content(path: Path) -> tuple[str, str]:
+
+def _hashed(paths: Sequence[Path], workers: int) -> list[tuple[str, str]]:
+    """Of every file its SHA-256, or "" and the reason why it cannot be read."""
+
+    def hashed(path: Path) -> tuple[str, str]:
         try:
             with regular(path) as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest(), ""
@@ -114,57 +165,41 @@ def _contents(paths: list[Path], workers: int) -> tuple[list[str], list[str]]:
             return "", f"{path} cannot be read ({error.strerror})"
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(content, paths))
-    return [sha256 for sha256, _ in found], [fault for _, fault in found]
+        return list(pool.map(hashed, paths))
 
 
-def _known(directory: Path, fingerprint: str, workers: int, on_message: Callable[[str], None]) -> dict[str, Facts]:
-    """Facts of the videos whose frames stand in the store as they were decoded, by content."""
-    noted = _noted(directory, fingerprint, on_message)
-    found, _ = _contents([_frames_path(directory, content) for content in noted], workers)
-    pairs = list(zip(noted.items(), found, strict=True))
-    whole = {content: facts for (content, facts), frames in pairs if frames and frames == facts.get("frames_sha256")}
-    changed = sum(bool(frames) for frames in found) - len(whole)
+def _cached(
+    folders: Sequence[Path], contents: Iterable[str], workers: int, on_message: Callable[[str], None]
+) -> dict[str, tuple[Facts, Path]]:
+    """Facts and folder of the videos whose frames are in a cache as they were decoded, by content."""
+    known: dict[str, tuple[Facts, Path]] = {}
+    changed = 0
+    for folder in folders:
+        there = [content for content in contents if content not in known and (folder / f"{content}.json").is_file()]
+        found = _hashed([folder / f"{content}.npy" for content in there], workers)
+        for content, (frames, _) in zip(there, found, strict=True):
+            with contextlib.suppress(DataError, KeyError, TypeError):
+                facts = read_json(folder / f"{content}.json")
+                if frames and facts["frames_sha256"] == frames:
+                    known[content] = facts, folder
+                    continue
+            changed += 1
     if changed:
-        on_message(f"The frames of {changed} videos in {directory} were changed or damaged: they are decoded again.")
-    return whole
+        on_message(f"{changed} videos in {folders[0].parent} are damaged or were edited: they are decoded again.")
+    return known
 
 
-def _noted(directory: Path, fingerprint: str, on_message: Callable[[str], None]) -> dict[str, Facts]:
-    """Facts of the videos that were decoded into the store, by content, from its index and its journal."""
-    noted: dict[str, Facts] = {}
-    if (directory / INDEX).is_file():
-        index = read_json(directory / INDEX)
-        if not is_untouched(index):
-            on_message(f"{directory / INDEX} was changed or damaged: its videos are decoded again.")
-        elif index["fingerprint"] == fingerprint:
-            noted = {facts["sha256"]: facts for facts in index["clips"].values()}
-    if (directory / JOURNAL).is_file():
-        for line in (directory / JOURNAL).read_text().splitlines():
-            try:
-                facts = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line being written when the process was killed
-            if facts.pop("fingerprint", None) == fingerprint:
-                noted[facts["sha256"]] = facts
-    return noted
-
-
-def _frames_path(directory: Path, content: str) -> Path:
-    return directory / f"{content}.npy"
-
-
-def _decode_into(directory: Path, size: int, item: tuple[str, Path]) -> Facts:
-    """Decode one video and store its frames; returns its facts, with the error instead of frames if it fails."""
+def _decode_into(folder: Path, size: int, item: tuple[str, Path]) -> Facts:
+    """Decode one video into a cache; returns its facts, or the error and 0 frames, which are not cached."""
     content, path = item
     try:
-        decoded = video.decode(path, functools.partial(letterbox, size=size))
+        decoded = video.decode(path, size)
     except VideoError as error:
-        return _failed(content, str(error.problem))
-    with atomic_path(_frames_path(directory, content)) as temporary:
+        return _failed(content, error.problem)
+    with atomic_path(folder / f"{content}.npy") as temporary:
         np.save(temporary, decoded.frames, allow_pickle=False)
         written = sha256_file(temporary)
-    return {
+    facts = {
         "sha256": content,
         "frames_sha256": written,
         "frames": len(decoded.frames),
@@ -172,20 +207,13 @@ def _decode_into(directory: Path, size: int, item: tuple[str, Path]) -> Facts:
         "fps": decoded.fps,
         "height": decoded.height,
         "width": decoded.width,
+        "pixel_aspect": decoded.pixel_aspect,
         "codec": decoded.codec,
         "decode_error": decoded.damage or None,
     }
+    write_json(folder / f"{content}.json", facts)
+    return facts
 
 
-def _failed(content: str, problem: str) -> Facts:
-    return {**dict.fromkeys(VIDEO_COLUMNS), "sha256": content or None, "frames": 0, "decode_error": problem}
-
-
-def _finish(directory: Path, fingerprint: str, size: int, sample_ids: list[str], rows: list[Facts]) -> None:
-    """Write the index and remove what it does not name: frames of removed videos, the journal, half-written files."""
-    clips = {name: facts for name, facts in zip(sample_ids, rows, strict=True) if facts["frames"]}
-    write_index(directory, size, clips, fingerprint)
-    kept = {INDEX, *(_frames_path(directory, facts["sha256"]).name for facts in clips.values())}
-    for entry in directory.iterdir():
-        if entry.name not in kept and entry.is_file():
-            entry.unlink()
+def _failed(content: str | None, problem: str) -> Facts:
+    return {**dict.fromkeys(VIDEO_COLUMNS), "sha256": content, "frames": 0, "decode_error": problem}

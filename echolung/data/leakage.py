@@ -1,13 +1,13 @@
-"""The same recording under two patients: near-duplicate videos, found by their frames.
+"""Near-duplicate videos: the same recording under two patients, found by its frames.
 
-Collections copy from each other, trim, resize and re-encode, and give one person two numbers; a probe that has seen one
-copy recognises the other. Videos are compared in two steps. A glance compares small high-passed frames of every pair
-of videos, whatever the time in them (so a part of a video is found in the whole). What looks alike is then registered:
-the middle of a frame is moved and scaled over the other, locally normalised, and the best correlation is the pair's
-similarity. Speckle and anatomy decide there, not the shape of the sector, which videos of one machine share.
+Collections copy from each other, trim, resize and re-encode, and give one person two numbers; a model that has seen one
+copy recognises the other. Videos are compared in two steps. First, small high-passed frames of every pair of videos,
+whatever their time (so that a part is found in the whole). Pairs that look alike are then registered: the middle of a
+frame is moved and scaled over the other one, and the best locally normalised correlation is the pair's similarity. This
+depends on speckle and anatomy, not on the shape of the sector, which all videos of a machine share.
 
-A copy is found through trimming, re-encoding, resizing, other brightness, a text laid over a corner, black borders and
-crops of a few percent per side. A mirrored copy and one cropped by more are not.
+Copies are found after trimming, re-encoding, resizing, a change of brightness, text over a corner, black borders and
+crops of a few percent per side. Mirrored copies and larger crops are not.
 
 Dimension letters: V videos, Q frames a video asks with, T frames it is seen by, G side of a small frame, K scales.
 """
@@ -15,7 +15,7 @@ Dimension letters: V videos, Q frames a video asks with, T frames it is seen by,
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,24 +26,26 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from echolung.core.errors import DataError
-from echolung.core.runtime import atomic_path
+from echolung.core.runtime import atomic_path, code_digest, digest
+from echolung.data.clips import ClipStore
+from echolung.data.manifest import listed
 
 PAIR_COLUMNS = ("sample_a", "sample_b", "similarity", "same_patient")
 
 QUERIES, SEEN = 12, 64
 GLANCE, GLANCE_BLUR = 32, 2.0
 GLANCE_FLOOR = 0.6
-"""Pairs that correlate less at a glance are not registered. Copies do not; of strangers on one machine, 1 in 50 do."""
+"""Pairs with a lower correlation are not registered. Copies are above; 1 in 50 strangers on one machine is."""
 BEST = 5
-"""How many frames of a video must look alike: a video that contains a part of another is its copy, too."""
+"""How many frames must look alike: a video that contains part of another one is its copy, too."""
 SIGHT, SIGHT_BLUR, MARGIN = 64, 1.0, 8
 CONTRAST_FLOOR = 8.0
-"""Grey levels of contrast that count in full; so compression noise in dark parts does not."""
+"""Contrast (grey levels) below which detail counts less, so that compression noise in dark parts does not count."""
 SCALES = np.arange(0.84, 1.181, 0.02)
 
 
 class Videos(Protocol):
-    """What is needed of a clip store."""
+    """What the search needs of a clip store."""
 
     def frames(self, sample_id: str) -> np.ndarray:
         """All frames, uint8 (T, S, S)."""
@@ -53,19 +55,19 @@ class Videos(Protocol):
 
 @dataclass(frozen=True)
 class _Look:
-    """One way to look at a video: `frames` uint8 (T, S', S'') and what is seen of them at a glance (T, G * G)."""
+    """A video as it is compared: `frames` uint8 (T, S', S'') and their small high-passed versions (T, G * G)."""
 
     frames: np.ndarray
     glance: np.ndarray
 
     @property
     def queries(self) -> np.ndarray:
-        """Indices of the frames it asks with, (Q,); a video of fewer frames asks with some twice."""
+        """Indices of the frames it is searched with, (Q,); short videos repeat some."""
         return np.linspace(0, len(self.frames) - 1, QUERIES).round().astype(int)
 
 
 def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> pd.DataFrame:
-    """Pairs of the manifest's videos (sample_id, patient_id, sha256) that are at least `threshold` similar.
+    """Pairs of the manifest's videos (sample_id, patient_id, sha256) with a similarity of at least `threshold`.
 
     Returns sample_a < sample_b, similarity in [threshold, 1] (1 for identical files) and same_patient, most similar
     first. Raises DataError if the store lacks one of the videos.
@@ -74,9 +76,11 @@ def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> 
     ids = [str(name) for name in manifest["sample_id"]]
     missing = [name for name in ids if name not in store]
     if missing:
-        raise DataError(f"{len(missing)} videos are not in the clip store: {', '.join(missing[:10])}", "Ingest again.")
+        raise DataError(
+            f"{len(missing)} videos are not in the clip store: {listed(missing)}", "Run `dvc repro ingest`."
+        )
     similar = dict.fromkeys(_identical(list(manifest["sha256"])), 1.0)
-    with threadpool_limits(1):  # small products: threads would wait for each other
+    with threadpool_limits(1):  # the matrices are small: threads would only wait
         looks = [_looks(store.frames(name)) for name in ids]
     for way in range(2):
         chosen = [look[way] for look in looks]
@@ -96,11 +100,35 @@ def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> 
     return pairs.sort_values(order, ascending=[False, True, True], ignore_index=True)
 
 
-def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """The split group of every row: the manifest's groups (patients, where it names none), joined by any pair.
+def find_pairs(manifest: pd.DataFrame, stores: Mapping[str, ClipStore], threshold: float, cache: Path) -> pd.DataFrame:
+    """`near_duplicates` of the manifest's sources, which may be several, each with its store; kept in `cache`."""
+    videos = manifest[["sample_id", "patient_id", "sha256"]].sort_values("sample_id").astype(str)
+    made = [code_digest("echolung.data.leakage"), threshold, *(store.fingerprint for store in stores.values())]
+    path = cache / f"{digest([*made, videos.to_numpy().tolist()])}.csv"
+    if not path.is_file():
+        source_of = dict(zip(manifest["sample_id"].astype(str), manifest["source"].astype(str), strict=True))
+        write_pairs(path, near_duplicates(manifest, _Joined(stores, source_of), threshold))
+    return pd.read_csv(path, dtype={"sample_a": str, "sample_b": str, "same_patient": bool}, keep_default_na=False)
 
-    A group is named by the first of those joined. Aligned with the manifest's index; pairs of videos that the manifest
-    lacks join nothing.
+
+@dataclass(frozen=True)
+class _Joined:
+    """Several stores as one, by the source of each video."""
+
+    stores: Mapping[str, Videos]
+    source_of: Mapping[str, str]
+
+    def frames(self, sample_id: str) -> np.ndarray:
+        return self.stores[self.source_of[sample_id]].frames(sample_id)
+
+    def __contains__(self, sample_id: object) -> bool:
+        return sample_id in self.stores[self.source_of[str(sample_id)]]
+
+
+def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """The split group of every row: the manifest's groups (else patients), joined where a pair links two.
+
+    A joined group has the first of its names. Aligned with the manifest's index; pairs of other videos are ignored.
     """
     own = manifest["patient_id"].astype(str)
     if "split_group" in manifest:
@@ -135,15 +163,15 @@ def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
 
 def _identical(digests: Sequence[object]) -> Iterator[tuple[int, int]]:
     first: dict[object, int] = {}
-    for index, digest in enumerate(digests):
-        if digest in first:
-            yield first[digest], index
+    for index, content in enumerate(digests):
+        if content in first:
+            yield first[content], index
         else:
-            first[digest] = index
+            first[content] = index
 
 
 def _looks(frames: np.ndarray) -> tuple[_Look, _Look]:
-    """A video as it is stored, and cut to what is not black: borders move and shrink a picture."""
+    """A video as it is stored, and without its black borders, which move and shrink the picture."""
     seen = np.unique(np.linspace(0, len(frames) - 1, SEEN).round().astype(int))
     whole = np.asarray(frames[seen])
     content = _content(whole)
@@ -152,7 +180,7 @@ def _looks(frames: np.ndarray) -> tuple[_Look, _Look]:
 
 
 def _content(frames: np.ndarray) -> np.ndarray:
-    """The smallest rectangle outside of which all frames are nearly black."""
+    """The smallest rectangle outside which all frames are nearly black."""
     brightest = frames.max(axis=0)
     lit = brightest > 0.12 * np.percentile(brightest, 99.5)
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
@@ -162,7 +190,7 @@ def _content(frames: np.ndarray) -> np.ndarray:
 
 
 def _glance(frames: np.ndarray) -> np.ndarray:
-    """Local contrast of small frames at unit length, float32 (T, G * G): their products are correlations."""
+    """Local contrast of small frames, float32 (T, G * G) of unit length: products are correlations."""
     flat = _contrast(_resize(frames, GLANCE), GLANCE_BLUR).reshape(len(frames), -1)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)
@@ -185,7 +213,7 @@ def _weights(given: int, wanted: int) -> np.ndarray:
 
 
 def _alike(looks: list[_Look]) -> Iterator[tuple[int, int]]:
-    """Pairs (first < second) of which one has BEST frames that look like some frame of the other at a glance."""
+    """Pairs (first < second) in which BEST frames of one look like some frame of the other."""
     asked = np.concatenate([look.glance[look.queries] for look in looks])
     alike = np.zeros((len(looks), len(looks)), dtype=np.float32)
     for index, look in enumerate(looks):
@@ -196,7 +224,7 @@ def _alike(looks: list[_Look]) -> Iterator[tuple[int, int]]:
 
 
 def _registered(first: _Look, second: _Look) -> float:
-    """Similarity of two videos after registration, asked from the side that sees more of itself in the other."""
+    """Similarity of two videos after registration, searching with the one that finds more of itself in the other."""
     sides = []
     for one, other in ((first, second), (second, first)):
         correlation = one.glance[one.queries] @ other.glance.T
@@ -205,7 +233,7 @@ def _registered(first: _Look, second: _Look) -> float:
     _, one, asking, other, correlation = max(sides, key=lambda side: side[0])
     answers = correlation.argmax(axis=1)
     maps = [_correlation(one.frames[q], other.frames[a]) for q, a in zip(asking, answers, strict=True)]
-    # One scale and shift for all frames: two copies differ by one, strangers find another one for every frame.
+    # One scale and shift for all frames, as between copies; strangers fit best with another one in every frame.
     return min(float(np.mean(maps, axis=0).max()), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""The manifest: one row per video, whatever public set or folder it comes from."""
+"""The manifest: one row per video, the same columns for every public set or folder."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ IDENTITY_COLUMNS: dict[str, str] = {
     "license": "string",
 }
 VIDEO_COLUMNS: dict[str, str] = {
-    "frames": "Int64",  # decoded; 0 where the file cannot be decoded
-    "frames_declared": "Int64",  # promised by the container
+    "frames": "Int64",  # decoded; 0 if the file cannot be decoded
+    "frames_declared": "Int64",  # by the container
     "fps": "Float64",
     "height": "Int64",
     "width": "Int64",
+    "pixel_aspect": "Float64",  # width / height of a pixel of the file; stored frames always have square pixels
     "codec": "string",
-    "decode_error": "string",  # missing where all is well; with frames > 0: damaged, yet some frames decode
+    "decode_error": "string",  # missing if all is well; with frames > 0: damaged, but some frames decode
 }
 LABEL_COLUMNS: dict[str, str] = {
     "diagnosis": "string",  # covid | pneumonia | regular | viral
@@ -39,29 +40,29 @@ LABEL_COLUMNS: dict[str, str] = {
     "a_lines": "Int64",  # 0 | 1
     "b_lines": "Int64",  # 0 | 1
     "ef": "Float64",  # ejection fraction, 0..100 %
-    "sex": "string",  # F | M, or whatever else the source says
+    "sex": "string",  # F | M, or as the source says
     "age": "Float64",  # years
     "weight_kg": "Float64",
     "height_cm": "Float64",
-    "label": "string",  # of a user's own folder, as are columns label_*
+    "label": "string",  # of a user's own folder, like the columns label_*
 }
 MANIFEST_COLUMNS: dict[str, str] = {**IDENTITY_COLUMNS, **VIDEO_COLUMNS, **LABEL_COLUMNS}
-"""Column -> pandas dtype; every manifest has all of them, in this order, then any label_* (string) of its source."""
+"""Column -> pandas dtype. Every manifest has all of them in this order, then the label_* (string) of its source."""
 
 _REQUIRED = ("sample_id", "source", "path", "patient_id")
 
 
 def conform(rows: pd.DataFrame) -> pd.DataFrame:
-    """`rows` with every manifest column, typed and in order; columns not given are missing values.
+    """`rows` with every manifest column, typed and in order; columns that are not given are missing values.
 
-    `split_group` defaults to the patient. Raises DataError where an identity is missing or a sample id stands twice.
+    `split_group` defaults to the patient. Raises DataError if an identity is missing or a sample id is repeated.
     """
     require_columns(rows.columns, _REQUIRED, "the manifest")
     frame = rows.reset_index(drop=True)
     extra = [name for name in frame.columns if name not in MANIFEST_COLUMNS]
     for name in extra:
         if not name.startswith("label_"):
-            raise DataError(f"the manifest has no column '{name}'", "Name a label of your own label_<name>.")
+            raise DataError(f"the manifest has no column '{name}'", "Your own labels are named label_<name>.")
     for name, dtype in MANIFEST_COLUMNS.items():
         values = frame[name] if name in frame else pd.Series(pd.NA, index=frame.index)
         frame[name] = values.astype(pd.api.types.pandas_dtype(dtype))
@@ -75,9 +76,9 @@ def conform(rows: pd.DataFrame) -> pd.DataFrame:
     repeated = frame.loc[frame["sample_id"].duplicated(keep=False)]
     if len(repeated):
         raise DataError(
-            f"{repeated['sample_id'].nunique()} sample ids stand more than once: "
+            f"{repeated['sample_id'].nunique()} sample ids are repeated: "
             + listed(f"{row.sample_id} ({row.path})" for row in repeated.itertuples()),
-            "Give every video its own name, or list it once.",
+            "Give every video its own name, and list it once.",
         )
     return frame[[*MANIFEST_COLUMNS, *extra]]
 
@@ -101,7 +102,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def require_columns(present: Iterable[str], needed: Iterable[str], where: str) -> None:
-    """Raise DataError naming every column of `needed` that is not `present`, and the nearest that is."""
+    """Raise DataError naming each `needed` column that is not `present`, and the nearest one that is."""
     names = [str(name) for name in present]
     faults = []
     for name in needed:
@@ -115,7 +116,7 @@ def require_columns(present: Iterable[str], needed: Iterable[str], where: str) -
 
 
 def listed(values: Iterable[object], most: int = 8) -> str:
-    """`values` for a message: the first few and how many more."""
+    """`values` for a message: the first few, and how many more there are."""
     texts = [str(value) for value in values]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more

@@ -1,8 +1,7 @@
-"""The packets of a video file, decoded in order: every frame that the codec gives, within limits, and what is missing.
+"""Decodes the packets of a video file in order: every frame the codec gives, within limits, and what is missing.
 
-Random access is avoided on purpose: it finds frames by timestamp and so never returns those that have none. MPEG-2
-recordings of scanners have some, among them 24 of the 56 healthy POCUS videos: 268 of 280 frames come back by index,
-and all 280 in order.
+Random access finds frames by timestamp and never returns those without one. MPEG-2 recordings of scanners have such
+frames, among them 24 of the 56 healthy POCUS videos: by index 268 of 280 frames come back, in order all 280.
 
 Dimension letters: T frames, H W pixels.
 """
@@ -17,32 +16,34 @@ from typing import Any
 import numpy as np
 
 from echolung.core.errors import VideoError
-from echolung.data.containers import ACCEPTED, DOWNLOAD_REMEDY, Source, opened
+from echolung.data.containers import ACCEPTED, DOWNLOAD_REMEDY, Source, opened, pixel_aspect
 from echolung.data.ffmpeg import reason
 
 CHUNK = 32
-"""Frames that are held at full size at a time, at most, while decoding and encoding."""
+"""Most frames held at full size at a time, while decoding and encoding."""
 CHUNK_BYTES = 1 << 24
-"""Bytes of grey frames that are held at full size at a time, unless one frame has more: 16 MB."""
+"""Most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB."""
 LUMA_AT_ONCE = 1 << 20
-"""Pixels that become grey at a time."""
+"""Pixels converted to grey at a time."""
 MAX_PIXELS = 4096 * 4096
-"""Pixels of a frame: larger ones are refused before they fill the memory. No scanner's screen has a third of it."""
+"""Most pixels of a frame; larger ones would fill the memory. No scanner's screen has a third of it."""
 MAX_UNPACKED = 1 << 28
 PIXELS_PER_BYTE = 1 << 15
-"""A file that holds more pixels than MAX_UNPACKED and than this many for each of its bytes is empty, and is refused."""
+"""A file with more pixels than MAX_UNPACKED and more than this many per byte holds no recording and is refused."""
 MAX_FRAMES = 10_000
-"""Frames of a file, of whatever size: each costs time and, enlarged, memory. Six minutes; recordings have hundreds."""
+"""Most frames of a file, whatever their size: over six minutes; recordings have hundreds."""
 MAX_DECODED = 1 << 32
-"""Pixels of all frames of a file together: over three minutes of 1024 x 768 at 25 frames per second."""
-CUT_REMEDY = "Cut the video into shorter ones: ffmpeg -ss 0 -t 60 -i VIDEO part-1.mp4, then -ss 60, and so on."
+"""Most pixels of all frames of a file together: over three minutes of 1024 x 768 at 25 frames per second."""
+CUT_REMEDY = "Cut it into shorter videos: ffmpeg -ss 0 -t 60 -i VIDEO part-1.mp4, then -ss 60, and so on."
 FRAME_RATES = (1.0, 1000.0)
-"""Frames per second that a recording can have; outside, the file says something impossible of itself."""
+"""Lowest and highest frames per second that a recording can have."""
+PIXEL_ASPECTS = (0.2, 5.0)
+"""Narrowest and widest pixels that a recording can have, width / height."""
 _EARLIEST = -1e9  # seconds; FFmpeg's "no timestamp" reads as about -1e14
 
 
 class Packets:
-    """The packets of one file, decoded in order; counts what was read, refused and when frames are shown."""
+    """The packets of one file, decoded in order; counts what was read and refused, and when frames are shown."""
 
     def __init__(self, source: Source) -> None:
         from torchcodec.decoders import ColorConverter, Demuxer
@@ -54,18 +55,19 @@ class Packets:
             self.header = stream.metadata
             self.decoder = stream.make_decoder(device="cpu", num_ffmpeg_threads=1)
         except ValueError:
-            raise VideoError(f"{self.path} holds no video (sound alone?)", f"Give a video file ({ACCEPTED}).") from None
+            raise VideoError(f"{self.path} has no picture (only sound?)", f"Give a video file ({ACCEPTED}).") from None
         except RuntimeError as error:
             said = source.fault or reason(error).replace("Could not open input buffer: ", "").rstrip(".").lower()
             raise VideoError(f"{self.path} is not a video, or its end is missing ({said})", DOWNLOAD_REMEDY) from None
         self.converter = ColorConverter(device="cpu")
+        self.stated_aspect = self._stated_aspect(source)
         self.size = (0, 0)  # height and width of the first frame, as it is stored
-        self.ahead = 0  # packets of the file, if they were counted before the first is decoded
+        self.ahead = 0  # packets of the file, if they were counted before decoding
         self.read = self.refused = self.frames = 0
         self.broken = ""
         self.first: tuple[int, float] | None = None  # (frame, seconds) of the first and last frame with a timestamp
         self.last: tuple[int, float] | None = None
-        self.end = -np.inf  # seconds at which the last frame goes dark
+        self.end = -np.inf  # seconds at which the last frame ends
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Grey frames, uint8 (t <= CHUNK, H, W)."""
@@ -99,7 +101,7 @@ class Packets:
             if packet is None:
                 break
             self.read += 1
-            self._check_length(self.read)  # those that show nothing are work, too
+            self._check_length(self.read)  # packets without a frame are work, too
             try:
                 ready = self.decoder.decode(packet)
             except RuntimeError:
@@ -113,7 +115,8 @@ class Packets:
         self.size = size if self.frames == 0 else self.size
         if size != self.size:
             raise VideoError(
-                f"{self.path} changes its size, {self.size} to {size} (height, width)", "Cut it into one file per size."
+                f"{self.path} changes its frame size, {self.size} to {size} (height, width)",
+                "Cut it into one file per size.",
             )
         _check_pixels(self.path, *size)
         if raw.pts_seconds > _EARLIEST:
@@ -125,7 +128,7 @@ class Packets:
         return raw
 
     def _check_length_ahead(self) -> None:
-        """Refuse by the number of packets, which costs little, what would be refused after long work."""
+        """Count the packets first, which is cheap, so that a file is not refused after long work."""
         from torchcodec.decoders import Demuxer
 
         if self.source.size <= self._most_frames():  # not even one byte for each frame
@@ -134,42 +137,52 @@ class Packets:
             try:
                 self.ahead = sum(1 for _ in itertools.islice(Demuxer(again), self._most_frames() + 1))
             except (RuntimeError, ValueError):
-                return  # damage, which is reported where frames are decoded
+                return  # damaged: reported while decoding
         self._check_length(self.ahead)
 
     def _check_length(self, frames: int) -> None:
-        """Refuse a file of so many frames, or compressed ones, if that is more work than a recording can be."""
+        """Refuse a file of so many frames or packets if no recording can be that long."""
         if frames <= self._most_frames():
             return
         million = frames * self._pixels() / 1e6
         if million * 1e6 > max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size):
             raise VideoError(
                 f"{self.path} unpacks {self.source.size} bytes to {million:.0f} million pixels or more",
-                f"No recording holds over {PIXELS_PER_BYTE} pixels a byte: take it out of the data set.",
+                f"No recording has over {PIXELS_PER_BYTE} pixels per byte: remove it from the data set.",
             )
         if frames > MAX_FRAMES:
-            raise VideoError(f"{self.path} holds more than the limit of {MAX_FRAMES} frames", CUT_REMEDY)
+            raise VideoError(f"{self.path} has more than the limit of {MAX_FRAMES} frames", CUT_REMEDY)
         limit = f"{MAX_DECODED / 1e6:.0f} million pixels"
-        raise VideoError(f"{self.path}: its {frames} frames or more pass the limit of {limit} together", CUT_REMEDY)
+        raise VideoError(f"{self.path}: its {frames} frames or more exceed the limit of {limit} together", CUT_REMEDY)
 
     def _most_frames(self) -> int:
-        """As many frames of its size as a file of its bytes may hold."""
+        """The most frames of its size that a file of its bytes may have."""
         unpacked = max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size)
         return min(MAX_FRAMES, min(unpacked, MAX_DECODED) // self._pixels())
 
     def _pixels(self) -> int:
-        """Of one frame: as it came or, before any did, as the header says."""
+        """Pixels of the first frame; before it is decoded, what the header says."""
         height, width = self.size if self.frames else (self.header.height or 0, self.header.width or 0)
         return max(1, height * width)
 
+    def _stated_aspect(self, source: Source) -> float:
+        """Width / height of a pixel as it is shown, by the container, else by the codec's header, else 1."""
+        width, height = self.header.width or 1, self.header.height or 1
+        aspect = float(pixel_aspect(source, width, height) or self.header.pixel_aspect_ratio or 1)
+        return 1 / aspect if round(self.header.rotation or 0) % 180 == 90 else aspect
+
+    def pixel_aspect(self) -> float:
+        """Width / height of a pixel; 1 where the file says nothing, or nothing possible (see `damage`)."""
+        return self.stated_aspect if PIXEL_ASPECTS[0] <= self.stated_aspect <= PIXEL_ASPECTS[1] else 1.0
+
     def fps(self) -> float:
-        """Frames per second between the first and the last timestamp, else as the header says, else 0."""
+        """Frames per second between the first and the last timestamp, else from the header, else 0."""
         if self.first is None or self.last is None or self.last[1] <= self.first[1]:
             return float(self.header.average_fps_from_header or 0.0)
         return (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
 
     def damage(self) -> str:
-        """What the file lacks, "" if nothing."""
+        """What is wrong with the file, "" if nothing."""
         faults = []
         if self.refused:
             faults.append(f"{self.refused} of {self.read} compressed frames are damaged")
@@ -180,11 +193,13 @@ class Packets:
         if not fps:
             faults.append("its frame rate is unknown")
         elif not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
-            faults.append(f"its frame rate, {fps:g} per second, is none of a recording")
+            faults.append(f"its frame rate, {fps:g} per second, is impossible")
+        if self.pixel_aspect() != self.stated_aspect:
+            faults.append(f"its pixels are {self.stated_aspect:g} times as wide as high, which is impossible")
         return "; ".join(faults)
 
     def _cut(self) -> str:
-        """How much less there is than the header promises, "" if it is all there or nothing is promised."""
+        """How much less there is than the header says, "" if it is complete or the header says nothing."""
         promised = self.header.num_frames_from_header or 0
         if self.read < promised and self._ends_early():
             return f"cut short: {self.read} of {promised} frames are in the file"
@@ -192,16 +207,16 @@ class Packets:
             return ""
         seconds = self.demuxer.metadata.duration_seconds_from_header
         if seconds is None:
-            # FFmpeg leaves it out where a .wmv has another size than its header says.
+            # FFmpeg has no duration for a .wmv whose size is not what its header says.
             return "cut short, or never finished: its length is unknown" if self.source.container == "wmv" else ""
-        # .mkv, .webm and .flv promise one length for picture and sound; .flv counts the last frame as none.
+        # .mkv, .webm and .flv state one length for picture and sound; .flv does not count the last frame.
         begin, fps = self.header.begin_stream_seconds_from_header or 0.0, self.fps()
         slack = 1.5 / (fps or 1.0) + (1.0 if self.demuxer.metadata.best_audio_stream_index is not None else 0.0)
         shown = self.end - begin if np.isfinite(self.end) else 0.0
         return f"cut short: {shown:.2f} of {seconds:.2f} seconds are in the file" if seconds - shown > slack else ""
 
     def _ends_early(self) -> bool:
-        """Whether the film ends more than half a frame before its header says: a frame dropped inside it does not."""
+        """Whether the video ends over half a frame before its header says; a frame dropped inside it does not count."""
         fps = self.fps()
         if self.header.duration_seconds_from_header is None or not fps or not np.isfinite(self.end):
             return True
@@ -218,7 +233,7 @@ def _check_pixels(path: Path, height: int, width: int) -> None:
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
-    """Luma of ITU-R BT.601 of one frame, uint8 (3, H, W) -> uint8 (H, W); the integer weights keep grey exactly."""
+    """ITU-R BT.601 luma of one frame, uint8 (3, H, W) -> uint8 (H, W); its integer weights keep grey values exactly."""
     grey = np.empty(rgb.shape[1:], np.uint8)
     step = max(1, LUMA_AT_ONCE // rgb.shape[2])
     for top in range(0, len(grey), step):

@@ -1,15 +1,16 @@
-"""Repeated outer x inner folds: stratified by class, grouped so that no patient is on both sides of a line.
+"""Folds: which videos a model is trained on and which it is tested on, with no patient on both sides.
 
-Few patients carry many videos each, and a group can hold two classes, so which patients share a fold decides how even
-the classes are. Groups with the same content are interchangeable: the folds are found on a small table of counts
-(kinds of group x folds), by exact descent on the unevenness, and groups are then dealt to it in a seeded random order.
-All arithmetic is on integers and all order comes from hashes, so that a seed means the same folds on every machine.
+cv: repeated nested cross-validation by scikit-learn's StratifiedGroupKFold. official: the data set's own split.
+external: train on one source, test on another. The result depends on the set of rows and the settings alone, and is the
+same on every machine with the versions in requirements.lock.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,200 +18,188 @@ import pydantic
 
 from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import atomic_path
+from echolung.core.runtime import atomic_path, derived_seed
+from echolung.data.manifest import listed, require_columns
 
-# Dimension letters: G groups, K kinds of group, F folds, M counts that are kept even, C classes.
+How = Literal["cv", "official", "external"]
 
-TABLE_COLUMNS = ("sample_id", "patient_id", "split_group", "y")
-SHARE = 10**12
-"""Integer unit of squared shares of a class."""
-PATIENT_WEIGHT = 16
-"""How much more an uneven number of patients per class counts than an uneven number of videos per class."""
+TABLE_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "y", "stratum", "label")
+UNUSED, ALWAYS_TRAINED = -1, -2
+"""Values of `inner_j`: not in the training set of outer fold j; in it, and never held out by an inner fold."""
+NOT_TESTED = -1
+"""Value of `fold`: a row that is only trained on."""
+DRAWS = 5
+"""Divisions that are tried at most; the most even one is kept."""
+MANY = 500
+"""With more groups than this the first division that lacks nothing is kept: it is even enough."""
 
 
 class SplitSettings(Parameters):
-    """How labelled videos are divided. `near_duplicate` is the similarity above which two videos are the same."""
+    """How labelled videos are divided into folds."""
 
     outer: int = pydantic.Field(5, ge=2)
     inner: int = pydantic.Field(3, ge=2)
     repeats: int = pydantic.Field(1, ge=1)
     seed: int = 0
     near_duplicate: float = pydantic.Field(0.66, gt=0, le=1)
+    """Similarity above which two videos count as the same recording."""
 
 
-def make_folds(table: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
-    """Folds of the labelled videos in `table` (sample_id, patient_id, split_group, y, and `label` where it has names).
+def make_folds(table: pd.DataFrame, settings: SplitSettings, how: How = "cv", tested: str = "") -> pd.DataFrame:
+    """Folds of the labelled videos in `table` (TABLE_COLUMNS; for `official` also split_official).
 
-    Returns one row per video and repeat: those columns, `repeat`, `fold` (the outer fold that holds the video
-    out, 0..outer-1) and, for each outer fold j, `inner_j`: the video's inner fold while j is held out, -1 where j is
-    its own. Rows are sorted; the result depends on the set of rows and the settings alone.
-    Raises DataError, with the numbers, where a class has fewer groups than folds or would miss from a training set.
+    cv: every video is tested once per repeat. official: TEST is tested, VAL is the only inner fold; without VAL, inner
+    folds divide TRAIN. external: the videos of source `tested` are tested, inner folds divide the others.
+
+    Returns a row per video and repeat: TABLE_COLUMNS, `repeat`, `fold` (the outer fold that tests the video, or
+    NOT_TESTED) and per outer fold j `inner_j` (the inner fold that holds the video out while j is tested, or UNUSED or
+    ALWAYS_TRAINED). A video to train on is UNUSED if another one of its split_group is tested.
+
+    Raises DataError with the numbers if a class has too few groups, or with what is missing from an official split.
     """
     rows = _checked(table)
-    groups = _group_counts(rows)
-    _require_groups(rows, settings)
-    repeats = []
-    for repeat in range(settings.repeats):
-        outer = _assign(groups, settings.outer, settings.seed, repeat, "outer")
-        frame = rows.assign(repeat=repeat, fold=rows["split_group"].map(outer).astype("int64"))
-        for held_out in range(settings.outer):
-            training = groups[outer != held_out]
-            if len(training) < settings.inner:
-                raise DataError(
-                    f"fewer patients than folds: {len(training)} independent patients are in the training set of outer"
-                    f" fold {held_out}, and there are {settings.inner} inner folds",
-                    f"Set split.inner to at most {len(training)}, or add patients.",
-                )
-            inner = _assign(training, settings.inner, settings.seed, repeat, held_out)
-            column = rows["split_group"].map(inner).fillna(-1).astype("int64")
-            frame[f"inner_{held_out}"] = column
-            _require_classes(frame[frame["fold"] != held_out], f"inner_{held_out}", rows, repeat, held_out)
-        repeats.append(frame)
+    if how == "cv":
+        repeats = [_cross_validation(rows, settings, repeat) for repeat in range(settings.repeats)]
+    elif how == "official":
+        sides = _official_sides(table, rows)
+        repeats = [_one_split(rows, sides == "TEST", sides == "VAL", settings)]
+    else:
+        repeats = [_one_split(rows, rows["source"] == tested, pd.Series(False, index=rows.index), settings)]
     folds = pd.concat(repeats, ignore_index=True)
     return folds.sort_values(["repeat", "fold", "patient_id", "sample_id"], ignore_index=True)
 
 
-def _assign(groups: pd.DataFrame, folds: int, *seed: object) -> pd.Series:
-    """A fold for every group. `groups` (G, M): index = group name, columns = the counts to keep even over the folds."""
-    keys = pd.Series({name: _hash(*seed, name) for name in groups.index}, dtype="object")
-    kinds_KM, kind_of_group = np.unique(groups.to_numpy("int64"), axis=0, return_inverse=True)
-    size_K = np.bincount(kind_of_group, minlength=len(kinds_KM))
-    placed_KF = _even_counts(kinds_KM, size_K, folds, seed)
-    fold = pd.Series(0, index=groups.index, dtype="int64")
-    for kind, places_F in enumerate(placed_KF):
-        members = groups.index[kind_of_group == kind]
-        fold.loc[sorted(members, key=keys.__getitem__)] = np.repeat(np.arange(folds), places_F)
+def fold_counts(table: pd.DataFrame, settings: SplitSettings, how: How = "cv") -> dict[str, int]:
+    """How many outer folds, inner folds and repeats `make_folds` returns."""
+    if how == "cv":
+        return {"outer": settings.outer, "inner": settings.inner, "repeats": settings.repeats}
+    validation = how == "official" and "VAL" in set(_as_sides(table["split_official"]))
+    return {"outer": 1, "inner": 1 if validation else settings.inner, "repeats": 1}
+
+
+def _cross_validation(rows: pd.DataFrame, settings: SplitSettings, repeat: int) -> pd.DataFrame:
+    fold = _assign(rows, settings.outer, "split.outer", settings.outer, settings.seed, repeat, "outer")
+    frame = rows.assign(repeat=repeat, fold=fold)
+    for held_out in range(settings.outer):
+        frame[f"inner_{held_out}"] = _inner(rows, fold != held_out, settings, repeat, held_out)
+    return frame
+
+
+def _one_split(rows: pd.DataFrame, tested: pd.Series, held_out: pd.Series, settings: SplitSettings) -> pd.DataFrame:
+    """Outer fold 0 is `tested`; `held_out` is the only inner fold, or there are inner folds if it is empty."""
+    training = ~rows["split_group"].isin(rows.loc[tested, "split_group"])
+    held_out = rows["split_group"].isin(rows.loc[held_out, "split_group"])
+    for name, part in (("test", tested), ("train on", training & ~held_out)):
+        absent = sorted(set(rows["stratum"]) - set(rows.loc[part, "stratum"]))
+        if absent:
+            raise DataError(
+                f"no video of {listed(_named(rows, stratum) for stratum in absent)} to {name}",
+                "Leave the class out of the task, or set `folds: cv` without `train`.",
+            )
+    if held_out.any():
+        inner = pd.Series(np.where(held_out, 0, ALWAYS_TRAINED), rows.index).where(training, UNUSED)
+    else:
+        inner = _inner(rows, training, settings, 0, 0)
+    return rows.assign(repeat=0, fold=np.where(tested, 0, NOT_TESTED), inner_0=inner)
+
+
+def _as_sides(names: pd.Series) -> pd.Series:
+    return names.astype("string").str.strip().str.upper()
+
+
+def _official_sides(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """TRAIN, VAL or TEST of every row."""
+    require_columns(table.columns, ["split_official"], "the manifest")
+    sides = rows["sample_id"].map(_as_sides(table.set_index(table["sample_id"].astype(str))["split_official"]))
+    remedy = "Set `folds: cv` for the task, or name TRAIN, TEST (and VAL) in the source's own split."
+    strange = sorted(set(sides.fillna("nothing")) - {"TRAIN", "VAL", "TEST"})
+    if strange:
+        raise DataError(f"the official split of {listed(rows['source'].unique())} says {listed(strange)}", remedy)
+    if missing := [side for side in ("TRAIN", "TEST") if side not in set(sides)]:
+        raise DataError(f"the official split puts no video of the task in {' or '.join(missing)}", remedy)
+    return sides
+
+
+def _inner(rows: pd.DataFrame, training: pd.Series, settings: SplitSettings, *seed: object) -> pd.Series:
+    """The inner folds of a training set; UNUSED elsewhere. A class may miss an inner fold, but no training set."""
+    inner = pd.Series(UNUSED, index=rows.index)
+    inner[training] = _assign(rows[training], settings.inner, "split.inner", 2, settings.seed, *seed)
+    return inner
+
+
+def _assign(rows: pd.DataFrame, folds: int, parameter: str, least: int, *seed: object) -> pd.Series:
+    """A fold for every row: whole groups, every stratum in `least` folds or more, the most even of DRAWS."""
+    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, which `predict` does without
+
+    groups, total = rows.groupby("stratum")["split_group"].nunique(), rows["split_group"].nunique()
+    scarce = groups[groups < least]
+    if len(scarce) or total < folds:
+        counted = ", ".join(f"{_named(rows, stratum)} has {count}" for stratum, count in scarce.items())
+        most = min(total, int(groups.min())) if least == folds else total
+        lower = (
+            f"Set {parameter} to at most {most}" if most >= 2 and most < folds else "Leave the class out of the task"
+        )
+        raise DataError(
+            f"fewer patients than folds: {counted or 'all classes have few'} independent patients (of {total} in all)"
+            f" for {folds} folds of {parameter}",
+            f"{lower}, or add patients.",
+        )
+    drawn: list[tuple[tuple[int, int, int, int], pd.Series]] = []
+    units = rows.drop_duplicates(["split_group", "stratum"])
+    for draw in range(DRAWS):
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=derived_seed(*seed, draw))
+        fold = pd.Series(0, index=rows.index)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # fewer videos of a class than folds
+            for number, (_, held_out) in enumerate(splitter.split(rows, rows["stratum"], rows["split_group"])):
+                fold.iloc[held_out] = number
+        patients, videos = (pd.crosstab(part["stratum"], fold[part.index]).to_numpy() for part in (units, rows))
+        lacking = int(((patients > 0).sum(axis=1) < least).sum()) + folds - patients.shape[1]
+        uneven = int(np.ptp(patients, axis=1).max()), int(np.ptp(videos, axis=1).max())
+        drawn.append(((lacking, *uneven, draw), fold))
+        if not lacking and (max(uneven) <= 1 or total > MANY):
+            break
+    (lacking, *_), fold = min(drawn, key=lambda one: one[0])
+    if lacking:
+        raise DataError(
+            f"no class may miss a fold, and {len(drawn)} divisions into {folds} folds of {parameter} all do that",
+            f"Set {parameter} lower, add patients, or leave a class with few patients out of the task.",
+        )
     return fold
 
 
-def _even_counts(kinds_KM: np.ndarray, size_K: np.ndarray, folds: int, seed: tuple[object, ...]) -> np.ndarray:
-    """How many groups of each kind go to each fold, (K, F), so that every count is as even as descent can make it.
-
-    The unevenness is the sum over counts and folds of weight * (the fold's share of the count)^2.
-    """
-    total_M = (kinds_KM * size_K[:, None]).sum(axis=0)
-    half = kinds_KM.shape[1] // 2
-    weight_M = np.array([SHARE // max(1, int(total)) ** 2 for total in total_M], dtype="int64")
-    weight_M[:half] *= PATIENT_WEIGHT
-    cost_KM = kinds_KM * weight_M
-    placed_KF = np.repeat((size_K // folds)[:, None], folds, axis=1)
-    # What does not divide evenly: in random order, large before small, each where it adds least.
-    order_F = np.array(sorted(range(folds), key=lambda fold: _hash(*seed, "fold", fold)))
-    rest = [kind for kind in range(len(size_K)) for _ in range(size_K[kind] % folds)]
-    ranks = [_hash(*seed, "rest", place) for place in range(len(rest))]
-    for _, _, kind in sorted(
-        (-int((cost_KM[kind] * kinds_KM[kind]).sum()), rank, kind) for kind, rank in zip(rest, ranks, strict=True)
-    ):
-        sums_FM = placed_KF.T @ kinds_KM
-        added_F = sums_FM @ cost_KM[kind]
-        placed_KF[kind, order_F[np.argmin(added_F[order_F])]] += 1
-    return _descend(placed_KF, kinds_KM, cost_KM)
-
-
-def _descend(placed_KF: np.ndarray, kinds_KM: np.ndarray, cost_KM: np.ndarray) -> np.ndarray:
-    """Move one group, or swap two, between two folds while that lowers the unevenness; the best step first."""
-    # A last kind, "nothing", makes a move the swap of a group with nothing.
-    kinds_KM = np.vstack([kinds_KM, np.zeros_like(kinds_KM[:1])])
-    cost_KM = np.vstack([cost_KM, np.zeros_like(cost_KM[:1])])
-    placed_KF = np.vstack([placed_KF, np.ones_like(placed_KF[:1])])
-    gram_KK = cost_KM @ kinds_KM.T
-    own_K = np.diagonal(gram_KK)
-    square_KK = own_K[:, None] + own_K[None, :] - 2 * gram_KK
-    folds = placed_KF.shape[1]
-    while True:
-        sums_FM = placed_KF.T @ kinds_KM
-        best, step = 0, None
-        for giver in range(folds):
-            for taker in range(folds):
-                if giver == taker:
-                    continue
-                gain_K = cost_KM @ (sums_FM[taker] - sums_FM[giver])
-                change_KK = gain_K[:, None] - gain_K[None, :] + square_KK  # half the change of the unevenness
-                change_KK = np.where((placed_KF[:, giver] > 0)[:, None] & (placed_KF[:, taker] > 0), change_KK, 0)
-                given, taken = np.unravel_index(np.argmin(change_KK), change_KK.shape)
-                if change_KK[given, taken] < best:
-                    best, step = int(change_KK[given, taken]), (given, taken, giver, taker)
-        if step is None:
-            return placed_KF[:-1]
-        given, taken, giver, taker = step
-        placed_KF[given, [giver, taker]] += [-1, 1]
-        placed_KF[taken, [giver, taker]] += [1, -1]
-        placed_KF[-1] = 1
-
-
-def _group_counts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per group: patients of each class and overall, then videos of each class and overall."""
-    videos = pd.crosstab(rows["split_group"], rows["y"])
-    patients = (videos > 0).astype("int64")
-    videos["all"], patients["all"] = videos.sum(axis=1), 1
-    return pd.concat([patients, videos], axis=1, keys=["patients", "videos"])
+def _named(rows: pd.DataFrame, stratum: object) -> str:
+    """A stratum for a message: its label if all its videos have the same."""
+    labels = rows.loc[rows["stratum"] == stratum, "label"].unique()
+    return f"'{labels[0]}'" if len(labels) == 1 else f"the group of labels from {min(labels)} to {max(labels)}"
 
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in TABLE_COLUMNS if name not in table.columns]
-    if missing:
-        raise DataError(f"the table to split has no column {', '.join(missing)}", "Split what `labelled` returns.")
+    """TABLE_COLUMNS, typed and in the order of the sample ids."""
+    require_columns(table.columns, TABLE_COLUMNS, "the table to split")
     rows = table[list(TABLE_COLUMNS)].reset_index(drop=True)
-    rows["label"] = table["label"].astype(str).to_numpy() if "label" in table.columns else rows["y"].astype(str)
-    unknown = rows["sample_id"][rows[["patient_id", "split_group", "y"]].isna().any(axis=1)]
+    unknown = rows["sample_id"][rows[["patient_id", "split_group", "y", "stratum"]].isna().any(axis=1)]
     if len(unknown):
         raise DataError(
-            f"{len(unknown)} videos have no patient, group or class: {', '.join(map(str, unknown[:10]))}",
-            "Name the patient of every video: without it, one patient could be on both sides of a split.",
+            f"{len(unknown)} videos have no patient, group or label: {listed(unknown)}",
+            "Name the patient of every video: without it, a patient could be on both sides of a split.",
         )
     repeated = rows["sample_id"][rows["sample_id"].duplicated()].unique()
     if len(repeated):
         raise DataError(
-            f"{len(repeated)} sample ids stand in more than one row: {', '.join(map(str, repeated[:10]))}",
-            "Give every video its own file name.",
+            f"{len(repeated)} sample ids are repeated: {listed(repeated)}", "Give every video its own name."
         )
-    return rows.astype({"sample_id": str, "patient_id": str, "split_group": str, "y": "int64"}).sort_values(
-        "sample_id", ignore_index=True
-    )
-
-
-def _require_groups(rows: pd.DataFrame, settings: SplitSettings) -> None:
-    """Every class must reach every outer fold: a fold without it has no AUROC and no sensitivity."""
-    groups = rows.groupby("label")["split_group"].nunique()
-    scarce = groups[groups < settings.outer]
-    if len(scarce):
-        counted = ", ".join(f"'{label}' has {count}" for label, count in scarce.items())
-        total = rows["split_group"].nunique()
-        least = int(scarce.min())
-        remedy = f"Set split.outer to at most {least}" if least >= 2 else "Leave the class out of the task"
-        raise DataError(
-            f"fewer patients than folds: {counted} independent patients (of {total} in all)"
-            f" and {settings.outer} outer folds need {settings.outer} in every class",
-            f"{remedy}, or add patients.",
-        )
-
-
-def _require_classes(training: pd.DataFrame, inner: str, rows: pd.DataFrame, repeat: int, held_out: int) -> None:
-    """Every class in every inner training set of this outer fold (and so in the outer training set)."""
-    for fold in sorted(training[inner].unique()):
-        absent = set(rows["label"]) - set(training.loc[training[inner] != fold, "label"])
-        if absent:
-            label = sorted(absent)[0]
-            count = training.loc[training["label"] == label, "split_group"].nunique()
-            raise DataError(
-                f"no video of class '{label}' is left to train on in repeat {repeat}, outer fold {held_out}, inner fold"
-                f" {fold}: {count} of its {rows.loc[rows['label'] == label, 'split_group'].nunique()} independent"
-                " patients are in that outer training set, and at least 2 are needed",
-                "Set split.outer higher, add patients, or leave the class out of the task.",
-            )
-
-
-def _hash(*parts: object) -> bytes:
-    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    kinds = dict.fromkeys(("sample_id", "source", "patient_id", "split_group", "label"), "str")
+    return rows.astype({**kinds, "y": "float64", "stratum": "int64"}).sort_values("sample_id", ignore_index=True)
 
 
 def fold_columns(outer: int) -> list[str]:
     """The columns of a table of folds with `outer` outer folds, in order."""
-    return [*TABLE_COLUMNS, "label", "repeat", "fold", *(f"inner_{fold}" for fold in range(outer))]
+    return [*TABLE_COLUMNS, "repeat", "fold", *(f"inner_{fold}" for fold in range(outer))]
 
 
 def write_folds(path: Path, folds: pd.DataFrame) -> None:
-    """Write folds atomically as a csv that `read_folds` gives back exactly."""
+    """Write folds atomically as a csv from which `read_folds` restores them exactly."""
     with atomic_path(path) as temporary:
         temporary.write_text(_csv(folds), newline="")
 
@@ -218,7 +207,7 @@ def write_folds(path: Path, folds: pd.DataFrame) -> None:
 def read_folds(path: Path) -> pd.DataFrame:
     """Folds as `make_folds` returned them; raises DataError if the file is missing or is not such a table."""
     try:
-        # As text first: patient "007" and a patient named "NA" are not numbers and not missing.
+        # As text first: patient "007" is not a number and a patient named "NA" is not missing.
         folds = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "Run `dvc repro split` to make it.") from None
@@ -227,8 +216,9 @@ def read_folds(path: Path) -> pd.DataFrame:
     outer = sum(str(name).startswith("inner_") for name in folds.columns)
     if list(folds.columns) != fold_columns(outer) or folds.empty:
         raise DataError(f"{path} is not a table of folds", "Delete it and run `dvc repro split`.")
+    numbers = [name for name in folds.columns if name in ("stratum", "repeat", "fold") or name.startswith("inner_")]
     try:
-        return folds.astype({name: "int64" for name in folds.columns[3:] if name != "label"})
+        return folds.astype({"y": "float64"} | dict.fromkeys(numbers, "int64"))
     except ValueError as error:
         raise DataError(f"{path}: {error}", "Delete it and run `dvc repro split`.") from None
 

@@ -1,4 +1,4 @@
-"""Video files in and out.
+"""Decodes and encodes video files.
 
 Dimension letters: T frames, H W pixels.
 """
@@ -6,7 +6,6 @@ Dimension letters: T frames, H W pixels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +15,17 @@ from echolung.core.errors import VideoError
 from echolung.core.runtime import atomic_path, disk_error
 from echolung.data.containers import DOWNLOAD_REMEDY, opened
 from echolung.data.ffmpeg import reason, require_ffmpeg
+from echolung.data.geometry import letterbox
 from echolung.data.packets import CHUNK, CUT_REMEDY, Packets
 
 MAX_BYTES = 320 << 20
-"""Bytes of the frames that `decode` returns, after its transform; it holds them once."""
+"""Most bytes of the frames that `decode` returns; it holds them once."""
 Codec = Literal["mjpeg", "h264", "mpeg4", "mpeg2video", "gif"]
 
-# Speckle should survive, hence quantisers near the finest; one thread, so that the bytes are reproducible.
+# Fine quantisers keep the speckle; one thread makes the bytes reproducible.
 _ENCODERS: dict[str, dict[str, Any]] = {
     "mjpeg": {"codec": "mjpeg", "pixel_format": "yuvj420p", "extra_options": {"qmin": 2, "qmax": 3, "threads": 1}},
-    # x264 places its B-frames differently from run to run.
+    # x264 places B-frames differently from run to run.
     "h264": {"codec": "libx264", "pixel_format": "yuv420p", "crf": 18, "extra_options": {"bf": 0, "threads": 1}},
     "mpeg4": {"codec": "mpeg4", "pixel_format": "yuv420p", "extra_options": {"qmin": 2, "qmax": 3, "threads": 1}},
     "mpeg2video": {
@@ -41,11 +41,12 @@ _ENCODERS: dict[str, dict[str, Any]] = {
 class Video:
     """A decoded video.
 
-    frames: uint8 (T, ...): grey, 0 black to 255 white; (T, H, W) unless a transform changed it.
-    fps: frames per second, measured from the timestamps where there are any; 1 where nothing tells it (see damage).
-    frames_declared: how many frames the container promises; where it promises nothing, how many it holds compressed.
-    height, width: pixels of the file, whatever a transform made of them.
-    damage: "" or what is wrong with the file, which still gave `frames`.
+    frames: grey, 0 black to 255 white: uint8 (T, H, W) as stored, or letterboxed to (T, size, size).
+    fps: frames per second, measured from the timestamps if there are any; 1 if it is unknown (see damage).
+    frames_declared: frames that the container declares; if it declares none, the compressed frames in it.
+    height, width: pixels of a frame in the file.
+    pixel_aspect: width / height of such a pixel; 1 if it is square or the file does not say.
+    damage: what is wrong with the file although it gave `frames`; "" if nothing.
     """
 
     frames: np.ndarray
@@ -54,39 +55,39 @@ class Video:
     codec: str
     height: int
     width: int
+    pixel_aspect: float
     damage: str
 
 
-def decode(path: Path, transform: Callable[[np.ndarray], np.ndarray] | None = None) -> Video:
+def decode(path: Path, size: int | None = None) -> Video:
     """Decode every frame of a video to grey, from the first to the last.
 
-    `transform` (uint8 (t, H, W) -> uint8 (t, ...)) is applied to chunks of at most CHUNK frames or CHUNK_BYTES as they
-    come, so that with a `transform` that shrinks, a long video never stands in memory at full size.
+    With `size` the frames are letterboxed to a square, with square pixels whatever the file's are. This is done in
+    chunks, so that a long video is never in memory at full size.
 
-    `Video.damage` is set where the file holds less than it should: the codec refused some of its packets, or the file
-    ends before the frame count and the duration of its own header. A header that counts more than is *shown* is no
-    damage (a .mov trimmed by an edit list). MPEG and Ogg streams promise nothing, so one that was cut cleanly cannot be
-    told from a shorter recording.
+    `Video.damage` is set if the file holds less than it should: the codec refused some packets, or the file ends before
+    the frame count and the duration of its header. A header that counts more frames than are *shown* is not damage (a
+    .mov trimmed by an edit list). MPEG and Ogg streams state no length, so a clean cut goes unnoticed.
 
-    Raises VideoError, naming the file, if nothing can be decoded, if it is no video, if its frames have more than
-    MAX_PIXELS or change their size, if there are more than MAX_FRAMES, MAX_DECODED or MAX_BYTES allow, or if it unpacks
-    beyond all measure; DependencyError without FFmpeg.
+    Raises VideoError naming the file if it is not a video, if nothing can be decoded, if its frames change size or are
+    larger than MAX_PIXELS, or if there are more than MAX_FRAMES, MAX_DECODED or MAX_BYTES allow; DependencyError
+    without FFmpeg.
     """
     require_ffmpeg()
     piece: np.ndarray | None = None
-    held = bytearray()  # grows where it lies: joining pieces would hold every frame twice
+    held = bytearray()  # grows in place: joining pieces would hold every frame twice
     height = width = 0
     with opened(path) as source:
         packets = Packets(source)
         for chunk in packets.chunks():
             height, width = chunk.shape[1:]
-            piece = np.ascontiguousarray(chunk if transform is None else transform(chunk))
+            piece = np.ascontiguousarray(chunk if size is None else letterbox(chunk, size, packets.pixel_aspect()))
             if max(len(held) + piece.nbytes, packets.ahead * piece[0].nbytes) > MAX_BYTES:
-                size = " x ".join(map(str, piece.shape[:0:-1]))
-                raise VideoError(f"{path}: its frames of {size} fill more than {MAX_BYTES >> 20} MB", CUT_REMEDY)
+                shape = " x ".join(map(str, piece.shape[:0:-1]))
+                raise VideoError(f"{path}: its frames of {shape} take more than {MAX_BYTES >> 20} MB", CUT_REMEDY)
             held += piece.data
     if piece is None:
-        raise VideoError(f"{path} holds no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
+        raise VideoError(f"{path} has no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
     fps = packets.fps()
     return Video(
         frames=np.frombuffer(held, piece.dtype).reshape(-1, *piece.shape[1:]),
@@ -95,6 +96,7 @@ def decode(path: Path, transform: Callable[[np.ndarray], np.ndarray] | None = No
         codec=str(packets.header.codec),
         height=height,
         width=width,
+        pixel_aspect=packets.pixel_aspect(),
         damage=packets.damage(),
     )
 
@@ -102,7 +104,7 @@ def decode(path: Path, transform: Callable[[np.ndarray], np.ndarray] | None = No
 def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
     """Write grey frames uint8 (T, H, W) as a video; the suffix of `path` chooses the container.
 
-    The file appears whole or not at all. Raises VideoError if FFmpeg cannot write it.
+    The file is written whole or not at all. Raises VideoError if FFmpeg cannot write it.
     """
     require_ffmpeg()
     import torch
@@ -113,7 +115,7 @@ def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
     _, height, width = frames.shape
     settings = dict(_ENCODERS[codec])
     if codec == "h264" and (height % 2 or width % 2):
-        settings["pixel_format"] = "yuv444p"  # halved chroma needs even sizes
+        settings["pixel_format"] = "yuv444p"  # yuv420p needs even sizes
     with atomic_path(path) as temporary:
         try:
             encoder = Encoder()

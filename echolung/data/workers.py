@@ -1,4 +1,4 @@
-"""One item of work after another in processes of their own: decoding and drawing."""
+"""Work in parallel processes: decoding and drawing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Result = TypeVar("Result")
 
 
 def as_done(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Generator[tuple[int, Result]]:
-    """Yield (place of the item, `work(item)`) as items finish: here if one worker or item is enough, else elsewhere.
+    """Yield (index of the item, `work(item)`) as items finish; in this process if one worker is enough.
 
-    `work` and what it takes and gives must be picklable. Each process computes in one thread; Ctrl-C is the caller's
-    to handle, and no process outlives it. Raises DataError if a process is killed.
+    `work`, items and results must be picklable. Each process computes in one thread, leaves Ctrl-C to the caller and
+    ends with it. Raises DataError if a process is killed.
     """
     if min(workers, len(items)) <= 1:
         with threadpoolctl.threadpool_limits(1):
@@ -40,7 +40,7 @@ def as_done(work: Callable[[Item], Result], items: Sequence[Item], workers: int)
             yield futures[future], future.result()
     except BrokenProcessPool:
         raise DataError(
-            "a worker process was killed (out of memory?)", "Call again with fewer `workers`: what is done is kept."
+            "a worker process was killed (out of memory?)", "Rerun with fewer `workers`: finished work is kept."
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

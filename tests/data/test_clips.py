@@ -1,4 +1,4 @@
-"""Letterboxing, sampling in seconds and the memory-mapped store, against naive definitions."""
+"""Sampling in seconds and the memory-mapped store, against naive definitions."""
 
 from __future__ import annotations
 
@@ -7,69 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from echolung.core.errors import DataError
-from echolung.data.clips import ClipStore, clip_indices, evaluation_starts, letterbox, read_clip
-
-torch.set_num_threads(1)
-
-
-def triangle_weights(given: int, wanted: int) -> np.ndarray:
-    """Linear interpolation whose support grows with the shrinkage, written down pixel by pixel: (wanted, given)."""
-    scale = given / wanted
-    support = max(scale, 1.0)
-    weights = np.zeros((wanted, given))
-    for target in range(wanted):
-        centre = (target + 0.5) * scale
-        for pixel in range(given):
-            weights[target, pixel] = max(0.0, 1 - abs(pixel + 0.5 - centre) / support)
-    return weights / weights.sum(1, keepdims=True)
-
-
-@pytest.mark.parametrize(("height", "width"), [(128, 128), (91, 91), (32, 32), (17, 17)])
-def test_letterbox_is_an_area_weighted_average(height: int, width: int) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (2, height, width), dtype=np.uint8)
-    rows, columns = triangle_weights(height, 32), triangle_weights(width, 32)
-    naive = np.einsum("ih,thw,jw->tij", rows, frames.astype(float), columns)
-    assert np.abs(letterbox(frames, 32) - naive).max() <= 0.51
-    assert letterbox(frames, 32).mean() == pytest.approx(frames.mean(), abs=2)
-    flat = np.full((1, height, width), 77, np.uint8)
-    assert (letterbox(flat, 32) == 77).all()
-
-
-def test_letterbox_does_not_alias() -> None:
-    """A pattern finer than the result becomes its mean, instead of the stripes that skipping pixels would give."""
-    stripes = np.zeros((1, 256, 256), np.uint8)
-    stripes[:, :, ::2] = 255
-    inner = letterbox(stripes, 32)[:, 2:-2, 2:-2]
-    assert np.abs(inner.astype(float) - 127.5).max() < 4
-    assert set(np.unique(stripes[:, ::8, ::8])) == {255}
-
-
-@pytest.mark.parametrize(("height", "width"), [(100, 50), (50, 100), (33, 47), (20, 20), (7, 300), (300, 1)])
-def test_letterbox_keeps_the_shape_and_centres_the_picture(height: int, width: int) -> None:
-    boxed = letterbox(np.full((2, height, width), 200, np.uint8), 48)
-    assert boxed.shape == (2, 48, 48)
-    rows, columns = np.nonzero(boxed[0])
-    seen_height, seen_width = np.ptp(rows) + 1, np.ptp(columns) + 1
-    assert max(seen_height, seen_width) == 48
-    assert seen_height == pytest.approx(48 * height / max(height, width), abs=1)
-    assert seen_width == pytest.approx(48 * width / max(height, width), abs=1)
-    assert abs(rows.min() - (47 - rows.max())) <= 1
-    assert abs(columns.min() - (47 - columns.max())) <= 1
-
-
-def test_letterbox_treats_frames_alone_and_leaves_the_right_size_untouched() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (5, 40, 30), dtype=np.uint8)
-    together = letterbox(frames, 32)
-    assert all(np.array_equal(together[i : i + 1], letterbox(frames[i : i + 1], 32)) for i in range(5))
-    square = frames[:, :30]
-    assert np.array_equal(letterbox(square, 30), square)
+from echolung.data.clips import ClipStore, clip_indices, evaluation_starts, read_clip
 
 
 def test_clip_indices_are_the_frames_on_screen() -> None:
-    """Against the definition: the last frame whose start is not after the time."""
+    """The frame on screen is the last one that starts no later than the time."""
     rng = np.random.default_rng(0)
     for _ in range(300):
         total, frames = int(rng.integers(1, 60)), int(rng.integers(1, 20))

@@ -11,8 +11,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from echolung.core.errors import DataError
-from echolung.data.clips import letterbox
-from echolung.data.leakage import near_duplicates, split_groups, write_pairs
+from echolung.data import leakage
+from echolung.data.clips import ClipStore, write_index
+from echolung.data.geometry import letterbox
+from echolung.data.leakage import find_pairs, near_duplicates, split_groups, write_pairs
 from echolung.data.splits import SplitSettings
 from echolung.data.video import decode, encode
 
@@ -28,7 +30,7 @@ class Store(dict[str, np.ndarray]):
 
 
 def ultrasound(seed: int, total: int = 40, size: int = SIZE) -> np.ndarray:
-    """A sector of anatomy under speckle that slides and breathes; the sector itself is every video's own machine's."""
+    """A sector of anatomy under speckle that slides and breathes; the sector is the same in all videos."""
     random = np.random.default_rng(seed)
     speckle = ndimage.gaussian_filter(random.standard_normal((3 * size, 3 * size)), 1.2)
     anatomy = ndimage.gaussian_filter(random.standard_normal((3 * size, 3 * size)), 5)
@@ -125,6 +127,27 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
 def test_a_video_that_is_not_in_the_store_is_an_error() -> None:
     with pytest.raises(DataError, match="1 videos are not in the clip store: b"):
         near_duplicates(table("a", "b"), Store(a=ultrasound(1)), THRESHOLD)
+
+
+def stored(folder: Path, **videos: np.ndarray) -> ClipStore:
+    folder.mkdir()
+    for name, frames in videos.items():
+        np.save(folder / f"{name}.npy", frames)
+    facts = {name: {"sha256": name, "frames": len(frames), "fps": 25.0} for name, frames in videos.items()}
+    write_index(folder, SIZE, facts, "fingerprint")
+    return ClipStore.open(folder)
+
+
+def test_pairs_across_sources_are_found_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = {"one": stored(tmp_path / "one", a=ultrasound(1), b=ultrasound(2))}
+    stores["two"] = stored(tmp_path / "two", c=ultrasound(1)[5:], d=ultrasound(3))
+    rows = table("a", "b", "c", "d").assign(source=["one", "one", "two", "two"])
+    pairs = find_pairs(rows, stores, THRESHOLD, tmp_path / "cache")
+    assert pairs[["sample_a", "sample_b"]].to_numpy().tolist() == [["a", "c"]]
+    monkeypatch.setattr(leakage, "near_duplicates", lambda *_: pytest.fail("searched again"))
+    pd.testing.assert_frame_equal(find_pairs(rows.iloc[::-1], stores, THRESHOLD, tmp_path / "cache"), pairs)
+    with pytest.raises(pytest.fail.Exception, match="searched again"):
+        find_pairs(rows.assign(patient_id="p"), stores, THRESHOLD, tmp_path / "cache")
 
 
 def test_no_pairs_still_have_columns(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_parquet_gives_back_the_same_table(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"2 sample ids stand more than once: .*a.mp4.*b.mp4") as caught:
+    with pytest.raises(DataError, match=r"2 sample ids are repeated: .*a.mp4.*b.mp4") as caught:
         conform(pd.concat([rows(), rows()]))
     assert caught.value.remedy
     with pytest.raises(DataError, match=r"1 videos have no patient_id: rows 1"):

@@ -1,8 +1,8 @@
-"""Videos are written and read back whole; what cannot be read is named with its remedy, what is damaged says so."""
+"""Videos are written and read back whole; files that cannot be read are named with a remedy, damage is reported."""
 
 from __future__ import annotations
 
-import functools
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +10,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from echolung.core.errors import VideoError
 from echolung.data import packets, video
-from echolung.data.clips import letterbox
+from echolung.data.geometry import letterbox
 
 CODECS = [
     ("mjpeg", ".avi"),
@@ -71,20 +72,77 @@ def test_grey_keeps_its_value_and_colour_becomes_luma() -> None:
     assert np.abs(packets.luma(colours) - reference).max() <= 1.5
 
 
-def test_transform_sees_chunks_of_bounded_size_in_order(tmp_path: Path) -> None:
+def test_letterboxing_while_decoding_is_letterboxing_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "long.avi"
-    video.encode(path, speckle(75, 32, 32), 25, "mjpeg")
+    video.encode(path, speckle(75, 32, 24), 25, "mjpeg")
     seen: list[int] = []
 
-    def shrink(frames: np.ndarray) -> np.ndarray:
+    def counting(frames: np.ndarray, size: int, aspect: float) -> np.ndarray:
         seen.append(len(frames))
-        return frames[:, ::4, ::4]
+        return letterbox(frames, size, aspect)
 
-    decoded = video.decode(path, shrink)
+    monkeypatch.setattr(video, "letterbox", counting)
+    decoded = video.decode(path, 16)
     assert max(seen) <= packets.CHUNK
-    assert sum(seen) == 75
-    assert (decoded.height, decoded.width) == (32, 32)
-    assert np.array_equal(decoded.frames, video.decode(path).frames[:, ::4, ::4])
+    assert (decoded.height, decoded.width, decoded.pixel_aspect) == (32, 24, 1.0)
+    assert np.array_equal(decoded.frames, letterbox(video.decode(path).frames, 16))
+
+
+def with_pixel_aspect(path: Path, across: int, down: int, turned: bool = False) -> None:
+    """Write a box `pasp` into an mp4 of 16 pixels high and 24 wide, and if asked a quarter turn into its header."""
+    content = path.read_bytes()
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"mp4v"):
+        at = content.index(name) - 4
+        size = int.from_bytes(content[at : at + 4])
+        content = content[:at] + struct.pack(">I", size + 16) + content[at + 4 :]
+    end = at + size
+    content = content[:end] + struct.pack(">I4sII", 16, b"pasp", across, down) + content[end:]
+    if turned:
+        at = content.index(b"tkhd") + 44
+        content = content[:at] + struct.pack(">9i", 0, -0x10000, 0, 0x10000, 0, 0, 0, 0, 1 << 30) + content[at + 36 :]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("across", "down", "turned"), [(9, 8, False), (2, 3, False), (2, 1, True), (1, 1, False)])
+def test_pixels_that_are_not_square_are_shown_as_the_container_says(
+    across: int, down: int, turned: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.mp4"
+    video.encode(path, np.full((4, 16, 24), 200, np.uint8), 25, "mpeg4")
+    content = path.read_bytes()
+    assert b"pasp" not in content and content.index(b"mdat") < content.index(b"moov")  # offsets of frames stay right
+    with_pixel_aspect(path, across, down, turned)
+    decoded = video.decode(path, 48)
+    assert (decoded.height, decoded.width) == ((24, 16) if turned else (16, 24))
+    assert decoded.pixel_aspect == pytest.approx(down / across if turned else across / down)
+    assert decoded.damage == ""
+    rows, columns = np.nonzero(decoded.frames[0] > 100)
+    shown = decoded.width * decoded.pixel_aspect / decoded.height
+    assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(shown, rel=0.04)
+
+
+def test_the_codec_s_own_pixel_aspect_counts_where_the_container_has_none(tmp_path: Path) -> None:
+    from torchcodec.encoders import Encoder
+
+    for suffix in (".avi", ".mkv", ".mp4"):
+        encoder, path = Encoder(), tmp_path / f"clip{suffix}"
+        stream = encoder.add_video(
+            height=64, width=64, frame_rate=25, codec="libx264", extra_options={"x264-params": "sar=9/8"}, device="cpu"
+        )
+        with encoder.open_file(path):
+            stream.add_frames(torch.full((4, 3, 64, 64), 200, dtype=torch.uint8))
+        assert video.decode(path, 64).pixel_aspect == pytest.approx(9 / 8), suffix
+
+
+def test_an_impossible_pixel_aspect_is_damage_and_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    video.encode(path, np.full((4, 16, 24), 200, np.uint8), 25, "mpeg4")
+    with_pixel_aspect(path, 900, 1)
+    decoded = video.decode(path, 48)
+    assert "900 times as wide as high" in decoded.damage
+    assert decoded.pixel_aspect == 1
 
 
 def test_frames_without_a_timestamp_are_kept(tmp_path: Path) -> None:
@@ -102,7 +160,7 @@ def test_frames_without_a_timestamp_are_kept(tmp_path: Path) -> None:
             reachable += 1
     except RuntimeError:
         pass
-    assert reachable < 60, "random access does return every frame: the reason for decoding in order is gone"
+    assert reachable < 60, "random access now returns every frame: decoding in order is no longer needed"
     decoded = video.decode(path)
     assert len(decoded.frames) == decoded.frames_declared == 60
     assert decoded.damage == ""
@@ -135,7 +193,7 @@ def make_bad(path: Path) -> None:
         path.write_bytes(b"")
     elif name in ("text.mp4", "notes.txt"):
         path.write_text("this is no video\n" * 50)
-    elif name == "headless.mp4":  # its table of frames stands at the end, which is missing
+    elif name == "headless.mp4":  # the index at its end is missing
         video.encode(path, speckle(20, 64, 64), 25, "h264")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -144,13 +202,13 @@ def make_bad(path: Path) -> None:
     ("name", "problem"),
     [
         ("empty.mp4", "is empty (0 bytes)"),
-        ("text.mp4", "is not a video but a text"),
+        ("text.mp4", "is not a supported video"),
         ("headless.mp4", "is not a video, or its end is missing"),
-        ("notes.txt", "is not a video but a text"),
-        ("absent.mp4", "is not there"),
+        ("notes.txt", "is not a supported video"),
+        ("absent.mp4", "does not exist"),
     ],
 )
-def test_what_is_no_video_is_named_with_a_remedy(name: str, problem: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_is_named_with_a_remedy(name: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / name
     make_bad(path)
     with pytest.raises(VideoError) as caught:
@@ -169,9 +227,9 @@ def place_of(limit: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("limits", "problem"),
     [
-        ({"MAX_FRAMES": 39}, "holds more than the limit of 39 frames"),
-        ({"MAX_DECODED": 39 * 24 * 32}, "pass the limit of 0 million pixels together"),
-        ({"MAX_BYTES": 39 * 112 * 112}, "its frames of 112 x 112 fill more than 0 MB"),
+        ({"MAX_FRAMES": 39}, "has more than the limit of 39 frames"),
+        ({"MAX_DECODED": 39 * 24 * 32}, "exceed the limit of 0 million pixels together"),
+        ({"MAX_BYTES": 39 * 112 * 112}, "its frames of 112 x 112 take more than 0 MB"),
         ({"MAX_UNPACKED": 1000, "PIXELS_PER_BYTE": 1}, "bytes to 0 million pixels or more"),
     ],
 )
@@ -187,24 +245,23 @@ def test_a_video_too_long_for_memory_or_time_is_named_with_a_remedy(
     path = tmp_path / f"long{suffix}"
     frames = np.full((40, 24, 32), 90, np.uint8)
     video.encode(path, frames, 25, codec)
-    enlarge = functools.partial(letterbox, size=112)
-    # Just at every limit it is accepted, but for the one that depends on the file's bytes.
+    # At the limit it is accepted, except for the one that depends on the bytes of the file.
     for name in limits:
         monkeypatch.setattr(
             place_of(name), name, {"MAX_FRAMES": 40, "MAX_DECODED": 40 * 24 * 32}.get(name, 40 * 112 * 112)
         )
-    assert video.decode(path, enlarge).frames.shape == (40, 112, 112)
+    assert video.decode(path, 112).frames.shape == (40, 112, 112)
     for name, limit in limits.items():
         monkeypatch.setattr(place_of(name), name, limit)
     with pytest.raises(VideoError) as caught:
-        video.decode(path, enlarge)
+        video.decode(path, 112)
     assert str(path) in caught.value.problem
     assert problem in caught.value.problem
     assert caught.value.remedy
 
 
 def test_packets_that_show_nothing_count_as_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the count ahead finds damage, or finds nothing to count, the limits hold while frames are decoded."""
+    """If the packets cannot be counted first, the limits hold while decoding."""
     path = tmp_path / "long.avi"
     video.encode(path, speckle(40, 24, 32), 25, "mjpeg")
     monkeypatch.setattr(packets, "MAX_FRAMES", 39)
@@ -260,7 +317,6 @@ def refuse(path):
 torch.ops.load_library = refuse
 from pathlib import Path
 from echolung.data import ffmpeg, video
-from echolung.data.clips import letterbox
 from echolung.core.errors import DependencyError
 for call in (ffmpeg.require_ffmpeg, lambda: video.decode(Path("x.mp4"))):
     try:

@@ -1,11 +1,10 @@
-"""What the near-duplicate search says of real videos whose frames were looked at.
+"""The near-duplicate search on real videos whose frames were compared by eye.
 
 POCUS gives every video of its Northumbria collection a patient of its own; two pairs of them show one recording.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pandas as pd
 import pytest
 
 from echolung.data import video
-from echolung.data.clips import letterbox
 from echolung.data.leakage import near_duplicates
 from echolung.data.splits import SplitSettings
 
@@ -35,10 +33,10 @@ class Store(dict[str, np.ndarray]):
 def test_known_copies_are_found_and_the_most_similar_strangers_are_not() -> None:
     folder = ROOT / "pocus"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not here: set ECHOLUNG_REAL_DATA to the folder that holds pocus/")
+        pytest.skip(f"{folder} does not exist: set ECHOLUNG_REAL_DATA to the folder that holds pocus/")
     names = [name for pair in SAME_RECORDING for name in pair] + ALIKE_BUT_STRANGERS
     files = {path.stem: path for path in folder.rglob("*") if path.suffix.lower() != ".csv"}
-    store = Store({n: video.decode(files[n], functools.partial(letterbox, size=96)).frames for n in names})
+    store = Store({n: video.decode(files[n], 96).frames for n in names})
     rows = pd.DataFrame({"sample_id": names, "patient_id": names, "sha256": names})
     pairs = near_duplicates(rows, store, SplitSettings().near_duplicate)
     assert {(row.sample_a, row.sample_b) for row in pairs.itertuples()} == set(SAME_RECORDING)

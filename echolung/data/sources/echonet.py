@@ -4,22 +4,23 @@ Layout:
     Videos/<FileName>.avi    112x112 MJPEG, one video per person
     FileList.csv             FileName (without suffix), EF, ESV, EDV, FrameHeight, FrameWidth, FPS,
                              NumberOfFrames, Split (TRAIN, VAL, TEST)
-    VolumeTracings.csv       left-ventricle tracings (not read here)
+    VolumeTracings.csv       FileName (with suffix), X1, Y1, X2, Y2, Frame: the left ventricle of a frame as chords,
+                             first the long axis, then 20 discs from the apex to the mitral valve
 
-Sizes and frame counts of FileList.csv are not used: six rows are wrong, and the decoded video says it better.
+Sizes and frame counts come from the decoded video: six rows of FileList.csv are wrong.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from echolung.core.errors import DataError
-from echolung.data.sources.files import choices, inside, license_of, numbers, read_table, require_folder
+from echolung.data.sources.files import Layout, Scan, stem
+from echolung.data.tracings import COLUMNS, LEFT_VENTRICLE
 
-TABLE, FOLDER = "FileList.csv", "Videos"
-COLUMNS = ("FileName", "EF", "Split")
+TABLE, TRACINGS, FOLDER = "FileList.csv", "VolumeTracings.csv", "Videos"
 SPLITS: dict[str, object] = {"train": "TRAIN", "val": "VAL", "test": "TEST"}
 LICENSE = "Stanford University Dataset Research Use Agreement"
 HOW_TO_GET = (
@@ -28,28 +29,39 @@ HOW_TO_GET = (
 )
 
 
-def scan(root: Path, source: str) -> pd.DataFrame:
-    """One row per line of FileList.csv, whether or not its video is there: a missing one must not go unnoticed."""
-    what = "EchoNet-Dynamic"
-    require_folder(root, what, HOW_TO_GET)
-    videos = require_folder(root / FOLDER, what, HOW_TO_GET)
-    table = read_table(root / TABLE, COLUMNS, what, HOW_TO_GET)
-    if table.empty:
-        raise DataError(f"{root / TABLE} has no row", HOW_TO_GET)
-    names = table["FileName"].str.removesuffix(".avi")
-    where = f"{root / TABLE}, column"
-    return pd.DataFrame(
+def scan(root: Path, source: str) -> Scan:
+    """One row per line of FileList.csv; a video that does not exist keeps its row, so that it is noticed."""
+    layout = Layout(root, "EchoNet-Dynamic", HOW_TO_GET)
+    layout.folder(FOLDER)
+    table = layout.table(TABLE, ("FileName", "EF", "Split"))
+    names = table["FileName"].map(stem)
+    manifest = pd.DataFrame(
         {
             "sample_id": source + "/" + names,
             "source": source,
-            "path": [
-                str(path) for path in inside(videos, (videos / f"{name}.avi" for name in names), str(root / TABLE))
-            ],
+            "path": list(map(str, layout.match(f"{FOLDER}/" + names + ".avi"))),
             "patient_id": source + "/" + names,
             "collection": "echonet-dynamic",
             "view": "A4C",
-            "split_official": choices(table["Split"], SPLITS, f"{where} Split", names),
-            "license": license_of(root, LICENSE),
-            "ef": numbers(table["EF"], 0, 100, f"{where} EF", names),
+            "split_official": layout.choices(TABLE, table["Split"], SPLITS, names),
+            "license": layout.license(LICENSE),
+            "ef": layout.numbers(TABLE, table["EF"], 0, 100, names),
         }
     )
+    return Scan(manifest, _tracings(layout, source), tuple(layout.notes))
+
+
+def _tracings(layout: Layout, source: str) -> pd.DataFrame | None:
+    if TRACINGS not in layout.files:
+        return None
+    table = layout.table(TRACINGS, ("FileName", "X1", "Y1", "X2", "Y2", "Frame"), repeats=True)
+    names = table["FileName"].map(stem)
+    ends = [layout.numbers(TRACINGS, table[name], -1e4, 1e4, names) for name in ("X1", "Y1", "X2", "Y2")]
+    chords = np.stack(ends, 1).astype(float)
+    frames = layout.numbers(TRACINGS, table["Frame"], 0, 1e6, names, whole=True).astype("int64")
+    rows = []
+    for (name, frame), lines in pd.Series(range(len(table))).groupby([names.to_numpy(), frames.to_numpy()], sort=False):
+        discs = chords[lines.to_numpy()[1:]]  # without the long axis
+        points = np.concatenate([discs[:, :2], discs[::-1, 2:]]).tolist()
+        rows.append((f"{source}/{name}", frame, LEFT_VENTRICLE, points))
+    return pd.DataFrame(rows, columns=list(COLUMNS))

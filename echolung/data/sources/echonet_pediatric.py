@@ -3,9 +3,10 @@
 Layout, once for each view, A4C (apical four-chamber) and PSAX (parasternal short axis):
     <view>/Videos/<patient>-<examination>-<instance>.avi    112x112
     <view>/FileList.csv         FileName, EF, Sex, Age (years), Weight (kg), Height (cm), Split (0 to 9)
-    <view>/VolumeTracings.csv   left-ventricle tracings: FileName, X, Y, Frame (not read here)
+    <view>/VolumeTracings.csv   FileName, X, Y, Frame: the left ventricle of a frame as a polygon, a point per line;
+                                Frame "No Systolic" or "No Diastolic": there is no such tracing
 
-A patient may be in both views, and more than once in either: what comes before the first hyphen is the patient.
+A patient may have several videos and be in both views; the part of a name before the first hyphen is the patient.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.data.manifest import listed
-from echolung.data.sources.files import choices, inside, license_of, numbers, read_table, require_folder
+from echolung.data.sources.files import Layout, Scan, stem
+from echolung.data.tracings import COLUMNS as TRACING_COLUMNS
+from echolung.data.tracings import LEFT_VENTRICLE
 
 VIEWS = ("A4C", "PSAX")
-TABLE, FOLDER = "FileList.csv", "Videos"
+TABLE, TRACINGS, FOLDER = "FileList.csv", "VolumeTracings.csv", "Videos"
 COLUMNS = ("FileName", "EF", "Sex", "Age", "Weight", "Height", "Split")
 NAME = r"(?P<patient>[^-]+)-[^-]+-[^-]+"
 SPLITS: dict[str, object] = {str(fold): str(fold) for fold in range(10)}
@@ -30,43 +33,62 @@ HOW_TO_GET = (
 )
 
 
-def scan(root: Path, source: str) -> pd.DataFrame:
-    """One row per line of either FileList.csv, whether or not its video is there: a missing one must be noticed."""
-    require_folder(root, "EchoNet-Pediatric", HOW_TO_GET)
-    return pd.concat([_view(root, view, source) for view in VIEWS], ignore_index=True)
+def scan(root: Path, source: str) -> Scan:
+    """One row per line of either FileList.csv; a video that does not exist keeps its row, so that it is noticed."""
+    layout = Layout(root, "EchoNet-Pediatric", HOW_TO_GET)
+    manifest = pd.concat([_view(layout, view, source) for view in VIEWS], ignore_index=True)
+    tracings = [_tracings(layout, f"{view}/{TRACINGS}", source) for view in VIEWS]
+    found = [table for table in tracings if table is not None]
+    return Scan(manifest, pd.concat(found, ignore_index=True) if found else None, tuple(layout.notes))
 
 
-def _view(root: Path, view: str, source: str) -> pd.DataFrame:
-    what = "EchoNet-Pediatric"
-    folder = require_folder(root / view, what, HOW_TO_GET)
-    videos = require_folder(folder / FOLDER, what, HOW_TO_GET)
-    table = read_table(folder / TABLE, COLUMNS, what, HOW_TO_GET)
-    if table.empty:
-        raise DataError(f"{folder / TABLE} has no row", HOW_TO_GET)
-    names = table["FileName"].str.removesuffix(".avi")
+def _view(layout: Layout, view: str, source: str) -> pd.DataFrame:
+    layout.folder(view)
+    layout.folder(f"{view}/{FOLDER}")
+    path = f"{view}/{TABLE}"
+    table = layout.table(path, COLUMNS)
+    names = table["FileName"].map(stem)
     strange = names[~names.str.fullmatch(NAME)]
     if len(strange):
         raise DataError(
-            f"{folder / TABLE}: names are not patient-examination-instance: {listed(strange)}",
-            "Correct them: patients are known by their names, and must not be mixed up.",
+            f"{layout.root / path}: names are not patient-examination-instance: {listed(strange)}",
+            "Correct them: the patient is known by the name.",
         )
-    where = f"{folder / TABLE}, column"
     return pd.DataFrame(
         {
             "sample_id": source + "/" + names,
             "source": source,
-            "path": [
-                str(path) for path in inside(videos, [videos / f"{name}.avi" for name in names], str(folder / TABLE))
-            ],
+            "path": list(map(str, layout.match(f"{view}/{FOLDER}/" + names + ".avi"))),
             "patient_id": source + "/" + names.str.extract(NAME)["patient"],
             "collection": "echonet-pediatric",
             "view": view,
-            "split_official": choices(table["Split"], SPLITS, f"{where} Split", names),
-            "license": license_of(root, LICENSE),
-            "ef": numbers(table["EF"], 0, 100, f"{where} EF", names),
+            "split_official": layout.choices(path, table["Split"], SPLITS, names),
+            "license": layout.license(LICENSE),
+            "ef": layout.numbers(path, table["EF"], 0, 100, names),
             "sex": table["Sex"].str.upper().where(table["Sex"] != ""),
-            "age": numbers(table["Age"], 0, 120, f"{where} Age", names),
-            "weight_kg": numbers(table["Weight"], 0, 500, f"{where} Weight", names),
-            "height_cm": numbers(table["Height"], 0, 250, f"{where} Height", names),
+            "age": layout.numbers(path, table["Age"], 0, 120, names),
+            "weight_kg": layout.numbers(path, table["Weight"], 0, 500, names),
+            "height_cm": layout.numbers(path, table["Height"], 0, 250, names),
         }
     )
+
+
+def _tracings(layout: Layout, path: str, source: str) -> pd.DataFrame | None:
+    if path not in layout.files:
+        return None
+    table = layout.table(path, ("FileName", "X", "Y", "Frame"), repeats=True)
+    table = table[~table["Frame"].str.lower().str.startswith("no ")]
+    names = table["FileName"].map(stem)
+    points = pd.DataFrame(
+        {
+            "sample_id": source + "/" + names,
+            "frame": layout.numbers(path, table["Frame"], 0, 1e6, names, whole=True).astype("int64"),
+            "x": layout.numbers(path, table["X"], -1e4, 1e4, names).astype(float),
+            "y": layout.numbers(path, table["Y"], -1e4, 1e4, names).astype(float),
+        }
+    )
+    rows = [
+        (*key, LEFT_VENTRICLE, polygon[["x", "y"]].to_numpy().tolist())
+        for key, polygon in points.groupby(["sample_id", "frame"], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=list(TRACING_COLUMNS))

@@ -1,44 +1,40 @@
 """Your own videos: a folder and a csv that says whose they are and what they show.
 
 Layout:
-    videos.csv    path (relative to the folder), patient, label; optional: collection, view, split, license, and further
+    videos.csv    path (relative to the folder), patient, label; optional: collection, view, split, license, and more
                   labels in columns named label_<name>
-    any/where/below/*.mp4, .avi, .mov, .gif, ...
+    anywhere/below/*.mp4, .avi, .mov, .gif, ...
 
-Columns of other names are yours and are not read.
+Other columns are yours and are not read.
 """
 
 from __future__ import annotations
 
 import os.path
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.data.manifest import listed
-from echolung.data.sources.files import inside, read_table, require_folder
+from echolung.data.sources.files import Layout, Scan
 
 TABLE = "videos.csv"
-COLUMNS = ("path", "patient", "label")
 OPTIONAL = {"collection": "collection", "view": "view", "split": "split_official", "license": "license"}
 DRIVE_OR_ADDRESS = re.compile(r"[A-Za-z]:|[A-Za-z][\w+.-]*:/")
 HOW_TO_GET = f"Put your videos into one folder with a {TABLE} of the columns path, patient, label; set `root` to it."
 
 
-def scan(root: Path, source: str) -> pd.DataFrame:
+def scan(root: Path, source: str) -> Scan:
     """One row per line of videos.csv; a path that leaves the folder is refused."""
-    what = "folder of videos"
-    require_folder(root, what, HOW_TO_GET)
-    table = read_table(root / TABLE, COLUMNS, what, HOW_TO_GET, also=OPTIONAL, prefix="label_")
-    if table.empty:
-        raise DataError(f"{root / TABLE} has no row", HOW_TO_GET)
+    layout = Layout(root, "folder of videos", HOW_TO_GET)
+    table = layout.table(TABLE, ("path", "patient", "label"), also=OPTIONAL, prefix="label_")
     for column in ("path", "patient"):
         empty = table.index[table[column] == ""]
         if len(empty):
             raise DataError(
-                f"{root / TABLE}: {column} is empty in lines {listed(empty + 2)}", "Fill it in for every video."
+                f"{root / TABLE}: {column} is empty in lines {listed(empty)}", "Fill it in for every video."
             )
     paths = table["path"].str.replace("\\", "/")
     outside = paths[[_leaves(path) for path in paths]]
@@ -47,21 +43,20 @@ def scan(root: Path, source: str) -> pd.DataFrame:
             f"{root / TABLE}: paths must stay inside {root}: {listed(outside)}", "Give them relative to that folder."
         )
     paths = paths.map(os.path.normpath)
-    inside(root, (root / path for path in paths), str(root / TABLE))
     rows = {
-        "sample_id": source + "/" + paths.map(lambda path: str(PurePosixPath(path).with_suffix(""))),
+        "sample_id": source + "/" + paths.map(lambda path: os.path.splitext(path)[0]),
         "source": source,
-        "path": [str(root / path) for path in paths],
+        "path": list(map(str, layout.match(paths))),
         "patient_id": source + "/" + table["patient"],
         "label": _or_missing(table["label"]),
     }
     rows |= {ours: _or_missing(table[theirs]) for theirs, ours in OPTIONAL.items() if theirs in table}
     rows |= {str(name): _or_missing(table[name]) for name in table if str(name).startswith("label_")}
-    return pd.DataFrame(rows)
+    return Scan(pd.DataFrame(rows), notes=tuple(layout.notes))
 
 
 def _leaves(path: str) -> bool:
-    """Whether a relative path climbs out of the folder it is relative to (or is no relative path at all)."""
+    """Whether a path is not relative or climbs out of the folder it is relative to."""
     return os.path.isabs(path) or bool(DRIVE_OR_ADDRESS.match(path)) or os.path.normpath(path).split("/")[0] == ".."
 
 

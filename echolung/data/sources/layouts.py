@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
-
+from echolung.core.errors import DataError
+from echolung.data.manifest import conform
 from echolung.data.sources import covid_blues, echonet, echonet_pediatric, folder, pocus
+from echolung.data.sources.files import Scan
 
-Scan = Callable[[Path, str], pd.DataFrame]
-"""`scan(root, source)`: the manifest rows of the data set at `root`, under the name `source`; decodes nothing."""
-
-SOURCES: dict[str, Scan] = {
+SOURCES: dict[str, Callable[[Path, str], Scan]] = {
     "echonet": echonet.scan,
     "echonet_pediatric": echonet_pediatric.scan,
     "pocus": pocus.scan,
     "covid_blues": covid_blues.scan,
     "folder": folder.scan,
 }
+
+
+def scan(layout: str, root: Path, source: str) -> Scan:
+    """Read the data set at `root` as `source`, with a manifest of every column; decodes nothing.
+
+    Raises DataError if the set is not as its layout says.
+    """
+    try:
+        found = SOURCES[layout](root, source)
+    except KeyError:
+        raise DataError(f"no layout '{layout}'", f"Layouts are: {', '.join(SOURCES)}.") from None
+    return dataclasses.replace(found, manifest=conform(found.manifest))

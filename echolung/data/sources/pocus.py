@@ -2,11 +2,11 @@
 
 Layout (the repository's folder `data`, or the same two things copied elsewhere):
     convex/ or pocus_videos/convex/   Cov*, Pneu*, Reg*, Vir*; mp4, mov, avi, gif, mpeg, in 82 frame sizes
-    dataset_metadata.csv              Filename (without suffix; joins the files whatever the case), Label, License,
+    dataset_metadata.csv              Filename (without suffix; matches files whatever the case), Label, License,
                                       Patient ID / Name, Source ID, and 40 more
 
-Where a video was published is nearly its label (no COVID in the Northumbria collection, .mov almost only COVID), so
-`collection` is kept for every video. Viral pneumonia is kept as a diagnosis of its own.
+Where a video was published nearly gives its label away (no COVID in the Northumbria collection, .mov almost only
+COVID), so every video keeps its `collection`. Viral pneumonia is a diagnosis of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.data.manifest import listed
-from echolung.data.sources.files import read_table, require_folder, video_files
+from echolung.data.sources.files import Layout, Scan, stem
 
 TABLE, FOLDERS = "dataset_metadata.csv", ("convex", "pocus_videos/convex")
 PATIENT, SOURCE_ID = "Patient ID / Name", "Source ID"
@@ -86,34 +86,31 @@ COLLECTIONS = {
     "47": "reissig-2012",
 }
 
-# Rows of dataset_metadata.csv whose cells slipped one column to the right behind a comment with a comma in it: under
-# `Patient ID / Name` stands the age, 40; the patient, 7, has pneumonia videos from the same page of litfl.com.
+# In these rows a comma in a comment moved the cells one column to the right: `Patient ID / Name` holds the age, 40.
+# The patient is 7, who has pneumonia videos from the same page of litfl.com.
 SLIPPED_PATIENTS = {"reg_liftl_pneucase3_clip1": "7", "reg_liftl_case3_clip2": "7"}
 
-
-# The table gives every Northumbria video a patient of its own, but videos of one recording set show the same anatomy
-# (two pairs across "patients" are the same view): a set stays on one side of every split.
+# The table gives every Northumbria video its own patient, but videos of one recording set show the same anatomy (two
+# pairs across "patients" are the same view): a set stays on one side of every split.
 RECORDING_SET = re.compile(r"northumbria_(\d+_set\d+)_", re.IGNORECASE)
 
 
-def scan(root: Path, source: str) -> pd.DataFrame:
-    """One row per video file; what dataset_metadata.csv does not know, the file's name says.
+def scan(root: Path, source: str) -> Scan:
+    """One row per video file; what dataset_metadata.csv lacks is read from the file's name.
 
     A video without a patient in the table is a patient of its own, named by collection and file.
     """
-    what = "POCUS"
-    require_folder(root, what, HOW_TO_GET)
-    table = read_table(root / TABLE, COLUMNS, what, HOW_TO_GET)
-    folder = next((root / name for name in FOLDERS if (root / name).is_dir()), root / FOLDERS[0])
-    paths = video_files(require_folder(folder, what, HOW_TO_GET), what, HOW_TO_GET)
+    layout = Layout(root, "POCUS", HOW_TO_GET)
+    table = layout.table(TABLE, COLUMNS)
+    paths = layout.videos(next((name for name in FOLDERS if (root / name).is_dir()), FOLDERS[0]))
     known = _rows_by_stem(table, {path.stem.lower() for path in paths}, root / TABLE)
     rows = [_row(path, source, known.get(path.stem.lower(), {})) for path in paths]
-    return pd.DataFrame(rows)
+    return Scan(pd.DataFrame(rows), notes=tuple(layout.notes))
 
 
 def _rows_by_stem(table: pd.DataFrame, stems: set[str], where: Path) -> dict[str, dict[str, str]]:
-    """The table's row of each file; raises DataError if two rows say different things of one."""
-    table = table.assign(stem=table["Filename"].str.lower())
+    """The table's row of each file; raises DataError if rows of one file contradict each other."""
+    table = table.assign(stem=table["Filename"].map(stem).str.lower())
     table = table.loc[table["stem"].isin(stems), ["stem", *COLUMNS[1:]]].drop_duplicates()
     twice = sorted(set(table["stem"][table["stem"].duplicated()]))
     if twice:
@@ -140,7 +137,7 @@ def _row(path: Path, source: str, known: dict[str, str]) -> dict[str, object]:
 
 
 def _diagnosis(path: Path, label: str) -> object:
-    """The table's label, or without one the file name's; raises DataError where they contradict each other."""
+    """The label of the table, else of the file name; raises DataError if they contradict each other."""
     named = next((value for prefix, value in PREFIXES.items() if path.stem.lower().startswith(prefix)), None)
     if not label:
         return named or pd.NA
@@ -150,7 +147,7 @@ def _diagnosis(path: Path, label: str) -> object:
             f"{TABLE}: label '{label}' of {path.name} is not one of {', '.join(DIAGNOSES)}", "Correct that row."
         )
     if named not in (None, diagnosis):
-        raise DataError(f"{TABLE} says '{label}' of {path.name}, whose name says {named}", "Correct one of them.")
+        raise DataError(f"{TABLE} labels {path.name} '{label}', but its name says {named}", "Correct one of them.")
     return diagnosis
 
 

@@ -1,14 +1,16 @@
-"""COVID-BLUES: patients' PCR results and videos' findings reach every video; blanks in cells do no harm."""
+"""COVID-BLUES: every video gets its patient's PCR result and its own findings; blanks in cells do no harm."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from echolung.core.errors import DataError
-from echolung.data.manifest import conform
-from echolung.data.sources.covid_blues import scan
+from echolung.data.sources.layouts import scan as scan_layout
+
+scan = partial(scan_layout, "covid_blues")
 
 VIDEOS = ("patient_3_L1", "patient_3_L2_2", "patient_12_R3", "patient_12_R1")
 PATIENTS = "patient_id,cov_test,number_video_files\n3,1,2.0\n12,0,2.0\n"
@@ -28,7 +30,7 @@ def write(root: Path, patients: str = PATIENTS, severity: str = SEVERITY) -> Pat
 
 
 def test_rows_carry_patient_and_video_labels(tmp_path: Path) -> None:
-    frame = conform(scan(write(tmp_path), "blues")).set_index("sample_id")
+    frame = scan(write(tmp_path), "blues").manifest.set_index("sample_id")
     assert len(frame) == 4
     first, repeat, other = (
         frame.loc["blues/patient_3_L1"],
@@ -46,13 +48,13 @@ def test_rows_carry_patient_and_video_labels(tmp_path: Path) -> None:
 def test_a_video_of_the_table_that_is_not_there_stays_a_row(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "lus_videos" / "patient_3_L1.mp4").unlink()
-    frame = conform(scan(root, "blues")).set_index("sample_id")
+    frame = scan(root, "blues").manifest.set_index("sample_id")
     assert len(frame) == 4
     assert frame.loc["blues/patient_3_L1", "path"] == str(root / "lus_videos" / "patient_3_L1.mp4")
 
 
 def test_a_patient_without_a_test_has_no_label(tmp_path: Path) -> None:
-    frame = conform(scan(write(tmp_path, patients="patient_id,cov_test\n3,1\n"), "blues")).set_index("sample_id")
+    frame = scan(write(tmp_path, patients="patient_id,cov_test\n3,1\n"), "blues").manifest.set_index("sample_id")
     assert frame["covid"].isna().sum() == 2
     assert frame.loc["blues/patient_12_R3", "severity"] == 3
 

@@ -1,14 +1,24 @@
-"""EchoNet-Dynamic: its layout is read, and every way it can be wrong is named."""
+"""EchoNet-Dynamic: rows and tracings are read; what is wrong with them is named."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.path import Path as Polygon
+from scipy import ndimage
 
 from echolung.core.errors import DataError
-from echolung.data.manifest import conform
-from echolung.data.sources.echonet import scan
+from echolung.data.clips import ClipStore
+from echolung.data.ingest import IngestSettings, ingest
+from echolung.data.sources.layouts import scan as scan_layout
+from echolung.phantom.settings import PhantomSettings
+from echolung.phantom.write import write as draw
+
+scan = partial(scan_layout, "echonet")
 
 HEADER = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split\n"
 ROWS = "0X100,78.5,14.9,69.2,1024,1024,50,174,VAL\n0X200.avi,22.1,50,60,112,112,51,215,TRAIN\n"
@@ -23,7 +33,7 @@ def write(root: Path, table: str = HEADER + ROWS) -> Path:
 
 
 def test_rows_follow_the_table(tmp_path: Path) -> None:
-    frame = conform(scan(write(tmp_path), "hearts"))
+    frame = scan(write(tmp_path), "hearts").manifest
     assert frame["sample_id"].tolist() == ["hearts/0X100", "hearts/0X200", "hearts/0X300"]
     assert frame["patient_id"].tolist() == frame["sample_id"].tolist()  # one video per person
     assert frame["path"][1] == str(tmp_path / "Videos" / "0X200.avi")  # kept although the file is not there
@@ -49,6 +59,42 @@ def test_a_wrong_table_is_named(old: str, new: str, problem: str, tmp_path: Path
     with pytest.raises(DataError, match=problem) as caught:
         scan(write(tmp_path, (HEADER + ROWS).replace(old, new, 1)), "hearts")
     assert caught.value.remedy
+
+
+DISCS = "FileName,X1,Y1,X2,Y2,Frame\n" + "".join(
+    f"0X100.avi,{row}\n" for row in ("9,9,9,9,46", "1,2,3,4,46", "5,6,7,8,46", "0,0,0,0,61", "1,1,2,2,61")
+)
+
+
+def test_discs_become_polygons_without_the_long_axis(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    assert scan(root, "hearts").tracings is None
+    (root / "VolumeTracings.csv").write_text(DISCS)
+    assert scan(root, "hearts").tracings[["sample_id", "frame", "points"]].values.tolist() == [
+        ["hearts/0X100", 46, [[1, 2], [5, 6], [7, 8], [3, 4]]],
+        ["hearts/0X100", 61, [[1, 1], [2, 2]]],
+    ]
+    (root / "VolumeTracings.csv").write_text(DISCS.replace("5,6", "left,6"))
+    with pytest.raises(DataError, match=r"VolumeTracings.csv, column X1 must be a number .*: 0X100 = 'left'"):
+        scan(root, "hearts")
+
+
+def test_polygons_of_drawn_hearts_outline_their_ventricle_in_the_store(tmp_path: Path) -> None:
+    drawn = PhantomSettings.parse({"layout": "echonet", "patients": 2, "frames": 24, "size": 96}, "the test")
+    draw(drawn, tmp_path / "hearts", 1, lambda done, total: None)
+    settings = IngestSettings.parse({"size": 64, "sources": {"hearts": {"layout": "echonet", "root": "hearts"}}}, "")
+    found = ingest("hearts", settings, tmp_path)
+    found.write(tmp_path / "out")
+    tracings = pd.read_parquet(tmp_path / "out" / "tracings.parquet")
+    store = ClipStore.open(tmp_path / "out" / "clips")
+    assert len(tracings) == 4
+    rows, columns = np.mgrid[:64, :64]
+    for row in tracings.itertuples():
+        outline = Polygon(np.stack(row.points))
+        inside = outline.contains_points(np.stack([columns.ravel(), rows.ravel()], 1)).reshape(64, 64)
+        frame = store.frames(row.sample_id)[row.frame].astype(float)
+        wall = ndimage.binary_dilation(inside, iterations=6) & ~ndimage.binary_dilation(inside, iterations=1)
+        assert frame[inside].mean() < 0.6 * frame[wall].mean(), "blood is darker than the muscle around it"
 
 
 def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:

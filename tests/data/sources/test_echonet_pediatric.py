@@ -1,21 +1,25 @@
-"""EchoNet-Pediatric: its layout is read, and every way it can be wrong is named."""
+"""EchoNet-Pediatric: rows and tracings of both views are read; what is wrong with them is named."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from echolung.core.errors import DataError
 from echolung.data.ingest import IngestSettings, ingest
-from echolung.data.manifest import conform
-from echolung.data.sources.echonet_pediatric import scan
+from echolung.data.sources.layouts import scan as scan_layout
 from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.write import write as draw
 
+scan = partial(scan_layout, "echonet_pediatric")
+
 HEADER = "FileName,EF,Sex,Age,Weight,Height,Split\n"
 A4C = "CRa1-CRb1-000012.avi,64.9,F,0,3.04,50.0,0\nCRa2-CRb2-000003.avi,38,m,17,61,172.5,9\n"
+POLYGON = [[1.0, 2.0], [3.0, 4.5], [5.0, 6.0]]
 PSAX = "CRa1-CRb1-000013,63.1,F,0,,,0\nCRa1-CRb7-000001,,,,,,4\n"
 
 
@@ -27,7 +31,7 @@ def write(root: Path, a4c: str = HEADER + A4C, psax: str = HEADER + PSAX) -> Pat
 
 
 def test_rows_follow_both_tables(tmp_path: Path) -> None:
-    frame = conform(scan(write(tmp_path), "kids"))
+    frame = scan(write(tmp_path), "kids").manifest
     stems = ["CRa1-CRb1-000012", "CRa2-CRb2-000003", "CRa1-CRb1-000013", "CRa1-CRb7-000001"]
     assert frame["sample_id"].tolist() == [f"kids/{stem}" for stem in stems]
     assert frame["patient_id"].tolist() == ["kids/CRa1", "kids/CRa2", "kids/CRa1", "kids/CRa1"]
@@ -61,9 +65,21 @@ def test_a_wrong_table_is_named(old: str, new: str, problem: str, tmp_path: Path
     assert caught.value.remedy
 
 
+def test_polygons_of_both_views_are_read_and_absent_ones_left_out(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    assert scan(root, "kids").tracings is None
+    lines = "FileName,X,Y,Frame\nCRa1-CRb1-000012.avi,1,2,5\nCRa1-CRb1-000012.avi,3,4.5,5\nCRa1-CRb1-000012.avi,5,6,5\n"
+    (root / "A4C" / "VolumeTracings.csv").write_text(lines + "CRa1-CRb1-000012.avi,,,No Systolic\n")
+    (root / "PSAX" / "VolumeTracings.csv").write_text("FileName,X,Y,Frame\nCRa1-CRb1-000013.avi,7,8,0\n")
+    assert scan(root, "kids").tracings.to_dict("records") == [
+        {"sample_id": "kids/CRa1-CRb1-000012", "frame": 5, "structure": "left ventricle", "points": POLYGON},
+        {"sample_id": "kids/CRa1-CRb1-000013", "frame": 0, "structure": "left ventricle", "points": [[7.0, 8.0]]},
+    ]
+
+
 def test_a_video_listed_in_both_views_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"sample ids stand more than once: kids/CRa1-CRb1-000012"):
-        conform(scan(write(tmp_path, psax=HEADER + A4C), "kids"))
+    with pytest.raises(DataError, match=r"sample ids are repeated: kids/CRa1-CRb1-000012"):
+        scan(write(tmp_path, psax=HEADER + A4C), "kids")
 
 
 def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
@@ -88,7 +104,8 @@ def test_drawn_children_are_read_and_decoded(tmp_path: Path) -> None:
     settings = IngestSettings.parse(
         {"size": 32, "sources": {"kids": {"layout": "echonet_pediatric", "root": "kids"}}}, "the test"
     )
-    manifest = ingest("kids", settings, tmp_path, tmp_path / "clips")
+    found = ingest("kids", settings, tmp_path)
+    manifest = found.manifest
     assert manifest["decode_error"].isna().all()
     joined = manifest.assign(file=manifest["path"].str.removeprefix("kids/")).merge(truth, on="file", validate="1:1")
     assert len(joined) == 4
@@ -100,3 +117,5 @@ def test_drawn_children_are_read_and_decoded(tmp_path: Path) -> None:
     )
     assert all(set(views) == {"A4C", "PSAX"} for _, views in manifest.groupby("patient_id")["view"])
     assert manifest["license"].str.contains("synthetic").all()
+    assert found.tracings["sample_id"].isin(manifest["sample_id"]).all()
+    assert all(np.min(points) >= 0 and np.max(points) <= 31 for points in found.tracings["points"])

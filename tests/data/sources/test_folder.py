@@ -1,15 +1,17 @@
-"""One's own folder: a csv is all it takes, and no line of it reaches outside the folder."""
+"""A folder of your own videos needs a csv and nothing else, and no line of it reaches outside the folder."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from echolung.core.errors import DataError
-from echolung.data.manifest import conform
-from echolung.data.sources.folder import scan
 from echolung.data.sources.layouts import SOURCES
+from echolung.data.sources.layouts import scan as scan_layout
+
+scan = partial(scan_layout, "folder")
 
 
 def write(root: Path, text: str) -> Path:
@@ -20,7 +22,7 @@ def write(root: Path, text: str) -> Path:
 
 def test_a_csv_of_path_patient_and_label_is_enough(tmp_path: Path) -> None:
     text = "path, patient,label,view,split,label_lobe,age\nward/1.mp4,Ann,covid,L1,train,left,81\n./2.avi,Bob,,,,,50\n"
-    frame = conform(scan(write(tmp_path, text), "mine"))
+    frame = scan(write(tmp_path, text), "mine").manifest
     assert frame["sample_id"].tolist() == ["mine/ward/1", "mine/2"]
     assert frame["path"].tolist() == [str(tmp_path / "ward" / "1.mp4"), str(tmp_path / "2.avi")]
     assert frame["patient_id"].tolist() == ["mine/Ann", "mine/Bob"]
@@ -63,18 +65,18 @@ def test_a_link_that_leads_out_is_refused_and_one_of_dvc_is_the_file(tmp_path: P
         target.parent.mkdir(parents=True)
         target.touch()
     (root / "a.mp4").symlink_to(elsewhere)
-    with pytest.raises(DataError, match=r"videos must lie inside .*a.mp4"):
+    with pytest.raises(DataError, match=r"videos must be inside .*a.mp4"):
         scan(root, "mine")
     (root / "a.mp4").unlink()
     (root / "a.mp4").symlink_to(cached)
-    assert len(scan(root, "mine")) == 1
+    assert len(scan(root, "mine").manifest) == 1
     (root / "a.mp4").unlink()
     (root / "ward").mkdir()
     (root / "ward" / "b.mp4").touch()
     (root / "a.mp4").symlink_to("ward/b.mp4")  # stays inside
-    assert len(scan(root, "mine")) == 1
+    assert len(scan(root, "mine").manifest) == 1
     (tmp_path / "link").symlink_to(root)  # the folder itself may be one
-    assert len(scan(tmp_path / "link", "mine")) == 1
+    assert len(scan(tmp_path / "link", "mine").manifest) == 1
 
 
 def test_a_missing_folder_or_table_says_what_to_make(tmp_path: Path) -> None:

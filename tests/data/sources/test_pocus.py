@@ -1,7 +1,8 @@
-"""POCUS: files and table are joined whatever the case, patients are kept apart, nothing is guessed silently."""
+"""POCUS: files and table are joined whatever the case, and patients are kept apart."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +10,9 @@ import pytest
 
 from echolung.core.errors import DataError
 from echolung.data.leakage import split_groups
-from echolung.data.manifest import conform
-from echolung.data.sources.pocus import scan
+from echolung.data.sources.layouts import scan as scan_layout
+
+scan = partial(scan_layout, "pocus")
 
 FILES = {  # file -> (Filename, Label, License, patient, Source ID) in the table
     "Cov-Atlas+(44).gif": ("Cov-Atlas+(44)", "COVID-19", "CC BY-NC 4.0", "36.0", "2.0"),
@@ -38,7 +40,7 @@ def write(root: Path, rows: list[tuple[str, ...]] | None = None, folder: str = "
 
 @pytest.mark.parametrize("folder", ["convex", "pocus_videos/convex"])
 def test_files_are_joined_with_their_rows(folder: str, tmp_path: Path) -> None:
-    frame = conform(scan(write(tmp_path, folder=folder), "pocus")).set_index("sample_id")
+    frame = scan(write(tmp_path, folder=folder), "pocus").manifest.set_index("sample_id")
     assert len(frame) == len(FILES)
     atlas = frame.loc["pocus/Cov-Atlas+(44)"]
     assert (atlas.diagnosis, atlas.patient_id, atlas.collection) == ("covid", "pocus/36", "pocus-atlas")
@@ -49,13 +51,13 @@ def test_files_are_joined_with_their_rows(folder: str, tmp_path: Path) -> None:
 
 
 def test_a_patient_the_table_lacks_is_one_of_his_own_and_a_slipped_cell_is_put_right(tmp_path: Path) -> None:
-    patients = conform(scan(write(tmp_path), "pocus")).set_index("sample_id")["patient_id"]
+    patients = scan(write(tmp_path), "pocus").manifest.set_index("sample_id")["patient_id"]
     assert patients["pocus/Cov_Arnthfield_2020_Vid3"] == "pocus/ultraschalltagung-Cov_Arnthfield_2020_Vid3"
     assert patients["pocus/Reg_liftl_case3_clip2"] == patients["pocus/Pneu_liftl_pneu_case3_clip3"] == "pocus/7"
 
 
 def test_a_video_without_a_row_is_kept_and_read_by_its_name(tmp_path: Path) -> None:
-    frame = conform(scan(write(tmp_path, rows=[]), "pocus")).set_index("sample_id")
+    frame = scan(write(tmp_path, rows=[]), "pocus").manifest.set_index("sample_id")
     assert len(frame) == len(FILES)
     assert frame["patient_id"].nunique() == len(FILES)
     row = frame.loc["pocus/Pneu_Avi_Video_001"]
@@ -76,7 +78,7 @@ def changed(name: str, column: int, value: str) -> list[tuple[str, ...]]:
     ("rows", "problem"),
     [
         (changed("Vir_whitelung_h1n1.mp4", 1, "Flu"), "label 'Flu' of Vir_whitelung_h1n1.mp4 is not one of covid-19"),
-        (changed("Vir_whitelung_h1n1.mp4", 1, "regular"), "says 'regular' of Vir_.*, whose name says viral"),
+        (changed("Vir_whitelung_h1n1.mp4", 1, "regular"), "labels Vir_.* 'regular', but its name says viral"),
         (
             [*FILES.values(), ("COV-ATLAS+(44)", "COVID-19", "CC BY-NC 4.0", "5", "2")],
             r"contradict each other for cov-atlas\+\(44\)",
@@ -116,7 +118,7 @@ def test_videos_of_one_recording_set_stay_together(tmp_path: Path) -> None:
     root = write(tmp_path)
     for name in names:
         (root / "convex" / f"{name}.avi").write_bytes(b"x")
-    rows = conform(scan(root, "pocus")).set_index("sample_id").loc[[f"pocus/{name}" for name in names]]
+    rows = scan(root, "pocus").manifest.set_index("sample_id").loc[[f"pocus/{name}" for name in names]]
     assert rows["patient_id"].nunique() == 3
     groups = split_groups(rows.reset_index(), pd.DataFrame(columns=["sample_a", "sample_b"]))
     assert groups[0] == groups[1] != groups[2]

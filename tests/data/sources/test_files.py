@@ -1,0 +1,189 @@
+"""Tables and file names as people really write them: read where they can mean one thing, else the cause is named."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from echolung.core.errors import DataError
+from echolung.data.sources.files import Layout
+from echolung.data.sources.layouts import Scan, scan
+
+CASES = Path(os.environ.get("ECHOLUNG_CASES", Path(__file__).parents[4] / "shared" / "cases"))
+folder = partial(scan, "folder", source="mine")
+ROWS = [("a.mp4", "007", "no"), ("b.mp4", "NA", "yes"), ("c.mp4", "Jürgen", "1")]
+
+
+def written(root: Path, content: str | bytes, name: str = "videos.csv") -> Path:
+    root.mkdir(exist_ok=True)
+    (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def joined(separator: str, header: str = "path,patient,label", end: str = "\n") -> str:
+    return end.join([header.replace(",", separator), *(separator.join(row) for row in ROWS), ""])
+
+
+def cells(found: Scan) -> list[tuple[str, ...]]:
+    table = found.manifest
+    return [(Path(row.path).name, row.patient_id.removeprefix("mine/"), row.label) for row in table.itertuples()]
+
+
+TABLES: dict[str, tuple[str | bytes, str]] = {
+    "commas": (joined(","), ""),
+    "semicolons of Excel in German": ("\ufeff" + joined(";", end="\r\n"), "separated by semicolons"),
+    "tabs": (joined("\t"), "separated by tabs"),
+    "UTF-16 of Excel's Unicode text": (joined("\t", end="\r\n").encode("utf-16"), "read as UTF-16"),
+    "a line that tells Excel the separator": ("sep=;\n" + joined(";"), "separated by semicolons"),
+    "Latin-1 umlauts": (joined(";").encode("latin-1"), "read as Windows-1252"),
+    "byte order mark and CRLF": ("\ufeff" + joined(",", end="\r\n"), ""),
+    "line ends of an old Mac": (joined(",", end="\r"), ""),
+    "a header in another case with blanks": (joined(",", " Path ,PATIENT, Label"), ""),
+    "blank rows and columns": (joined(",").replace("\n", ",,\n") + ",,,,\n\n", ""),
+    "trailing blanks in cells": (joined(" , "), ""),
+    "equal rows": (joined(",") + "a.mp4,007,no\n", "1 rows are repetitions"),
+    "semicolons and commas in quoted cells": (joined(",", 'path,patient,label,"remark; or, more"') + "\n", ""),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_is_read_whatever_program_wrote_it(kind: str, tmp_path: Path) -> None:
+    content, note = TABLES[kind]
+    found = folder(written(tmp_path, content))
+    assert cells(found) == ROWS  # `no`, `NA`, `007` and `1` stay text
+    assert note in "; ".join(found.notes)
+    assert bool(found.notes) == bool(note)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("path;patient\na.mp4;P1\n", r"no column 'label'\. Its columns are: path, patient"),
+        ("path\na.mp4\n", r"no column 'patient' \(nearest: 'path'\), 'label'"),
+        ("path,patient,label\na,b.mp4,P1,x\n", "line 2 has 4 cells, and there are 3 columns"),
+        ("path,patient,label,label\na.mp4,P1,x,y\n", "has the column label more than once"),
+        (b"PK\x03\x04" + bytes(40), "is a spreadsheet or an archive"),
+        (b"path,patient,label\na.mp4,P1,\x81\n", "is text in an unknown encoding"),
+        (b"path,patient,label\na\x00.mp4,P1,x\n", "NUL bytes"),
+        ("path,patient,label\na.mp4,P1,x\na.mp4,P2,x\n", r"sample ids are repeated: mine/a .*, mine/a"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named_with_its_cause(
+    content: str | bytes, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=problem):
+        folder(written(tmp_path, content))
+
+
+def test_a_spreadsheet_beside_no_table_is_named_and_a_table_is_found_in_another_case(tmp_path: Path) -> None:
+    written(tmp_path, b"PK", "videos.xlsx")
+    with pytest.raises(DataError, match=r"no file .*videos\.csv, but videos\.xlsx"):
+        folder(tmp_path)
+    assert cells(folder(written(tmp_path, joined(","), "Videos.CSV"))) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a.mp4", "a.MP4"),
+        ("A.MP4", "a.mp4"),
+        ("a.mp4.mp4", "a.mp4"),
+        ("a.AVI.avi", "a"),
+        ("ward/\u00fc.mp4", "Ward/u\u0308.mp4"),  # an accent as one letter and as two
+    ],
+)
+def test_a_file_is_found_by_a_name_in_another_case_or_without_its_suffix(file: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    found = folder(written(tmp_path, f"path,patient,label\n{name},P1,x\nabsent.mp4,P2,y\n"))
+    assert found.manifest["path"].tolist() == [str(tmp_path / file), str(tmp_path / "absent.mp4")]
+    assert f"1 of 2 names are spelled differently from their files (case or suffix): '{name}' is {file}" in found.notes
+
+
+def test_a_name_that_can_mean_two_files_is_refused_and_so_is_a_file_with_two_names(tmp_path: Path) -> None:
+    for name in ("a.avi", "a.MP4"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"'A\.mov' can be a\.MP4 or a\.avi"):
+        folder(written(tmp_path, "path,patient,label\nA.mov,P1,x\n"))
+    (tmp_path / "a.MP4").unlink()
+    with pytest.raises(DataError, match=r"several rows mean the file a\.avi"):
+        folder(written(tmp_path, "path,patient,label\na.avi,P1,x\nA.avi,P2,y\n"))
+
+
+def test_decimal_commas_are_read_where_they_cannot_separate_thousands(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, "a set", "")
+    names = pd.Series(list("abc"))
+
+    def numbers(*cells: str, high: float = 100) -> list[float]:
+        return layout.numbers("FileList.csv", pd.Series(cells, name="EF"), 0, high, names[: len(cells)]).tolist()
+
+    assert numbers("64,2", "50", "1.5") == [64.2, 50, 1.5]
+    assert layout.notes == ["FileList.csv, column EF: decimal commas ('64,2')"]
+    assert numbers("64,202") == [64.202]
+    assert numbers("0,125", "1234,5", high=1e4) == [0.125, 1234.5]
+    for cells, high in ((["1,234"], 1e4), (["1.234,5"], 1e4), (["64,2,1"], 100)):
+        with pytest.raises(DataError, match="must be a number"):
+            numbers(*cells, high=high)
+
+
+def make_stray(root: Path, kind: str) -> str:
+    """Put something that DVC cannot read beside the videos; returns what must be said of it."""
+    if kind == "broken link":
+        (root / "old.mp4").symlink_to("gone.mp4")
+        return r"old\.mp4 \(broken link to gone\.mp4\)"
+    if kind == "loop":
+        (root / "loop").symlink_to("loop")
+        return r"loop \(Too many levels of symbolic links\)"
+    if kind == "pipe":
+        os.mkfifo(root / "pipe")
+        return r"pipe \(a pipe, socket or device\)"
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(root / "s"))
+        return r"s \(a pipe, socket or device\)"
+    if kind == "name":
+        (root / os.fsdecode(b"L\xfcck\n.mp4")).touch()
+        return r"L\\udcfcck\\n\.mp4 \(its name is not UTF-8\)"
+    (root / "locked").mkdir(0)
+    return r"locked \(Permission denied\)"
+
+
+@pytest.mark.parametrize("kind", ["broken link", "loop", "pipe", "socket", "name", "folder"])
+def test_what_dvc_cannot_read_is_named_in_one_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "folder" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    root = written(Path("mine"), joined(","))
+    said = make_stray(root, kind)
+    with pytest.raises(DataError, match=rf"mine holds what DVC cannot read: {said}\. Remove") as error:
+        folder(root)
+    assert "\n" not in error.value.problem and error.value.remedy
+
+
+@pytest.mark.parametrize("case", ["csv-bom-crlf", "csv-semicolon", "labels-yes-no"])
+def test_collected_tables_are_read(case: str) -> None:
+    if not CASES.is_dir():
+        pytest.skip(f"{CASES} does not exist: set ECHOLUNG_CASES")
+    table = folder(CASES / case).manifest
+    assert table["sample_id"].tolist()[:2] == ["mine/ward/a00", "mine/ward/a01"]
+    assert set(table["label"]) == ({"no", "yes"} if case == "labels-yes-no" else {"well", "sick"})
+
+
+def test_collected_names_in_capitals_are_matched(tmp_path: Path) -> None:
+    if not CASES.is_dir():
+        pytest.skip(f"{CASES} does not exist: set ECHOLUNG_CASES")
+    (tmp_path / "Videos").mkdir()
+    for name in ("FileList.csv", "VolumeTracings.csv"):
+        written(tmp_path, (CASES / "echonet-upper-avi-names" / name).read_bytes(), name)
+    stems = pd.read_csv(tmp_path / "FileList.csv")["FileName"].str.removesuffix(".AVI")
+    for stem in stems:
+        (tmp_path / "Videos" / f"{stem}.avi").touch()
+    found = scan("echonet", tmp_path, "hearts")
+    assert found.manifest["path"].map(lambda path: Path(path).is_file()).all()
+    assert found.tracings is not None
+    assert set(found.tracings["sample_id"]) <= set(found.manifest["sample_id"])

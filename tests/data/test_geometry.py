@@ -1,0 +1,117 @@
+"""Letterbox, crop and resize: pixels against naive definitions, and labels that move with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.path import Path as Polygon
+from scipy import ndimage
+
+from echolung.data.geometry import Geometry, letterbox
+
+torch.set_num_threads(1)
+
+
+def triangle_weights(given: int, wanted: int) -> np.ndarray:
+    """Linear interpolation whose support grows as the picture shrinks, pixel by pixel: (wanted, given)."""
+    scale = given / wanted
+    support = max(scale, 1.0)
+    weights = np.zeros((wanted, given))
+    for target in range(wanted):
+        centre = (target + 0.5) * scale
+        for pixel in range(given):
+            weights[target, pixel] = max(0.0, 1 - abs(pixel + 0.5 - centre) / support)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (91, 91), (32, 32), (17, 17)])
+def test_letterbox_is_an_area_weighted_average(height: int, width: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, height, width), dtype=np.uint8)
+    rows, columns = triangle_weights(height, 32), triangle_weights(width, 32)
+    naive = np.einsum("ih,thw,jw->tij", rows, frames.astype(float), columns)
+    assert np.abs(letterbox(frames, 32) - naive).max() <= 0.51
+    assert (letterbox(np.full((1, height, width), 77, np.uint8), 32) == 77).all()
+
+
+@pytest.mark.parametrize("aspect", [1.0, 9 / 8, 0.5, 2.0])
+@pytest.mark.parametrize(("height", "width"), [(100, 50), (50, 100), (33, 47), (20, 20), (7, 300), (300, 1)])
+def test_letterbox_keeps_the_shown_shape_and_centres_the_picture(height: int, width: int, aspect: float) -> None:
+    boxed = letterbox(np.full((2, height, width), 200, np.uint8), 48, aspect)
+    assert boxed.shape == (2, 48, 48)
+    rows, columns = np.nonzero(boxed[0])
+    longer = max(height, width * aspect)
+    assert np.ptp(rows) + 1 == pytest.approx(48 * height / longer, abs=1)
+    assert np.ptp(columns) + 1 == pytest.approx(48 * width * aspect / longer, abs=1)
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 48
+    assert abs(rows.min() - (47 - rows.max())) <= 1
+    assert abs(columns.min() - (47 - columns.max())) <= 1
+
+
+def test_letterbox_treats_frames_separately_and_keeps_frames_of_the_right_size() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 40, 30), dtype=np.uint8)
+    together = letterbox(frames, 32)
+    assert all(np.array_equal(together[i : i + 1], letterbox(frames[i : i + 1], 32)) for i in range(5))
+    assert np.array_equal(letterbox(frames[:, :30], 30), frames[:, :30])
+
+
+def geometries(height: int, width: int, rng: np.random.Generator) -> dict[str, Geometry]:
+    top, left = int(rng.integers(0, 12)), int(rng.integers(0, 12))
+    crop = Geometry.crop((height, width), top, left, height - top - 9, width - left - 7)
+    resize = Geometry.resize((height, width), (int(rng.integers(40, 200)), int(rng.integers(40, 200))))
+    box = Geometry.letterbox((height, width), int(rng.integers(64, 160)), float(rng.uniform(0.6, 1.7)))
+    edge = box.target[0] // 7
+    side = box.target[0] - 2 * edge
+    return {
+        "crop": crop,
+        "resize": resize,
+        "letterbox": box,
+        "crop of a letterbox, resized": box.then(Geometry.crop(box.target, edge, edge + 1, side, side - 2)).then(
+            Geometry.resize((side, side - 2), (96, 80))
+        ),
+        "letterbox of a crop": crop.then(Geometry.letterbox(crop.target, 112, 1.2)),
+    }
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_points_and_masks_follow_the_pixels_within_half_a_pixel(seed: int) -> None:
+    """A bright disc, its mask and its outline are moved; the moved outline, filled in, is where the disc is."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(90, 150, 2))
+    x, y, radius = width / 2 + rng.uniform(-9, 9), height / 2 + rng.uniform(-9, 9), float(rng.uniform(12, 20))
+    down, across = np.mgrid[:height, :width]
+    mask = (np.hypot(across - x, down - y) < radius).astype(np.uint8)
+    angles = np.linspace(0, 2 * np.pi, 100, endpoint=False)
+    outline = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1)
+    for name, geometry in geometries(height, width, rng).items():
+        seen = geometry.frames(255 * mask[None])[0] / 255
+        moved, points = geometry.mask(mask), geometry.points(outline)
+        rows, columns = np.mgrid[: geometry.target[0], : geometry.target[1]]
+        inside = Polygon(points).contains_points(np.stack([columns.ravel(), rows.ravel()], 1)).reshape(seen.shape)
+        for weights in (moved, inside):
+            for place in (rows, columns):
+                centres = [(one * place).sum() / one.sum() for one in (weights, seen)]
+                assert abs(centres[0] - centres[1]) < 0.5, name
+        border = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
+        assert not (((moved != inside) | ((seen > 0.5) != inside)) & ~border).any(), name
+
+
+def test_compositions_are_the_steps_one_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 90, (50, 2))
+    one = Geometry.letterbox((100, 70), 64, 1.1)
+    two = Geometry.crop((64, 64), 4, 8, 40, 48)
+    three = Geometry.resize((40, 48), (80, 72))
+    stepwise = three.points(two.points(one.points(points)))
+    assert np.allclose(one.then(two).then(three).points(points), stepwise)
+    assert np.allclose(one.then(two.then(three)).points(points), stepwise)
+
+
+def test_identity_and_labels_outside() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 30, 40), dtype=np.uint8)
+    same = Geometry.resize((30, 40), (30, 40))
+    assert np.array_equal(same.frames(frames), frames)
+    assert np.array_equal(same.mask(frames[0]), frames[0])
+    assert np.allclose(same.points(np.array([[3.5, 7.25]])), [[3.5, 7.25]])
+    boxed = Geometry.letterbox((30, 40), 40).mask(np.full((30, 40), 3, np.uint8))
+    assert (boxed[5:35] == 3).all() and (boxed[:5] == 0).all() and (boxed[35:] == 0).all()
