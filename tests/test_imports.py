@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from echolung.data.manifest import conform
-from echolung.data.sources.layouts import SOURCES
+from echolung.data.sources.layouts import scan
 from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.write import write
 
@@ -144,8 +143,8 @@ def test_one_pull_fetches_the_pinned_commits_and_update_moves_on(project: Path, 
         point_to(one, source, project)
 
     def videos() -> dict[str, int]:
-        tables = {source: SOURCES[IMPORTS[source][0]](project / looked_for(source), source) for source in IMPORTS}
-        return {source: sum(map(os.path.isfile, conform(table)["path"])) for source, table in tables.items()}
+        tables = {source: scan(IMPORTS[source][0], project / looked_for(source), source).manifest for source in IMPORTS}
+        return {source: sum(map(os.path.isfile, table["path"])) for source, table in tables.items()}
 
     pulled = run("dvc", "pull", "data/raw/pocus.dvc", "data/raw/covid_blues.dvc", cwd=project)
     assert pulled.returncode == 0, pulled.stderr
