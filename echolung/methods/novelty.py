@@ -1,26 +1,20 @@
-"""Does a video lie outside what a model has seen? Its distance to the training videos, and the threshold for saying so.
+"""Novelty: how far a recording lies from the training recordings, and the threshold from which it is flagged.
 
-A video is described twice. By what the encoder makes of it: for every channel of its tokens their mean, their spread,
-and how much they change from one tubelet to the next, over the whole frame and in each of 3 x 3 regions of it. And by
-what it looks like: the hand-made numbers of brightness, texture and motion, for an encoder does not tell apart what it
-was never taught to. Either distance is Mahalanobis', the covariance shrunk by the rule of Ledoit & Wolf (2004,
-10.1016/S0047-259X(03)00096-4), divided by the square root of the number of dimensions; the distance is their mean. The
-threshold is a quantile of the training videos' distances, each measured with its patient left out, so that a share of
-new patients' videos, named beforehand, is flagged although nothing is wrong with it. That share is then estimated anew,
-on patients whom neither the distance nor the threshold has seen.
+A recording is described twice: by its `tokens` (of every channel the mean, the spread, and the change from one time
+step to the next, over the frame and in each of 3 x 3 regions) and by `handmade` brightness, texture and motion, because
+an encoder may ignore what it was never trained on. A model without an encoder has only the latter. The distance is the
+mean of the two Mahalanobis distances (PCA coordinates, Ledoit-Wolf covariance). The threshold is a conformal quantile
+of the training distances, each measured with its group of patients left out; the rate of false alarms is measured on
+groups that neither distance nor threshold has seen.
 
-What is kept of the training videos is their mean and the directions in which they differ, not the videos' descriptions.
-
-Dimension letters: V videos, G groups of patients, N tokens, D width, P numbers of a description (30 D of the tokens),
-R directions.
+Dimension letters: V recordings, G groups of patients, D width of a token, P numbers of a description, K directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pydantic
@@ -31,148 +25,132 @@ from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError, DataError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import atomic_path, derived_seed, sha256_file
-from echolung.data.clips import ClipStore
-from echolung.embedding.features import Features
+from echolung.core.runtime import derived_seed
+from echolung.embedding.recordings import Recordings
 from echolung.evaluation.statistics import wilson_interval
-from echolung.methods.handmade import handmade_features
+from echolung.methods.handmade import handmade_table
 
 FILE = "novelty.safetensors"
-REGIONS = 3
-"""Along either side of a frame."""
-PARTS, PARTS_OF_MANY, MANY = 20, 5, 1000
-"""Groups are left out one at a time, or, if there are more, in 20 parts; in 5 if there are more than 1000 videos."""
-DIRECTIONS = 512
-"""Directions of the covariance that are kept, at most; the variance in all others counts as the same."""
-FEWEST = 5
-"""Groups of patients without which nothing can be said."""
-SCALE_FLOOR = 0.01
-"""A dimension that hardly varies is divided by this share of the median deviation at least."""
-FARTHEST = 10.0
-"""Standard deviations at which a value counts as no farther away: one number that hardly ever varies must not decide
-alone, neither that a video is outside nor, having been met in training, that nothing ever is."""
-NORM_EPSILON = 1e-6
+REGIONS = 3  # along either side of a frame
+PARTS = 20  # groups are left out one at a time, or in so many parts if there are more
+DIRECTIONS = 256  # principal directions of the tokens' description that are kept, at most
+FEWEST = 5  # groups that a threshold needs
+SCALE_FLOOR, FARTHEST = 1e-3, 10.0  # a number that hardly varies must not decide alone
 EPSILON = 1e-9
-"""Keeps what does not vary at all from dividing by 0."""
+Descriptions = Mapping[str, np.ndarray]
+"""`tokens` (V, 30 D) if there is an encoder, `handmade` (V, about 40); or the coordinates of both."""
 
 
 class NoveltySettings(Parameters):
-    """`false_alarms`: the share of new patients' videos, of the kind the model was trained on, that may be flagged."""
+    """`false_alarms`: the share of new patients, of the kind the model was trained on, that may be flagged."""
 
     false_alarms: float = pydantic.Field(0.05, gt=0, lt=0.5)
 
 
 class NoveltyRecord(Parameters):
-    """What is known of a fitted threshold."""
+    """The threshold and its false alarms (groups count as one each; the interval is Wilson's, 95%)."""
 
-    distance: Literal["mahalanobis-of-tokens-and-handmade"] = "mahalanobis-of-tokens-and-handmade"
     threshold: float = pydantic.Field(gt=0)
-    """A video at a greater distance is outside."""
+    """A recording at a greater distance is outside."""
     wanted: float
-    """The share of false alarms that the threshold was set for: as asked, or 1 / (G + 1) where fewer patients than it
-    takes are there to show so small a share."""
+    """False alarm rate that the threshold was set for: as asked, or 1 / (G + 1) if G groups cannot show less."""
     measured: float
-    """The share that was flagged of patients whom neither distance nor threshold had seen, every group counting as one:
-    what this way of setting a threshold does, not this very threshold, which all patients have seen. As for `wanted`,
-    of new patients from where the training videos come from, not from elsewhere."""
+    """False alarm rate on groups left out of distance and threshold: of new patients of the same origin."""
     measured_low: float
     measured_high: float
-    """Its 95% interval (Wilson), the groups being the trials."""
     videos: int
     groups: int
-    sha256: str = ""
-    """Of the file that holds the numbers."""
-
-
-@dataclass(frozen=True)
-class Descriptions:
-    """Of V videos: what the encoder makes of them, and what they look like; each (V, its own P)."""
-
-    tokens: np.ndarray
-    handmade: np.ndarray
-
-    @classmethod
-    def stack(cls, each: Iterable[tuple[np.ndarray, np.ndarray]]) -> Descriptions:
-        """Of what `describe` returns, one per video."""
-        tokens, handmade = zip(*each, strict=True)
-        return cls(np.stack(tokens), np.stack(handmade))
-
-    def __getitem__(self, videos: np.ndarray) -> Descriptions:
-        return Descriptions(self.tokens[videos], self.handmade[videos])
-
-    @property
-    def finite(self) -> bool:
-        """Whether all are numbers."""
-        return bool(np.isfinite(self.tokens).all() and np.isfinite(self.handmade).all())
-
-
-Distance = Callable[[Descriptions], np.ndarray]
-"""From descriptions of V videos to how far away each is, (V,)."""
 
 
 @dataclass(frozen=True)
 class Usual:
-    """What descriptions of one kind are like: mean (P,), scale (P,), and of the standardised ones the directions (P, R)
-    that they differ in, the variances (R,) along these, and `floor` (1,), the variance in every other direction."""
+    """Where one description of the training recordings lies; `directions` (P, K) are the axes of its coordinates."""
 
     mean: np.ndarray
     scale: np.ndarray
     directions: np.ndarray
-    variances: np.ndarray
-    floor: np.ndarray
+    centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    precision: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    floor: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Variance in a direction in which training recordings do not differ, (1,)."""
 
     @classmethod
-    def of(cls, descriptions: np.ndarray) -> Usual:
-        """Of descriptions (V, P)."""
-        mean, deviation = descriptions.mean(axis=0), descriptions.std(axis=0)
-        scale = np.maximum(deviation, SCALE_FLOOR * float(np.median(deviation)) + EPSILON)
-        x = _standardised(descriptions, mean, scale)
-        variances, directions = _principal(x)
-        total = (x**2).sum() / len(x)
-        shrinkage = _shrinkage(x, variances, total)
-        rest = max(0.0, total - variances[:DIRECTIONS].sum()) / max(1, x.shape[1] - DIRECTIONS)
-        shrunk = (1 - shrinkage) * np.append(variances[:DIRECTIONS], rest) + shrinkage * total / x.shape[1] + EPSILON
-        return cls(mean, scale, directions[:, :DIRECTIONS].astype(np.float32), shrunk[:-1], shrunk[-1:])
+    def axes(cls, name: str, x: np.ndarray) -> Usual:
+        """Of descriptions (V, P); the covariance is still to be `fitted`."""
+        if name == "handmade":  # numbers of different scales
+            return cls(x.mean(axis=0), np.maximum(x.std(axis=0), SCALE_FLOOR), np.eye(x.shape[1]))
+        from sklearn.decomposition import PCA
 
-    def distances(self, descriptions: np.ndarray) -> np.ndarray:
-        """Of descriptions (V, P) to the mean, (V,): at least 0; about 1 for one that is like the others."""
-        x = _standardised(descriptions, self.mean, self.scale)
-        along = x @ self.directions.astype(np.float64)
-        other = np.maximum((x**2).sum(axis=1) - (along**2).sum(axis=1), 0)
-        return np.sqrt(((along**2 / self.variances).sum(axis=1) + other / self.floor) / len(self.mean))
+        # With fewer recordings than DIRECTIONS this only turns the axes: leaving some out afterwards is exact.
+        pca = PCA(min(DIRECTIONS, len(x) - 1, x.shape[1]), random_state=0).fit(x)
+        return cls(pca.mean_, np.ones_like(pca.mean_), pca.components_.T)
 
+    def coordinates(self, x: np.ndarray) -> np.ndarray:
+        """Descriptions (V, P) -> (V, K + 1): along the axes, and the distance from all of them."""
+        x = np.clip((x - self.mean) / self.scale, -FARTHEST, FARTHEST)
+        along = x @ self.directions
+        off = np.sqrt(np.maximum((x**2).sum(axis=1) - (along**2).sum(axis=1), 0))
+        return np.column_stack([along, off])
 
-@dataclass(frozen=True)
-class UsualVideos:
-    """What videos are like, by both descriptions."""
+    def fitted(self, x: np.ndarray) -> Usual:
+        """With the covariance of coordinates (V, K + 1)."""
+        from sklearn.covariance import LedoitWolf
 
-    tokens: Usual
-    handmade: Usual
+        found = LedoitWolf(store_precision=False).fit(x[:, :-1])
+        covariance = found.covariance_ + EPSILON * np.eye(len(found.location_))
+        floor = np.atleast_1d(found.shrinkage_ * np.diag(covariance).mean() + EPSILON)
+        return replace(self, centre=found.location_, precision=np.linalg.inv(covariance), floor=floor)
 
-    @classmethod
-    def of(cls, known: Descriptions) -> UsualVideos:
-        """Of the descriptions of V videos."""
-        return cls(Usual.of(known.tokens), Usual.of(known.handmade))
-
-    def distances(self, asked: Descriptions) -> np.ndarray:
-        """Of V videos, (V,): the mean of the two distances."""
-        return (self.tokens.distances(asked.tokens) + self.handmade.distances(asked.handmade)) / 2
+    def distances(self, x: np.ndarray) -> np.ndarray:
+        """Of coordinates (V, K + 1), (V,): about 1 for a recording like the others."""
+        apart = x[:, :-1] - self.centre
+        squares = ((apart @ self.precision) * apart).sum(axis=1) + x[:, -1] ** 2 / self.floor
+        return np.sqrt(squares / len(self.centre))
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """What the training videos are like, and how far from them a video may lie."""
+    """What the training recordings are like, and how far from them a recording may lie."""
 
-    usual: UsualVideos
+    usual: Mapping[str, Usual]
     record: NoveltyRecord
 
+    def distances(self, described: Descriptions) -> np.ndarray:
+        """Of V recordings, (V,)."""
+        return _distances(self.usual, {name: one.coordinates(described[name]) for name, one in self.usual.items()})
 
-def describe(tokens: torch.Tensor, grid: tuple[int, int, int], frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One video's two descriptions, float64 (30 D,) and (K,).
+    def save(self, directory: Path) -> None:
+        arrays = {f"{name}.{part}": array for name, one in self.usual.items() for part, array in vars(one).items()}
+        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, directory / FILE)
 
-    From its tokens (views, N, D) on a grid of (time, height, width), and its letterboxed frames uint8 (T, S, S).
-    """
-    x = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=NORM_EPSILON).unflatten(1, grid)
+    @classmethod
+    def load(cls, directory: Path, record: NoveltyRecord) -> Novelty:
+        """What `save` wrote; raises CheckpointError if the file is missing or damaged."""
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        try:
+            for key, array in load_file(directory / FILE).items():
+                name, part = key.split(".")
+                parts.setdefault(name, {})[part] = array
+            return cls({name: Usual(**arrays) for name, arrays in parts.items()}, record)
+        except (OSError, TypeError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{directory / FILE} is missing or damaged ({error})", "Promote a model again: `echolung promote TASK`."
+            ) from None
+
+
+def describe(recordings: Recordings, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """The descriptions of V recordings, of their tokens if they have any."""
+    found = {"handmade": handmade_table(recordings, sample_ids).to_numpy(np.float64)}
+    if recordings.parts[0].features is not None:
+        grid = recordings.features[0].record.grid
+        rows = [_summary(torch.from_numpy(recordings.tokens([name])[0]), grid) for name in sample_ids]
+        found = {"tokens": np.stack(rows), **found}
+    return found
+
+
+def _summary(tokens: torch.Tensor, grid: tuple[int, int, int]) -> np.ndarray:
+    """Mean, spread and change of tokens (views, N, D) on a grid (time, height, width): float64 (30 D,)."""
+    x = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-6).unflatten(1, grid)
     change = (x[:, 1:] - x[:, :-1]).abs() if grid[0] > 1 else torch.zeros_like(x)
     # Maps (D, height, width), averaged over views and time.
     mean, square, moved = (values.mean(dim=(0, 1)).permute(2, 0, 1) for values in (x, x**2, change))
@@ -180,148 +158,70 @@ def describe(tokens: torch.Tensor, grid: tuple[int, int, int], frames: np.ndarra
     for regions in (1, REGIONS):
         means, squares, moves = (F.adaptive_avg_pool2d(each, regions).flatten() for each in (mean, square, moved))
         found += [means, (squares - means**2).clamp(min=0).sqrt(), moves]
-    looks = np.array(list(handmade_features(frames).values()))
-    return torch.cat(found).double().cpu().numpy(), looks
-
-
-def described_videos(
-    features: Features, clips: ClipStore, grid: tuple[int, int, int], sample_ids: Iterable[str]
-) -> Descriptions:
-    """Of the study's own videos, from its feature store and its clip store.
-
-    Raises DataError where a video is missing from either, or they hold different versions of it.
-    """
-    names = list(sample_ids)
-    places = features.positions(names)
-    contents = features.videos["sha256"].to_numpy()
-    for name, place in zip(names, places, strict=True):
-        if clips.sha256(name) != contents[place]:
-            raise DataError(f"the features of {name} were made from another version of it", "Run `dvc repro`.")
-    return Descriptions.stack(
-        describe(torch.tensor(features.tokens[place]), grid, np.asarray(clips.frames(name)))
-        for name, place in zip(names, places, strict=True)
-    )
+    return torch.cat(found).double().numpy()
 
 
 def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: NoveltySettings) -> Novelty:
-    """Distance and threshold from the training videos' descriptions and the group of patients each belongs to, (V,).
+    """From the training recordings' descriptions and the group of patients each belongs to (V,).
 
-    Raises DataError if there are fewer groups than FEWEST, or a description is not a number.
+    Raises DataError if there are fewer groups than FEWEST, or a description is not finite.
     """
     names = np.unique(groups)
     if len(names) < FEWEST:
-        raise DataError(f"{len(names)} patients do not show what is usual", f"Add videos of {FEWEST} or more patients.")
-    if not descriptions.finite:
-        raise DataError("a training video's tokens are not numbers", "Run `dvc repro embed`.")
-    threshold = fit_threshold(_distance_to, descriptions, groups, settings.false_alarms)
+        remedy = f"Add recordings: of {FEWEST} patients at least."
+        raise DataError(f"{len(names)} groups of patients are too few to tell what is unusual", remedy)
+    if not all(np.isfinite(each).all() for each in descriptions.values()):
+        raise DataError("a training recording's tokens are not finite", "Run `dvc repro embed`.")
+    usual = {name: Usual.axes(name, each) for name, each in descriptions.items()}
+    known = {name: one.coordinates(descriptions[name]) for name, one in usual.items()}
     alarms = np.empty(len(groups))
-    for held in _parts(groups):
-        known, rest = descriptions[~held], groups[~held]
-        limit = fit_threshold(_distance_to, known, rest, settings.false_alarms)
-        alarms[held] = UsualVideos.of(known).distances(descriptions[held]) > limit
-    measured = float(_group_weights(groups) @ alarms) / len(names)
-    low, high = wilson_interval(measured * len(names), len(names))
+    for held, rest, distances in _left_out(usual, known, groups):
+        alarms[held] = distances > _threshold(usual, rest, groups[~held], settings.false_alarms)
+    measured = float(_group_weights(groups) @ alarms)
+    low, high = wilson_interval(measured, len(names))
     record = NoveltyRecord(
-        threshold=threshold,
+        threshold=_threshold(usual, known, groups, settings.false_alarms),
         wanted=max(settings.false_alarms, 1 / (len(names) + 1)),
-        measured=measured,
-        measured_low=low,
-        measured_high=high,
-        videos=len(groups),
-        groups=len(names),
-    )
-    return Novelty(UsualVideos.of(descriptions), record)
+        measured=measured / len(names), measured_low=low, measured_high=high,
+        videos=len(groups), groups=len(names),
+    )  # fmt: skip
+    return Novelty(_fit(usual, known), record)
 
 
-def fit_threshold(
-    fit: Callable[[Descriptions], Distance], descriptions: Descriptions, groups: np.ndarray, false_alarms: float
-) -> float:
-    """The distance that a share `false_alarms` of new groups' videos exceeds at most, on average.
+def _fit(usual: Mapping[str, Usual], x: Descriptions) -> dict[str, Usual]:
+    return {name: one.fitted(x[name]) for name, one in usual.items()}
 
-    `fit` makes a distance of known descriptions. Every video is measured with its group left out, and the videos of a
-    group share one weight. The threshold is the conformal quantile (Vovk et al. 2005): the new group counts as one
-    more, farther out than all that are known. With too few groups for that share it is the largest distance, which one
-    group of G + 1 exceeds.
+
+def _distances(usual: Mapping[str, Usual], x: Descriptions) -> np.ndarray:
+    return np.mean([one.distances(x[name]) for name, one in usual.items()], axis=0)
+
+
+def _threshold(usual: Mapping[str, Usual], known: Descriptions, groups: np.ndarray, false_alarms: float) -> float:
+    """The distance that at most a share `false_alarms` of new groups' recordings exceeds, on average.
+
+    The conformal quantile (Vovk et al. 2005): the new group counts as one more, farther out than all that are known.
     """
     distances = np.empty(len(groups))
-    for held in _parts(groups):
-        distances[held] = fit(descriptions[~held])(descriptions[held])
+    for held, _, found in _left_out(usual, known, groups):
+        distances[held] = found
     order = np.argsort(distances)
     reached = np.cumsum(_group_weights(groups)[order])
-    needed = (1 - false_alarms) * (len(np.unique(groups)) + 1)
-    place = int(np.searchsorted(reached, needed - 1e-9))
+    place = int(np.searchsorted(reached, (1 - false_alarms) * (len(np.unique(groups)) + 1) - EPSILON))
     return float(distances[order][min(place, len(order) - 1)])
 
 
-def save_novelty(directory: Path, novelty: Novelty) -> NoveltyRecord:
-    """Write `novelty.safetensors`; returns the record with the digest of it."""
-    with atomic_path(directory / FILE) as temporary:
-        arrays = {
-            f"{kind}.{name}": np.ascontiguousarray(array)
-            for kind, usual in vars(novelty.usual).items()
-            for name, array in vars(usual).items()
-        }
-        save_file(arrays, temporary)
-    return novelty.record.model_copy(update={"sha256": sha256_file(directory / FILE)})
-
-
-def load_novelty(directory: Path, record: NoveltyRecord) -> Novelty:
-    """What `save_novelty` wrote; raises CheckpointError if the file is gone, damaged, or not the record's."""
-    path = directory / FILE
-    remedy = "Promote a model again: `echolung promote TASK`."
-    try:
-        if sha256_file(path) != record.sha256:
-            raise CheckpointError(f"{path} is not the file that the classifier was registered with", remedy)
-        parts: dict[str, dict[str, np.ndarray]] = {}
-        for name, array in load_file(path).items():
-            kind, _, part = name.partition(".")
-            parts.setdefault(kind, {})[part] = array
-        return Novelty(UsualVideos(**{kind: Usual(**arrays) for kind, arrays in parts.items()}), record)
-    except (OSError, TypeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} does not hold a classifier's training statistics ({error})", remedy) from None
-
-
-def _distance_to(known: Descriptions) -> Distance:
-    return UsualVideos.of(known).distances
-
-
-def _standardised(descriptions: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.clip((descriptions - mean) / scale, -FARTHEST, FARTHEST)
-
-
-def _principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variances (R,), largest first, and directions (P, R) of centred x (V, P), by the smaller of its two products."""
-    videos, dimensions = x.shape
-    if dimensions <= videos:
-        variances, directions = np.linalg.eigh(x.T @ x / videos)
-    else:
-        variances, along = np.linalg.eigh(x @ x.T / videos)
-        kept = variances > 1e-10 * max(variances[-1], EPSILON)
-        variances, directions = variances[kept], x.T @ (along[:, kept] / np.sqrt(videos * variances[kept]))
-    return np.maximum(variances[::-1], 0), directions[:, ::-1]
-
-
-def _shrinkage(x: np.ndarray, variances: np.ndarray, total: float) -> float:
-    """How far the covariance S of centred x (V, P) is to be drawn towards the same variance m in every direction.
-
-    The covariance's own noise over its distance from m I, at most 1 (Ledoit & Wolf 2004).
-    """
-    videos, dimensions = x.shape
-    squares = (variances**2).sum()  # = the squared elements of S
-    noise = ((x**2).sum(axis=1) ** 2).sum() / videos**2 - squares / videos
-    distance = squares - total**2 / dimensions
-    return float(min(1.0, noise / distance)) if distance > EPSILON else 1.0
-
-
-def _parts(groups: np.ndarray) -> Iterator[np.ndarray]:
-    """Which videos are left out together, bool (V,): each group once, and always whole."""
-    names = np.unique(groups)
-    order = np.random.default_rng(derived_seed("novelty")).permutation(names)
-    for part in np.array_split(order, min(len(names), PARTS if len(groups) <= MANY else PARTS_OF_MANY)):
-        yield np.isin(groups, part)
+def _left_out(
+    usual: Mapping[str, Usual], known: Descriptions, groups: np.ndarray
+) -> Iterator[tuple[np.ndarray, Descriptions, np.ndarray]]:
+    """Leaves out whole groups: which recordings, bool (V,), the coordinates of the rest, and the distances from it."""
+    order = np.random.default_rng(derived_seed("novelty")).permutation(np.unique(groups))
+    for part in np.array_split(order, min(len(order), PARTS)):
+        held = np.isin(groups, part)
+        rest = {name: x[~held] for name, x in known.items()}
+        yield held, rest, _distances(_fit(usual, rest), {name: x[held] for name, x in known.items()})
 
 
 def _group_weights(groups: np.ndarray) -> np.ndarray:
-    """A weight per video, (V,): the videos of a group share one."""
-    _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    """A weight per recording (V,): those of a group share one."""
+    place, counts = np.unique(groups, return_inverse=True, return_counts=True)[1:]
     return 1 / counts[place]
