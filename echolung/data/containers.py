@@ -59,12 +59,12 @@ def container(head: bytes) -> str | None:
 
 
 def nature(head: bytes) -> str:
-    """What to say about a file that begins with `head` and is not a supported video."""
+    """What a file that begins with `head` is instead of a supported video, else what is supported."""
     if head[128:132] == b"DICM":
         return "it is a DICOM file"
     if head.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer: run `git lfs pull`"
-    return f"supported are {ACCEPTED}"
+    return ACCEPTED
 
 
 class Source:
@@ -104,7 +104,7 @@ def regular(path: Path) -> Iterator[io.FileIO]:
         raise VideoError(*_unopened(path, error)) from None
     with stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise VideoError(f"{path} is a pipe or a device, not a file", f"Give a video file ({ACCEPTED}).")
+            raise VideoError(f"{path} is a pipe or a device, not a file", "Give a video file.")
         yield stream
 
 
@@ -125,7 +125,7 @@ def opened(path: Path) -> Iterator[Source]:
             raise VideoError(f"{path} cannot be read ({error.strerror})", DOWNLOAD_REMEDY) from None
         kind = container(head)
         if kind is None:
-            raise VideoError(f"{path} is not a supported video ({nature(head)})", f"Give a video file ({ACCEPTED}).")
+            raise VideoError(f"{path} is not a supported video ({nature(head)})", "Convert it, or give another file.")
         yield Source(path, stream, size, kind)
 
 

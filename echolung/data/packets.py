@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from echolung.core.errors import VideoError
-from echolung.data.containers import ACCEPTED, DOWNLOAD_REMEDY, Source, opened, pixel_aspect
+from echolung.data.containers import DOWNLOAD_REMEDY, Source, opened, pixel_aspect
 from echolung.data.ffmpeg import reason
 
 CHUNK = 32
@@ -55,7 +55,7 @@ class Packets:
             self.header = stream.metadata
             self.decoder = stream.make_decoder(device="cpu", num_ffmpeg_threads=1)
         except ValueError:
-            raise VideoError(f"{self.path} has no picture (only sound?)", f"Give a video file ({ACCEPTED}).") from None
+            raise VideoError(f"{self.path} has no picture (only sound?)", "Give a video file.") from None
         except RuntimeError as error:
             said = source.fault or reason(error).replace("Could not open input buffer: ", "").rstrip(".").lower()
             raise VideoError(f"{self.path} is not a video, or its end is missing ({said})", DOWNLOAD_REMEDY) from None
