@@ -1,4 +1,4 @@
-"""compare: paired statistics over the predictions, and nothing else. Run by DVC: dvc repro compare"""
+"""compare: paired statistics over the out-of-fold predictions. Run by DVC: dvc repro compare"""
 
 import click
 import pandas as pd
@@ -12,11 +12,13 @@ def main() -> None:
     with stage("compare") as here:
         from echolung.evaluation.compare import compare
         from echolung.evaluation.comparison import write_comparison
+        from echolung.kinds.kinds import kind_of
 
-        tasks = here.settings.tasks
-        tables = [pd.read_parquet(here.data("probe", task, "predictions.parquet")) for task in tasks]
-        comparison = compare(pd.concat(tables, ignore_index=True), tasks, here.settings.compare)
-        here.check({"arms": comparison.arms, "pairs": comparison.pairs})
+        settings = here.settings
+        predictions = {task: pd.read_parquet(here.data("fit", task, "predictions.parquet")) for task in settings.tasks}
+        comparison = compare(predictions, settings.tasks, settings.arms, settings.compare)
+        losses = {name: kind_of(task).loss for name, task in settings.tasks.items()}
+        here.check({"arms": comparison.arms, "pairs": comparison.pairs}, losses=losses)
         with atomic_directory(here.data("compare")) as target:
             write_comparison(comparison, target)
 

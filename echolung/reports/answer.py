@@ -1,105 +1,135 @@
-"""The answer in sentences: what was confirmed, how it stands against the controls, and whether an encoder collapsed."""
+"""The answers in sentences: against the references, against the controls, and whether an encoder collapsed."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from echolung.evaluation.comparison import Comparison
-from echolung.evaluation.verdicts import p_text
-from echolung.reports.tables import SEEN
+from echolung.evaluation.verdicts import SEEDS_FOR_PRETRAINING, p_text, signed
+from echolung.kinds.kinds import kind_of
+from echolung.kinds.task import Task
 
+SEEN = " †"
+"""Marks an arm whose encoder was pretrained on videos that it is scored on."""
 COLLAPSING = 0.5
-"""Share of the untrained encoders' effective rank below which an encoder is said to have partly collapsed.
-
-Untrained draws of the same network on the same videos are the yardstick, since size, number and kind of videos bound
-every encoder's rank alike. Their draws lie within a tenth or so of one another, so that half is far outside chance;
-some loss is no fault, for learning to ignore speckle also gives up directions.
-"""
+"""Share of the reference's effective rank below which an encoder has partly collapsed. References are random draws of
+the same network on the same videos, whose ranks differ by about a tenth; some loss of rank is normal in training."""
 
 
-def headline(comparison: Comparison) -> list[str]:
-    """The answer in as few sentences as are true: the confirmatory tests, and where the majority was not beaten.
+@dataclass(frozen=True)
+class Answer:
+    """The answer of one task."""
 
-    What explores has no place in a headline, unless nothing was to be confirmed.
+    outcome: str
+    """better, worse or undecided; mixed if candidates differ; none without a candidate."""
+    text: str
+
+
+def tested(comparison: Comparison) -> pd.DataFrame:
+    """The tests of the loss between primary methods: `Comparison.pairs` and verdicts, with both arms' roles as `role`
+    and `against`."""
+    keys, roles = ["task", "arm", "reference", "method"], comparison.roles
+    rows = comparison.pairs[comparison.pairs["primary"] & (comparison.pairs["test"] != "")]
+    rows = rows.merge(comparison.verdicts[[*keys, "confirmatory", "outcome"]], on=keys, validate="one_to_one")
+    return rows.assign(role=rows["arm"].map(roles), against=rows["reference"].map(roles))
+
+
+def answers(comparison: Comparison, tasks: Mapping[str, Task], numbers: bool = True) -> dict[str, Answer]:
+    """task -> how its candidates compare with the references, and which of them were not shown to beat the baseline.
+
+    `numbers`: with effects and p-values.
     """
-    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
-    verdicts = comparison.verdicts.to_dict("records")
-    sentences = []
-    for arm in [arm for arm, role in roles.items() if role == "pretrained"]:
-        who = f"the pretrained encoder ({arm})"
-        mine = [row for row in verdicts if row["arm"] == arm and row["confirmatory"]]
-        for outcome, words in (
-            ("better", f"{who} predicted better than the mean of the random draws"),
-            ("worse", f"{who} predicted worse than the mean of the random draws"),
-            ("undecided", f"no difference was shown between {who} and the mean of the random draws"),
-        ):
-            tasks = [row["task"] for row in mine if row["outcome"] == outcome]
-            if tasks:
-                sentences.append(f"On {_and(tasks)}, {words}.")
-        unbeaten = [
-            row["task"]
-            for row in verdicts
-            if row["arm"] == arm and roles[row["reference"]] == "majority" and row["outcome"] != "better"
-        ]
-        if unbeaten:
-            sentences.append(f"On {_and(unbeaten)}, {who} was not shown to beat the class frequencies.")
-    return sentences or ["No pretrained arm was compared with the reference."]
+    found = tested(comparison)
+    found = found[found["role"] == "candidate"]
+    names = [task for task in tasks if (comparison.arms["task"] == task).any()]
+    return {name: _answer(found[found["task"] == name], tasks[name], numbers) for name in names}
 
 
-def standing(comparison: Comparison) -> list[str]:
-    """How every pretrained arm stands against each control by log-loss, tasks grouped by what was shown.
-
-    These tests belong to no family that was to confirm: their p-values are uncorrected, and the sentences say so.
-    """
-    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"]
-    keys = ["task", "arm", "reference", "probe"]
-    tested = comparison.pairs[comparison.pairs["metric"] == "log_loss"]
-    found = comparison.verdicts.merge(tested[[*keys, "p_value", "n_seen"]], on=keys, validate="one_to_one")
-    found = found[found["arm"].map(roles).eq("pretrained") & found["reference"].map(roles).eq("control")]
-    sentences = []
-    for (arm, control), rows in found.groupby(["arm", "reference"], sort=True):
-        parts = []
+def _answer(rows: pd.DataFrame, task: Task, numbers: bool) -> Answer:
+    main = rows[rows["against"] == "reference"]
+    low = rows[(rows["against"] == "baseline") & (rows["outcome"] != "better")]
+    if main.empty:
+        return Answer("none", "No candidate was compared with a reference.")
+    loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
+    for reference, against in main.groupby("reference", sort=False):
         for outcome in ("better", "worse", "undecided"):
-            tasks = [
-                row["task"]
-                + SEEN * (row["n_seen"] > 0)
-                + (f" ({p_text(row['p_value'])})" if outcome != "undecided" else "")
+            names = []
+            for row in against[against["outcome"] == outcome].to_dict("records"):
+                effect = "" if outcome == "undecided" else f"{loss} {signed(row['difference'], 2)}, "
+                names.append(row["arm"] + SEEN * (row["n_seen"] > 0) + f" ({effect}{_p(row)})" * numbers)
+            if names and outcome == "undecided":
+                parts.append(f"no difference was shown between {reference} and {_joined(names, 'or')}")
+            elif names:
+                parts.append(f"{_joined(names)} predicted {outcome} than {reference}")
+    if len(low):
+        subject = f"{_joined(low['arm'])} {'was' if len(low) == 1 else 'were'} "
+        who = "" if set(low["arm"]) == set(main["arm"]) else subject
+        parts.append(f"{who}not shown to beat {low['reference'].iloc[0]}")
+    text = "; ".join(parts)
+    if not main["confirmatory"].any():
+        text = f"exploratory: {text}"
+    if text.startswith(("no difference", "exploratory")):  # not the name of an arm
+        text = text[0].upper() + text[1:]
+    outcomes = main["outcome"].unique()
+    return Answer(outcomes[0] if len(outcomes) == 1 else "mixed", f"{text}.")
+
+
+def _p(row: Mapping[Any, Any]) -> str:
+    return p_text(row["p_value"] if pd.isna(row["p_holm"]) else row["p_holm"])
+
+
+def against_controls(comparison: Comparison) -> list[str]:
+    """A sentence per candidate and control; their p-values are not corrected."""
+    found = tested(comparison)
+    found = found[(found["role"] == "candidate") & (found["against"] == "control")]
+    words = {"better": "better on", "worse": "worse on", "undecided": "no difference shown on"}
+    sentences = []
+    for (arm, control), rows in found.groupby(["arm", "reference"], sort=False):
+        parts = []
+        for outcome, phrase in words.items():
+            names = [
+                row["task"] + SEEN * (row["n_seen"] > 0) + (f" ({_p(row)})" if outcome != "undecided" else "")
                 for row in rows[rows["outcome"] == outcome].to_dict("records")
             ]
-            if tasks:
-                parts.append(f"{outcome} on {_and(tasks)}")
-        marked = ", p uncorrected" if (rows["outcome"] != "undecided").any() else ""
-        sentences.append(f"{arm} against the {control} control (log-loss{marked}): {'; '.join(parts)}.")
-    if any("undecided" in sentence for sentence in sentences):
-        sentences.append("Undecided: no difference was shown at 5%, which is not evidence that there is none.")
+            if names:
+                parts.append(f"{phrase} {_joined(names)}")
+        sentences.append(f"{arm} against {control}: {'; '.join(parts)}.")
     return sentences
 
 
-def collapsed(ranks: pd.DataFrame, comparison: Comparison) -> list[str]:
-    """A sentence on the pretrained arms whose features span few directions; ranks as of `study.effective_ranks`."""
+def few_seeds(comparison: Comparison) -> str:
+    """What too few training seeds mean for the answers; empty where there are enough."""
+    arms = comparison.arms[comparison.arms["role"] == "candidate"]
+    few = {arm: count for arm, count in arms.groupby("arm")["seeds"].max().items() if count < SEEDS_FOR_PRETRAINING}
+    if not few:
+        return ""
+    named = _joined(f"{arm} ({count})" for arm, count in few.items())
+    return (
+        f"Fewer than {SEEDS_FOR_PRETRAINING} training seeds: {named}. The answers are about these trained models, not"
+        " about the way of training."
+    )
+
+
+def collapsed(ranks: pd.DataFrame, comparison: Comparison) -> str:
+    """Which candidates' features span few directions (`study.effective_ranks`); empty if none."""
     if ranks.empty:
-        return []
-    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"]
-    role = ranks["arm"].map(roles)
-    untrained = ranks[role == "reference"].set_index("source")["mean"].to_dict()
-    found = []
-    for arm, rows in ranks[role == "pretrained"].groupby("arm", sort=True):
-        low = [
-            f"{row['mean']:.1f} against {untrained[row['source']]:.1f} on the videos of {row['source']}"
-            for row in rows.to_dict("records")
-            if row["source"] in untrained and row["mean"] < COLLAPSING * untrained[row["source"]]
-        ]
-        if low:
-            found.append(f"{arm} {_and(low)}")
-    if not found:
-        return []
-    who = "This encoder has" if len(found) == 1 else "These encoders have"
-    return [
-        f"Pretraining left features that span less than {COLLAPSING:.0%} of the untrained encoders' directions"
-        f" (effective rank, mean over seeds): {'; '.join(found)}. {who} partly collapsed, and the results tell of this"
-        " recipe at this scale."
+        return ""
+    roles = ranks["arm"].map(comparison.roles)
+    same = ["source", "most"]  # rank depends on the videos and on the width
+    references = ranks[roles == "reference"].groupby(same, as_index=False)["mean"].mean()
+    both = ranks[roles == "candidate"].merge(references, on=same, suffixes=("", "_reference"))
+    low = both[both["mean"] < COLLAPSING * both["mean_reference"]]
+    found = [
+        f"{row['arm']} on {row['source']} ({row['mean']:.1f}, reference {row['mean_reference']:.1f})"
+        for row in low.to_dict("records")
     ]
+    return f"Partly collapsed, by the effective rank of the features: {_joined(found)}." if found else ""
 
 
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _joined(names: Iterable[str], word: str = "and") -> str:
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last

@@ -1,11 +1,9 @@
-"""The figures of a comparison: each function draws one and returns it; the caller saves and closes it.
-
-A task's panels stand in a row, a metric's in a column, and an arm keeps its colour throughout.
-"""
+"""The figures of any kind of task: each function draws one and returns it; the caller saves it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,295 +12,185 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from echolung.evaluation.comparison import Comparison, arms_in_order
-from echolung.evaluation.verdicts import patients
-from echolung.kinds.metrics import METRICS
-from echolung.reports.style import (
-    ARM_COLOURS,
-    FAINT,
-    INK,
-    SOFT,
-    arm_colours,
-    hide,
-    new_figure,
-    note,
-    ticks,
-)
+from echolung.core.drawing import COLOURS, FAINT, GREYS, INK, PALE, SOFT, hide, new_figure, note, subtitle, ticks
+from echolung.evaluation.comparison import Comparison, judged_only
+from echolung.kinds.kind import Kind
+from echolung.reports.tables import basis
 
-SHOWN = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
-TRAINING = {
-    "loss": "loss",
-    "learning_rate": "learning rate",
-    "ema": "teacher's momentum (EMA)",
-    "effective_rank": "effective rank of the features",
-}
-SCHEDULES = ["learning_rate", "ema"]
-"""What is set and not measured: one that stays as it is needs no panel."""
+PANELS = 6
+"""Most panels of training curves."""
+COMPUTE = ("clips_per_second", "eta_seconds")
+"""Columns of a history that say nothing about learning."""
 SEED_STYLES = ["-", "--", ":", "-."]
 
 
-def axis_label(metric: str) -> str:
-    """The metric's name and which way is better."""
-    described = METRICS[metric]
-    return f"{described.label} {'→' if described.higher_is_better else '←'} better"
+def arm_colours(comparison: Comparison) -> dict[str, str]:
+    """A colour per arm, the same in every figure: greys for what is compared with, colours for the rest."""
+    rest, of_role = cycle(COLOURS), {"reference": cycle(GREYS), "baseline": cycle([PALE])}
+    return {arm: next(of_role.get(comparison.roles[arm], rest)) for arm in comparison.order}
 
 
-def estimates(comparison: Comparison) -> Figure:
-    """Every arm's metrics with 95% intervals; the bar behind a mark spans the arm's single seeds."""
+def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
+    """Each arm minus the references, with 95% intervals of the paired differences; None without a reference."""
+    pairs, roles = comparison.pairs, comparison.roles
+    table = pairs[pairs["primary"] & pairs["reference"].map(roles).eq("reference")]
+    if table.empty:
+        return None
+    tasks, order = list(table["task"].unique()), comparison.order
+    rows = list(table[["task", "arm", "reference"]].drop_duplicates().itertuples(index=False, name=None))
+    rows.sort(key=lambda row: (tasks.index(row[0]), order.index(row[1]), order.index(row[2])))
+    several = table["reference"].nunique() > 1
+    titles: dict[str, float] = {}
+    heights: list[float] = []
+    height = 0.0
+    for task, *_ in rows:  # from the top down: a task's name, below it its rows
+        if task not in titles:
+            titles[task] = height = height - 0.8
+        height -= 1
+        heights.append(height)
+    figure, panels = new_figure(1, len(kind.paired), 1.0 - 0.27 * height, sharey=True)
+    for panel, metric in zip(panels[0], kind.paired, strict=True):
+        found = table[table["metric"] == metric].set_index(["task", "arm", "reference"])
+        extent = np.nanmax(np.abs(found[["low", "high"]].to_numpy(dtype=float)), initial=0.01) * 1.12
+        better = (0, extent) if kind.metrics[metric].higher_is_better else (-extent, 0)
+        panel.axvspan(*better, color="#eaf4ee", zorder=0)
+        panel.axvline(0, color=SOFT, lw=1)
+        for height, row in zip(heights, rows, strict=True):
+            one = found.loc[[row]].iloc[0]
+            panel.plot([one["low"], one["high"]], [height] * 2, lw=1.8, color=colours[row[1]], solid_capstyle="butt")
+            panel.plot(one["difference"], height, "o", ms=6, color=colours[row[1]], mec="white", mew=0.7)
+        for task in tasks[1:]:
+            panel.axhline(titles[task] + 0.5, color=FAINT, lw=0.8)
+        panel.set_xlim(-extent, extent)
+        panel.set_ylim(height - 0.6, -0.2)
+        panel.grid(axis="y", visible=False)
+        panel.xaxis.set_major_locator(ticks(4, symmetric=True))
+        panel.set_title(kind.metrics[metric].label)
+    names = [f"{arm} − {reference}" if several else arm for _, arm, reference in rows]
+    panels[0][0].set_yticks([*heights, *titles.values()], [*names, *tasks], color=INK)
+    for label in panels[0][0].get_yticklabels()[len(rows) :]:
+        label.set_fontweight("bold")
+    what = "an arm minus a reference" if several else f"an arm minus {table['reference'].iloc[0]}"
+    note(figure, f"Mark: {what}, on the same patients. Line: 95% interval. Shaded: better.")
+    return figure
+
+
+def estimates(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure:
+    """Every arm's metrics with 95% intervals."""
     table = comparison.arms[comparison.arms["primary"]]
-    tasks, colours = list(table["task"].unique()), arm_colours(table)
+    tasks = list(table["task"].unique())
     most = table.groupby("task")["arm"].nunique().max()
-    figure, panels = new_figure(len(tasks), len(SHOWN), 0.75 + len(tasks) * (0.62 + 0.3 * most))
+    figure, panels = new_figure(len(tasks), len(kind.paired), 0.75 + len(tasks) * (0.62 + 0.27 * most))
     for row, task in zip(panels, tasks, strict=True):
-        arms = arms_in_order(table[table["task"] == task])
-        for column, (panel, metric) in enumerate(zip(row, SHOWN, strict=True)):
-            found = table[(table["task"] == task) & (table["metric"] == metric)].set_index("arm")
+        mine = table[table["task"] == task]
+        arms = [arm for arm in comparison.order if arm in set(mine["arm"])]
+        for panel, metric in zip(row, kind.paired, strict=True):
+            found = mine[mine["metric"] == metric].set_index("arm")
             for place, arm in enumerate(reversed(arms)):
                 _estimate(panel, place, found.loc[arm].to_dict(), colours[arm])
-            names = list(reversed(arms)) if column == 0 else [""] * len(arms)
+            names = list(reversed(arms)) if panel is row[0] else [""] * len(arms)
             panel.set_yticks(range(len(arms)), names, color=INK, fontsize=9)
             panel.set_ylim(-0.6, len(arms) - 0.4)
             panel.grid(axis="y", visible=False)
             panel.xaxis.set_major_locator(ticks(4))
-            panel.set_xlabel(axis_label(metric))
-            if column == 0:
-                sizes = table[table["task"] == task].iloc[0]
-                panel.set_title(
-                    f"{task}\n{patients(sizes['n_patients'], sizes['n_groups'])}, {sizes['n_videos']} videos"
-                )
-    note(
-        figure,
-        "Mark: estimate (mean over an arm's seeds). Line: 95% interval over groups of patients. Band: range of"
-        " single seeds.",
-    )
+            panel.set_xlabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '→←')} better")
+        row[0].set_title(f"{task}\n")
+        subtitle(row[0], basis(mine))
+    note(figure, "Mark: estimate (mean over an arm's seeds). Line: 95% interval. Band: range of single seeds.")
     return figure
 
 
-def _estimate(panel: Axes, place: int, found: dict[Any, Any], colour: str) -> None:
+def _estimate(panel: Axes, place: int, found: Mapping[Any, Any], colour: str) -> None:
     if found["seeds"] > 1:
-        panel.plot(
-            [found["seed_low"], found["seed_high"]],
-            [place] * 2,
-            lw=9,
-            color=colour,
-            alpha=0.22,
-            zorder=1,
-            solid_capstyle="butt",
-        )
+        seeds = [found["seed_low"], found["seed_high"]]
+        panel.plot(seeds, [place] * 2, lw=9, color=colour, alpha=0.22, zorder=1, solid_capstyle="butt")
     panel.plot([found["low"], found["high"]], [place] * 2, lw=1.8, color=colour, zorder=2, solid_capstyle="butt")
     panel.plot(found["estimate"], place, "o", ms=6, color=colour, mec="white", mew=0.7, zorder=3)
 
 
-def differences(comparison: Comparison) -> Figure | None:
-    """Each arm minus the reference, with 95% intervals of the paired difference: the question in one picture.
+def _arrow(kind: Kind, metric: str, arrows: str) -> str:
+    return arrows[0] if kind.metrics[metric].higher_is_better else arrows[1]
 
-    None where no arm but the controls was compared.
-    """
-    pairs = comparison.pairs
-    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"]
-    table = pairs[pairs["primary"] & pairs["reference"].map(roles).eq("reference")]
-    if table.empty:
+
+def folds(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
+    """Each candidate beside its reference, one line per held-out fold; None without candidates."""
+    pairs, roles = comparison.pairs, comparison.roles
+    compared = pairs["arm"].map(roles).eq("candidate") & pairs["reference"].map(roles).eq("reference")
+    pairs = pairs[pairs["primary"] & compared].drop_duplicates(["task", "arm", "reference"])
+    if pairs.empty:
         return None
-    colours = arm_colours(comparison.arms)
-    order, tasks = arms_in_order(comparison.arms), list(table["task"].unique())
-    rows = list(table[["task", "arm"]].drop_duplicates().itertuples(index=False, name=None))
-    rows.sort(key=lambda row: (tasks.index(row[0]), order.index(row[1])), reverse=True)
-    borders = [place - 0.5 for place in range(1, len(rows)) if rows[place][0] != rows[place - 1][0]]
-    figure, panels = new_figure(1, len(SHOWN), 1.15 + 0.42 * len(rows), sharey=True)
-    for panel, metric in zip(panels[0], SHOWN, strict=True):
-        found = table[table["metric"] == metric].set_index(["task", "arm"])
-        extent = np.nanmax(np.abs(found[["low", "high"]].to_numpy(dtype=float)), initial=0.01) * 1.12
-        better = (0, extent) if METRICS[metric].higher_is_better else (-extent, 0)
-        panel.axvspan(*better, color="#eaf4ee", zorder=0)
-        panel.axvline(0, color=SOFT, lw=1)
-        for place, (task, arm) in enumerate(rows):
-            one = found.loc[[(task, arm)]].iloc[0]
-            panel.plot([one["low"], one["high"]], [place] * 2, lw=1.8, color=colours[arm], solid_capstyle="butt")
-            panel.plot(one["difference"], place, "o", ms=6, color=colours[arm], mec="white", mew=0.7)
-        for border in borders:
-            panel.axhline(border, color=FAINT, lw=0.8)
-        panel.set_xlim(-extent, extent)
-        panel.set_ylim(-0.6, len(rows) - 0.4)
-        panel.set_yticks(range(len(rows)), [f"{task}\n{arm}" for task, arm in rows], color=INK)
-        panel.grid(axis="y", visible=False)
-        panel.xaxis.set_major_locator(ticks(4, symmetric=True))
-        panel.set_title(METRICS[metric].label)
-    reference = ", ".join(sorted(set(table["reference"])))
-    note(
-        figure,
-        f"Arm minus {reference}: paired difference, 95% interval over groups of patients. Shaded: better than"
-        f" {reference}.",
-    )
-    return figure
-
-
-def folds(comparison: Comparison) -> Figure:
-    """The reference and each arm with an encoder of its own on the same held-out folds, one line per fold."""
-    arms = comparison.arms[comparison.arms["primary"]]
-    roles = arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
-    # The reference stands left, so that a rising line is an improvement where higher is better.
-    reference = [arm for arm in arms_in_order(arms) if roles[arm] == "reference"]
-    others = [arm for arm in arms_in_order(arms) if roles[arm] in ("pretrained", "other")]
-    probes = arms.drop_duplicates(["task", "arm"]).set_index(["task", "arm"])["probe"].to_dict()
-    tasks, metrics = list(arms["task"].unique()), ["balanced_accuracy", "auroc", "log_loss"]
-    figure, panels = new_figure(len(tasks), len(metrics), 0.4 + 2.5 * len(tasks))
+    table = judged_only(comparison, "folds")
+    metrics = list(dict.fromkeys([*kind.paired[:2], kind.loss]))
+    tasks = list(pairs["task"].unique())
+    figure, panels = new_figure(len(tasks), len(metrics), 0.4 + 2.4 * len(tasks))
     for row, task in zip(panels, tasks, strict=True):
+        mine = pairs[pairs["task"] == task]
+        shown = [arm for pair in mine.to_dict("records") for arm in (pair["reference"], pair["arm"])]
         for panel, metric in zip(row, metrics, strict=True):
-            table = comparison.folds[(comparison.folds["task"] == task) & (comparison.folds["metric"] == metric)]
-            wide = table[
-                [probes.get((task, arm)) == probe for arm, probe in zip(table["arm"], table["probe"], strict=True)]
-            ]
-            values = wide.pivot(index="step", columns="arm", values="value")
-            # With the reference beside each, no line joins two arms that are not compared.
-            shown = [arm for other in others if other in values for arm in (*reference, other)]
-            _fold_lines(panel, values[shown or reference], METRICS[metric].higher_is_better, arm_colours(arms))
-            panel.set_ylabel(axis_label(metric).replace("→", "↑").replace("←", "↓"))
-        row[0].set_title(f"{task} · {len(values)} held-out folds")
-    note(figure, "A line is one held-out fold (mean over seeds); blue: better to the right, orange: worse. Bar: mean.")
+            of_metric = table[(table["task"] == task) & (table["metric"] == metric)]
+            values = of_metric.pivot(index="step", columns="arm", values="value")
+            _fold_lines(panel, values[shown], kind.metrics[metric].higher_is_better, colours)
+            panel.set_ylabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '↑↓')} better")
+        row[0].set_title(f"{task} · {of_metric['step'].nunique()} held-out folds")
+    note(figure, "Line: one held-out fold (mean over seeds); blue: the right arm is better, orange: worse. Bar: mean.")
     return figure
 
 
-def _fold_lines(panel: Axes, values: pd.DataFrame, higher_is_better: bool, colours: dict[str, str]) -> None:
+def _fold_lines(panel: Axes, values: pd.DataFrame, higher_is_better: bool, colours: Mapping[str, str]) -> None:
+    """Columns in pairs: reference, candidate, reference, candidate, ..."""
     table = values.to_numpy(dtype=float)
-    for left in range(0, table.shape[1] - 1, 2):
+    for left in range(0, table.shape[1], 2):
         for line in table:
             gain = (line[left + 1] - line[left]) * (1 if higher_is_better else -1)
-            colour = FAINT if gain == 0 or np.isnan(gain) else ARM_COLOURS[0] if gain > 0 else ARM_COLOURS[1]
+            colour = FAINT if gain == 0 or np.isnan(gain) else COLOURS[0] if gain > 0 else COLOURS[1]
             panel.plot([left, left + 1], line[left : left + 2], color=colour, lw=1.1, alpha=0.65, zorder=2)
+        if left:
+            panel.axvline(left - 0.5, color=FAINT, lw=0.8)
     for place, arm in enumerate(values.columns):
-        if place and place % 2 == 0:
-            panel.axvline(place - 0.5, color=FAINT, lw=0.8)
-        panel.plot(
-            [place] * len(table), table[:, place], "o", ms=4.5, color=colours[arm], mec="white", mew=0.6, zorder=3
-        )
-        if not np.isnan(table[:, place]).all():
-            panel.plot([place - 0.14, place + 0.14], [np.nanmean(table[:, place])] * 2, lw=3, color=INK, zorder=4)
-    # Many names stand one above the other in turn, or they would run into one another.
-    names = [("\n" if place % 2 and len(values.columns) > 2 else "") + arm for place, arm in enumerate(values.columns)]
-    panel.set_xticks(range(len(names)), names, color=INK, fontsize=9)
-    panel.set_xlim(-0.35, len(values.columns) - 0.65)
+        points = table[:, place]
+        panel.plot([place] * len(points), points, "o", ms=4.5, color=colours[arm], mec="white", mew=0.6, zorder=3)
+        if not np.isnan(points).all():
+            panel.plot([place - 0.14, place + 0.14], [np.nanmean(points)] * 2, lw=3, color=INK, zorder=4)
+    crowded = len(values.columns) > 2
+    names = [("\n" if place % 2 and crowded else "") + arm for place, arm in enumerate(values.columns)]
+    panel.set_xticks(range(len(names)), names, color=INK, fontsize=8 if crowded else 9)
+    panel.set_xlim(-0.35, len(names) - 0.65)
     panel.grid(axis="x", visible=False)
     panel.yaxis.set_major_locator(ticks(5))
 
 
-def confusions(comparison: Comparison) -> Figure:
-    """What each arm calls what: rows are the truth and add up to 100%; counts are means over an arm's seeds."""
-    found = _judged(comparison)
-    by_task: dict[str, list[tuple[str, str, str]]] = {}
-    for one in found:
-        by_task.setdefault(one[0], []).append(one)
-    arms = max(len(of_task) for of_task in by_task.values())
-    together = max(1, 4 // arms)  # tasks in one row
-    rows, columns = -(-len(by_task) // together), arms * together
-    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns))
-    for at, of_task in enumerate(by_task.values()):
-        first = at % together * arms
-        row = panels[at // together][first : first + arms]
-        for panel, (task, arm, probe) in zip(row, of_task, strict=False):
-            _confusion(panel, _of(comparison.confusion, task, arm, probe))
-            panel.set_title(f"{task}\n{arm}")
-        hide(row[len(of_task) :])
-    hide([panel for panel in panels[-1] if not panel.has_data()])
-    note(figure, "Share of the true class; below it videos or patients, as a mean over the arm's seeds.")
-    return figure
+def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None:
+    """Training curves from the columns encoder, seed, step, loss and whatever else was logged and varies.
 
-
-def _judged(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(task, arm, probe) of every arm that has an encoder, task by task, pretrained arms first."""
-    arms = comparison.arms[comparison.arms["primary"] & ~comparison.arms["role"].isin(["control", "majority"])]
-    rows = arms[["task", "arm", "probe"]].drop_duplicates().itertuples(index=False, name=None)
-    tasks, order = list(arms["task"].unique()), arms_in_order(arms)
-    return sorted(rows, key=lambda row: (tasks.index(row[0]), order.index(row[1])))
-
-
-def _of(table: pd.DataFrame, task: str, arm: str, probe: str) -> pd.DataFrame:
-    return table[(table["task"] == task) & (table["arm"] == arm) & (table["probe"] == probe)]
-
-
-def _confusion(panel: Axes, table: pd.DataFrame) -> None:
-    classes = list(dict.fromkeys(table["actual"]))
-    counts = table["count"].to_numpy(dtype=float).reshape(len(classes), -1) / table["seeds"].iloc[0]
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
-    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for i, j in np.ndindex(shares.shape):
-        count = f"{counts[i, j]:.0f}" if float(counts[i, j]).is_integer() else f"{counts[i, j]:.1f}"
-        colour = "white" if shares[i, j] > 0.55 else INK
-        panel.text(j, i - 0.1, f"{shares[i, j]:.0%}", ha="center", va="center", color=colour, fontsize=10)
-        panel.text(j, i + 0.22, count, ha="center", va="center", color=colour, fontsize=7.5)
-    crowded = sum(len(label) for label in classes) > 26
-    panel.set_xticks(range(len(classes)), classes, rotation=30 if crowded else 0, ha="right" if crowded else "center")
-    panel.set_yticks(range(len(classes)), classes, rotation=90, va="center")
-    panel.set_xlabel("called")
-    panel.set_ylabel("is")
-    panel.grid(visible=False)
-    for spine in panel.spines.values():
-        spine.set_visible(False)
-
-
-def roc_curves(comparison: Comparison, labels: Mapping[str, str]) -> Figure:
-    """Mean within-fold ROC of every arm; one panel per class that is told from the rest.
-
-    `labels` names what a task asks for (task -> label), so that a class "1" can be read.
+    `colours`: of each encoder, grey without one. A seed has its line style.
     """
-    found, table, colours = _judged(comparison), comparison.roc, arm_colours(comparison.arms)
-    drawn = list(table[["task", "class"]].drop_duplicates().itertuples(index=False, name=None))
-    columns = 4 if len(drawn) > 3 else 3
-    rows = -(-len(drawn) // columns)
-    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns), sharey=True)
-    flat = [panel for row in panels for panel in row]
-    for panel, (task, label) in zip(flat, drawn, strict=False):
-        panel.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=(0, (4, 3)))
-        for _, arm, probe in reversed([one for one in found if one[0] == task]):
-            curve = _of(table, task, arm, probe)
-            curve = curve[curve["class"] == label]
-            x, y = (curve[name].to_numpy(dtype=float) for name in ("false_positive_rate", "true_positive_rate"))
-            if len(curve):
-                panel.plot(x, y, color=colours[arm], lw=1.8, label=f"{arm} {np.trapezoid(y, x):.2f}")
-        panel.set_title(f"{task}\n")
-        positive = f"positive: {labels[task]} = {label}"
-        panel.text(0, 1.03, positive, transform=panel.transAxes, fontsize=8, color=INK).set_in_layout(False)
-        panel.set_xlabel("false-positive rate")
-        panel.set_aspect("equal")
-        panel.set_xlim(-0.02, 1.02)
-        panel.set_ylim(-0.02, 1.02)
-        panel.set_xticks([0, 0.5, 1])
-        panel.legend(loc="lower right", title="area", title_fontsize=8, reverse=True)
-    for row in panels:
-        row[0].set_ylabel("true-positive rate")
-    hide(flat[len(drawn) :])
-    return figure
-
-
-def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure:
-    """Pretraining, step by step: columns arm, seed, step and any of loss, learning_rate, ema, effective_rank.
-
-    An arm has its colour of the other figures (grey if it was not compared), a seed its line style.
-    """
-    present = [name for name in TRAINING if name in history and history[name].notna().any()]
-    constant = [name for name in SCHEDULES if name in present and history[name].nunique() == 1]
-    shown = [name for name in present if name not in constant] or present
-    columns = 2 if len(shown) > 1 else 1
+    if history.empty:
+        return None
+    numeric = history.select_dtypes("number").drop(columns=["seed", "step", *COMPUTE], errors="ignore")
+    varying = [name for name in numeric if numeric[name].nunique() > 1 and name != "loss"]
+    shown = ["loss", *varying][:PANELS]
+    constant = [f"{_spoken(name)} {numeric[name].max():g}" for name in numeric if numeric[name].nunique() == 1]
+    columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
-    arms, seeds = sorted(history["arm"].unique()), sorted(history["seed"].unique())
+    encoders, seeds = list(history["encoder"].unique()), sorted(history["seed"].unique())
     figure, panels = new_figure(rows, columns, 0.9 + 2.1 * rows)
     flat = [panel for row in panels for panel in row]
     styles = {seed: SEED_STYLES[i % len(SEED_STYLES)] for i, seed in enumerate(seeds)}
-    colour = {arm: colours.get(arm, FAINT) for arm in arms}
     for panel, name in zip(flat, shown, strict=False):
-        for (arm, seed), run in history.groupby(["arm", "seed"], sort=True):
+        for (encoder, seed), run in history.groupby(["encoder", "seed"], sort=True):
             run = run[run[name].notna()].sort_values("step")
             marker = "o" if len(run) < 3 else ""
-            panel.plot(run["step"], run[name], lw=1.5, ls=styles[seed], marker=marker, color=colour[arm])
-        panel.set_title(TRAINING[name])
+            colour = colours.get(str(encoder), FAINT)
+            panel.plot(run["step"], run[name], lw=1.5, ls=styles[seed], marker=marker, color=colour)
+        panel.set_title(_spoken(name))
         panel.set_xlabel("step")
-    keys = [Line2D([], [], color=colour[arm], lw=3, label=arm) for arm in arms]
+    hide(flat[len(shown) :])
+    keys = [Line2D([], [], color=colours.get(encoder, FAINT), lw=3, label=encoder) for encoder in encoders]
     keys += [Line2D([], [], color=INK, lw=1.2, ls=styles[seed], label=f"seed {seed}") for seed in seeds]
-    free = flat[len(shown) :]
-    hide(free)
-    values = [f"{TRAINING[name]} {history[name].dropna().iloc[0]:g}" for name in constant if name not in shown]
-    title = f"constant throughout: {', '.join(values)}" if values else None
-    if free:
-        free[0].legend(handles=keys, loc="center", ncols=2, title=title, title_fontsize=8)
-    else:
-        figure.legend(handles=keys, loc="outside lower left", ncols=6, title=title, title_fontsize=8, alignment="left")
+    title = f"Constant: {', '.join(constant)}" if constant else None
+    figure.legend(handles=keys, loc="outside lower left", ncols=6, title=title, title_fontsize=8, alignment="left")
     return figure
+
+
+def _spoken(column: object) -> str:
+    return str(column).replace("_", " ")

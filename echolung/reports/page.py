@@ -3,287 +3,248 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
+from echolung.core.drawing import styled
 from echolung.core.runtime import atomic_directory, atomic_path
-from echolung.evaluation.comparison import Comparison, arms_in_order
-from echolung.evaluation.verdicts import SEEDS_FOR_PRETRAINING, p_text, plain, signed
+from echolung.evaluation.comparison import Comparison, judged_only
+from echolung.evaluation.verdicts import plain
 from echolung.gates.gate import read_findings
+from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
 from echolung.reports import figures
-from echolung.reports.answer import collapsed, headline, standing
+from echolung.reports.answer import against_controls, answers, collapsed, few_seeds
 from echolung.reports.plots import write_plots
 from echolung.reports.samples import Sample, sample_frames
-from echolung.reports.style import arm_colours, styled
-from echolung.reports.tables import MORE_COLUMNS, RANKS, READING, headings, rank_table, task_tables
+from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Everything a report is made of; tables are shown as they come, in their order."""
+    """Everything that a report is made of; tables are shown as they are."""
 
     study: str
     comparison: Comparison
     tasks: Mapping[str, Task]
+    arms: Sequence[str] = ()
+    """The arms of the study; each has a column in the data for `dvc plots`."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What was run: scale, encoder, git revision, machine, ..."""
     when: str = ""
     sources: pd.DataFrame = field(default_factory=pd.DataFrame)
-    arms: pd.DataFrame = field(default_factory=pd.DataFrame)
+    encoders: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """`study.encoders`"""
     ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Effective ranks of the features (`study.effective_ranks`)."""
+    """`study.effective_ranks`"""
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Pretraining: arm, seed, step and its metrics (`read_history`)."""
+    """`study.read_history`"""
+    encoder_of: Mapping[str, str] = field(default_factory=dict)
+    """Arm -> name of its encoder in `history`."""
     validation: Path | None = None
     """Folder of the gates' findings."""
     samples: Sequence[Sample] = ()
     commands: Sequence[tuple[str, str]] = ()
-    """(command, why) in order."""
+    """(command, comment) that make the report again."""
     phantom: bool = False
     """Every video is drawn, none recorded."""
+    beside: Sequence[Path] = ()
+    """Files to copy into the folder of the page."""
 
 
-@dataclass(frozen=True)
-class Captioned:
-    """How a figure is drawn and how to read it."""
-
-    draw: Callable[[ReportInputs], Figure | None]
-    title: str
-    caption: str
-
-
-FIGURES = {
-    "differences": Captioned(
-        lambda inputs: figures.differences(inputs.comparison),
-        "Difference from the random encoders",
-        "A mark is an arm's metric minus the mean of the random draws, on the same patients; its line the 95% interval."
-        " In the shaded half the arm is the better one. A line that crosses zero leaves the sign open.",
-    ),
-    "estimates": Captioned(
-        lambda inputs: figures.estimates(inputs.comparison),
+COLLAPSE = (
+    "A low loss alone proves little: an encoder that maps every clip to one point has it, too. Its effective rank (the"
+    " number of directions that its features use) falls towards 1."
+)
+GENERIC: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "differences": (figures.differences, "Difference from the reference", "If a line crosses zero, the sign is open."),
+    "estimates": (
+        figures.estimates,
         "Every arm's metrics",
-        "Overlapping intervals of two arms do not mean that they are equal: the same patients stand behind both, and"
-        " the paired differences above use that.",
+        "Overlapping intervals do not mean that two arms are equal: the paired differences above use that both are"
+        " scored on the same patients.",
     ),
-    "folds": Captioned(
-        lambda inputs: figures.folds(inputs.comparison),
-        "The same held-out fold under each arm",
-        "Metrics are computed within the fold, so their mean may differ a little from the table, where decisions of all"
-        " folds are taken together.",
-    ),
-    "confusion": Captioned(
-        lambda inputs: figures.confusions(inputs.comparison),
-        "Confusion matrices",
-        "Rows are the truth and add up to 100%; the small figures count videos or patients. One is decided by its mean"
-        " probability over repeats, and counts are means over an arm's seeds, so that they may be fractions. The"
-        " diagonal is each class's sensitivity.",
-    ),
-    "roc": Captioned(
-        lambda inputs: figures.roc_curves(inputs.comparison, {name: task.label for name, task in inputs.tasks.items()}),
-        "ROC curves",
-        "One class against all others: the positive one stands above the panel. Mean of the curves within folds,"
-        " because every fold has its own fitted model and their scores must not be mixed. The area is that of the mean"
-        " curve, drawn at evenly spaced rates, which slants its steps: it may differ by up to 0.003 from the mean of"
-        " the folds' own areas, the AUROC of the table (there also the mean over classes, where there are more than"
-        " two).",
-    ),
-    "training": Captioned(
-        lambda inputs: (
-            figures.training(inputs.history, arm_colours(inputs.comparison.arms)) if len(inputs.history) else None
-        ),
-        "Self-supervised training",
-        "A falling loss alone proves little: an encoder that maps every clip to one point has a low loss too. Its"
-        " effective rank (the number of directions its features use) would then fall towards 1.",
-    ),
-    "frames": Captioned(
-        lambda inputs: sample_frames(inputs.samples) if inputs.samples else None,
-        "Sample frames",
-        "One video per row, time from left to right, as the encoder's store holds them.",
+    "folds": (
+        figures.folds,
+        "Each held-out fold under both arms",
+        "A fold is small and folds share training patients: look for consistency, not for significance. Means may"
+        " differ a little from the table, where the decisions of all folds count together.",
     ),
 }
 
 
-def write_report(inputs: ReportInputs, out_directory: Path) -> pd.DataFrame:
-    """Write index.html, figures/*.png and plots/ under `out_directory`; returns name, path and bytes of each file."""
-    files: dict[str, Path] = {}
-    with atomic_directory(out_directory / "figures") as target, styled():
-        for name, captioned in FIGURES.items():
-            drawn = captioned.draw(inputs)
-            if drawn is not None:
-                drawn.savefig(target / f"{name}.png", facecolor=drawn.get_facecolor())
-                files[f"figure {name}"] = out_directory / "figures" / f"{name}.png"
-    with atomic_directory(out_directory / "plots") as target:
-        for path in write_plots(inputs.comparison, inputs.history, target):
+def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any], str, str]]:
+    """Every figure: its file, the section of the page that shows it, how to draw it, title and caption."""
+    colours, kinds = figures.arm_colours(inputs.comparison), by_kind(inputs.tasks)
+    for key, tasks in kinds.items():
+        kind, part = KINDS[key], inputs.comparison.of_tasks(tasks)
+        suffix, of_kind = (f"-{key}", f" ({key})") if len(kinds) > 1 else ("", "")
+        for name, (draw, title, caption) in GENERIC.items():
+            once = caption if key == next(iter(kinds)) else ""
+            yield name + suffix, name, partial(draw, part, kind, colours), title + of_kind, once
+        for name, one in kind.figures().items():
+            yield name + suffix, "errors", partial(one.draw, part, colours), one.title, one.caption
+    of_encoder = {encoder: colours[arm] for arm, encoder in inputs.encoder_of.items() if arm in colours}
+    curves = partial(figures.training, inputs.history, of_encoder)
+    yield "training", "training", curves, "Self-supervised training", COLLAPSE
+    yield "frames", "frames", partial(sample_frames, inputs.samples), "Sample frames", "One video per row."
+
+
+def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
+    """Write index.html, table.md, figures/ and plots/ under `out`; returns name, path and bytes of each file."""
+    files = {"page": out / "index.html", "table": out / "table.md"}
+    shown: dict[str, list[dict[str, Any]]] = {}
+    with atomic_directory(out / "figures") as target, styled():
+        for name, section, draw, title, caption in _planned(inputs):
+            if (drawn := draw()) is None:
+                continue
+            path = target / f"{name}.png"
+            drawn.savefig(path, facecolor=drawn.get_facecolor())
+            files[f"figure {name}"] = out / "figures" / path.name
+            words = {"name": name, "title": title, "caption": caption}
+            shown.setdefault(section, []).append(words | _image(path.read_bytes()))
+    with atomic_directory(out / "plots") as target:
+        for path in write_plots(inputs.comparison, inputs.tasks, inputs.arms, inputs.history, target):
             relative = path.relative_to(target)
-            files[f"plot {relative.with_suffix('')}"] = out_directory / "plots" / relative
-    page = out_directory / "index.html"
-    with atomic_path(page) as temporary:
-        temporary.write_text(_page(inputs, out_directory / "figures"), encoding="utf-8")
-    files = {"page": page, **files}
+            files[f"plot {relative.with_suffix('')}"] = out / "plots" / relative
+    with atomic_path(files["page"]) as temporary:
+        temporary.write_text(_page(inputs, shown), encoding="utf-8")
+    with atomic_path(files["table"]) as temporary:
+        temporary.write_text(table_markdown(inputs.comparison, inputs.tasks), encoding="utf-8")
+    for source in inputs.beside:
+        files[source.stem] = out / source.name
+        with atomic_path(out / source.name) as temporary:
+            shutil.copyfile(source, temporary)
     return pd.DataFrame({"name": n, "path": str(path), "bytes": path.stat().st_size} for n, path in files.items())
 
 
-def read_history(encoders: Iterable[Path]) -> pd.DataFrame:
-    """history.csv of all encoder folders (<arm>/seed<k>) that have one, with columns arm and seed."""
-    tables = []
-    for folder in encoders:
-        table = pd.read_csv(folder / "history.csv") if (folder / "history.csv").is_file() else pd.DataFrame()
-        if len(table):
-            tables.append(table.assign(arm=folder.parent.name, seed=int(folder.name.removeprefix("seed"))))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+def _image(png: bytes) -> dict[str, Any]:
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # from the header
+    return {"data": base64.b64encode(png).decode(), "width": width, "height": height}
 
 
-def _page(inputs: ReportInputs, figures_directory: Path) -> str:
+def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    gates = _gates(inputs.validation)
+    comparison, tasks = inputs.comparison, inputs.tasks
     return environment.get_template("template.html").render(
-        study=inputs.study,
-        when=inputs.when,
-        headline=headline(inputs.comparison),
-        collapsed=collapsed(inputs.ranks, inputs.comparison),
-        standing=standing(inputs.comparison),
-        phantom=inputs.phantom,
+        inputs=inputs,
+        figures=shown,
+        compared=_compared(inputs),
+        answers=answers(comparison, tasks),
+        collapsed=collapsed(inputs.ranks, comparison),
+        controls=against_controls(comparison),
         reading=READING,
-        columns=headings(),
-        tables=task_tables(inputs.comparison),
-        other_tables=task_tables(inputs.comparison, primary=False),
-        more_columns=headings(MORE_COLUMNS),
-        more_tables=task_tables(inputs.comparison, columns=MORE_COLUMNS),
-        secondary=_secondary(inputs.comparison),
-        class_rows=_class_rows(inputs.comparison),
-        figures=_images(figures_directory),
-        facts=inputs.facts,
-        sources=_shown(inputs.sources),
-        arms=_shown(inputs.arms),
-        ranks=_shown(rank_table(inputs.ranks)),
-        ranks_caption=RANKS,
-        task_rows=[
-            [name, task.source, task.label, ", ".join(task.classes), task.unit] for name, task in inputs.tasks.items()
+        tables=task_tables(comparison, tasks),
+        details={
+            "Differences from the controls and the baseline": task_tables(comparison, tasks, "pairs"),
+            "Other methods of the same arms": task_tables(comparison, tasks, "methods"),
+            "More metrics": task_tables(comparison, tasks, "metrics"),
+        },
+        more=_more(inputs),
+        about=[
+            ("Sources", _shown(inputs.sources)),
+            ("Tasks", _shown(_tasks(tasks))),
+            ("Encoders, by arm", _shown(inputs.encoders)),
+            (
+                "Effective rank of the features: mean and range over seeds; `most` is what videos and width allow",
+                _shown(_with_intervals(inputs.ranks, "mean")),
+            ),
         ],
-        gates=gates,
-        gate_total="{} of {} were met.".format(
-            *(sum(gate[key] for gate in gates) for key in ("passed", "expectations"))
-        ),
-        commands=inputs.commands,
+        checks=_checks(read_findings(inputs.validation) if inputs.validation else []),
         limits=_limits(inputs),
     )
 
 
-def _images(directory: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for name, captioned in FIGURES.items():
-        path = directory / f"{name}.png"
-        if path.exists():
-            data = path.read_bytes()
-            # Width and height stand in a png's first header: the page keeps their place while it loads.
-            width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-            found[name] = {"data": base64.b64encode(data).decode(), "width": width, "height": height}
-            found[name] |= {"title": captioned.title, "caption": captioned.caption}
-    return found
+def _compared(inputs: ReportInputs) -> str:
+    """What the study compares, as the title of the page."""
+    roles = inputs.comparison.roles
+    of = {role: ", ".join(arm for arm in roles if roles[arm] == role) for role in ("candidate", "reference")}
+    return f"{of['candidate'] or 'controls'} compared with {of['reference'] or 'the baseline'}"
 
 
 def _shown(table: pd.DataFrame) -> dict[str, Any] | None:
     if table.empty:
         return None
-    rows = [["" if pd.isna(cell) else str(cell) for cell in row] for row in table.itertuples(index=False, name=None)]
-    return {"heads": [str(column) for column in table.columns], "rows": rows}
+    written = table.map(lambda cell: "" if pd.isna(cell) else f"{cell:.4g}" if isinstance(cell, float) else str(cell))
+    return {"heads": [str(column).replace("_", " ") for column in table.columns], "rows": written.to_numpy().tolist()}
 
 
-def _secondary(comparison: Comparison) -> list[list[str]]:
-    return [
-        [
-            row["task"],
-            f"{row['arm']} − {row['reference']}",
-            row["probe"],
-            row["test"],
-            f"{signed(row['difference'])} [{plain(row['low'])}, {plain(row['high'])}]",
-            "undefined" if pd.isna(row["p_value"]) else p_text(row["p_value"]).removeprefix("p = ").removeprefix("p "),
-        ]
-        for row in comparison.secondary.to_dict("records")
-    ]
+def _more(inputs: ReportInputs) -> list[tuple[str, dict[str, Any] | None]]:
+    """The tables of the kinds that none of their figures draws, then the other tests of the pairs."""
+    found = []
+    for key, tasks in by_kind(inputs.tasks).items():
+        part = inputs.comparison.of_tasks(tasks)
+        for name in sorted(part.more.keys() - KINDS[key].figures().keys()):
+            table = _with_intervals(judged_only(part, name).drop(columns="method").dropna(axis=1, how="all"))
+            if {"metric", "estimate"} <= set(table):
+                keys = [column for column in table if column not in ("metric", "estimate", "n_units")]
+                table = table.pivot_table("estimate", keys, "metric", aggfunc="first", sort=False).reset_index()
+            found.append((f"Table: {name}", _shown(table)))
+    tests = _with_intervals(inputs.comparison.secondary, "difference")
+    title = "Other tests of the same pairs (not corrected; no answer is based on them)"
+    return [*found, (title, _shown(tests.drop(columns=["reference_method", "standard_error"], errors="ignore")))]
 
 
-def _class_rows(comparison: Comparison) -> list[list[str]]:
-    """Sensitivity and specificity at the primary probe, side by side."""
+def _with_intervals(table: pd.DataFrame, value: str = "estimate") -> pd.DataFrame:
+    """`value`, `low` and `high` in one column, where the table has them."""
+    if not {value, "low", "high"} <= set(table):
+        return table
+    rows = table[[value, "low", "high"]].to_numpy(dtype=float)
+    cells = ["{} [{}, {}]".format(*(plain(number, 2) for number in row)) for row in rows]
+    return table.assign(**{value: cells}).drop(columns=["low", "high"])
+
+
+def _tasks(tasks: Mapping[str, Task]) -> pd.DataFrame:
+    folds = {"cv": "cross-validation", "official": "official split"}
+    shown = {"kind", "source", "label", "unit", "main", "folds", "train"}
     rows = []
-    primary = comparison.arms[comparison.arms["primary"]]
-    probes = primary.drop_duplicates(["task", "arm"]).set_index(["task", "arm"])["probe"].to_dict()
-    for task in primary["task"].unique():
-        for arm in arms_in_order(primary[primary["task"] == task]):
-            table = comparison.classes
-            table = table[(table["task"] == task) & (table["arm"] == arm) & (table["probe"] == probes[task, arm])]
-            for label, both in table.groupby("class", sort=False):
-                shares = {row["metric"]: row for row in both.to_dict("records")}
-                cells = [
-                    "{} [{}, {}]".format(*(plain(shares[name][end], 2) for end in ("estimate", "low", "high")))
-                    + f", n = {shares[name]['n_units']}"
-                    for name in ("sensitivity", "specificity")
-                ]
-                rows.append([str(task), arm, str(label), *cells])
-    return rows
+    for name, task in tasks.items():
+        row = {"task": name, "kind": task.kind, "source": task.source, "label": task.label, "per": task.unit}
+        row |= {"folds": folds.get(task.split, f"trained on {task.train}")}
+        row |= {"tests": "confirmatory" if task.main else "exploratory"}
+        rest = {key: value for key, value in task.model_dump(mode="json", exclude=shown).items() if value}
+        rows.append(row | {"details": re.sub(r"[\[\]{}']", "", "; ".join(f"{k}: {v}" for k, v in rest.items()))})
+    return pd.DataFrame(rows)
 
 
-def _gates(directory: Path | None) -> list[dict[str, Any]]:
-    """The gates' findings, one row each, with what was not met in words."""
-    gates = []
-    for found in read_findings(directory) if directory is not None and directory.is_dir() else []:
-        summary = found["summary"]
-        state = "passed" if found["success"] and not summary["warnings"] else "warned" if found["success"] else "failed"
-        unmet = [
-            f"{one['severity']}: {one['table']}: not true that {one['meaning']}"
-            + (f" ({one['unexpected_count']} rows)" if one["unexpected_count"] else "")
-            for one in found["expectations"]
-            if not one["success"]
-        ]
-        rows = ", ".join(f"{count} {name}" for name, count in found["rows"].items())
-        gates.append(
-            {"stage": found["stage"], "key": found["key"], "state": state, "unmet": unmet, "rows": rows, **summary}
-        )
-    return gates
+def _checks(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the gates found: how many expectations were met, which were not, and a table of all."""
+    of = {name: sum(one["summary"][name] for one in findings) for name in ("passed", "expectations")}
+    unmet = [
+        f"{found['stage']} of {found['key']}: {one['severity']}: expected of {one['table']}: {one['meaning']};"
+        f" found: {one['observed']}"
+        for found in findings
+        for one in found["expectations"]
+        if not one["success"]
+    ]
+    rows = []
+    for one in findings:
+        judged = ", ".join(f"{count} {name}" for name, count in one["rows"].items())
+        rows.append([one["stage"], one["key"], "{passed} of {expectations}".format(**one["summary"]), judged])
+    return {**of, "unmet": unmet, "table": {"heads": ["stage", "of", "met", "rows"], "rows": rows}}
 
 
 def _limits(inputs: ReportInputs) -> list[str]:
-    """What this report cannot say; what depends on the run is said of the run."""
+    """What this report cannot say."""
     arms = inputs.comparison.arms
-    limits = []
-    if inputs.phantom:
-        limits.append("The videos are drawn. Nothing here is evidence about hearts, lungs or patients.")
-    seeds = arms[arms["role"] == "pretrained"].groupby("arm")["seeds"].max().to_dict()
-    few = [f"{arm!s} ({count})" for arm, count in seeds.items() if count < SEEDS_FOR_PRETRAINING]
-    if few:
-        limits.append(
-            f"Fewer than {SEEDS_FOR_PRETRAINING} pretraining seeds: {', '.join(few)}. The sentences are about the"
-            " encoder at hand; whether pretraining helps in general is another question."
-        )
-    controls = sorted(set(arms.loc[arms["role"].isin(["control", "other"]), "arm"]))
-    limits.append(
-        "A claim that pretraining helps also has to beat hand-made features, and has to survive controls of source, of"
-        " single frames and of shuffled ones. "
-        + (
-            f"Beside the random encoders and the class frequencies this run has {', '.join(controls)}."
-            if controls
-            else "This run has the random encoders and the class frequencies only."
-        )
-    )
-    return [
-        *limits,
-        "An interval says how these fitted models would score on other patients like these. It does not say how another"
-        " training run, another hospital or another machine would fare.",
-        "The p-value is of one planned test per pair: the patients' mean log-loss, signs flipped per group of patients"
-        " jointly over repeats and draws. Patients who share a recording or near-duplicate videos are one group: it"
-        " flips, and is resampled, as one, with the weight of all its patients. Only against the random encoders, on"
-        " tasks that were to confirm, is the p-value corrected for the number of tests. Balanced accuracy, AUROC and"
-        " macro-F1 have intervals and no test.",
-        "In the log-loss every patient weighs the same. AUROC is the mean of within-fold values. Decisions are the"
-        " likeliest class; no threshold was tuned.",
-        "Learning rate, weight decay and number of epochs were chosen on inner folds; the outer fold was scored once.",
+    controls = ", ".join(dict.fromkeys(arms.loc[arms["role"] == "control", "arm"])) or "none"
+    found = [
+        "The videos are drawn. Nothing here is evidence about patients." * inputs.phantom,
+        few_seeds(inputs.comparison),
+        f"A claim about an encoder must also hold against controls without one. Controls here: {controls}.",
+        "Intervals are for these fitted models on other patients like these, not for another training run, hospital or"
+        " machine. Patients who share a recording or near-duplicate videos are one group, resampled and tested as one.",
+        "Only the loss is tested, once per pair; every patient weighs the same in it. Other metrics have intervals and"
+        " no test. No difference shown is not evidence of no difference.",
+        "Whatever was tuned was chosen on inner folds; each outer fold was scored once.",
     ]
+    return [one for one in found if one]

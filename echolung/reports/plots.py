@@ -1,57 +1,48 @@
-"""The figures' data as small csv files, so that `dvc plots show` and `dvc plots diff` draw them across revisions.
+"""The figures' data as small csv files for `dvc plots show` and `dvc plots diff`.
 
-confusion/<task>-<arm>.csv     actual, predicted: one row per unit and seed
-folds/<task>-<metric>.csv      step, one column per arm
-roc/<task>-<class>.csv         false_positive_rate, one column per arm
-training/<arm>-seed<k>.csv     step, loss, learning_rate, ...
+folds/<task>-<metric>.csv         step, one column per arm
+training/<encoder>-seed<k>.csv    the history of a pretraining run
+and what the kinds of task add, such as confusion/ and roc/
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from echolung.core.runtime import atomic_path
-from echolung.evaluation.comparison import Comparison, arms_in_order
-from echolung.reports.tables import COLUMNS
+from echolung.evaluation.comparison import Comparison, judged_only
+from echolung.kinds.kinds import KINDS
+from echolung.kinds.task import Task
+from echolung.reports.tables import by_kind
 
 
-def write_plots(comparison: Comparison, history: pd.DataFrame, directory: Path) -> list[Path]:
-    """Write all of them under `directory`; returns the files."""
-    primary = comparison.arms[comparison.arms["primary"]]
-    judged = set(primary[["task", "arm", "probe"]].itertuples(index=False, name=None))
+def write_plots(
+    comparison: Comparison, tasks: Mapping[str, Task], arms: Sequence[str], history: pd.DataFrame, directory: Path
+) -> list[Path]:
+    """Write all of them under `directory`; returns the files. A table of arms has a column for each of `arms`."""
     files: dict[str, pd.DataFrame] = {}
-    for key, table in comparison.confusion.groupby(["task", "arm", "probe"], sort=True):
-        if key in judged:
-            units = table.loc[table.index.repeat(table["count"]), ["actual", "predicted"]]
-            files[f"confusion/{_file(key[0], key[1])}"] = units
-    folds = _judged_only(comparison.folds[comparison.folds["metric"].isin(COLUMNS)], judged)
-    arms = arms_in_order(comparison.arms)  # one column for every arm of the study, empty where a task lacks it
-    for key, table in folds.groupby(["task", "metric"], sort=True):
-        by_arm = table.pivot(index="step", columns="arm", values="value")
-        files[f"folds/{_file(*key)}"] = by_arm.reindex(columns=arms).reset_index()
-    for key, table in _judged_only(comparison.roc, judged).groupby(["task", "class"], sort=True):
-        table = table.assign(point=table.groupby("arm").cumcount())
-        curves = table.pivot(index="point", columns="arm", values="true_positive_rate").reindex(columns=arms)
-        rates = table.drop_duplicates("point").set_index("point")["false_positive_rate"]
-        curves.insert(0, "false_positive_rate", rates)
-        files[f"roc/{_file(*key)}"] = curves
+    folds = judged_only(comparison, "folds")
+    for kind, names in by_kind(tasks).items():
+        compared = folds[folds["task"].isin(names) & folds["metric"].isin(KINDS[kind].paired)]
+        for (task, metric), table in compared.groupby(["task", "metric"], sort=True):
+            files[f"folds/{task}-{metric}"] = table.pivot(index="step", columns="arm", values="value").reset_index()
+        files |= KINDS[kind].plots(comparison.of_tasks(names))
     if len(history):
-        for key, table in history.groupby(["arm", "seed"], sort=True):
-            files[f"training/{_file(key[0], f'seed{key[1]}')}"] = table.drop(columns=["arm", "seed"])
+        for (encoder, seed), table in history.groupby(["encoder", "seed"], sort=True):
+            columns = table.drop(columns=["encoder", "seed"]).dropna(axis=1, how="all")
+            files[f"training/{encoder}-seed{seed}"] = columns
+    written = []
     for name, table in files.items():
-        with atomic_path(directory / f"{name}.csv") as temporary:
+        folder, _, rest = name.partition("/")
+        path = directory / folder / (re.sub(r"[^\w.-]+", "_", rest) + ".csv")
+        if shown := [arm for arm in comparison.order if arm in table]:  # DVC wants every arm's column in every file
+            rest = [column for column in table if column not in shown]
+            table = table.reindex(columns=[*rest, *dict.fromkeys([*arms, *shown])])
+        with atomic_path(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    return [directory / f"{name}.csv" for name in files]
-
-
-def _judged_only(table: pd.DataFrame, judged: set[tuple[str, str, str]]) -> pd.DataFrame:
-    """The rows of each arm's primary probe."""
-    keys = table[["task", "arm", "probe"]].itertuples(index=False, name=None)
-    return table[[key in judged for key in keys]]
-
-
-def _file(*parts: object) -> str:
-    return "-".join(re.sub(r"[^\w.-]+", "_", str(part)) for part in parts)
+        written.append(path)
+    return written

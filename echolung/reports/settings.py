@@ -1,4 +1,4 @@
-"""The section `report`; apart from the page, so that reading parameters does not import the drawing library."""
+"""The section `report`, in a module that does not import the drawing library."""
 
 from echolung.core.parameters import Parameters
 
@@ -7,6 +7,6 @@ class ReportSettings(Parameters):
     """What the report shows."""
 
     frames: bool = False
-    """Sample frames of recorded videos: off unless their licence allows it, as most do not. Drawn ones are shown."""
+    """Sample frames of recorded videos. Most data sets do not permit it; phantoms are always shown."""
     arms: tuple[str, ...] = ()
-    """Every arm, as `conf/config.yaml` lists them: the columns of `dvc plots`."""
+    """The arms, for `dvc plots`: every plotted file has a column for each."""

@@ -1,12 +1,11 @@
-"""What was run on what: the facts of a study that stand in its report and with its runs."""
+"""What was run on what: the facts of a study for its report and its runs."""
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +19,54 @@ PHANTOM_LICENSE = "synthetic"
 """How the licence of a drawn video begins."""
 
 
-def commands(study: str, origin: Mapping[str, str]) -> list[tuple[str, str]]:
-    """How to make this page again, by code of this `provenance`."""
-    code = "the code, at the revision named above"
-    if not described(origin.get("git_revision", "unknown")):
-        code = "the code; not that which made this page: it had changes that no revision named here holds"
+def commands(origin: Mapping[str, str]) -> list[tuple[str, str]]:
+    """How to make the page again, with the code of this `provenance`: (command, comment)."""
+    revision, _, changed = origin.get("git_revision", "<revision>").partition("+")
     return [
-        ("git clone <this repository> && cd echolung", code),
-        ("make setup && source .venv/bin/activate", "the pinned packages, in a virtual environment"),
-        (f"cp <the params.yaml beside this page, reports/{study}/> .", "the parameters behind this page"),
-        ("dvc repro", "every stage that is out of date, and its gate"),
-        ("echolung ui", "the runs behind this page, in MLflow"),
+        ("git clone <this repository> echolung && cd echolung", ""),
+        (f"git checkout {revision[:10]}", "there were uncommitted changes, which this revision lacks" * bool(changed)),
+        ("make setup && source .venv/bin/activate", "the pinned packages"),
+        ("cp <the params.yaml beside this page> .", ""),
+        ("dvc repro", ""),
+        ("echolung ui", "its runs, in MLflow"),
     ]
 
 
-def described(revision: str) -> bool:
-    """Whether the revision that a `provenance` names is all of the code: known, and nothing was changed beside it."""
-    return revision != "unknown" and not revision.endswith("+changed")
-
-
-def today() -> str:
-    """The date, as the report tells it."""
-    return datetime.date.today().isoformat()
-
-
-def facts(settings: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, str]:
-    """Settings and machine in a few readable lines."""
-    encoder, split, probe = settings["encoder"], settings["split"], settings["probe"]
-    training = settings["pretrain"]["training"]
+def facts(parameters: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, str]:
+    """Parameters, code and machine in a few lines; all parameters are in params.yaml."""
+    split, pretrain = parameters["split"], parameters["pretrain"]
+    used = list(dict.fromkeys(encoder["objective"] for encoder in pretrain["encoders"].values()))
+    objectives = {name: _short(pretrain["objectives"].get(name, {})) for name in used}
+    methods = dict.fromkeys(method for arm in parameters["arms"].values() for method in arm["method"])
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "scikit-learn", "mlflow"))
     return {
         "Code": f"echolung {origin['echolung_version']}, git {origin.get('git_revision', 'unknown')}",
-        "Encoder": f"ViT, width {encoder['width']}, depth {encoder['depth']}, {encoder['heads']} heads; clips of "
-        f"{encoder['frames']} frames at {encoder['clip_fps']:g} per second, {encoder['image_size']} pixels, "
-        f"patches of {encoder['tubelet']}×{encoder['patch']}×{encoder['patch']}",
-        "Pretraining": f"{training['steps']} steps of {training['batch']} clips",
-        "Cross-validation": f"{split['outer']} outer × {split['inner']} inner folds by patient, "
-        f"{split['repeats']} repeat(s)",
-        "Probes": f"{', '.join(probe['kinds'])}; learning rate, decay and epoch chosen on inner folds by log-loss",
-        "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_gpu()}",
+        "Pretraining": _short(pretrain["training"]) if used else "none",
+        **{f"Objective {name}": text or "defaults" for name, text in objectives.items()},
+        "Methods": ", ".join(methods),
+        "Cross-validation": f"{split['outer']} outer × {split['inner']} inner folds grouped by patient,"
+        f" {split['repeats']} repeat(s)",
+        "Machine": machine(),
         "Software": f"Python {platform.python_version()}, {packages}",
     }
 
 
-def _gpu() -> str:
+def _short(values: Mapping[str, Any]) -> str:
+    """The plain values among parameters."""
+    plain = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain.items())
+
+
+def machine() -> str:
+    """This machine in a few words."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}"
 
 
 def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
-    """One row per source of the study, whose manifests stand below the folder `ingest`."""
+    """One row per source of the study; `ingest` is the folder of their manifests."""
     rows = []
     for name in names:
         manifest = read_manifest(ingest / name / "manifest.parquet")
@@ -90,40 +86,49 @@ def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
 
 
 def _span(values: pd.Series) -> str:
-    low, high = values.min(), values.max()
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    low, high = f"{values.min():g}", f"{values.max():g}"
+    return low if low == high else f"{low} to {high}"
 
 
-def arms(encoders: Iterable[Path]) -> pd.DataFrame:
-    """One row per encoder folder."""
+def encoders(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
+    """One row per arm, from its encoder folders; where its seeds differ, their values are listed."""
     rows = []
-    for folder in encoders:
+    for arm, folder in ((arm, folder) for arm, found in folders.items() for folder in found):
         record = read_record(folder)
-        watched = f"{record.trained_on_source}, {len(record.trained_on)} videos" if record.steps else "nothing"
-        rows.append(
-            {
-                "arm": record.arm,
-                "objective": record.objective,
-                "seed": record.seed,
-                "steps": record.steps,
-                "pretrained on": watched,
-                "weights": record.weights_sha256[:12],
-            }
-        )
-    return pd.DataFrame(rows)
+        shape = record.settings.model_dump(mode="json")
+        pool = f"{record.trained_on_source}, {len(record.trained_on)} videos" if record.steps else "nothing"
+        encoder = f"{shape.pop('kind')}: {_short(shape)}"
+        weights = record.weights_sha256[:12]
+        rows.append([arm, encoder, record.objective, pool, str(record.steps), str(record.seed), weights])
+    table = pd.DataFrame(rows, columns=["arm", "encoder", "objective", "pretrained on", "steps", "seed", "weights"])
+    return table.groupby("arm", sort=False, as_index=False).agg(_listed)
+
+
+def _listed(cells: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(cells))
+
+
+def read_history(folders: Iterable[Path]) -> pd.DataFrame:
+    """history.csv of all encoder folders (<encoder>/seed<k>) that have one, with columns encoder and seed."""
+    tables = []
+    for folder in dict.fromkeys(folders):
+        if (folder / "history.csv").is_file():
+            table = pd.read_csv(folder / "history.csv")
+            tables.append(table.assign(encoder=folder.parent.name, seed=int(folder.name.removeprefix("seed"))))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def effective_ranks(features: Iterable[Path]) -> pd.DataFrame:
-    """How many directions the features span, from the stores embed/<source>/<arm>/seed<k>: one row per arm and source.
+    """How many directions the features span, from the stores embed/<source>/<arm>/seed<k>: one row per source and arm.
 
-    Columns: source, arm, seeds, mean, low and high (over the seeds), most (what videos and width allow).
+    Columns: source, arm, seeds, mean, low and high (over seeds), most (what the videos and the width allow).
     """
     rows = []
     for folder in features:
         record = Features.open(folder).record
+        source, arm = folder.parent.parent.name, folder.parent.name
         most = min(record.shape[0], record.shape[3])
-        source = folder.parent.parent.name
-        rows.append({"source": source, "arm": record.arm, "rank": record.effective_rank, "most": most})
+        rows.append({"source": source, "arm": arm, "rank": record.effective_rank, "most": most})
     named = {"seeds": ("rank", "size"), "mean": ("rank", "mean"), "low": ("rank", "min"), "high": ("rank", "max")}
     columns = ["source", "arm", *named, "most"]
     if not rows:

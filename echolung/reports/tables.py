@@ -1,209 +1,199 @@
-"""A comparison as tables: for the terminal, for Markdown, and for the page."""
+"""A comparison as tables: for the terminal, for Markdown and for the page."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from echolung.evaluation.comparison import ROLES, Comparison, arms_in_order
+from echolung.evaluation.comparison import Comparison
 from echolung.evaluation.verdicts import p_text, patients, plain, signed
-from echolung.kinds.metrics import METRICS
+from echolung.kinds.kind import Kind
+from echolung.kinds.kinds import KINDS
+from echolung.kinds.task import Task
+from echolung.reports.answer import SEEN, answers, few_seeds, tested
 
-COLUMNS = ["balanced_accuracy", "auroc", "macro_f1", "log_loss"]
-SEEN = " †"
-"""Marks an arm that was pretrained on videos it is scored on."""
-MORE_COLUMNS = ["auprc", "mcc", "brier"]
 READING = (
-    "In brackets: 95% intervals of these fitted models on new patients (bootstrap over groups of patients,"
-    " stratified by class); patients who share a recording or near-duplicate videos are one group. ×3: mean over three"
-    " seeds. p: sign-flip permutation of the groups' log-loss differences, corrected by Holm where a pretrained arm"
-    " meets the random one on a task that was to confirm; every other p is marked as uncorrected and explores."
+    "Brackets: 95% intervals for these fitted models on new patients. ×3: mean of three seeds. p: paired sign-flip test"
+    " of the loss, Holm-corrected (*: not corrected)."
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a task's table: an arm, or the difference between two."""
-
-    difference: bool
-    label: str
-    probe: str
-    cells: list[str]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a pair's comparison supports: outcome (better | worse | undecided) and sentences."""
+    """One line of a task's table: an arm, or the difference of two."""
 
     arm: str
-    reference: str
-    against: str
-    """The reference's role: reference (untrained encoders), control or majority."""
-    outcome: str
-    text: str
+    label: str
+    method: str
+    cells: list[str]
+    difference: bool = False
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """One task's estimates and differences, in reading order."""
+    """One task's estimates and differences."""
 
     task: str
     basis: str
+    heads: list[str]
     rows: list[Row]
-    verdicts: list[Verdict]
     notes: list[str]
 
 
-def headings(columns: list[str] = COLUMNS) -> list[str]:
-    """Column titles of the metrics."""
-    return [METRICS[metric].label for metric in columns]
+def by_kind(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
+    """Kind -> its tasks."""
+    found: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        found.setdefault(task.kind, []).append(name)
+    return found
 
 
-def task_tables(comparison: Comparison, primary: bool = True, columns: list[str] = COLUMNS) -> list[TaskTable]:
-    """A table per task, at the primary probe or at the others; differences only of metrics that are compared."""
+def task_tables(
+    comparison: Comparison, tasks: Mapping[str, Task], view: Literal["main", "pairs", "methods", "metrics"] = "main"
+) -> list[TaskTable]:
+    """A table per task.
+
+    main: each arm's primary method, and the differences from references. pairs: the other differences. methods: the
+    other methods. metrics: those that are not compared.
+    """
     tables = []
-    for task in comparison.arms["task"].unique():
-        arms = comparison.arms[(comparison.arms["task"] == task) & (comparison.arms["primary"] == primary)]
-        pairs = comparison.pairs[(comparison.pairs["task"] == task) & (comparison.pairs["primary"] == primary)]
-        if arms.empty:
-            continue
-        first = arms.iloc[0]
-        sizes = f"{patients(first['n_patients'], first['n_groups'])}, {first['n_videos']} videos"
-        tables.append(
-            TaskTable(
-                task=str(task),
-                basis=f"decided per {first['unit']}: {sizes}",
-                rows=_arm_rows(arms, columns) + (_difference_rows(pairs) if columns == COLUMNS else []),
-                verdicts=_verdicts(comparison, str(task)) if primary else [],
-                notes=_notes(arms, columns),
-            )
+    for name, task in tasks.items():
+        kind = KINDS[task.kind]
+        metrics = [metric for metric in kind.metrics if (metric in kind.paired) != (view == "metrics")]
+        arms, pairs = (
+            table[(table["task"] == name) & (table["primary"] == (view != "methods"))]
+            for table in (comparison.arms, comparison.pairs)
         )
+        main = pairs["reference"].map(comparison.roles).eq("reference")
+        pairs = {"main": pairs[main], "pairs": pairs[~main], "methods": pairs, "metrics": pairs[:0]}[view]
+        if arms.empty or not metrics:
+            continue
+        rows = [] if view == "pairs" else _arm_rows(arms, comparison.order, metrics)
+        rows += _difference_rows(pairs, metrics)
+        heads = [kind.metrics[metric].label for metric in metrics]
+        notes = [] if view == "pairs" else _notes(arms, metrics, kind)
+        tables.append(TaskTable(name, basis(arms), heads, rows, notes))
     return tables
 
 
-def _arm_rows(arms: pd.DataFrame, columns: list[str]) -> list[Row]:
+def basis(arms: pd.DataFrame) -> str:
+    """How much the estimates of one task rest on, from its rows of `Comparison.arms`."""
+    first = arms.iloc[0]
+    return f"per {first['unit']}: {patients(first['n_patients'], first['n_groups'])}, {first['n_videos']} videos"
+
+
+def _arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) -> list[Row]:
     rows = []
-    for arm in arms_in_order(arms):
-        for probe, found in arms[arms["arm"] == arm].groupby("probe", sort=True):
-            by_metric = {row["metric"]: row for row in found.to_dict("records")}
-            seeds = int(found["seeds"].iloc[0])
-            cells = [_cell(by_metric[metric], "estimate", plain) for metric in columns]
-            label = arm if seeds == 1 else f"{arm} ×{seeds}"
-            mark = SEEN if found["n_seen"].iloc[0] else ""
-            rows.append(Row(False, label + mark, str(probe), cells))
+    for arm in order:
+        for method, found in arms[arms["arm"] == arm].groupby("method", sort=False):
+            by_metric = found.set_index("metric").to_dict("index")
+            cells = [_cell(by_metric[metric], "estimate", plain) for metric in metrics]
+            rows.append(Row(arm, _label(found.iloc[0].to_dict()), str(method), cells))
     return rows
 
 
-def _difference_rows(pairs: pd.DataFrame) -> list[Row]:
+def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str]) -> list[Row]:
     rows = []
-    for (arm, reference, probe), found in pairs.groupby(["arm", "reference", "probe"], sort=False):
-        by_metric = {row["metric"]: row for row in found.to_dict("records")}
-        cells = [_cell(by_metric[metric], "difference", signed) for metric in COLUMNS]
-        tested = by_metric["log_loss"]
-        cells[-1] += f", {chance(tested)}"
+    for (arm, reference, method), found in pairs.groupby(["arm", "reference", "method"], sort=False):
+        by_metric = found.set_index("metric").to_dict("index")
+        cells = [_cell(by_metric[metric], "difference", signed) for metric in metrics]
+        for place, metric in enumerate(metrics):
+            if by_metric[metric]["test"]:
+                cells[place] += f", {chance(by_metric[metric])}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
-        rows.append(Row(True, f"{arm} − {reference}{mark}", str(probe), cells))
+        rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells, difference=True))
     return rows
 
 
-def chance(row: dict[Any, Any]) -> str:
-    """The p-value of a pair's log-loss, and whether it was corrected: "p = 0.24 (uncorrected)", "p = 1.00 (Holm)"."""
-    if pd.isna(row["p_holm"]):
-        return f"{p_text(row['p_value'])} (uncorrected)"
-    return f"{p_text(row['p_holm'])} (Holm)"
+def _label(row: Mapping[Any, Any]) -> str:
+    """An arm with its number of seeds, and the mark of one that saw the videos."""
+    seeds = f" ×{row['seeds']}" if row["seeds"] > 1 else ""
+    return f"{row['arm']}{seeds}{SEEN if row['n_seen'] else ''}"
 
 
-def _verdicts(comparison: Comparison, task: str) -> list[Verdict]:
-    """The verdicts of one task, those against the reference first."""
-    roles = comparison.arms.drop_duplicates("arm").set_index("arm")["role"].to_dict()
-    rows = comparison.verdicts[comparison.verdicts["task"] == task].to_dict("records")
-    found = [
-        Verdict(row["arm"], row["reference"], roles[row["reference"]], row["outcome"], row["text"]) for row in rows
-    ]
-    return sorted(found, key=lambda one: ROLES.index(one.against))
-
-
-def _cell(row: dict[Any, Any], value: str, written: Any) -> str:
+def _cell(row: Mapping[Any, Any], value: str, written: Callable[[float, int], str]) -> str:
     if pd.isna(row[value]):
         return "undefined"
-    return f"{written(row[value], 2)} [{plain(row['low'], 2)}, {plain(row['high'], 2)}]"
+    return f"{written(row[value], 2)} [{written(row['low'], 2)}, {written(row['high'], 2)}]"
 
 
-def _notes(arms: pd.DataFrame, columns: list[str]) -> list[str]:
-    """What must be known of single figures, said once."""
-    noted = arms[(arms["note"] != "") & arms["metric"].isin(columns)]
-    seen = arms[arms["n_seen"] > 0].drop_duplicates("arm")
+def chance(row: Mapping[Any, Any]) -> str:
+    """The p-value of a pair: "p = 1.00" corrected, "p = 0.24*" not."""
+    return f"{p_text(row['p_value'])}*" if pd.isna(row["p_holm"]) else p_text(row["p_holm"])
+
+
+def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
+    """What applies to single numbers of the table."""
     found: dict[tuple[str, str], list[str]] = {}
-    for metric, text, arm in noted[["metric", "note", "arm"]].itertuples(index=False, name=None):
-        found.setdefault((metric, text), []).append(arm)
+    for row in arms[(arms["note"] != "") & arms["metric"].isin(metrics)].to_dict("records"):
+        found.setdefault((row["metric"], row["note"]), []).append(row["arm"])
     overlap = [
         f"{row['arm']}{SEEN}: pretrained, without labels, on {row['n_seen']} of these {row['n_videos']} videos; not"
-        " counted as evidence."
-        for row in seen.to_dict("records")
+        " evidence."
+        for row in arms[arms["n_seen"] > 0].drop_duplicates("arm").to_dict("records")
     ]
     return overlap + [
-        f"{METRICS[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()
+        f"{kind.metrics[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()
     ]
 
 
-def rank_table(ranks: pd.DataFrame) -> pd.DataFrame:
-    """The same as words, to be shown."""
-    rows = ranks.to_dict("records")
-    return pd.DataFrame(
-        {
-            "source": row["source"],
-            "arm": row["arm"],
-            "seeds": row["seeds"],
-            "effective rank of the features": f"{row['mean']:.1f} ({row['low']:.1f} to {row['high']:.1f})",
-            "of at most": row["most"],
-        }
-        for row in rows
-    )
+def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 100) -> str:
+    """The comparison for a terminal: a line of answer per task, one table, and how to read it."""
+    same: dict[str, list[str]] = {}
+    for task, answer in answers(comparison, tasks, numbers=False).items():
+        same.setdefault(answer.text, []).append(task)
+    lines = [line for text, names in same.items() for line in _wrapped(f"{', '.join(names)}: {text}", width, "    ")]
+    rows = [row for kind, names in by_kind(tasks).items() for row in _of_kind(comparison, KINDS[kind], names)]
+    sizes = [max(len(row[place]) for row in rows if len(row) > 1) for place in range(len(rows[0]))]
+    sizes[0] = min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes[1:]))
+    for row in rows:
+        if row[0] == "":
+            lines.append("")
+        first = row[0] if len(row) == 1 or len(row[0]) <= sizes[0] else f"{row[0][: sizes[0] - 1]}…"
+        cells = [first, *row[1:]]
+        lines.append("  ".join(cell.ljust(size) for cell, size in zip(cells, sizes, strict=False)).rstrip())
+    seen = f" {SEEN.strip()}: pretrained on videos of the task; not evidence." if SEEN in str(rows) else ""
+    return "\n".join([*lines, "", *_wrapped(f"{READING}{seen} {few_seeds(comparison)}", width)])
 
 
-RANKS = (
-    "How many directions the features of a source's videos span (RankMe): mean over seeds, and range; the number of"
-    " videos or the encoder's width is the most there can be."
-)
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def table_text(comparison: Comparison, width: int = 116) -> str:
-    """The comparison for a terminal: per task the estimates, the differences and what they support."""
+def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str]) -> list[list[str]]:
+    """Rows of arm, two metrics, difference from the reference and p; a row of one cell is a task."""
+    references = [arm for arm, role in comparison.roles.items() if role == "reference"]
+    metrics, loss = kind.paired[:2], kind.metrics[kind.loss].label
+    blank = [""] * (2 - len(metrics))
+    other = references[0] if len(references) == 1 else "reference"
+    rows = [["", *(kind.metrics[metric].label for metric in metrics), *blank, f"{loss} − {other}", "p"]]
+    pairs = tested(comparison)
+    pairs = pairs[pairs["against"] == "reference"]
+    for task in tasks:
+        arms = comparison.arms[(comparison.arms["task"] == task) & comparison.arms["primary"]]
+        rows.append([f"{task} ({basis(arms)})"])
+        for row in _arm_rows(arms, comparison.order, metrics):
+            mine = pairs[(pairs["task"] == task) & (pairs["arm"] == row.arm)].to_dict("records")
+            differences = [[_cell(pair, "difference", signed), chance(pair)[2:].removeprefix("= ")] for pair in mine]
+            beside = differences.pop() if len(references) == 1 and differences else ["", ""]
+            rows.append([f"  {row.label}", *row.cells, *blank, *beside])
+            below = zip(mine, differences, strict=False)
+            rows += [[f"    − {pair['reference']}", "", "", *cells] for pair, cells in below]
+    return rows
+
+
+def table_markdown(comparison: Comparison, tasks: Mapping[str, Task]) -> str:
+    """The tables as Markdown."""
     lines = []
-    for table in task_tables(comparison):
-        body = [["", "probe", *headings()], *([row.label, row.probe, *row.cells] for row in table.rows)]
-        sizes = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
-        lines += [f"{table.task} · {table.basis}", ""]
-        rules = 0
-        for i, line in enumerate(body):
-            if i == 1 or (i > 1 and table.rows[i - 1].difference and not rules):
-                lines.append("  " + "─" * (sum(sizes) + 2 * len(sizes) - 2))
-                rules += i > 1
-            lines.append("  " + "  ".join(cell.ljust(size) for cell, size in zip(line, sizes, strict=True)).rstrip())
-        lines.append("")
-        # Beating the class frequencies is expected; a terminal says it only where it was not shown.
-        said = [one.text for one in table.verdicts if one.against != "majority" or one.outcome != "better"]
-        for text in said + table.notes:
-            lines += textwrap.wrap(text, width - 4, initial_indent="  • ", subsequent_indent="    ")
-        lines.append("")
-    return "\n".join([*lines, *textwrap.wrap(READING, width)])
-
-
-def table_markdown(comparison: Comparison) -> str:
-    """The same table for a README."""
-    lines = []
-    for table in task_tables(comparison):
-        lines += [f"**{_escaped(table.task)}** ({table.basis})", ""]
-        lines += ["| | probe | " + " | ".join(headings()) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    for table in [*task_tables(comparison, tasks), *task_tables(comparison, tasks, "pairs")]:
+        lines += [f"**{table.task}** ({table.basis})", ""]
+        lines += ["| | method | " + " | ".join(table.heads) + " |", "|---|---|" + "---|" * len(table.heads)]
         for row in table.rows:
-            label = f"*{_escaped(row.label)}*" if row.difference else _escaped(row.label)
-            lines.append(f"| {label} | {_escaped(row.probe)} | " + " | ".join(row.cells) + " |")
-        lines.append("")
+            label = f"*{row.label}*" if row.difference else row.label
+            lines.append(f"| {label} | {row.method} | " + " | ".join(row.cells) + " |")
+        lines += ["", *table.notes, ""]
     return "\n".join([*lines, READING, ""])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")

@@ -1,0 +1,109 @@
+"""Figures of classification: confusion matrices and ROC curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from echolung.core.drawing import FAINT, INK, hide, new_figure, note, subtitle
+from echolung.evaluation.comparison import Comparison, judged_only
+from echolung.kinds.kind import Captioned
+
+
+def confusions(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+    """A matrix per task and arm: rows are the truth and add up to 100%."""
+    found = _by_task(comparison, "confusion")
+    if not found:
+        return None
+    arms = max(len(matrices) for matrices in found.values())
+    together = max(1, 4 // arms)  # tasks in one row
+    rows, columns = -(-len(found) // together), arms * together
+    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns))
+    for at, (task, matrices) in enumerate(found.items()):
+        first = at % together * arms
+        for panel, (arm, table) in zip(panels[at // together][first:], matrices.items(), strict=False):
+            _confusion(panel, table)
+            panel.set_title(f"{task}\n{arm}")
+    hide([panel for row in panels for panel in row if not panel.has_data()])
+    note(figure, "Share of the true class, and the number of videos or patients (mean over an arm's seeds).")
+    return figure
+
+
+def _by_task(comparison: Comparison, name: str) -> dict[str, dict[str, pd.DataFrame]]:
+    """task -> arm -> its rows of a table, for candidates and references."""
+    table, roles = judged_only(comparison, name), comparison.roles
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for task in table["task"].unique():
+        for arm in comparison.order:
+            rows = table[(table["task"] == task) & (table["arm"] == arm)]
+            if len(rows) and roles[arm] in ("candidate", "reference"):
+                found.setdefault(task, {})[arm] = rows
+    return found
+
+
+def _confusion(panel: Axes, table: pd.DataFrame) -> None:
+    classes = list(dict.fromkeys(table["actual"]))
+    counts = table["count"].to_numpy(dtype=float).reshape(len(classes), -1) / table["seeds"].iloc[0]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(shares.shape):
+        count = f"{counts[i, j]:.0f}" if counts[i, j].is_integer() else f"{counts[i, j]:.1f}"
+        colour = "white" if shares[i, j] > 0.55 else INK
+        panel.text(j, i - 0.1, f"{shares[i, j]:.0%}", ha="center", va="center", color=colour, fontsize=10)
+        panel.text(j, i + 0.22, count, ha="center", va="center", color=colour, fontsize=7.5)
+    crowded = sum(len(label) for label in classes) > 26
+    panel.set_xticks(range(len(classes)), classes, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+    panel.set_yticks(range(len(classes)), classes, rotation=90, va="center")
+    panel.set_xlabel("predicted")
+    panel.set_ylabel("true")
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(False)
+
+
+def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+    """One panel per task and class against the rest."""
+    found = _by_task(comparison, "roc")
+    drawn = [(task, label) for task, arms in found.items() for label in pd.concat(arms.values())["class"].unique()]
+    if not drawn:
+        return None
+    columns = 4 if len(drawn) > 3 else 3
+    rows = -(-len(drawn) // columns)
+    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns), sharey=True)
+    flat = [panel for row in panels for panel in row]
+    for panel, (task, label) in zip(flat, drawn, strict=False):
+        panel.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=(0, (4, 3)))
+        for arm, table in reversed(found[task].items()):
+            curve = table[table["class"] == label]
+            x, y = (curve[name].to_numpy(dtype=float) for name in ("false_positive_rate", "true_positive_rate"))
+            if len(curve):
+                panel.plot(x, y, color=colours[arm], lw=1.8, label=f"{arm} {np.trapezoid(y, x):.2f}")
+        panel.set_title(f"{task}\n")
+        subtitle(panel, f"positive: {label}")
+        panel.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1])
+        panel.set_xlabel("false-positive rate")
+        panel.legend(loc="lower right", title="area", title_fontsize=8, reverse=True)
+    for row in panels:
+        row[0].set_ylabel("true-positive rate")
+    hide(flat[len(drawn) :])
+    return figure
+
+
+FIGURES: Mapping[str, Captioned] = {
+    "confusion": Captioned(
+        confusions,
+        "Confusion matrices",
+        "The prediction is the class with the highest mean probability over repeats; no threshold is tuned. The"
+        " diagonal is each class's sensitivity. Counts are means over an arm's seeds and may be fractions.",
+    ),
+    "roc": Captioned(
+        roc_curves,
+        "ROC curves",
+        "One class against the rest. A curve is the mean of the curves within folds, because each fold has its own"
+        " fitted model and scores of different models are not comparable. Its area may differ from the table's AUROC"
+        " by up to 0.003, and that AUROC is a mean over classes where there are more than two.",
+    ),
+}

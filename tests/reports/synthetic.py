@@ -1,0 +1,97 @@
+"""Tasks of two kinds with a hostile class name, and out-of-fold predictions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from echolung.core.drawing import new_figure
+from echolung.evaluation.compare import CompareSettings, compare
+from echolung.evaluation.comparison import Comparison, judged_only
+from echolung.kinds.classification import ClassificationTask
+from echolung.kinds.kind import Captioned, Kind, Scores
+from echolung.kinds.metrics import Metric
+from echolung.kinds.predictions import Key, Units
+from echolung.kinds.task import Task
+from echolung.methods.arms import Arm
+
+HOSTILE = "<script>alert('$x_1$')</script>|a&b/../c"
+CLASSES = {"kind": "classification", "classes": ["covid", HOSTILE, "NA"], "label": "diagnosis"}
+TASKS: dict[str, Task] = {
+    "lung": ClassificationTask.parse({**CLASSES, "source": "pocus", "unit": "video"}, "lung"),
+    "blues": ClassificationTask.parse(
+        {**CLASSES, "source": "blues", "unit": "patient", "classes": [0, 1], "main": False}, "blues"
+    ),
+}
+NUMBER = Task(kind="number", source="hearts", label="ef", unit="video")
+ARMS = {
+    "jepa": Arm(method=("attentive", "linear"), encoder="jepa", role="candidate"),
+    "random": Arm(method=("attentive", "linear"), encoder="random", role="reference"),
+    "hand-made": Arm(method=("hand-made",), role="control"),
+}
+STRENGTHS = {"jepa": (1, 1.6), "random": (3, 0.4), "hand-made": (1, 0.9), "majority": (1, 0.0)}
+"""Arm -> its seeds, and how much of the truth is in its scores."""
+
+
+def predictions(task: str, classes: int, arms: Mapping[str, tuple[int, float]] = STRENGTHS) -> pd.DataFrame:
+    """Of 80 videos of 40 patients in 5 folds."""
+    random, patient, frames = np.random.default_rng(1), np.repeat(np.arange(40), 2), []
+    y = patient % classes
+    fits = [(arm, method) for arm in arms for method in (ARMS[arm].method if arm in ARMS else [arm])]
+    for arm, method, seed in [(*fit, seed) for fit in fits for seed in range(arms[fit[0]][0])]:
+        scores = (random.normal(0, 1, (80, classes)) + arms[arm][1] * np.eye(classes)[y]) * (arms[arm][1] != 0)
+        p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        rows = pd.DataFrame(p, columns=[f"p_{k}" for k in range(classes)])
+        rows = rows.assign(task=task, arm=arm, arm_seed=seed, method=method, repeat=0, fold=patient // classes % 5)
+        rows["sample_id"] = [f"{task}/v{i}" for i in range(80)]
+        rows["patient_id"] = rows["split_group"] = [f"{task}/p{i}" for i in patient]
+        frames.append(rows.assign(y_true=y.astype(float), seen_in_pretraining=False, split_digest="d"))
+    return pd.concat(frames, ignore_index=True)
+
+
+TABLES = {"lung": predictions("lung", 3), "blues": predictions("blues", 2)}
+NUMBERS = predictions("ef", 2, {arm: STRENGTHS[arm] for arm in ("jepa", "random", "majority")})
+NUMBERS = NUMBERS.rename(columns={"p_1": "number"}).replace({"majority": "toy-mean"})
+
+
+def compared(
+    tables: Mapping[str, pd.DataFrame], tasks: Mapping[str, Task], arms: Mapping[str, Arm] = ARMS
+) -> Comparison:
+    return compare(tables, tasks, arms, CompareSettings(bootstrap=100, permutations=200))
+
+
+class Number(Kind):
+    """A number judged by its absolute error; with a figure, a table that it draws and one that it does not."""
+
+    Settings, metrics, paired, loss = Task, {"mae": Metric("absolute error", False)}, ("mae",), "mae"
+    baseline, valid = "toy-mean", "the number is finite"
+
+    labelled = answer = answer_columns = NotImplemented  # a report needs none of them
+
+    def columns(self, task: Task) -> list[str]:
+        return ["number"]
+
+    def wrong(self, task: Task, values: np.ndarray) -> np.ndarray:
+        return ~np.isfinite(values).all(axis=1)
+
+    def losses(self, task: Task, y: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return np.abs(values[..., 0] - y)
+
+    def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
+        losses = self.losses(units.task, units.y, units.values[key]).mean(axis=1)
+        return Scores({"mae": np.stack([units.per_patient(one) for one in losses]) @ counts.T / counts.sum(axis=1)})
+
+    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+        return {"mae": float(np.abs(values[..., 0] - units.y[held_out]).mean())}
+
+    def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
+        points = pd.DataFrame({"true": units.y, "predicted": units.values[key][0, 0, :, 0]})
+        return {"scatter": points, "agreement": pd.DataFrame({"estimate": [0.123], "low": [-1.5], "high": [1.25]})}
+
+    def figures(self) -> Mapping[str, Captioned]:
+        return {"scatter": Captioned(lambda comparison, colours: new_figure(1, 1, 3)[0], "Scatter", "A caption.")}
+
+    def plots(self, comparison: Comparison) -> dict[str, pd.DataFrame]:
+        return {"scatter/all": judged_only(comparison, "scatter")[["true", "predicted"]]}
