@@ -21,6 +21,7 @@ from echolung.core.errors import EcholungError, SettingsError, TrialError
 from echolung.core.runtime import Progress
 from echolung.models.encoder import ClipSettings
 from echolung.pretraining.loop import OnMetrics
+from echolung.pretraining.result import finish, finished, outlook, row
 from echolung.pretraining.run import SeedRun
 from echolung.pretraining.settings import ComputeSettings, PretrainSettings
 
@@ -47,16 +48,16 @@ def pretrain(
 
     Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for.
     """
-    pending = {run.seed: run for run in runs if not run.finished()}
+    pending = {run.seed: run for run in runs if not finished(run)}
     for run in runs:
-        message = run.outlook() if run.seed in pending else f"{run.name} seed {run.seed}: already trained"
+        message = outlook(run) if run.seed in pending else f"{run.title}: already trained"
         if message:
             on_message(message)
     if pending:
         _train(pending, runs[0].directory.parent / "trials", on_metrics or {}, on_progress)
     for run in runs:
         shutil.copytree(run.result, target / f"seed{run.seed}", dirs_exist_ok=True)
-    return pd.DataFrame([run.row() for run in runs])
+    return pd.DataFrame([row(run) for run in runs])
 
 
 def _train(
@@ -76,7 +77,7 @@ def _train(
             # A trial only waits for its workers, which ask for the CPUs; but Tune wants it to ask for something.
             resources={"cpu": 0, "memory": 1},
             at_once=_capacity(compute),
-            steps=some.settings.of(some.name).steps,
+            steps=some.training.steps,
         )
     shutil.rmtree(directory)
 
@@ -158,4 +159,4 @@ def _work(config: dict[str, Any]) -> None:
             record(step, values)
         ray.train.report({"step": step})
 
-    run.train(on_metrics, get_device(), writes=first)
+    finish(run, on_metrics, get_device(), writes=first)

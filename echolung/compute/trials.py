@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.compute.session import ray_session
-from echolung.core.errors import DataError, DiskError, EcholungError, TrialError
+from echolung.core.errors import EcholungError, TrialError
 from echolung.core.runtime import (
     Progress,
     atomic_directory,
@@ -34,6 +34,8 @@ from echolung.core.runtime import (
 
 SHOWN = 3
 """Causes that an error lists, and configurations of each."""
+
+FAILURES = "failures.txt"
 
 Trial = Callable[[dict[str, Any]], Mapping[str, Any]]
 """A trial: takes its configuration, returns tables (DataFrame) and anything JSON can hold, by name."""
@@ -60,20 +62,20 @@ def run_trials(
     or `resources`; no more than `at_once` run side by side. It counts as `steps` in `on_progress`, and may report
     `step` on its way. `directory` must be on storage that all machines of the cluster see.
 
-    A trial whose process dies, or that raises an unexpected error, is retried once. Raises TrialError, after all others
-    have finished, with the cause and the configurations that failed.
+    A trial whose process dies is retried once. Raises TrialError, after all others have finished, with the causes, the
+    configurations that failed, and the remedies of typed errors.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     keys = [digest([fingerprint, dict(configuration)]) for configuration in configurations]
     assert len(set(keys)) == len(keys), "two trials have the same configuration"
-    results = {key: result for key in keys if (result := _read(directory / key)) is not None}
-    pending = {
-        key: dict(configuration) for key, configuration in zip(keys, configurations, strict=True) if key not in results
-    }
-    damaged = sum((directory / key).is_dir() for key in pending)
-    if damaged:
-        print(f"{damaged} results of {name} trials are damaged and will be recomputed.", file=sys.stderr)
+    results: dict[str, dict[str, Any]] = {}
+    for folder in [directory / key for key in keys if (directory / key).is_dir()]:
+        try:
+            results[folder.name] = _load(folder)
+        except (EcholungError, OSError, ValueError, LookupError, TypeError) as error:
+            print(f"{folder} is damaged and will be recomputed ({error}).", file=sys.stderr)
+    pending = {key: dict(one) for key, one in zip(keys, configurations, strict=True) if key not in results}
     if on_progress:
         on_progress(len(results) * steps, len(keys) * steps)
     if pending:
@@ -82,12 +84,13 @@ def run_trials(
         with ray_session(workers):
             reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
             failures = _tune(body, name, wanted, at_once, reporter)
-        results |= {key: result for key in pending if (result := _read(directory / key)) is not None}
-        if failed := [key for key in pending if key not in results]:
-            raise _failure(failed, pending, failures, directory, name)
+        if failures:
+            raise _failure(failures, pending, directory, name)
+        results |= {key: _load(directory / key) for key in pending}
     for path in directory.iterdir():  # results of parameters that are no longer used
-        if path.name not in keys:
+        if path.name not in keys and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+    (directory / FAILURES).unlink(missing_ok=True)
     return [results[key] for key in keys]
 
 
@@ -117,13 +120,12 @@ def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -
 def _tune(
     body: dict[str, Any], name: str, resources: dict[str, float], at_once: int | None, reporter: Any
 ) -> dict[str, dict[str, str]]:
-    """Run what is pending; returns what the failed trials report, by key."""
+    """Run what is pending; returns cause, remedy and traceback of the trials that failed, by key."""
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
     records = body["directory"] / ".tune"
-    for old in (records, body["directory"] / "failures"):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(records, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, **body), resources),
         param_space={"key": tune.grid_search(list(body["configurations"]))},
@@ -141,72 +143,53 @@ def _tune(
             verbose=0,
         ),
     )
-    reports = {}
+    failures = {}
     for trial in tuner.fit():
-        metrics = trial.metrics or {}
-        cause = str(trial.error) if trial.error else metrics.get("cause", "no result")
-        reports[trial.config["key"]] = {"cause": " ".join(cause.split())[-400:], "remedy": metrics.get("remedy", "")}
-    return reports
+        if trial.error:  # its process died twice: Ray's report ends with the reason
+            cause = " ".join(str(trial.error).split())[-400:]
+            failures[trial.config["key"]] = {"cause": cause, "remedy": "", "traceback": str(trial.error)}
+        elif "cause" in trial.metrics:
+            failures[trial.config["key"]] = trial.metrics
+    return failures
 
 
 def _trial(
-    config: dict[str, Any],
-    function: Trial,
-    configurations: dict[str, dict[str, Any]],
-    directory: Path,
+    config: dict[str, Any], function: Trial, configurations: dict[str, dict[str, Any]], directory: Path
 ) -> dict[str, Any]:
-    """One trial in a worker process: writes its result, or the traceback of its failure, into `directory`."""
+    """One trial in a worker process: writes its result into `directory`, or returns why there is none."""
     key = config["key"]
-    _one_thread()
+    os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     seed_everything(derived_seed("trial", key))
-    failure = directory / "failures" / f"{key}.json"
     try:
         result = function(configurations[key])
         with atomic_directory(directory / key) as folder:
             _write(folder, result)
     except Exception as error:
         typed = error if isinstance(error, EcholungError) else TrialError(f"{type(error).__name__}: {error}")
-        report = {"cause": typed.problem, "remedy": typed.remedy}
-        with contextlib.suppress(DiskError):  # the disk may be full
-            write_json(failure, {**report, "configuration": configurations[key], "traceback": traceback.format_exc()})
-        if typed is error:
-            return {"finished": 0, **report}  # a retry would fail in the same way
-        raise
-    failure.unlink(missing_ok=True)
+        return {"cause": typed.problem, "remedy": typed.remedy, "traceback": traceback.format_exc()}
     return {"finished": 1}
 
 
-def _one_thread() -> None:
-    """Trials that each use every core slow one another down, and sum in another order."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-
-
 def _failure(
-    failed: list[str],
-    pending: dict[str, dict[str, Any]],
-    reports: dict[str, dict[str, str]],
-    directory: Path,
-    name: str,
+    failures: dict[str, dict[str, str]], pending: dict[str, dict[str, Any]], directory: Path, name: str
 ) -> TrialError:
+    """What the failed trials have in common, with the remedies; their tracebacks go to a file."""
     labels: dict[str, list[str]] = {}  # by cause: trials often fail for the same reason
-    remedies: list[str] = []
-    for key in failed:
-        report = reports.get(key, {"cause": "no result", "remedy": ""})
-        with contextlib.suppress(DataError):  # it says more than Ray does; a killed process leaves none
-            report = read_json(directory / "failures" / f"{key}.json")
-        labels.setdefault(report["cause"], []).append(_label(pending[key], list(pending.values())))
-        if report["remedy"] and report["remedy"] not in remedies:
-            remedies.append(report["remedy"])
+    for key, failure in failures.items():
+        labels.setdefault(failure["cause"], []).append(_label(pending[key], list(pending.values())))
     parts = []
     for cause, where in list(labels.items())[:SHOWN]:
         more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
         parts.append(f"{cause} [{'; '.join(where[:SHOWN])}{more}]")
+    remedies = dict.fromkeys(failure["remedy"] for failure in failures.values() if failure["remedy"])
+    details = directory / FAILURES
+    with contextlib.suppress(OSError):  # the disk may be full
+        details.write_text("\n".join(f"{pending[key]}\n{one['traceback']}" for key, one in failures.items()))
     return TrialError(
-        f"{len(failed)} of {len(pending)} {name} trials failed: {'; '.join(parts)}",
-        f"{' '.join(remedies[:SHOWN]) or 'Fix the error.'} Then rerun: finished trials are kept. "
-        f"Details: {directory / 'failures'}",
+        f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts)}",
+        f"{' '.join(remedies) or 'Fix the error.'} Then rerun: finished trials are kept. Details: {details}",
     )
 
 
@@ -226,11 +209,6 @@ def _write(folder: Path, result: Mapping[str, Any]) -> None:
     write_json(folder / "result.json", {"tables": tables, "values": plain})
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    """The result of a finished trial; None if there is none or its files are damaged."""
-    try:
-        record = read_json(folder / "result.json")
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}
-        return {**record["values"], **tables}
-    except (DataError, OSError, ValueError, LookupError, TypeError):
-        return None
+def _load(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / "result.json")
+    return {**record["values"], **{name: pd.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}}

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -20,28 +19,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from echolung.core.errors import DataError, TrialError
-from echolung.core.runtime import atomic_path, code_digest, derived_seed, digest, used_modules
+from echolung.core.runtime import atomic_path, derived_seed
 from echolung.data.clips import ClipStore
-from echolung.models.encoder import ClipSettings, Encoder
-from echolung.models.encoders import ENCODERS
+from echolung.models.encoder import Encoder
 from echolung.models.rank import effective_rank
 from echolung.pretraining import checkpoint
 from echolung.pretraining.objectives import OBJECTIVES
 from echolung.pretraining.precision import resolve
+from echolung.pretraining.run import SeedRun
 from echolung.pretraining.sampling import fixed_clips
-from echolung.pretraining.settings import UNCHANGING, PretrainSettings
 
 OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
 
 HISTORY = "history.csv"
-NEUTRAL = {
-    "echolung.models.encoders",
-    "echolung.pretraining.checkpoint",
-    "echolung.pretraining.objectives",
-    "echolung.pretraining.settings",
-}
-"""Modules that cannot change a result: files and parameters, and the dicts that import every encoder and objective."""
 
 
 @dataclass(frozen=True)
@@ -54,65 +45,24 @@ class Trained:
     the diagnostics of the objective, effective_rank (where measured), clips_per_second, eta_seconds."""
 
 
-def train(
-    name: str,
-    encoder: ClipSettings,
-    settings: PretrainSettings,
-    store: ClipStore,
-    seed: int,
-    directory: Path,
-    on_metrics: OnMetrics,
-    device: torch.device | str = "cpu",
-) -> Trained:
-    """Train `settings.encoders[name]`, or continue from the checkpoint in `directory`.
+def train(run: SeedRun, on_metrics: OnMetrics, device: torch.device | str = "cpu") -> Trained:
+    """Train a run, or resume it from the checkpoint in its directory.
 
     On a CPU the result of a resumed run is bit-identical to that of an uninterrupted one. A checkpoint of other
     parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes.
-    Raises TrialError if the loss stops being finite, DataError if the store is empty.
+    Raises TrialError if the loss stops being finite, DataError if the pool is empty.
     """
-    if not len(store):
-        raise DataError(f"the clip store {store.directory} holds no videos to train on", "Choose another pool.")
-    return _Run(name, encoder, settings, store, seed, directory, on_metrics, torch.device(device)).finish()
+    return _Loop(run, on_metrics, torch.device(device)).finish()
 
 
-def fingerprint(
-    name: str, encoder: ClipSettings, settings: PretrainSettings, store: ClipStore, seed: int, device: str
-) -> dict[str, Any]:
-    """Everything that decides the result of a run on a `device` of type cuda or cpu.
+class _Loop:
+    """A run in one worker."""
 
-    A run continues from a checkpoint only if this is unchanged.
-    """
-    training, objective = settings.of(name), settings.encoders[name].objective
-    classes = OBJECTIVES[objective].__module__, ENCODERS[encoder.kind].__module__
-    parts = ("echolung.models.", "echolung.pretraining.", "echolung.data.clips")
-    return {
-        "objective": {"name": objective, **settings.objective(name).model_dump(mode="json")},
-        "seed": seed,
-        "encoder": encoder.model_dump(mode="json"),
-        "training": training.model_dump(mode="json", exclude=UNCHANGING)
-        | {"precision": resolve(training.precision, device)},
-        "code": code_digest(*used_modules(*classes, __name__, within=parts, without=NEUTRAL)),
-        "frames": {"size": store.size, "fingerprint": store.fingerprint},
-        "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
-    }
-
-
-class _Run:
-    """One run in one worker."""
-
-    def __init__(
-        self,
-        name: str,
-        encoder: ClipSettings,
-        settings: PretrainSettings,
-        store: ClipStore,
-        seed: int,
-        directory: Path,
-        on_metrics: OnMetrics,
-        device: torch.device,
-    ) -> None:
-        self.settings, self.store, self.seed = settings.of(name), store, seed
-        self.directory, self.on_metrics, self.device = directory, on_metrics, device
+    def __init__(self, run: SeedRun, on_metrics: OnMetrics, device: torch.device) -> None:
+        self.settings, self.store, self.seed = run.training, ClipStore.open(run.pool), run.seed
+        self.directory, self.on_metrics, self.device = run.directory, on_metrics, device
+        if not len(self.store):
+            raise DataError(f"the clip store {run.pool} holds no videos to train on", "Choose another pool.")
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if together else 0
         self.workers = torch.distributed.get_world_size() if together else 1
@@ -120,13 +70,15 @@ class _Run:
         assert share * self.workers == self.settings.batch, "PretrainSettings checks that the batch divides"
         self.rows = slice(self.rank * share, (self.rank + 1) * share)
 
-        objective = OBJECTIVES[settings.encoders[name].objective]
-        torch.manual_seed(derived_seed(seed, "parts"))
-        self.objective = objective(encoder, settings.objective(name), seed, self.settings.steps).to(device)
+        torch.manual_seed(derived_seed(run.seed, "parts"))
+        objective = OBJECTIVES[run.objective](
+            run.encoder, run.settings.objective(run.name), run.seed, run.training.steps
+        )
+        self.objective = objective.to(device)
         groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)
         self.bf16 = resolve(self.settings.precision, device.type) == "bf16"
-        self.fingerprint = fingerprint(name, encoder, settings, store, seed, device.type)
+        self.fingerprint = run.fingerprint(device.type)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []

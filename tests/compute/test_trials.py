@@ -102,13 +102,13 @@ def test_a_killed_trial_is_retried_and_failing_ones_are_named_after_the_others_h
     for part in ("2 patients, 5 folds [x 2]", "ZeroDivisionError: no patients [x 3]"):
         assert part in caught.value.problem
     assert caught.value.remedy.startswith("Ask for fewer folds.")
-    assert runs(tmp_path) == [0, 1, 1, 2, 3, 3], "1 was killed and retried, 3 failed twice; 2 is wrong data"
+    assert runs(tmp_path) == [0, 1, 1, 2, 3], "1 was killed and retried"
     assert max(seen) == (4, 4)
-    details = sorted(Path(caught.value.remedy.split("Details: ")[1]).iterdir())
-    assert len(details) == 2 and all("in troubled" in json.loads(path.read_text())["traceback"] for path in details)
+    details = Path(caught.value.remedy.split("Details: ")[1]).read_text()
+    assert details.count("in troubled") == 2 and "'x': 3" in details
     kept = run_trials(troubled, configurations(tmp_path, 0, 1), *place)
     assert kept == [{"threads": "1"}] * 2
-    assert runs(tmp_path) == [0, 1, 1, 2, 3, 3]
+    assert runs(tmp_path) == [0, 1, 1, 2, 3]
 
 
 def large(config: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def test_a_full_disk_and_damaged_results_cost_only_those_trials(
     (folders[4] / "table.parquet").unlink()
     capsys.readouterr()
     again = run_trials(large, *place)
-    assert "3 results of fit trials are damaged and will be recomputed." in capsys.readouterr().err
+    assert capsys.readouterr().err.count("and will be recomputed") == 3
     assert runs(tmp_path) == [1, 1, 2, 2, 3, 3, 4, 4, 5]
     assert [result["x"] for result in again] == [1, 2, 3, 4, 5]
     assert [result["draw"] for result in again[1:]] == [draws[x] for x in (2, 3, 4, 5)]
@@ -171,6 +171,8 @@ def test_a_stopped_or_killed_call_leaves_no_process_and_keeps_what_is_finished(t
         assert driver.poll() is None
         time.sleep(0.05)
     children = psutil.Process(driver.pid).children(recursive=True)
+    if end == signal.SIGKILL:  # two idle agents of Ray follow a minute later
+        children = [child for child in children if "Agent" not in " ".join(child.cmdline())]
     assert len(children) > 2
     driver.send_signal(end)
     assert driver.stderr is not None

@@ -22,9 +22,11 @@ from echolung.models.encoders import initial_encoder
 from echolung.models.rank import effective_rank
 from echolung.models.vit import VideoViT
 from echolung.pretraining import checkpoint, precision
-from echolung.pretraining.loop import HISTORY, Trained, fingerprint, train
+from echolung.pretraining import run as run_module
+from echolung.pretraining.loop import HISTORY, Trained, train
 from echolung.pretraining.objective import Objective
 from echolung.pretraining.objectives import OBJECTIVES
+from echolung.pretraining.run import SeedRun
 from echolung.pretraining.sampling import CropSettings, TrainingClips, fixed_clips
 from echolung.pretraining.schedule import ScheduleSettings
 from echolung.pretraining.settings import PretrainSettings
@@ -75,7 +77,8 @@ def quiet(step: int, values: dict[str, float | None]) -> None:
 def run(
     store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = quiet, objective: str = "jepa", **training: Any
 ) -> Trained:
-    return train("hearts", ENCODER, settings(objective, **training), store, seed, directory, on_metrics)
+    one = SeedRun("hearts", settings(objective, **training), ENCODER, store.directory, seed, directory)
+    return train(one, on_metrics)
 
 
 class Stopped(Exception):
@@ -244,31 +247,28 @@ def test_other_videos_start_over(store: ClipStore, tmp_path: Path) -> None:
     assert same(run(other, tmp_path / "run"), run(other, tmp_path / "fresh"))
 
 
-def changes(store: ClipStore, other: ClipStore, name: str = "jepa", device: str = "cpu") -> list[str]:
-    """The keys in which the fingerprints of a run and another one differ."""
-    first = fingerprint("hearts", ENCODER, settings(), store, 0, "cpu")
-    second = fingerprint("hearts", ENCODER, settings(name), other, 0, device)
-    return [line.split(": ")[0] for line in checkpoint.differences(second, first)]
+def depends(store: ClipStore, objective: str = "jepa", device: str = "cpu") -> dict[str, Any]:
+    """Everything that decides the result of a run."""
+    return SeedRun("hearts", settings(objective), ENCODER, store.directory, 0, Path()).fingerprint(device)
 
 
 @pytest.mark.parametrize("change", [{"size": 32}, {"fingerprint": "another decoder"}])
 def test_other_frames_of_the_same_videos_start_over(store: ClipStore, tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "clips" / "index.json"
+    before = depends(store)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    (key,) = changes(store, ClipStore.open(tmp_path / "clips"))
-    assert key.startswith("frames")
+    (line,) = checkpoint.differences(depends(store), before)
+    assert line.startswith("frames")
 
 
 def test_the_code_of_the_objective_and_all_it_uses_is_part_of_a_run(
     store: ClipStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from echolung.pretraining import loop
-
     seen: list[set[str]] = []
-    monkeypatch.setattr(loop, "code_digest", lambda *modules: seen.append(set(modules)) or "")
+    monkeypatch.setattr(run_module, "code_digest", lambda *modules: seen.append(set(modules)) or "")
     monkeypatch.setitem(OBJECTIVES, "heads", Heads)
     for objective in ("jepa", "heads"):
-        fingerprint("hearts", ENCODER, settings(objective), store, 0, "cpu")
+        depends(store, objective)
     used = {f"echolung.{name}" for name in ("models.vit", "models.rope", "pretraining.loop", "pretraining.sampling")}
     assert used | {"echolung.pretraining.masking", "echolung.models.predictor"} <= seen[0]
     assert used | {__name__} <= seen[1]
@@ -282,7 +282,8 @@ def test_precision_is_what_the_device_has_and_part_of_a_run(
     assert precision.resolve("auto", "cpu") == "float32"
     (tmp_path / "cpuinfo").write_text("flags\t: sse avx512_bf16_x\n")
     assert precision.resolve("auto", "cpu") == "float32" and precision.resolve("bf16", "cpu") == "bf16"
-    assert changes(store, store, device="cuda") == ["training.precision"]
+    (line,) = checkpoint.differences(depends(store, device="cuda"), depends(store))
+    assert line == "training.precision: float32 -> bf16"
     (tmp_path / "cpuinfo").write_text("flags\t: sse amx_bf16 avx\n")
     assert precision.resolve("auto", "cpu") == "bf16" and precision.resolve("float32", "cuda") == "float32"
     rounded, exact = (run(store, tmp_path / name, precision=name, steps=4) for name in ("auto", "float32"))
