@@ -12,7 +12,7 @@ import pytest
 
 from echolung.core.errors import DataError
 from echolung.data.sources.files import Layout
-from echolung.data.sources.layouts import Scan, scan
+from echolung.data.sources.layouts import SOURCES, Scan, scan
 
 CASES = Path(os.environ.get("ECHOLUNG_CASES", Path(__file__).parents[4] / "shared" / "cases"))
 folder = partial(scan, "folder", source="mine")
@@ -129,6 +129,27 @@ def test_decimal_commas_are_read_where_they_cannot_separate_thousands(tmp_path: 
     for cells, high in ((["1,234"], 1e4), (["1.234,5"], 1e4), (["64,2,1"], 100)):
         with pytest.raises(DataError, match="must be a number"):
             numbers(*cells, high=high)
+
+
+LAYOUTS = {  # folders that are made, and what is missing then
+    "echonet": ([], "Videos"),
+    "echonet_pediatric": (["A4C/Videos"], "FileList.csv"),
+    "pocus": (["convex"], "dataset_metadata.csv"),
+    "covid_blues": (["lus_videos"], "clinical_variables.csv"),
+    "folder": ([], "videos.csv"),
+}
+
+
+@pytest.mark.parametrize("layout", SOURCES)
+def test_what_is_missing_is_named_with_how_to_get_it(layout: str, tmp_path: Path) -> None:
+    folders, missing = LAYOUTS[layout]
+    root = tmp_path / "set"
+    for problem in (f"no folder {root} \\(.* holds: nothing\\)", f"no (file|folder) .*{missing}"):
+        with pytest.raises(DataError, match=problem) as error:
+            scan(layout, root, "mine")
+        assert "set `root` to" in error.value.remedy
+        for folder in [".", *folders]:
+            (root / folder).mkdir(parents=True, exist_ok=True)
 
 
 def make_stray(root: Path, kind: str) -> str:
