@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help with examples, errors as one line with the remedy, no traceback."""
+"""The command line: help with examples, errors as one line with the remedy, no traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from echolung.cli.main import main
 from echolung.core.runtime import exclusive
 from echolung.data.video import decode
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -48,9 +48,9 @@ def test_help_imports_nothing_heavy() -> None:
     ("words", "said"),
     [
         (["promote", "pocus-patology"], "Did you mean 'pocus-pathology'?"),
-        (["promote", "pocus-pathology", "--arm", "jepaa"], "arm 'jepaa' is not probed on pocus-pathology"),
+        (["promote", "pocus-pathology", "--arm", "jepaa"], "arm 'jepaa' takes no part in pocus-pathology"),
         (["phantom", "heart", "x.mp4", "--ef", "99"], "Choose 5 to 85"),
-        (["phantom", "lung", "x.txt"], "Let its name end in"),
+        (["phantom", "lung", "x.txt"], "Use one of the suffixes"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_remedy(
@@ -66,23 +66,22 @@ def test_a_mistake_is_one_line_with_the_remedy(
     assert "Traceback" not in done.output
 
 
-def test_show_while_the_study_runs_says_to_wait_and_not_to_run_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_show_while_the_study_runs_says_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     monkeypatch.chdir(tmp_path)
-    with exclusive(tmp_path / "data" / "locks" / "phantom-probe@blues-covid.lock", "stage probe@blues-covid"):
+    locks = tmp_path / "data" / "locks"
+    with exclusive(locks / "phantom-fit@blues-covid.lock", "stage fit@blues-covid"):
         waits = CliRunner().invoke(main, ["show"])
     assert waits.exit_code == 1
-    assert f"the study phantom is running (probe@blues-covid, process {os.getpid()})" in waits.output
-    assert "Wait" in waits.output and "echolung doctor" in waits.output and "dvc repro" not in waits.output
-    with exclusive(tmp_path / "data" / "locks" / "lung-probe@blues-covid.lock", "stage probe@blues-covid"):
+    assert f"running: phantom-fit@blues-covid (process {os.getpid()})" in waits.output
+    assert "Wait" in waits.output and "dvc repro" not in waits.output
+    with exclusive(locks / "lung-fit@blues-covid.lock", "stage fit@blues-covid"):
         idle = CliRunner().invoke(main, ["show"])
-    assert idle.exit_code == 1 and "dvc repro compare" in idle.output, "another study is no reason to wait"
+    assert idle.exit_code == 1 and "dvc repro" in idle.output, "another study is no reason to wait"
 
 
-def test_the_two_servers_are_not_led_to_one_port() -> None:
+def test_the_two_servers_have_different_ports() -> None:
     ports = {option.name: option.default for option in commands_module.serve.params}
     assert f"--port {ports['port']}" not in CliRunner().invoke(main, ["ui", "--help"]).output
 

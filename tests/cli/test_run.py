@@ -1,0 +1,203 @@
+"""`echolung run` and `echolung clean`, and what Hydra does inside `dvc exp run`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from echolung import composition
+from echolung.cli.main import main
+from echolung.core.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+WARD = (ROOT / "conf" / "study" / "folder.yaml").read_text().replace("study: folder", "study: ward")
+
+
+def git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", root, "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The committed parameters in a repository, with a study `ward` whose videos only this folder has."""
+    root = tmp_path / "a project"
+    for name in ("conf", ".dvc"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("cache", "tmp", "__pycache__"))
+    for name in ("params.yaml", "dvc.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, root)
+    (root / "conf" / "study" / "ward.yaml").write_text(WARD)
+    (root / "data" / "raw" / "mine").mkdir(parents=True)
+    (root / "data" / "raw" / "mine" / "videos.csv").write_text("path,patient,label\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "t")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for variable in ("ECHOLUNG_STUDY", "ECHOLUNG_SCALE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(root)
+    return root
+
+
+def at(project: Path, study: str, scale: str) -> None:
+    """Let params.yaml be this study and scale."""
+    composed = composition.compose(project, study, scale).parameters
+    (project / "params.yaml").write_text(yaml.safe_dump(composed, sort_keys=False))
+
+
+def said(*words: str) -> str:
+    done = CliRunner().invoke(main, ["run", "--print", *words])
+    return done.output.strip().splitlines()[-1] if done.exit_code == 0 else done.output
+
+
+# --- values as people type them ---
+
+HARD = ["/data/Jürgen", "/a b/c", "a=b", "it's", 'say "x"', "(x)", "#1", "a,b", "[x]/y", "{a", "a;b|c&d!", "ends in \\",
+        "$HOME", "x y ", "c:\\d", "choice(1,2)", "*?@%"]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", HARD)
+def test_hydra_reads_a_value_as_it_was_typed(value: str, project: Path) -> None:
+    found = composition.compose(project, "ward", changes=[f"public_sets={value}"])
+    assert found.parameters["public_sets"] == value
+    shell = subprocess.run(["sh", "-c", f"printf '%s\n' {shlex.join(found.command)}"], capture_output=True, text=True)
+    assert shell.stdout.splitlines() == list(found.command), "the printed line is safe in a shell"
+
+
+def test_numbers_lists_and_home_folders_are_what_they_are_meant_to_be(project: Path) -> None:
+    changes = ["split.seed=7", "tasks.mine-sick.classes=[a, b]", "public_sets=~/sets", "pretrain.compute.gpu=true"]
+    found = composition.compose(project, "ward", changes=changes).parameters
+    assert found["split"]["seed"] == 7
+    assert found["tasks"]["mine-sick"]["classes"] == ["a", "b"]
+    assert found["public_sets"] == str(Path.home() / "sets")
+    assert found["pretrain"]["compute"]["gpu"] is True, "conf/ leaves it to its default"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--study", "lnug"], "Did you mean 'lung'?"),
+        (["--scale", "laptob"], "Did you mean 'laptop'?"),
+        (["--set", "split.sed=1"], "unknown parameter 'split.sed': did you mean 'seed'?"),
+        (["--set", "split.seed"], "'split.seed' does not set a parameter"),
+        (["--set", "split.outer=0"], "split.outer"),
+    ],
+)
+def test_a_mistake_is_named_before_dvc_is_called(words: list[str], problem: str, project: Path) -> None:
+    done = CliRunner().invoke(main, ["run", *words])
+    assert done.exit_code == 1
+    assert problem in done.output
+    assert "Traceback" not in done.output
+
+
+# --- the study at hand ---
+
+
+def test_what_is_not_named_stays_at_hand_and_edits_are_not_lost_silently(project: Path) -> None:
+    at(project, "ward", "laptop")
+    found = composition.compose(project, changes=["split.seed=1"])
+    assert (found.parameters["study"], found.parameters["scale"]) == ("ward", "laptop")
+    assert said() == "dvc repro"
+    assert said("--", "-f") == "dvc repro -f"
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["split"]["outer"] = 3
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    done = CliRunner().invoke(main, ["run", "--set", "split.seed=1", "--print"])
+    assert "split.outer=3" in done.stderr
+    done = CliRunner().invoke(main, ["run", "--set", "split.outer=3", "--print"])
+    assert done.stderr == ""
+
+
+def exp_run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`dvc exp run` with a dvc.yaml whose one stage says what it was given."""
+    (project / "dvc.yaml").write_text("stages:\n  say:\n    cmd: echo at ${study} ${scale} ${split.seed}\n")
+    identity = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    command = [sys.executable, "-m", "dvc", "exp", "run", *arguments]
+    return subprocess.run(command, cwd=project, env=os.environ | identity, capture_output=True, text=True, check=False)
+
+
+def test_dvc_keeps_the_study_at_hand(project: Path) -> None:
+    """Hydra alone would go back to the default study; DVC lets conf/hydra_plugins choose first."""
+    at(project, "ward", "laptop")
+    for arguments, expected in [
+        (["-S", "split.seed=5"], "at ward laptop 5"),
+        (["-S", "study=lung"], "at lung laptop 0"),
+    ]:
+        done = exp_run(project, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout.splitlines()
+
+
+def test_dvc_says_what_a_copy_would_lack_and_which_study_file_is_another_s(project: Path) -> None:
+    at(project, "ward", "demo")
+    refused = exp_run(project, "--temp")
+    assert refused.returncode != 0
+    absolute = f'ingest.sources.mine.root="{project}/data/raw/mine"'
+    assert f"data/raw/mine is in neither Git nor DVC, so the copy would lack it. Add: -S '{absolute}'" in refused.stderr
+    assert said("--temp") == "dvc exp run --temp -S '{}'".format(absolute.replace('"', ""))
+    assert exp_run(project, "--temp", "-S", absolute).returncode == 0
+    (project / "conf" / "study" / "copy.yaml").write_text(WARD)
+    refused = exp_run(project, "-S", "study=copy")
+    assert refused.returncode != 0
+    assert "conf/study/copy.yaml says `study: ward`. Change that line to `study: copy`." in refused.stderr
+    with pytest.raises(SettingsError, match=r"copy.yaml says `study: ward`"):
+        composition.compose(project, "copy")
+
+
+def test_the_demonstration_is_told_from_everything_else(project: Path) -> None:
+    composition.require_demonstration(project)
+    at(project, "phantom", "laptop")
+    with pytest.raises(SettingsError, match="study=phantom scale=laptop") as error:
+        composition.require_demonstration(project)
+    assert "echolung run --study phantom --scale demo" in error.value.remedy
+
+
+# --- clean ---
+
+
+def put(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("kept, or not")
+
+
+@pytest.mark.parametrize("name", ["ward", "mine", "raw", "pocus"])
+def test_clean_keeps_every_video_that_was_brought(name: str, project: Path) -> None:
+    (project / "conf" / "study" / f"{name}.yaml").write_text(WARD.replace("study: ward", f"study: {name}"))
+    (project / "conf" / "study" / "bad.yaml").write_text("study: ../..\nphantom: {../mine: 1}\n")
+    raw = project / "data" / "raw"
+    brought = [raw / "mine" / "a.mp4", raw / "pocus" / "b.mp4", raw / "pocus.dvc", raw / name / "mine" / "c.mp4"]
+    brought += [project / "data" / name / "own" / "d.mp4", raw / "folder" / "more" / "hearts" / "e.avi"]
+    drawn = [raw / name / "hearts" / "Videos" / "0.avi", raw / "phantom" / "hearts" / "FileList.csv"]
+    put(*brought, *drawn)
+    assert CliRunner().invoke(main, ["clean"]).exit_code == 0
+    assert [path for path in brought if not path.is_file()] == []
+    assert [path for path in drawn if path.exists()] == []
+
+
+def test_clean_deletes_what_every_stage_of_every_study_makes(project: Path) -> None:
+    made = [project / place for place in ("dvc.lock", "data/cache/clips/x", "data/locks/x", "mlruns/mlflow.db")]
+    for path in (project / "conf" / "study").glob("*.yaml"):
+        study = yaml.safe_load(path.read_text())
+        made.append(project / "data" / f"{study['study']}-runs" / "pretrain" / "checkpoint")
+        for stage in yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values():
+            body = stage.get("do", stage)
+            outs = [out if isinstance(out, str) else next(iter(out)) for out in body.get("outs", [])]
+            outs += [next(iter(out)) if isinstance(out, dict) else out for out in body.get("metrics", [])]
+            keys = study["phantom"] if stage.get("foreach") == "${phantom}" else ["some-key"]
+            for place in (
+                out.replace("${study}", study["study"]).replace("${key}", key) for out in outs for key in keys
+            ):
+                made.append(project / place.replace("${item}", "some-key"))
+    assert len(made) > 60 and "$" not in str(made)
+    put(*(path if path.suffix else path / "file" for path in made))
+    assert CliRunner().invoke(main, ["clean"]).exit_code == 0
+    assert [path for path in made if path.exists()] == []
+    assert sorted((project / "data").rglob("*.*")) == [project / "data" / "raw" / "mine" / "videos.csv"]
