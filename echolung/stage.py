@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import psutil
 
     from echolung.settings import Settings
-    from echolung.tracking.run import StageRun
+    from echolung.tracking.run import Run
     from echolung.tracking.store import Store
 
 
@@ -51,7 +51,7 @@ class Stage:
     root: Path
     settings: Settings
     store: Store
-    run: StageRun
+    run: Run
 
     def data(self, *parts: str) -> Path:
         """A path below data/<study>/."""
@@ -83,7 +83,7 @@ class Stage:
                 if findings.is_file():
                     self.run.attach(findings, "validation")
 
-    def trial(self, arm: str, seed: int, resume_key: str) -> contextlib.AbstractContextManager[StageRun]:
+    def trial(self, arm: str, seed: int, resume_key: str) -> contextlib.AbstractContextManager[Run]:
         """The tracked run of one pretraining trial; the same `resume_key` continues the same run."""
         from echolung.tracking import experiments
 

@@ -1,1 +1,1 @@
-"""The history of runs, kept by MLflow: one run per stage, per pretraining trial and per task x arm."""
+"""Runs in MLflow: one per stage, per pretraining and per task and arm."""

@@ -1,4 +1,7 @@
-"""From the tables of a comparison to one run per arm, named so that MLflow's compare page answers the question."""
+"""From the tables of a comparison to one run per arm, with names that suit MLflow's compare page.
+
+That page lists metrics by name in a short box: few have plain names, so that it opens on these and their intervals.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +9,30 @@ import math
 
 import pandas as pd
 
-from echolung.evaluation.compare import PAIRED
-from echolung.evaluation.comparison import Comparison, arms_in_order
+from echolung.evaluation.comparison import Comparison
 from echolung.tracking.experiments import ArmResult, Dataset
 
-INITS = {
-    "pretrained": "pretrained",
-    "reference": "random",
-    "control": "control",
-    "majority": "control",
-    "other": "other",
-}
-"""What a run's tag `init` says, by the arm's role in the comparison."""
-
-# MLflow's compare page lists metrics by name in a box of six rows: the plain names are few, so that it opens on the
-# AUROC and the balanced accuracy with their intervals, and the chart view on four charts of folds.
+INITS = {"reference": "random", "control": "control", "baseline": "baseline", "candidate": "pretrained"}
+"""A run's tag `init`, by the arm's role."""
 
 
 def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *datasets: Dataset) -> list[ArmResult]:
-    """One result per arm of `task`, pretrained ones first.
+    """One result per arm of `task`, candidates first.
 
     `encoders` has one row per encoder, with the column `arm`; its other columns become parameters.
 
-    Plain names (`balanced_accuracy`, with `_low` and `_high`) are of the probe that judges the arm; metrics that no
-    pair is compared on stand under `more/`, another probe's under its name (`linear/auroc`), differences under that of
-    the other arm (`minus_random/log_loss`, with `_p_uncorrected` and, where it was to confirm, `_p_holm`).
+    Metrics of the primary method that are compared in pairs have plain names (`auroc`, with `_low` and `_high`), its
+    others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`
+    (with `_p_uncorrected` and, if confirmatory, `_p_holm`).
     """
-    arms = comparison.arms[comparison.arms["task"] == task]
-    results = []
-    for arm in arms_in_order(arms):
-        rows = arms[arms["arm"] == arm]
+    mine, results = comparison.of_task(task), []
+    paired = set(mine.pairs["metric"])
+    for arm in [arm for arm in comparison.order if arm in set(mine.arms["arm"])]:
+        rows = mine.arms[mine.arms["arm"] == arm]
         first = rows[rows["primary"]].iloc[0]
-        mine = encoders[encoders["arm"] == arm] if len(encoders) else encoders
+        made = encoders[encoders["arm"] == arm] if len(encoders) else encoders
+        sizes = {size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")}
+        verdicts = mine.verdicts[mine.verdicts["arm"] == arm].to_dict("records")
         results.append(
             ArmResult(
                 task=task,
@@ -45,37 +40,32 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *data
                 init=INITS[first["role"]],
                 data_digest=datasets[0].digest if datasets else "",
                 parameters={
-                    "probe": first["probe"],
+                    "method": first["method"],
                     "unit": first["unit"],
-                    "patients": int(first["n_patients"]),
-                    "groups": int(first["n_groups"]),
-                    "videos": int(first["n_videos"]),
-                    **{column: _joined(mine[column]) for column in mine.columns.drop("arm", errors="ignore")},
+                    **sizes,
+                    **{column: _joined(made[column]) for column in made.columns.drop("arm", errors="ignore")},
                 },
-                metrics={**_scores(rows), **_differences(comparison, task, arm, first["probe"])},
-                folds=_folds(comparison, task, arm, first["probe"]),
+                metrics={**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])},
+                folds=_folds(mine.folds, arm, first["method"], paired),
                 datasets=datasets,
-                tags=_verdicts(comparison, task, arm),
+                tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
             )
         )
     return results
 
 
-def _scores(rows: pd.DataFrame) -> dict[str, float | None]:
+def _scores(rows: pd.DataFrame, paired: set[str]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for row in rows.to_dict("records"):
-        name = row["metric"] if row["metric"] in PAIRED else f"more/{row['metric']}"
-        if not row["primary"]:
-            name = f"{row['probe']}/{row['metric']}"
+        prefix = "" if row["metric"] in paired else "more/"
+        name = f"{prefix if row['primary'] else row['method'] + '/'}{row['metric']}"
         found |= _interval(name, row["estimate"], row["low"], row["high"])
     return found
 
 
-def _differences(comparison: Comparison, task: str, arm: str, probe: str) -> dict[str, float | None]:
-    pairs = comparison.pairs
-    mine = pairs[(pairs["task"] == task) & (pairs["arm"] == arm) & (pairs["probe"] == probe)]
+def _differences(pairs: pd.DataFrame, arm: str, method: str) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for row in mine.to_dict("records"):
+    for row in pairs[(pairs["arm"] == arm) & (pairs["method"] == method)].to_dict("records"):
         name = f"minus_{row['reference']}/{row['metric']}"
         found |= _interval(name, row["difference"], row["low"], row["high"])
         found[f"{name}_p_uncorrected"] = _number(row["p_value"])
@@ -91,21 +81,13 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _folds(comparison: Comparison, task: str, arm: str, probe: str) -> list[dict[str, float | None]]:
-    """One mapping per outer fold, in the order of the comparison's steps."""
-    folds = comparison.folds
-    mine = folds[(folds["task"] == task) & (folds["arm"] == arm) & (folds["probe"] == probe)]
-    mine = mine[mine["metric"].isin(PAIRED)]
+def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list[dict[str, float | None]]:
+    """Metrics of each outer fold, in the order of the comparison's steps."""
+    mine = folds[(folds["arm"] == arm) & (folds["method"] == method) & folds["metric"].isin(paired)]
     return [
         {row["metric"]: _number(row["value"]) for row in of_step.to_dict("records")}
         for _, of_step in mine.groupby("step", sort=True)
     ]
-
-
-def _verdicts(comparison: Comparison, task: str, arm: str) -> dict[str, str]:
-    verdicts = comparison.verdicts
-    mine = verdicts[(verdicts["task"] == task) & (verdicts["arm"] == arm)]
-    return {f"verdict_against_{row['reference']}": row["text"] for row in mine.to_dict("records")}
 
 
 def _joined(values: pd.Series) -> str:

@@ -1,12 +1,12 @@
-"""Where runs and models are kept: a database in the project's folder, or whatever MLflow can reach."""
+"""The tracking store, for runs and models: a database in the project's folder, or whatever MLflow can reach."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from typing import Any
 
 from echolung.core.errors import TrackingError
 from echolung.core.parameters import Parameters
+from echolung.core.runtime import exclusive, workspace
 from echolung.tracking.moved import require_here
 
+SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
@@ -28,7 +30,7 @@ _ENVIRONMENT = {
 
 
 class TrackingSettings(Parameters):
-    """Where runs and models are kept. The environment's MLFLOW_TRACKING_URI goes before `uri`."""
+    """Where runs and models are kept. The environment's MLFLOW_TRACKING_URI takes precedence over `uri`."""
 
     uri: str = ""
     """A database or an MLflow server; empty for `mlruns/mlflow.db` in the project's folder."""
@@ -36,11 +38,11 @@ class TrackingSettings(Parameters):
 
 @dataclass(frozen=True)
 class Store:
-    """An initialised tracking store; picklable, so a worker on any machine can write to it."""
+    """An initialised tracking store; picklable, so that a worker on any machine can write to it."""
 
     uri: str
     artifacts: str
-    """Where files go; empty where a server decides."""
+    """Where files go; empty if a server decides."""
     root: Path
 
     def client(self) -> Any:
@@ -52,32 +54,36 @@ class Store:
 
 
 def where(root: Path, settings: TrackingSettings | None = None) -> str:
-    """The address of the project's store: the environment's, else the parameters', else a database in `mlruns/`."""
-    chosen = os.environ.get("MLFLOW_TRACKING_URI") or (settings.uri if settings else "")
-    return chosen or f"sqlite:///{_home(root)}/mlruns/mlflow.db"
+    """The store's address: the environment's, else the parameters', else a database in `mlruns/`.
+
+    Queued DVC experiments run in a copy of the project that is deleted: they use the project's own store. Relative
+    database paths are below the project: Ray's workers have other working folders.
+    """
+    chosen = os.environ.get("MLFLOW_TRACKING_URI") or (settings.uri if settings else "") or f"{SQLITE}mlruns/mlflow.db"
+    database = chosen.removeprefix(SQLITE)
+    return chosen if database == chosen else f"{SQLITE}{workspace(root) / database}"
 
 
 def store(root: Path, settings: TrackingSettings | None = None) -> Store:
-    """The store of the project at `root`, made ready for any number of writers.
+    """The store of the project at `root`, initialised.
 
     Raises TrackingError if it is not a database, of another MLflow's schema, locked, does not answer, or points to the
     folder that the project was moved from.
     """
-    home = _home(root) / "mlruns"
+    home = workspace(root) / "mlruns"
     uri = where(root, settings)
     remote = uri.startswith(("http://", "https://"))
     opened = Store(uri, "" if remote else str(home / "artifacts"), root.absolute())
     _configure()
     with reported(opened):
         home.mkdir(parents=True, exist_ok=True)
-        if uri.startswith("sqlite:///"):
-            _check_sqlite(Path(uri.removeprefix("sqlite:///")))
-            if uri == f"sqlite:///{home}/mlflow.db":
+        if uri.startswith(SQLITE):
+            _check_sqlite(Path(uri.removeprefix(SQLITE)))
+            if uri == f"{SQLITE}{home}/mlflow.db":
                 require_here(home)
         _quieten_mlflow()
-        # Processes that meet an uninitialised database together crash in its migration: one of them makes it.
-        with open(home / ".initialise.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        # Processes that open an uninitialised database together crash in its migration: one of them makes it.
+        with exclusive(home / ".initialise.lock", "making the tracking database", patience=120):
             opened.client().search_experiments(max_results=1)
     return opened
 
@@ -88,17 +94,8 @@ def _configure() -> None:
         os.environ.setdefault(name, value)
 
 
-def _home(root: Path) -> Path:
-    """The project's folder; a queued DVC experiment runs in a copy below it, and its history belongs to the whole."""
-    root = root.absolute()
-    for parent in root.parents:
-        if parent.name == "exps" and parent.parent.name == "tmp" and parent.parent.parent.name == ".dvc":
-            return parent.parent.parent.parent
-    return root
-
-
 def _check_sqlite(path: Path) -> None:
-    """Turn away what MLflow would retry for two minutes: a file that is no database, or of another version."""
+    """Reject what MLflow would retry for two minutes: a file that is not a database, or of another MLflow version."""
     if not path.is_file() or path.stat().st_size == 0:
         return
     from mlflow.store.db.utils import _get_latest_schema_revision
@@ -112,7 +109,7 @@ def _check_sqlite(path: Path) -> None:
         version = importlib.metadata.version("mlflow")
         raise TrackingError(
             f"the tracking database {path} has the schema of another MLflow than the installed {version}",
-            f"Back it up and run `mlflow db upgrade sqlite:///{path}`, or move it away to start a new history.",
+            f"Back it up and run `mlflow db upgrade {SQLITE}{path}`, or move it away to start a new history.",
         )
 
 
@@ -120,7 +117,7 @@ def _quieten_mlflow() -> None:
     import mlflow  # noqa: F401  (its import configures its loggers)
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints a traceback we turn into one line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints tracebacks of what `reported` raises
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -133,39 +130,25 @@ def reported(store: Store) -> Iterator[None]:
     try:
         yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
-        text = str(error)
-        line = _first_line(error)
-        if "locked" in text:
-            remedy = "Another program is writing to it: end it (a paused `mlflow ui`, a database browser), then go on."
-        elif "schema" in text or "Can't locate revision" in text:
-            remedy = f"Back it up and run `mlflow db upgrade {store.uri}`, or move it away to start a new history."
-        elif "not a database" in text or "malformed" in text:
-            remedy = "The file is damaged: move it away (a new one is made), or restore a copy."
-        elif "readonly" in text and not Path(store.uri.removeprefix("sqlite:///")).exists():
-            remedy = "It was moved or deleted: the next call makes a new one."
-        elif store.uri.startswith("http"):
-            remedy = "Is the server running and reachable? Unset MLFLOW_TRACKING_URI (or `uri`) for the local store."
-        elif isinstance(error, OSError) or any(word in text for word in ("readonly", "unable to open", "full", "I/O")):
-            remedy = "Check that the folder can be written to and that the disk is not full."
-        else:
-            remedy = "See `mlflow doctor`; the store can be moved away to start a new history."
-        raise TrackingError(f"the tracking store {store.uri} cannot be used: {line}", remedy) from error
+        text = str(error).strip() or type(error).__name__
+        said = re.search(r"\(\w+\.\w*Error\) (.+)", text)  # by the database, among many lines of SQLAlchemy
+        line = said[1] if said else text.splitlines()[0][:300]
+        problem = f"the tracking store {store.uri} cannot be used: {line}"
+        raise TrackingError(problem, _remedy(error, store)) from error
 
 
-def _first_line(error: BaseException) -> str:
-    """What the database itself said, where it said something; MLflow and SQLAlchemy wrap it in many lines."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(getattr(cause, "orig", None), Exception):
-            error = cause.orig  # type: ignore[attr-defined]
-            break
-        cause = cause.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def ui_command(store: Store) -> str:
-    """The command that opens the store in a browser, on this machine alone."""
+def _remedy(error: Exception, store: Store) -> str:
+    text = str(error)
+    if "locked" in text:
+        return "Another program is writing to it: end it (a paused `mlflow ui`, a database browser) and try again."
+    if "schema" in text or "Can't locate revision" in text:
+        return f"Back it up and run `mlflow db upgrade {store.uri}`, or move it away to start a new history."
+    if "not a database" in text or "malformed" in text:
+        return "The file is damaged: restore a copy, or move it away to start a new history."
+    if "readonly" in text and not Path(store.uri.removeprefix(SQLITE)).exists():
+        return "It was moved or deleted: the next call makes a new one."
     if store.uri.startswith("http"):
-        return f"open {store.uri}"
-    return f"mlflow ui --backend-store-uri {store.uri} --host 127.0.0.1 --port 5000"
+        return "Is the server running and reachable? Unset MLFLOW_TRACKING_URI (or `tracking.uri`) for the local store."
+    if isinstance(error, OSError) or any(word in text for word in ("readonly", "unable to open", "full", "I/O")):
+        return "Check that the folder can be written to and that the disk is not full."
+    return "See `mlflow doctor`; the store can be moved away to start a new history."

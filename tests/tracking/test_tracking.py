@@ -1,4 +1,4 @@
-"""The run history: what a person finds in the browser, and what is left when processes end badly."""
+"""The run history: what the browser shows, what killed processes leave behind, and stores that fail."""
 
 from __future__ import annotations
 
@@ -18,19 +18,10 @@ import pytest
 import sqlalchemy
 
 from echolung.core.errors import GateError, TrackingError
-from echolung.tracking.experiments import (
-    ArmResult,
-    Dataset,
-    arm_run,
-    compare_url,
-    folds_url,
-    stage_run,
-    stage_times,
-    trial_run,
-)
+from echolung.tracking.experiments import ArmResult, Dataset, arm_run, stage_run, stage_times, trial_run
 from echolung.tracking.provenance import gone, process
-from echolung.tracking.run import MetricsLogger, Run, flatten
-from echolung.tracking.store import Store, TrackingSettings, store
+from echolung.tracking.run import Run
+from echolung.tracking.store import Store, TrackingSettings, store, where
 
 OPEN_A_RUN_AND_WAIT = """
 import sys, time
@@ -47,16 +38,12 @@ IDENTIFY = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_server_from_outside() -> object:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")  # no MLFLOW_TRACKING_URI
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A project whose store two processes initialised at once; one was then terminated, the other killed outright."""
+    """A project whose store two processes initialised at once; then one got SIGTERM and the other SIGKILL."""
     root = tmp_path_factory.mktemp("project")
     children = {
         key: subprocess.Popen(
@@ -129,23 +116,18 @@ def test_the_run_of_a_vanished_process_is_closed_by_the_next_stage_whichever_it_
     assert status(tracking, run.id) == "FINISHED"
 
 
-def test_only_a_process_that_is_certainly_gone_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_is_gone_when_it_has_ended_and_unknown_on_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     child = subprocess.Popen([sys.executable, "-c", IDENTIFY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     tag = child.stdout.readline().strip()
-    machine, boot, namespace, pid, started = tag.split()
+    host, pid, started = tag.split()
     assert (int(pid), gone(tag), gone(process())) == (child.pid, False, False)
-    reused = f"{machine} {boot} {namespace} {pid} {int(float(started)) - 1}"
-    assert gone(reused), "the same id, and another start"
-    assert gone(f"{machine} an-earlier-boot {namespace} {pid} {started}"), "the machine was restarted"
-    for other in (f"other/1 other-boot {namespace} {pid} 0", f"{machine} {boot} pid:[1] {pid} 0", "", "host 7 12345"):
-        assert not gone(other), "nothing is known of other machines, of containers, of other tags"
-    monkeypatch.setattr("socket.gethostname", lambda: "renamed")
-    assert not gone(tag)
-    assert gone(reused), "this boot and no other, whatever the host is called by now"
+    assert gone(f"{host} {pid} {float(started) - 60}"), "the process id was reused"
+    for other in (f"other {pid} 0", "", "host x y z"):
+        assert not gone(other), "nothing is known"
     child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and not asked how: a zombie
-    assert gone(tag)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert gone(tag), "a zombie"
     child.communicate()
     assert gone(tag)
 
@@ -153,17 +135,17 @@ def test_only_a_process_that_is_certainly_gone_counts_as_gone(monkeypatch: pytes
 def test_a_failing_stage_keeps_its_reason(tracking: Store) -> None:
     with (
         pytest.raises(GateError),
-        stage_run(tracking, "phantom", "split", "", {"outer": 5}, {"data_digest": "d"}) as run,
+        stage_run(tracking, "phantom", "split", "", {"outer": 5, "more": {"a": [1, 2], "b": {}}}) as run,
     ):
         raise GateError("patient 7 is in two folds")
-    assert status(tracking, run.id) == "FAILED"
-    found = tags(tracking, run)
-    assert "patient 7 is in two folds" in found["error"]
-    assert (found["stage"], found["data_digest"], found["mlflow.runName"]) == ("split", "d", "split")
+    found = tracking.client().get_run(run.id)
+    assert (found.info.status, found.info.run_name) == ("FAILED", "split")
+    assert "patient 7 is in two folds" in found.data.tags["error"]
+    assert found.data.params["outer"] == "5" and found.data.params["more.a"] == "[1, 2]"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupted_stage_is_killed_and_the_interrupt_goes_on(tracking: Store, error: type[BaseException]) -> None:
+def test_an_interrupted_stage_is_killed_and_the_interrupt_continues(tracking: Store, error: type[BaseException]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(error), stage_run(tracking, "phantom", "split", "", {}) as run:
         raise error
@@ -172,7 +154,7 @@ def test_an_interrupted_stage_is_killed_and_the_interrupt_goes_on(tracking: Stor
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_stage_that_is_told_to_end_twice_tidies_up_once(tracking: Store, number: signal.Signals) -> None:
+def test_a_second_signal_does_not_interrupt_the_cleaning_up(tracking: Store, number: signal.Signals) -> None:
     before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with pytest.raises(KeyboardInterrupt), stage_run(tracking, "phantom", "split", "", {}) as run:
@@ -224,29 +206,7 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     assert tags(tracking, run)["git_revision"] == f"{revision}+changed"
 
 
-def test_stage_times_are_of_the_last_finished_run_of_each_stage(tracking: Store) -> None:
-    for stage, key in (("ingest", "pocus"), ("split", "covid"), ("ingest", "pocus")):
-        with stage_run(tracking, "timed", stage, key, {}) as run:
-            pass
-    with pytest.raises(GateError), stage_run(tracking, "timed", "split", "covid", {}):
-        raise GateError("no")
-    found = stage_times(tracking, "timed", ["ingest@pocus", "split@covid"])
-    assert list(found["stage"]) == ["split@covid", "ingest@pocus"]
-    last = tracking.client().get_run(run.id).info
-    assert found["minutes"].iloc[1] == (last.end_time - last.start_time) / 60_000
-    assert (found["revision"] != "").all()
-    assert set(found["runs"]) == {1}
-
-
-def test_stages_that_the_study_no_longer_has_and_promotions_are_not_timed(tracking: Store) -> None:
-    for stage, key in (("pretrain", "gone"), ("report", ""), ("promote", "covid"), ("rollback", "covid")):
-        with stage_run(tracking, "shrunk", stage, key, {}):
-            pass
-    assert list(stage_times(tracking, "shrunk", ["pretrain@kept", "report"])["stage"]) == ["report"]
-
-
-def test_a_resumed_stage_counts_all_its_runs_since_it_last_finished(tracking: Store) -> None:
-    """Of two that finish, the second and what was stopped between them; a killed one ends where the next begins."""
+def test_stage_times_are_of_the_last_finished_run_and_those_that_it_resumed(tracking: Store) -> None:
     client, minute = tracking.client(), 60_000
     with stage_run(tracking, "resumed", "probe", "covid", {}) as run:
         pass
@@ -260,8 +220,10 @@ def test_a_resumed_stage_counts_all_its_runs_since_it_last_finished(tracking: St
         tags = {"study": "resumed", "git_revision": revision}
         made = client.create_run(experiment, start_time=start * minute, run_name="probe@covid", tags=tags)
         client.set_terminated(made.info.run_id, ended, end * minute)
-    found = stage_times(tracking, "resumed", ["probe@covid"]).iloc[0]
-    assert found["minutes"] == 5 + 10 + 3
+    table = stage_times(tracking, "resumed", ["probe@covid", "report"])
+    found = table.iloc[0]
+    assert len(table) == 1, "a stage that never finished is left out"
+    assert found["minutes"] == 5 + 10 + 3, "a killed run ends where the next begins"
     assert (found["started"], found["runs"]) == ("1970-01-01 00:20", 3)
     assert found["revision"] == "bbbbbbbbbb, cccccccccc+changed"
 
@@ -269,14 +231,16 @@ def test_a_resumed_stage_counts_all_its_runs_since_it_last_finished(tracking: St
 # --- a pretraining trial ---
 
 
-def test_a_resumed_trial_goes_on_in_the_same_run_and_draws_one_line(tracking: Store) -> None:
+def test_a_resumed_trial_continues_the_same_run_and_the_same_line(tracking: Store) -> None:
+    queue = tracking.client()._tracking_client.store  # the logger does not wait for it
     with (
         pytest.raises(KeyboardInterrupt),
         trial_run(tracking, "phantom", "jepa", 0, {"pretrain": {"lr": 0.001}}, "weights-a") as first,
     ):
-        logger = pickle.loads(pickle.dumps(MetricsLogger(tracking, first.id)))  # as Ray hands it to a worker
+        logger = pickle.loads(pickle.dumps(first.logger()))  # as Ray hands it to a worker
         for step in (0, 10, 20):
             logger(step, {"loss": 1.0 - step / 100})
+        queue.flush_async_logging()
         raise KeyboardInterrupt
     assert status(tracking, first.id) == "KILLED"
     with trial_run(tracking, "phantom", "jepa", 0, {"pretrain": {"lr": 0.001}}, "weights-a") as second:
@@ -284,10 +248,10 @@ def test_a_resumed_trial_goes_on_in_the_same_run_and_draws_one_line(tracking: St
         logger = second.logger()
         for step in (10, 20, 30):  # the checkpoint was older than the last point
             logger(step, {"loss": 1.0 - step / 100})
-    assert second.id == first.id
-    assert status(tracking, first.id) == "FINISHED"
+        queue.flush_async_logging()
+    assert (second.id, status(tracking, first.id)) == (first.id, "FINISHED")
     assert series(tracking, first, "loss") == [(0, 1.0), (10, 0.9), (20, 0.8), (30, 0.7)]
-    assert tracking.client().get_run(first.id).data.params == {"arm": "jepa", "seed": "0", "pretrain.lr": "0.001"}
+    assert tracking.client().get_run(first.id).data.params == {"encoder": "jepa", "seed": "0", "pretrain.lr": "0.001"}
 
 
 def test_a_trial_of_other_parameters_or_another_seed_is_another_run(tracking: Store) -> None:
@@ -298,67 +262,33 @@ def test_a_trial_of_other_parameters_or_another_seed_is_another_run(tracking: St
     assert len(ids) == 3
 
 
-def test_metrics_wait_while_the_store_cannot_be_reached(
-    tracking: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with trial_run(tracking, "phantom", "jepa", 9, {}, "outage") as run:
-        logger = MetricsLogger(tracking, run.id)
-        logger(0, {"loss": 3.0})
-        with monkeypatch.context() as outage:
-
-            def refuse(*_: object, **__: object) -> None:
-                raise ConnectionError("database is locked")
-
-            outage.setattr("mlflow.tracking.MlflowClient.log_batch", refuse)
-            logger(1, {"loss": 2.0})
-            assert "wait in memory" in capsys.readouterr().err
-            with pytest.raises(TrackingError, match="locked"):
-                logger.flush()
-        logger(2, {"loss": 1.0})
-    assert series(tracking, run, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
-
-
-def test_a_store_that_is_away_is_asked_ever_more_seldom(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with trial_run(tracking, "phantom", "jepa", 10, {}, "long outage") as run:
-        logger = run.logger()
-        asked = []
-        with monkeypatch.context() as outage:
-
-            def refuse(*_: object, **__: object) -> None:
-                asked.append(step)
-                raise ConnectionError("no route to host")
-
-            outage.setattr("mlflow.tracking.MlflowClient.log_batch", refuse)
-            for step in range(200):
-                logger(step, {"loss": 1.0})
-        assert asked == [0, 1, 3, 7, 15, 31, 63, 127, 191]
-        logger.flush()
-    assert [step for step, _ in series(tracking, run, "loss")] == list(range(200))
-
-
-def test_a_stage_outlives_its_store_and_tells_once(
+def test_a_stage_outlives_its_store_and_warns_once(
     tracking: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     history = pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "effective_rank": [None, 5.0, None]})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("connection refused")
+
     with trial_run(tracking, "phantom", "jepa", 11, {}, "outage") as run:
-        run.logger()(1, {"loss": 3.0})
+        run.metrics({"loss": 3.0}, step=1)
         with monkeypatch.context() as outage:
-
-            def refuse(*_: object, **__: object) -> None:
-                raise ConnectionError("connection refused")
-
-            for write in ("log_batch", "log_artifact", "log_text", "log_inputs"):
+            for write in ("log_batch", "log_artifact", "log_inputs", "get_metric_history"):
                 outage.setattr(f"mlflow.tracking.MlflowClient.{write}", refuse)
+            logger = run.logger()
+            logger(2, {"loss": 2.0})
             run.metrics({"loss_last": 1.0})
             run.attach(Path(__file__))
             run.replay(history)
-    told = capsys.readouterr().err
-    assert told.count("warning: ") == told.count("connection refused") == 1
-    assert "The work goes on" in told
+    warned = capsys.readouterr().err.splitlines()
+    assert [("training continues" in line, "work continues" in line) for line in warned] == [
+        (True, False),
+        (False, True),
+    ]
     assert status(tracking, run.id) == "FINISHED"
     assert "connection refused" in tags(tracking, run)["incomplete"]
     with trial_run(tracking, "phantom", "jepa", 11, {}, "outage") as run:
-        run.replay(history)  # fills the gap that the outage left
+        run.replay(history)  # what the outage left out
     assert series(tracking, run, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert series(tracking, run, "effective_rank") == [(2, 5.0)]
 
@@ -367,11 +297,12 @@ def test_work_does_not_begin_without_its_store(tracking: Store, monkeypatch: pyt
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("connection refused")
 
-    for write in ("create_run", "log_batch"):
-        with monkeypatch.context() as outage, pytest.raises(TrackingError, match="connection refused"):
-            outage.setattr(f"mlflow.tracking.MlflowClient.{write}", refuse)
-            with stage_run(tracking, "phantom", "pretrain", "jepa", {"steps": 8}):
-                pytest.fail("the work began")
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.create_run", refuse)
+    with (
+        pytest.raises(TrackingError, match="connection refused"),
+        stage_run(tracking, "phantom", "pretrain", "jepa", {"steps": 8}),
+    ):
+        pytest.fail("the work began")
 
 
 # --- one run per task x arm ---
@@ -385,7 +316,7 @@ def test_an_arm_shows_folds_as_steps_intervals_and_what_it_read(tracking: Store)
     assert found.data.metrics["balanced_accuracy_low"] == 0.6
     assert series(tracking, run, "fold/balanced_accuracy") == [(0, 0.65), (1, 0.75)]
     assert found.data.params["encoder.width"] == "192"
-    assert found.data.params["seeds"] == "0, 1"
+    assert found.data.params["seeds"] == "[0, 1]"
     assert {name: found.data.tags[name] for name in ("init", "task", "arm", "current")} == {
         "init": "pretrained",
         "task": "pocus-pathology",
@@ -398,7 +329,7 @@ def test_an_arm_shows_folds_as_steps_intervals_and_what_it_read(tracking: Store)
     assert dataset.tags[0].value == "evaluation"
 
 
-def test_the_same_result_is_the_same_run_and_a_new_one_takes_its_place(tracking: Store) -> None:
+def test_the_same_result_is_the_same_run_and_a_new_one_becomes_current(tracking: Store) -> None:
     first = arm_run(tracking, "again", result())
     assert arm_run(tracking, "again", result()).id == first.id
     assert series(tracking, first, "fold/balanced_accuracy") == [(0, 0.65), (1, 0.75)]
@@ -409,7 +340,7 @@ def test_the_same_result_is_the_same_run_and_a_new_one_takes_its_place(tracking:
     assert (tags(tracking, first)["current"], tags(tracking, newer)["current"]) == ("true", "false")
 
 
-def test_a_run_cut_off_while_it_was_written_is_made_anew(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_cut_off_while_it_was_written_is_replaced(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
 
         def die(*_: object, **__: object) -> None:
@@ -419,33 +350,19 @@ def test_a_run_cut_off_while_it_was_written_is_made_anew(tracking: Store, monkey
         with pytest.raises(KeyboardInterrupt):
             arm_run(tracking, "cut", result())
     run = arm_run(tracking, "cut", result())
-    experiment = tracking.client().get_experiment_by_name("echolung-cut")
-    assert [found.info.run_id for found in tracking.client().search_runs([experiment.experiment_id])] == [run.id]
+    assert (status(tracking, run.id), tags(tracking, run)["current"]) == ("FINISHED", "true")
+    experiment = tracking.client().get_experiment_by_name("echolung-cut").experiment_id
+    assert len(tracking.client().search_runs([experiment], "tags.current = 'true'")) == 1
 
 
-def test_pages_of_the_browser_are_found_by_task_and_arm(tracking: Store) -> None:
-    jepa = arm_run(tracking, "pages", result())
-    random = arm_run(tracking, "pages", result(arm="random", init="random"))
-    address = compare_url("http://127.0.0.1:5000", tracking, "pages", "pocus-pathology", ["jepa", "random"])
-    assert address.startswith("http://127.0.0.1:5000/#/compare-runs?runs=")
-    assert address.index(jepa.id) < address.index(random.id)
-    assert "pocus-pathology" in folds_url("http://127.0.0.1:5000", tracking, "pages", "pocus-pathology")
-    with pytest.raises(TrackingError, match="no run of arm discovr"):
-        compare_url("http://127.0.0.1:5000", tracking, "pages", "pocus-pathology", ["discovr"])
-
-
-def test_files_and_tables_are_kept_in_the_project(tracking: Store, tmp_path: Path) -> None:
-    (tmp_path / "roc.png").write_bytes(b"figure")
+def test_artifacts_are_kept_in_the_project(tracking: Store, tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "roc.png").write_bytes(b"figure")
     run = arm_run(tracking, "files", result(arm="random", init="random"))
-    run.attach(tmp_path / "roc.png", "figures")
-    run.table(pd.DataFrame({"fold": [0], "auroc": [0.75]}), "tables/folds.csv")
+    run.attach(tmp_path / "figures", "pictures")
+    run.attach(tmp_path / "figures" / "roc.png")
     folder = tracking.root / "mlruns" / "artifacts" / "echolung-files" / run.id / "artifacts"
-    assert (folder / "figures" / "roc.png").read_bytes() == b"figure"
-    assert (folder / "tables" / "folds.csv").read_text() == "fold,auroc\n0,0.75\n"
-
-
-def test_nested_parameters_become_dotted_names() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1, 2], "e": {}}
+    assert (folder / "pictures" / "roc.png").read_bytes() == (folder / "roc.png").read_bytes() == b"figure"
 
 
 # --- a store that cannot be used ---
@@ -514,16 +431,11 @@ def test_a_locked_database_says_so(tracking: Store, monkeypatch: pytest.MonkeyPa
     assert "Another program" in error.value.remedy
 
 
-def wait_less_for_a_locked_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's 20 seconds are right for its users."""
-    text = sqlalchemy.text
-    monkeypatch.setattr("mlflow.store.db.utils.sql.text", lambda query: text(query.replace("= 20000;", "= 200;")))
-
-
-def test_a_database_that_another_program_writes_to_is_an_error_before_the_work_and_a_warning_after_it(
+def test_a_database_that_another_program_writes_to_is_an_error_before_the_work_and_a_warning_during_it(
     tracking: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_less_for_a_locked_database(monkeypatch)
+    text = sqlalchemy.text  # MLflow waits for 20 seconds
+    monkeypatch.setattr("mlflow.store.db.utils.sql.text", lambda query: text(query.replace("= 20000;", "= 200;")))
     other = sqlite3.connect(tracking.root / "mlruns" / "mlflow.db")
     with stage_run(tracking, "phantom", "embed", "locked", {}) as run:
         other.execute("BEGIN IMMEDIATE")
@@ -539,33 +451,28 @@ def test_a_database_that_another_program_writes_to_is_an_error_before_the_work_a
     assert (status(tracking, run.id), "locked" in tags(tracking, run)["incomplete"]) == ("FINISHED", True)
 
 
-def test_a_database_that_is_deleted_meanwhile_costs_its_records_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_database_that_is_deleted_during_the_work_costs_only_its_record(
+    tracking: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with stage_run(store(tmp_path), "phantom", "embed", "", {}) as run:
-        (tmp_path / "mlruns" / "mlflow.db").unlink()
+    database = tmp_path / "mlruns" / "mlflow.db"
+    database.parent.mkdir()
+    database.write_bytes((tracking.root / "mlruns" / "mlflow.db").read_bytes())
+    with stage_run(store(tmp_path), "deleted", "embed", "", {}) as run:
+        database.unlink()
         run.metrics({"videos": 3.0})
     assert "It was moved or deleted" in capsys.readouterr().err
-    child = subprocess.run(
-        [sys.executable, "-c", OPEN_A_RUN_AND_WAIT.replace("time.sleep(600)", "pass"), str(tmp_path), "again"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert len(child.stdout.strip()) == 32
 
 
-def test_a_full_disk_is_told_as_such(tracking: Store) -> None:
+def test_a_full_disk_is_a_warning(tracking: Store, capsys: pytest.CaptureFixture[str]) -> None:
     path = tracking.root / "mlruns" / "mlflow.db"
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with stage_run(tracking, "phantom", "embed", "full", {}) as run:
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
         try:
-            with pytest.raises(TrackingError, match="cannot be used") as error:
-                Run(tracking, run.id).series([(step, {"loss": 1.0}) for step in range(5000)])
+            run.series([(step, {"loss": 1.0}) for step in range(5000)])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "disk is not full" in error.value.remedy
+    assert "disk is not full" in capsys.readouterr().err
     assert status(tracking, run.id) == "FINISHED"
 
 
@@ -583,13 +490,10 @@ def test_a_server_that_is_not_there_is_an_error_within_seconds(tmp_path: Path, m
     assert "reachable" in error.value.remedy
 
 
-def test_a_queued_dvc_experiment_writes_into_the_projects_own_history(tracking: Store) -> None:
-    queued = tracking.root / ".dvc" / "tmp" / "exps" / "tmp1234"
-    queued.mkdir(parents=True)
-    assert store(queued).uri == tracking.uri
-
-
-def test_the_environment_names_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking: Store) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
-    assert store(tmp_path, TrackingSettings(uri="sqlite:////nowhere/x.db")).uri == tracking.uri
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert where(tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert where(tmp_path / ".dvc" / "tmp" / "exps" / "tmp1234") == where(tmp_path), "a queued experiment"
+    chosen = TrackingSettings(uri="sqlite:///history.db")
+    assert where(tmp_path, chosen) == f"sqlite:///{tmp_path}/history.db", "Ray's workers have other working folders"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert where(tmp_path, chosen) == "http://localhost:5000"
