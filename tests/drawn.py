@@ -42,12 +42,6 @@ def features_of(names: Sequence[str], tokens: np.ndarray, arm: str = "jepa", see
     return features.Features(record, pd.DataFrame(columns), tokens.astype(np.float16))
 
 
-def save_features(store: features.Features, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    np.save(directory / "tokens.npy", store.tokens)
-    features.write_index(directory, store.record, store.videos)
-
-
 def save_source(
     directory: Path, manifest: pd.DataFrame, frames: Mapping[str, np.ndarray], fingerprint: str = ""
 ) -> clips.ClipStore:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from echolung.core.errors import SettingsError
+from echolung.methods.methods import METHODS
 from echolung.settings import Settings, load
 
 ROOT = Path(__file__).parents[1]
@@ -29,9 +30,8 @@ def parameters(change: Callable[[dict[str, Any]], object] = lambda values: None)
         (None, "cannot be read"),
         (b"", "holds no parameters"),
         (b"- a list\n", "holds no parameters"),
-        (b"study: [phantom\n", "is not YAML"),
         (b"study: \xff\xfe\n", "is not YAML"),
-        (b"[" * 2000, "is not YAML"),
+        (b"[" * 1000, "is not YAML"),
         (b"!!python/object/apply:os.system ['touch canary']\n", "is not YAML"),
     ],
 )
@@ -77,7 +77,12 @@ def test_a_file_without_parameters_is_one_line(
         ("arms.random.shape", {"kind": "resnet"}, "has kind 'resnet'; there are video-vit"),
         ("arms.random.role", "control", "no reference arm has a method for tasks.pocus-pathology"),
         ("arms.majority", {"method": "majority", "role": "control"}, "arms.majority is the baseline of"),
-        ("arms.jepa.method", "logistic", "no method 'logistic'"),
+        ("arms.jepa.method", "logistic", "no method 'logistic'; there are attentive"),
+        ("arms.jepa.method", [], "at least one"),
+        ("arms.jepa.method", ["linear", "linear"], "each method once"),
+        ("arms.jepa.encoder", None, "reads an encoder's features: name one with `encoder`"),
+        ("arms.jepa.shape", {"depth": 2}, "a pretrained encoder has its own"),
+        ("arms.hand-made.against", ["random"], "`against` is for candidates"),
         ("fit.methods.linear.epoch", 3, "unknown parameter 'fit.methods.linear.epoch': did you mean 'epochs'"),
         ("fit.methods.lineal", {}, "no entry 'lineal': did you mean 'linear'"),
         ("report.arms", ["random"], "report.arms must list the arms"),
@@ -94,8 +99,12 @@ def test_what_does_not_fit_together_is_named_before_anything_runs(place: str, va
         parameters(change)
 
 
-def test_what_is_needed_follows_from_arms_and_tasks() -> None:
+def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "volumes", type("Volumes", (METHODS["hand-made"],), {"kinds": ("regression",)}))
+
     def change(values: dict[str, Any]) -> None:
+        values["tasks"]["cross"] = values["tasks"]["pocus-pathology"] | {"source": "blues", "train": "pocus"}
+        values["arms"]["volumes"] = {"method": "volumes", "role": "control"}
         values["pretrain"]["encoders"]["own"] = {"objective": "jepa", "pool": "pocus", "shape": {"depth": 2}}
         values["pretrain"]["seeds"] = [0, 1]
         values["arms"]["own"] = {"encoder": "own", "method": "linear", "role": "candidate", "seeds": [1]}
@@ -103,20 +112,17 @@ def test_what_is_needed_follows_from_arms_and_tasks() -> None:
         values["report"]["arms"] = list(values["arms"])
 
     settings = parameters(change)
-    assert settings.embedded("pocus") == ["random", "jepa", "deep"], "not `own`, which was pretrained on it"
+    assert settings.embedded("pocus") == ["random", "jepa", "own", "deep"]
     assert settings.embedded("blues") == ["random", "jepa", "own", "deep"]
     assert list(settings.arms_of("pocus-pathology")) == ["random", "jepa", "hand-made", "source-only", "deep"]
+    assert list(settings.arms_of("cross")) == ["random", "jepa", "hand-made", "source-only", "own", "deep"]
+    assert settings.encoders_of("cross") == ["random", "jepa", "own", "deep"], "an encoder may train on its own pool"
+    draws = [("random", method, seed) for method in ("attentive", "linear") for seed in settings.draws]
+    runs = [("jepa", method, seed) for method in ("attentive", "linear") for seed in (0, 1)]
     fits = settings.fits("blues-covid")
-    assert [fit for fit in fits if fit[0] in ("jepa", "own")] == [
-        *(("jepa", method, seed) for method in ("attentive", "linear") for seed in (0, 1)),
-        ("own", "linear", 1),
-    ]
+    assert [fit for fit in fits if fit[0] in ("random", "jepa", "own")] == [*draws, *runs, ("own", "linear", 1)]
     assert fits[-1] == ("majority", "majority", 0)
-    assert sum(arm == "random" for arm, _, _ in fits) == 2 * len(settings.draws)
-    assert {name: shape.model_dump()["depth"] for name, (shape, _) in settings.untrained().items()} == {
-        "random": 4,
-        "deep": 6,
-    }
+    assert {name: vars(shape)["depth"] for name, (shape, _) in settings.untrained().items()} == {"random": 4, "deep": 6}
     assert settings.shape("own").model_dump() == settings.encoder.model_dump() | {"depth": 2}
     assert settings.candidate("pocus-pathology") == "jepa"
     with pytest.raises(SettingsError, match=r"no task 'pocus-patology'.*Did you mean 'pocus-pathology'"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -98,9 +97,6 @@ def test_the_summary_says_what_each_video_looks_like_and_which_were_seen(study: 
     assert features.positions(["s/3", "s/0"]).tolist() == [3, 0]
     with pytest.raises(DataError, match="arm 'jepa' seed 7 lack 2 videos: s/7, t/0"):
         features.positions(["s/3", "s/7", "t/0"])
-
-
-def test_tokens_that_are_not_finite_are_marked(study: Study) -> None:
     study.encoder = study.weights("spoiled", spoil=True)
     summary = study.embed().summary()
     assert (summary["finite"].any(), summary["effective_rank"].max()) == (False, 0)
@@ -138,29 +134,18 @@ def test_other_weights_views_videos_frames_or_code_are_embedded(
 
 
 @pytest.mark.parametrize("file", ["tokens.npy", "index.csv", "features.json"])
-@pytest.mark.parametrize("content", [None, b"", b'{"format": "other"}', "half"])
-def test_a_torn_store_is_refused_and_computed_again(study: Study, file: str, content: bytes | str | None) -> None:
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_torn_store_is_refused_and_computed_again(study: Study, file: str, kept: float) -> None:
     """Edited in place, a hard link to the cache damages that too."""
     whole, path = np.array(study.embed().tokens), study.root / "out" / file
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     with pytest.raises(DataError, match="out"):
         Features.open(study.root / "out")
     np.testing.assert_array_equal(study.embed().tokens, whole)
 
 
-def test_an_interrupted_embedding_leaves_nothing(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "encode_clips", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        study.embed()
-    assert not list((study.root / "cache").iterdir())
-    assert not (study.root / "out").exists()
-
-
-def test_what_cannot_be_embedded_is_named(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, usage = study.manifest, embedding.shutil.disk_usage(study.root)
+def test_what_cannot_be_embedded_is_named(study: Study) -> None:
+    good = study.manifest
     edited = good.assign(sha256=good["sha256"].where(good["sample_id"] != "s/2", "x"))
     for study.manifest, message in (
         (pd.concat([good, manifest_of(["s/9"], "a")]), "lacks 1 videos of the manifest: s/9"),
@@ -169,10 +154,8 @@ def test_what_cannot_be_embedded_is_named(study: Study, monkeypatch: pytest.Monk
     ):
         with pytest.raises(DataError, match=message):
             study.embed()
-    study.manifest = good
-    monkeypatch.setattr(embedding.shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(DataError, match="GiB free"):
-        study.embed()
-    study.encoder = study.root / "nowhere"
+    study.manifest, study.encoder = good, study.root / "nowhere"
     with pytest.raises(CheckpointError):
         study.embed()
+    assert not (study.root / "out").exists()
+    assert not list((study.root / "cache").glob("*"))

@@ -20,6 +20,7 @@ KIND = {"kind": "classification", "label": "l"}
 LUNG = ClassificationTask(**KIND, source="pocus", classes=["covid", "NA", "no"], unit="video")
 BLUES = ClassificationTask(**KIND, source="blues", classes=["0", "1"], unit="patient")
 TASKS = {"lung": LUNG, "blues": BLUES}
+QUICK = CompareSettings(bootstrap=200, permutations=200)
 BOTH = ("attentive", "linear")
 ARMS = {
     "random": Arm(encoder="random", method=BOTH, role="reference"),
@@ -54,8 +55,7 @@ TABLES = {name: predictions(name) for name in TASKS}
 
 
 def compared(tables: dict[str, pd.DataFrame] = TABLES, arms: dict[str, Arm] = ARMS, **tasks: object) -> Comparison:
-    settings = CompareSettings(bootstrap=200, permutations=200)
-    return compare(tables, {name: task for name, task in (TASKS | tasks).items() if name in tables}, arms, settings)
+    return compare(tables, {name: task for name, task in (TASKS | tasks).items() if name in tables}, arms, QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,6 @@ def estimate(found: Comparison, task: str, arm: str, metric: str, method: str = 
 def sentence(found: Comparison, task: str, arm: str, reference: str) -> tuple[str, str]:
     row = only(found.verdicts, task=task, arm=arm, reference=reference).iloc[0]
     return row["outcome"], row["text"]
-
-
-# --- what the figures are --------------------------------------------------------------------------------------------
 
 
 def test_decisions_are_taken_on_the_mean_over_repeats_and_losses_weigh_patients_alike(comparison: Comparison) -> None:
@@ -125,15 +122,15 @@ def test_differences_are_those_of_the_estimates_and_lie_in_their_intervals(compa
     assert estimate(comparison, "lung", "majority", "auroc", "majority")["estimate"] == 0.5
 
 
-def test_a_fold_without_a_class_is_noted() -> None:
+def test_a_fold_without_a_class_is_noted_and_one_fold_alone_has_no_test_between_folds() -> None:
     table = predictions("blues", [("random", "linear", 0)], patients=10, repeats=1)
     table["fold"] = np.where((table["y_true"] == 1) | (table["patient_id"] == "blues/p0"), 1, 0)
     notes = only(compared({"blues": table}).arms, metric="auroc")["note"]
     assert notes.str.startswith("1 of 2 fold-class pairs lack a class and are left out").all()
     assert notes.str.contains("of the resamples").all()  # those that do not draw the first patient
-
-
-# --- what is tested and said -----------------------------------------------------------------------------------------
+    found = compared({"lung": predictions("lung", repeats=1, folds=1)})  # an official test set, or another source
+    assert (set(found.folds["step"]), sentence(found, "lung", "jepa", "random")[0]) == ({0}, "better")
+    assert (len(found.secondary), {"test", "p_value"} <= set(found.secondary)) == (0, True)
 
 
 def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(comparison: Comparison) -> None:
@@ -146,8 +143,8 @@ def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(
     assert family["p_holm"].min() == pytest.approx(min(1, 2 * family["p_value"].min()))
     outcome, text = sentence(comparison, "lung", "jepa", "random")
     assert outcome == "better"
-    for words in ("jepa predicted better than random (mean of 3 seeds)", "after Holm; 24 patients, 48 videos"):
-        assert words in text
+    assert text.startswith("jepa predicted better than random (mean of 3 seeds): log-loss")
+    assert "after Holm; 24 patients, 48 videos" in text
     assert text.endswith("With one pretraining seed this speaks of this encoder, not of pretraining in general.")
     assert "majority (the baseline that looks at nothing)" in sentence(comparison, "lung", "jepa", "majority")[1]
     tests = comparison.secondary.groupby("task")["test"].unique()
@@ -205,17 +202,6 @@ def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
     assert text.endswith("With 3 pretraining seeds this speaks of this recipe on this task.")
 
 
-def test_one_fold_alone_is_compared_without_tests_between_folds() -> None:
-    """An official test set, or another source."""
-    found = compared({"lung": predictions("lung", repeats=1, folds=1)})
-    assert set(found.folds["step"]) == {0}
-    assert sentence(found, "lung", "jepa", "random")[0] == "better"
-    assert (len(found.secondary), {"test", "p_value"} <= set(found.secondary)) == (0, True)
-
-
-# --- invariances -----------------------------------------------------------------------------------------------------
-
-
 def test_the_order_of_rows_and_other_methods_change_nothing(comparison: Comparison) -> None:
     again = compared({name: table.sample(frac=1, random_state=3) for name, table in TABLES.items()})
     pd.testing.assert_frame_equal(again.arms, comparison.arms)
@@ -268,8 +254,6 @@ def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:
     assert not known.secondary["test"].str.startswith("DeLong").any()  # it takes patients to be independent
 
 
-# --- faults ----------------------------------------------------------------------------------------------------------
-
 TABLE = TABLES["lung"]
 JEPA = (TABLE["arm"] == "jepa") & (TABLE["method"] == "attentive")
 FIRST = JEPA & (TABLE["repeat"] == 1) & (TABLE["sample_id"] == "lung/v000")
@@ -309,7 +293,7 @@ def test_faults_are_named(message: str) -> None:
 
 def test_a_task_without_predictions_and_a_patient_of_two_classes_are_named() -> None:
     with pytest.raises(DataError, match="no predictions of task 'blues'"):
-        compare({"lung": TABLE}, TASKS, ARMS, CompareSettings())
+        compare({"lung": TABLE}, TASKS, ARMS, QUICK)
     mixed = {"lung": TABLE.assign(y_true=TABLE["y_true"].mask(TABLE["sample_id"] == "lung/v001", 2))}
     assert len(compared(mixed).arms)
     with pytest.raises(DataError, match="decides per patient, but lung/p1 has"):

@@ -77,13 +77,3 @@ def test_rankings_are_means_within_folds_and_folds_without_a_class_are_left_out_
     assert metrics.balanced_accuracy(confusion) == pytest.approx((0.75 + 1) / 2)
     assert metrics.macro_f1(confusion) == pytest.approx((6 / 7 + 8 / 9) / 2)
     assert metrics.mcc(np.array([[5, 0], [5, 0]])) == 0.0
-
-
-def test_the_area_under_a_mean_curve_is_the_mean_area() -> None:
-    generator, curves, areas = np.random.default_rng(3), [], []
-    for _ in range(8):
-        y = np.append([0, 1], generator.integers(0, 2, 12))
-        score = np.round(generator.random(14) + 0.3 * y, 1)
-        curves.append(metrics.roc_points(y == 1, score))
-        areas.append(sklearn_metrics.roc_auc_score(y, score))
-    assert sklearn_metrics.auc(*metrics.mean_roc(curves)) == pytest.approx(np.mean(areas), abs=0.0025)  # half a step

@@ -10,7 +10,7 @@ import pytest
 from drawn import folds_of, manifest_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from echolung.core.errors import CheckpointError
@@ -72,24 +72,21 @@ def test_a_control_is_a_pipeline_of_scikit_learn_with_the_penalty_of_the_inner_f
     of_patient = pd.factorize(training["patient_id"])[0]
     even = 1 / np.bincount(of_patient)[of_patient] if unit == "patient" else np.ones(len(y))
 
-    def pipeline(penalty: float, rows: np.ndarray) -> object:
+    def pipeline(penalty: float, rows: np.ndarray) -> Pipeline:
         weights = even[rows] * (len(y) / even[rows].sum())  # a total of V, whatever is held out
         model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
         return model.fit(x[rows], y[rows], logisticregression__sample_weight=weights)
 
-    losses = []
-    for penalty in PENALTIES:
-        of_folds = []
-        for inner in (0, 1):
-            held_out = (training["inner"] == inner).to_numpy()
-            p = pd.DataFrame(pipeline(penalty, ~held_out).predict_proba(x[held_out])).assign(y=y[held_out])
-            units = p.groupby(of_patient[held_out]).mean() if unit == "patient" else p
-            of_folds.append(log_loss(units["y"], units.drop(columns="y"), labels=range(classes)))
-        losses.append(np.mean(of_folds))
+    def loss(penalty: float, fold: int) -> float:
+        held_out = (training["inner"] == fold).to_numpy()
+        p = pd.DataFrame(pipeline(penalty, ~held_out).predict_proba(x[held_out])).assign(y=y[held_out])
+        units = p.groupby(of_patient[held_out]).mean() if unit == "patient" else p
+        return log_loss(units["y"], units.drop(columns="y"), labels=range(classes))
+
+    losses = [np.mean([loss(penalty, fold) for fold in (0, 1)]) for penalty in PENALTIES]
     fitted = Numbers.fit(None, task(unit, classes), recordings, training, 0, tmp_path)
-    search = fitted.search()
+    search, best = fitted.search(), PENALTIES[int(np.argmin(losses))]
     np.testing.assert_allclose(search["log_loss"], losses, rtol=1e-4)
-    best = PENALTIES[int(np.argmin(losses))]
     assert search.loc[search["chosen"], "penalty"].tolist() == [best]
     p = fitted.predict(recordings, test)
     expected = pipeline(best, np.ones(len(y), bool)).predict_proba(Numbers.table(recordings, test).to_numpy())
@@ -103,10 +100,8 @@ def test_a_control_is_a_pipeline_of_scikit_learn_with_the_penalty_of_the_inner_f
 
 def test_a_class_that_training_lacks_has_probability_zero(tmp_path: Path) -> None:
     recordings, training, test = study(np.arange(24) % 2, np.arange(24))
-    fitted = Numbers.fit(None, task(classes=3), recordings, training, 0, tmp_path)
-    p = fitted.predict(recordings, test)
-    assert (p[:, 2] == 0).all()
-    np.testing.assert_allclose(p.sum(axis=1), 1)
+    p = Numbers.fit(None, task(classes=3), recordings, training, 0, tmp_path).predict(recordings, test)
+    assert (p[:, 2] == 0).all() and (p[:, :2] > 0).all()
     alone = Numbers.fit(None, task(), recordings, training[training["y"] == 1], 0, tmp_path)
     assert (alone.predict(recordings, test) == [0, 1]).all()
 
@@ -130,30 +125,25 @@ def picture(values: np.ndarray) -> np.ndarray:
 
 def test_hand_made_features_see_what_they_are_named_for() -> None:
     depth, across = np.meshgrid(np.arange(48), np.arange(64), indexing="ij")
+    lines = 128 + 100 * np.cos(2 * np.pi * depth / 12)  # A-lines, 12 rows apart
+    streaks = np.where(across % 16 < 3, 220, 40)  # B-lines, from top to bottom
+    pictures = {"lines": lines, "streaks": streaks, "flat": np.full((48, 64), 90)}
     shown = {
-        "lines": picture(128 + 100 * np.cos(2 * np.pi * depth / 12)),  # A-lines, 12 rows apart
-        "streaks": picture(np.where(across % 16 < 3, 220, 40)),  # B-lines, from top to bottom
-        "flat": picture(np.full((48, 64), 90)),
+        name: np.pad(np.tile(one.astype(np.uint8), (6, 1, 1)), ((0, 0), (8, 8), (0, 0)))
+        for name, one in pictures.items()
     }
     shown["moving"] = shown["lines"].copy()
     shown["moving"][1::2, 8:56] = np.roll(shown["lines"][1::2, 8:56], 6, axis=1)
     clips = HeldClips({name: (frames, 25.0) for name, frames in shown.items()})
     found = HandMade.table(Recordings([Part(manifest_of(list(shown), "abcd"), clips)]), list(shown))
-    assert found["repetition"]["lines"] > 0.5 and found["repetition"]["flat"] == 0
+    assert found["repetition"]["lines"] > 0.5 > found["repetition"]["flat"] == 0
     assert found["repetition_lag"]["lines"] == pytest.approx(12 / 48)
     assert found["band_7_columns"]["streaks"] > 10 * found["band_7_columns"]["lines"]
     assert found["edges_ratio"]["streaks"] < 0 < found["edges_ratio"]["lines"]
     assert found["mean"]["flat"] == pytest.approx(90 / 255)  # the letterbox is not part of the picture
-    assert found["motion"]["lines"] == 0 and found["motion"]["moving"] > 0.1
-
-
-NARROW = np.pad(np.full((5, 3, 32), 90, np.uint8), ((0, 0), (14, 15), (0, 0)))  # fewer rows than there are bands
-
-
-@pytest.mark.parametrize(
-    "frames", [np.zeros((5, 32, 32), np.uint8), np.full((1, 32, 32), 255, np.uint8), NARROW, NARROW.swapaxes(1, 2)]
-)
-def test_hand_made_features_are_finite_whatever_the_frames(frames: np.ndarray) -> None:
-    found = handmade_features(frames)
-    assert np.isfinite(list(found.values())).all()
-    assert found.keys() == handmade_features(np.random.default_rng(0).integers(0, 255, (9, 32, 32), np.uint8)).keys()
+    assert found["motion"]["moving"] > 0.1 > found["motion"]["lines"] == 0
+    narrow = np.pad(np.full((5, 3, 32), 90, np.uint8), ((0, 0), (14, 15), (0, 0)))  # fewer rows than there are bands
+    for odd in (np.zeros((5, 32, 32), np.uint8), np.full((1, 32, 32), 255, np.uint8), narrow, narrow.swapaxes(1, 2)):
+        features = handmade_features(odd)
+        assert list(features) == list(found)
+        assert np.isfinite(list(features.values())).all()

@@ -15,12 +15,13 @@ from drawn import folds_of, manifest_of, save_source
 from echolung.compute import fits as compute
 from echolung.core.errors import DataError
 from echolung.core.runtime import digest, read_json, write_json
+from echolung.data.clips import ClipStore
 from echolung.data.splits import folds_digest, read_folds, write_folds
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import Classification, ClassificationTask
 from echolung.kinds.predictions import units_of
-from echolung.methods.fitting import fit_one, outer_fold, refit
+from echolung.methods.fitting import fit_one, refit
 from echolung.methods.methods import METHODS
 from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViTSettings
@@ -49,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
         store = save_source(root / "ingest" / source, manifests[-1], frames)
         out = root / "embed" / source / "jepa" / "seed0"
         embed(root / "encoder", "jepa", manifests[-1], store, EmbedSettings(sources=("s",)), out, root / "cache")
-    write_folds(root / "split" / "cv.csv", folds_of(manifests[0], classes[0], repeats=2))
+    write_folds(root / "split" / "cv.csv", folds_of(manifests[0], classes[0]))
     both = pd.concat(manifests, ignore_index=True)
     write_folds(root / "split" / "external.csv", folds_of(both, np.concatenate(classes), "external", "s"))
     return root
@@ -71,16 +72,13 @@ def fits(data: Path, work: Path, name: str, method: str) -> list[dict[str, Any]]
 def test_every_scored_video_is_predicted_once_out_of_its_fold(
     data: Path, tmp_path: Path, name: str, method: str
 ) -> None:
-    folds = read_folds(data / "split" / f"{name}.csv")
-    results = fits(data, tmp_path / "work", name, method)
+    folds, results = read_folds(data / "split" / f"{name}.csv"), fits(data, tmp_path / "work", name, method)
     predictions = pd.concat([result["predictions"] for result in results])
-    scored = folds[folds["fold"] >= 0].set_index(["repeat", "sample_id"])
-    assert len(predictions) == len(scored) == (48 if name == "cv" else 24), "rows that only train are not scored"
-    for row in predictions.itertuples():
-        expected = scored.loc[(row.repeat, row.sample_id)]
-        assert (row.fold, row.y_true, row.patient_id) == (expected["fold"], expected["y"], expected["patient_id"])
-    units = units_of(predictions, name, TASKS[name], Classification())  # raises where the contract is broken
-    assert (units.seeds, units.seen) == ({("jepa", method): [0]}, {("jepa", method): 0})
+    units_of(predictions, name, TASKS[name], Classification())  # raises where the contract is broken
+    wanted = ["repeat", "fold", "sample_id", "patient_id", "split_group", "y"]
+    scored = folds.loc[folds["fold"] >= 0, wanted].sort_values(wanted)
+    found = predictions.rename(columns={"y_true": "y"})[wanted].sort_values(wanted)
+    assert found.to_numpy().tolist() == scored.to_numpy().tolist(), "rows that only train are not scored"
     assert set(predictions["split_digest"]) == {folds_digest(folds)}
     right = predictions["p_1"].where(predictions["y_true"] == 1, predictions["p_0"]).mean()
     assert right > 0.7 if method in ("linear", "hand-made") else right == pytest.approx(0.5, abs=0.01)
@@ -89,30 +87,20 @@ def test_every_scored_video_is_predicted_once_out_of_its_fold(
     assert not list((tmp_path / "work").glob("*")), "a finished fit leaves no work in progress"
 
 
-@pytest.mark.parametrize("method", ["attentive", "hand-made", "majority"])
+@pytest.mark.parametrize("method", ["linear", "hand-made", "majority"])
 def test_labels_of_the_test_fold_reach_only_y_true(data: Path, tmp_path: Path, method: str) -> None:
-    (tmp_path / "ingest").symlink_to(data / "ingest")
-    (tmp_path / "embed").symlink_to(data / "embed")
-    folds = read_folds(data / "split" / "cv.csv")
-    held_out = folds["fold"] == 1
-    one = configuration("cv", method, 0, 1)
-    if method == "attentive":
-        one["settings"] = SEARCH | {"attention_head_width": 8}
-    results = []
-    for labels in (folds["y"], folds["y"].where(~held_out, 1 - folds["y"])):
+    for folder in ("ingest", "embed"):
+        (tmp_path / folder).symlink_to(data / folder)
+    folds, results = read_folds(data / "split" / "cv.csv"), []
+    for labels in (folds["y"], folds["y"].where(folds["fold"] != 1, 1 - folds["y"])):
         write_folds(tmp_path / "split" / "cv.csv", folds.assign(y=labels, stratum=labels.astype(int)))
-        results.append(fit_one(str(tmp_path), str(tmp_path / "work"), one))
+        results.append(fit_one(str(tmp_path), str(tmp_path / "work"), configuration("cv", method, 0, 1)))
     honest, other = (result["predictions"] for result in results)
     assert (honest["y_true"] + other["y_true"] == 1).all()
     pd.testing.assert_frame_equal(honest[["p_0", "p_1"]], other[["p_0", "p_1"]], check_exact=True)
     pd.testing.assert_frame_equal(results[0]["search"], results[1]["search"], check_exact=True)
-
-
-def test_a_fold_that_the_split_lacks_is_an_error(data: Path) -> None:
-    folds = read_folds(data / "split" / "cv.csv")
-    for repeat, fold in ((0, 3), (2, 0)):
-        with pytest.raises(DataError, match=f"no outer fold {fold} in repeat {repeat}"):
-            outer_fold(folds, repeat, fold)
+    with pytest.raises(DataError, match="no outer fold 3 in repeat 0"):
+        fit_one(str(data), str(tmp_path / "work"), configuration("cv", method, 0, 3))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -125,50 +113,59 @@ def test_the_deployed_method_is_fitted_on_all_that_the_task_may_train_on(data: P
     def search(rows: pd.DataFrame) -> pd.DataFrame:
         return refit("linear", settings, name, task, recordings, rows, 0, tmp_path).search()
 
-    found = search(folds)
+    found, scored = search(folds), folds["fold"] == 0
     columns = [column for column in found if str(column).startswith("log_loss_")]
     assert columns == [f"log_loss_{fold}" for fold in range(3 if name == "cv" else 2)], "outer folds choose for cv"
-    scored = folds["fold"] == 0
     other = search(folds.assign(y=folds["y"].where(~scored, 1 - folds["y"])))
     assert found.equals(other) == (name == "external")
 
 
-def test_a_fit_is_repeated_only_if_something_it_depends_on_changed(
+def test_recordings_of_two_sources_answer_in_the_order_they_are_asked(data: Path) -> None:
+    stores = [data / "embed" / source / "jepa" / "seed0" for source in "st"]
+    recordings, asked = Recordings.of_sources(data / "ingest", "st", stores), ["t/03", "s/10", "t/00"]
+    assert recordings.manifest(asked)["patient_id"].tolist() == ["t/p1", "s/p5", "t/p0"]
+    clips = {source: ClipStore.open(data / "ingest" / source / "clips") for source in "st"}
+    tokens, one_view = recordings.tokens(asked), recordings.tokens(asked, np.array([1, 0, 1]))
+    for place, (name, view) in enumerate(zip(asked, (1, 0, 1), strict=True)):
+        np.testing.assert_array_equal(recordings.frames(name), clips[name[0]].frames(name))
+        own = recordings.features["st".index(name[0])]
+        expected = own.tokens[own.positions([name])[0]]
+        np.testing.assert_array_equal(tokens[place], expected)
+        np.testing.assert_array_equal(one_view[place], expected[view])
+    recordings.features[1].record.seen_in_pretraining.append("t/00")
+    assert recordings.seen(asked).tolist() == [False, False, True]
+    with pytest.raises(DataError, match=r"no features.*Give the arm an encoder"):
+        Recordings.of_sources(data / "ingest", "st").tokens(asked)
+
+
+def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: dict[str, Any] = {}
-    fresh: list[str] = []
-
-    def trials(function: Any, configurations: list[dict[str, Any]], *_: Any, **__: Any) -> list[Any]:
-        """As compute.trials caches results, in this process."""
-        for one in configurations:
-            if digest(one) not in kept:
-                fresh.append(one["method"])
-                kept[digest(one)] = function(one)
-        return [kept[digest(one)] for one in configurations]
-
-    monkeypatch.setattr(compute, "run_trials", trials)
-    study = Path(shutil.copytree(data, tmp_path / "data"))
-    folds = read_folds(study / "split" / "cv.csv").query("repeat == 0").copy()
+    """compute.trials keeps results by their configuration: what is new of it is fitted."""
+    asked: list[dict[str, Any]] = []
+    results = {"predictions": pd.DataFrame({"task": ["cv"]}), "search": pd.DataFrame()}
+    monkeypatch.setattr(compute, "run_trials", lambda _, wanted, *__, **___: asked.extend(wanted) or [results])
+    study, known = Path(shutil.copytree(data, tmp_path / "data")), set()
+    folds = read_folds(study / "split" / "cv.csv")
     wanted = [("jepa", "linear", 0), ("source-only", "source-only", 0), ("majority", "majority", 0)]
 
-    def run(**search: Any) -> dict[str, int]:
-        fresh.clear()
+    def new(**search: Any) -> dict[str, int]:
+        asked.clear()
         methods = {name: METHODS[name].Settings(**SEARCH | search if name == "linear" else {}) for _, name, _ in wanted}
-        table, found = compute.fit_task("cv", TASK, wanted, methods, folds, study, tmp_path, seed=3, workers=2)
-        assert len(table) == 3 * 24
-        assert set(found["method"]) == {"linear", "source-only"}, "majority chooses nothing"
-        return dict(Counter(fresh))
+        compute.fit_task("cv", TASK, wanted, methods, folds, study, tmp_path, seed=3, workers=2)
+        fresh = {digest(one): one["method"] for one in asked if digest(one) not in known}
+        known.update(fresh)
+        return dict(Counter(fresh.values()))
 
     everything = {"linear": 3, "source-only": 3, "majority": 3}
-    assert run() == everything
-    assert run() == {}
-    assert run(epochs=2) == {"linear": 3}
+    assert new() == everything
+    assert new() == {}
+    assert new(epochs=2) == {"linear": 3}
     record = study / "embed" / "s" / "jepa" / "seed0" / "features.json"
     write_json(record, read_json(record) | {"key": "tokens of another encoder"})
-    assert run() == {"linear": 3}
+    assert new() == {"linear": 3}
     index = study / "ingest" / "s" / "clips" / "index.json"
     write_json(index, read_json(index) | {"fingerprint": "another decoder"})
-    assert run() == everything
+    assert new() == everything
     folds["label"] = folds["label"] + "!"
-    assert run() == everything
+    assert new() == everything
