@@ -19,7 +19,9 @@ from echolung.reports.tables import basis
 
 PANELS = 6
 """Most panels of training curves."""
-COMPUTE = ("clips_per_second", "eta_seconds")
+FIRST = ("learning rate", "effective rank")
+"""Columns of a history that are drawn first, after the loss; the objective's diagnostics follow."""
+COMPUTE = ("clips", "seconds", "clips per second", "eta seconds")
 """Columns of a history that say nothing about learning."""
 SEED_STYLES = ["-", "--", ":", "-."]
 
@@ -166,10 +168,11 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     """
     if history.empty:
         return None
+    history = history.rename(columns=lambda name: name.replace("_", " "))
     numeric = history.select_dtypes("number").drop(columns=["seed", "step", *COMPUTE], errors="ignore")
     varying = [name for name in numeric if numeric[name].nunique() > 1 and name != "loss"]
-    shown = ["loss", *varying][:PANELS]
-    constant = [f"{_spoken(name)} {numeric[name].max():g}" for name in numeric if numeric[name].nunique() == 1]
+    shown = ["loss", *sorted(varying, key=lambda name: name not in FIRST)][:PANELS]
+    constant = [f"{name} {numeric[name].max():g}" for name in numeric if numeric[name].nunique() == 1]
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
     encoders, seeds = list(history["encoder"].unique()), sorted(history["seed"].unique())
@@ -182,7 +185,7 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
             marker = "o" if len(run) < 3 else ""
             colour = colours.get(str(encoder), FAINT)
             panel.plot(run["step"], run[name], lw=1.5, ls=styles[seed], marker=marker, color=colour)
-        panel.set_title(_spoken(name))
+        panel.set_title(str(name))
         panel.set_xlabel("step")
     hide(flat[len(shown) :])
     keys = [Line2D([], [], color=colours.get(encoder, FAINT), lw=3, label=encoder) for encoder in encoders]
@@ -190,7 +193,3 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     title = f"Constant: {', '.join(constant)}" if constant else None
     figure.legend(handles=keys, loc="outside lower left", ncols=6, title=title, title_fontsize=8, alignment="left")
     return figure
-
-
-def _spoken(column: object) -> str:
-    return str(column).replace("_", " ")

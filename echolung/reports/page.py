@@ -108,8 +108,8 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
             path = target / f"{name}.png"
             drawn.savefig(path, facecolor=drawn.get_facecolor())
             files[f"figure {name}"] = out / "figures" / path.name
-            words = {"name": name, "title": title, "caption": caption}
-            shown.setdefault(section, []).append(words | _image(path.read_bytes()))
+            data = base64.b64encode(path.read_bytes()).decode()
+            shown.setdefault(section, []).append({"name": name, "title": title, "caption": caption, "data": data})
     with atomic_directory(out / "plots") as target:
         for path in write_plots(inputs.comparison, inputs.tasks, inputs.arms, inputs.history, target):
             relative = path.relative_to(target)
@@ -123,11 +123,6 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
         with atomic_path(out / source.name) as temporary:
             shutil.copyfile(source, temporary)
     return pd.DataFrame({"name": n, "path": str(path), "bytes": path.stat().st_size} for n, path in files.items())
-
-
-def _image(png: bytes) -> dict[str, Any]:
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # from the header
-    return {"data": base64.b64encode(png).decode(), "width": width, "height": height}
 
 
 def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:

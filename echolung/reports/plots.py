@@ -40,8 +40,8 @@ def write_plots(
         folder, _, rest = name.partition("/")
         path = directory / folder / (re.sub(r"[^\w.-]+", "_", rest) + ".csv")
         if shown := [arm for arm in comparison.order if arm in table]:  # DVC wants every arm's column in every file
-            rest = [column for column in table if column not in shown]
-            table = table.reindex(columns=[*rest, *dict.fromkeys([*arms, *shown])])
+            others = [column for column in table if column not in shown]
+            table = table.reindex(columns=[*others, *dict.fromkeys([*arms, *shown])])
         with atomic_path(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
         written.append(path)

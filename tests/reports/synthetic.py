@@ -1,4 +1,4 @@
-"""Tasks of two kinds with a hostile class name, and out-of-fold predictions of them."""
+"""Tasks of two kinds, a class with a hostile name, and out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -18,19 +18,15 @@ from echolung.kinds.task import Task
 from echolung.methods.arms import Arm
 
 HOSTILE = "<script>alert('$x_1$')</script>|a&b/../c"
-CLASSES = {"kind": "classification", "classes": ["covid", HOSTILE, "NA"], "label": "diagnosis"}
-TASKS: dict[str, Task] = {
-    "lung": ClassificationTask.parse({**CLASSES, "source": "pocus", "unit": "video"}, "lung"),
-    "blues": ClassificationTask.parse(
-        {**CLASSES, "source": "blues", "unit": "patient", "classes": [0, 1], "main": False}, "blues"
-    ),
-}
+LUNG = ClassificationTask(
+    kind="classification", source="pocus", label="diagnosis", classes=["covid", HOSTILE, "NA"], unit="video"
+)
+BLUES = LUNG.model_copy(update={"source": "blues", "classes": ["0", "1"], "unit": "patient", "main": False})
+TASKS: dict[str, Task] = {"lung": LUNG, "blues": BLUES}
 NUMBER = Task(kind="number", source="hearts", label="ef", unit="video")
-ARMS = {
-    "jepa": Arm(method=("attentive", "linear"), encoder="jepa", role="candidate"),
-    "random": Arm(method=("attentive", "linear"), encoder="random", role="reference"),
-    "hand-made": Arm(method=("hand-made",), role="control"),
-}
+PROBED = Arm(method=("attentive", "linear"), encoder="jepa", role="candidate")
+RANDOM = Arm(method=("attentive", "linear"), encoder="random", role="reference")
+ARMS = {"jepa": PROBED, "random": RANDOM, "hand-made": Arm(method=("hand-made",), role="control")}
 STRENGTHS = {"jepa": (1, 1.6), "random": (3, 0.4), "hand-made": (1, 0.9), "majority": (1, 0.0)}
 """Arm -> its seeds, and how much of the truth is in its scores."""
 
@@ -56,9 +52,7 @@ NUMBERS = predictions("ef", 2, {arm: STRENGTHS[arm] for arm in ("jepa", "random"
 NUMBERS = NUMBERS.rename(columns={"p_1": "number"}).replace({"majority": "toy-mean"})
 
 
-def compared(
-    tables: Mapping[str, pd.DataFrame], tasks: Mapping[str, Task], arms: Mapping[str, Arm] = ARMS
-) -> Comparison:
+def compared(tables: Mapping[str, pd.DataFrame], tasks: Mapping[str, Task], arms: dict[str, Arm] = ARMS) -> Comparison:
     return compare(tables, tasks, arms, CompareSettings(bootstrap=100, permutations=200))
 
 
@@ -67,7 +61,6 @@ class Number(Kind):
 
     Settings, metrics, paired, loss = Task, {"mae": Metric("absolute error", False)}, ("mae",), "mae"
     baseline, valid = "toy-mean", "the number is finite"
-
     labelled = answer = answer_columns = NotImplemented  # a report needs none of them
 
     def columns(self, task: Task) -> list[str]:
@@ -84,7 +77,7 @@ class Number(Kind):
         return Scores({"mae": np.stack([units.per_patient(one) for one in losses]) @ counts.T / counts.sum(axis=1)})
 
     def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-        return {"mae": float(np.abs(values[..., 0] - units.y[held_out]).mean())}
+        return {"mae": float(self.losses(units.task, units.y[held_out], values).mean())}
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         points = pd.DataFrame({"true": units.y, "predicted": units.values[key][0, 0, :, 0]})
