@@ -1,7 +1,7 @@
 """Recordings as a method sees them: what is known of each, its frames, and the tokens of one encoder.
 
 The same class holds the sources of a study, read from disk, and files that a served model is asked about, held in
-memory: a method cannot tell the difference, and has no second way to predict.
+memory: a method sees no difference, and predicts in one way.
 
 Dimension letters: n recordings, V views, T frames, S pixels, N tokens, D width.
 """

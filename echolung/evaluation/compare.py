@@ -232,7 +232,6 @@ class _OneTask:
             reference_role=other,
             metric=self.kind.loss,
             label=self.kind.metrics[self.kind.loss].label,
-            candidate=role == "candidate",
             pretrained=role == "candidate" and self.arms[key[0]].pretrained,
             confirmatory=(role, other, self.units.task.main, seen) == ("candidate", "reference", True, 0),
             arm_seeds=len(self.units.seeds[key]),

@@ -1,7 +1,7 @@
 """Intervals and tests whose unit is the patient: plain numpy and scipy.
 
 Videos of one patient are not independent, so whatever is resampled, flipped or counted here is a patient with
-everything that belongs to him. Dimensions: P patients, B resamples, n units.
+all of their videos. Dimensions: P patients, B resamples, n units.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ EXACT_PATIENTS = 16
 def patient_strata(patient: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The class each patient is resampled with: patient (n,) index 0..P-1, y (n,) class -> (P,).
 
-    A patient with several labels counts with the one most of his units carry; a tie goes to the class that fewest
-    patients carry, which is the one a resample can least afford to lose.
+    A patient with several labels counts as the most frequent one; a tie goes to the class with the fewest patients,
+    which a resample can least afford to lose.
     """
     patients, classes = int(patient.max()) + 1, int(y.max()) + 1
     units = np.zeros((patients, classes))
@@ -72,9 +72,8 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Permutation:
-    """A two-sided permutation test: the tested mean, its p-value, and whether all patterns were enumerated."""
+    """A two-sided permutation test: its p-value, and whether all patterns were enumerated."""
 
-    statistic: float
     p_value: float
     exact: bool
 
@@ -83,7 +82,7 @@ def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.G
     """Paired sign-flip permutation test of mean(differences) = 0, one difference per patient (P,), or per group of
     patients who are not independent.
 
-    Each patient's difference is already the mean over all his units, repeats and random draws, so one flip turns all of
+    Each patient's difference is already the mean over all units, repeats and random draws, so one flip turns all of
     them together: under the null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3).
     Exact up to 16 patients, else Monte Carlo with p = (1 + hits) / (1 + permutations)
     (Phipson & Smyth 2010, doi 10.2202/1544-6115.1585). Two-sided.
@@ -100,13 +99,13 @@ def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.G
     if patients <= EXACT_PATIENTS:
         patterns = np.arange(2 ** (patients - 1))[:, None] >> np.arange(patients)[None, :] & 1
         means = np.abs((1 - 2 * patterns) @ differences) / patients
-        return Permutation(float(differences.mean()), float((means >= threshold).mean()), True)
+        return Permutation(float((means >= threshold).mean()), True)
     hits, step = 0, max(1, 4_000_000 // patients)
     for start in range(0, permutations, step):
         flips = generator.integers(0, 2, (min(step, permutations - start), patients), dtype=np.int8)
         means = np.abs(differences.sum() - 2 * (flips @ differences)) / patients
         hits += int((means >= threshold).sum())
-    return Permutation(float(differences.mean()), (1 + hits) / (1 + permutations), False)
+    return Permutation((1 + hits) / (1 + permutations), False)
 
 
 @dataclass(frozen=True)

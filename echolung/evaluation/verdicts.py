@@ -8,7 +8,7 @@ import numpy as np
 
 SIGNIFICANCE = 0.05
 SEEDS_FOR_PRETRAINING = 3
-"""From this many pretraining seeds on, a sentence may speak of pretraining; below, only of the encoder at hand."""
+"""From this many pretraining seeds on, a verdict is about the recipe; below, about one encoder."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ class PairFacts:
     """The loss that is tested."""
     label: str
     """Its name in a sentence."""
-    candidate: bool
     pretrained: bool
     """The arm is a pretrained encoder."""
     confirmatory: bool
-    """The pair belongs to the family that Holm corrects."""
+    """The pair is in the family that Holm corrects."""
     arm_seeds: int
     reference_seeds: int
     n_patients: int
@@ -75,14 +74,14 @@ def _arm(pair: PairFacts) -> str:
 
 def _reference(pair: PairFacts) -> str:
     if pair.reference_role == "baseline":
-        return f"{pair.reference} (the baseline that looks at nothing)"
+        return f"{pair.reference} (the baseline, which ignores the video)"
     if pair.reference_role == "control":
         return f"the {pair.reference} control"
     return pair.reference if pair.reference_seeds == 1 else f"{pair.reference} (mean of {pair.reference_seeds} seeds)"
 
 
 def _reach(pair: PairFacts) -> str:
-    """What the sentence before may be taken to mean; nothing to add where no pretraining is in question."""
+    """How far the verdict reaches; empty where no pretraining is involved."""
     if pair.n_seen:
         return (
             f"Not counted as evidence: {pair.n_seen} of the {pair.n_videos} videos were seen (without their labels)"
@@ -92,8 +91,8 @@ def _reach(pair: PairFacts) -> str:
         return ""
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:
         seeds = "one pretraining seed" if pair.arm_seeds == 1 else f"{pair.arm_seeds} pretraining seeds"
-        return f"With {seeds} this speaks of this encoder, not of pretraining in general."
-    return f"With {pair.arm_seeds} pretraining seeds this speaks of this recipe on this task."
+        return f"With {seeds}, this is about this encoder, not about pretraining in general."
+    return f"With {pair.arm_seeds} pretraining seeds, this is about this recipe on this task."
 
 
 def patients(count: int, groups: int) -> str:

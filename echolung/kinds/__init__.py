@@ -1,1 +1,1 @@
-"""Kinds of task: what is predicted, how it is scored, tested, drawn and told."""
+"""Kinds of task: what is predicted, how it is scored, tested, drawn and answered."""

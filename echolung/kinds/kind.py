@@ -57,7 +57,7 @@ class Kind(abc.ABC):
     loss: ClassVar[str]
     """The metric that is the mean of `losses`: the one paired test and promotion use it. Lower is better."""
     baseline: ClassVar[str]
-    """The method that looks at nothing; every task has it as an arm of the same name."""
+    """The trivial method, which ignores the recording; every task has it as an arm of the same name."""
     valid: ClassVar[str]
     """What holds of every prediction, in words."""
 

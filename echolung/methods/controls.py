@@ -1,6 +1,6 @@
 """Controls: methods without an encoder, through the same folds.
 
-majority      the class frequencies: what looking at nothing gives
+majority      the class frequencies, whatever the recording
 source-only   frame size, rate, length, container and codec: what can be predicted without looking at the picture
 hand-made     brightness, texture and motion (handmade.py): what needs no network
 
@@ -121,7 +121,7 @@ class Tabular(Method):
 
 
 class SourceOnly(Tabular):
-    """What the file gives away."""
+    """What the file says about a video, without its frames."""
 
     @staticmethod
     def table(recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:

@@ -55,8 +55,8 @@ class Method(abc.ABC):
     ) -> Self:
         """Fit on `training`: sample_id, patient_id, split_group, y, stratum, label and `inner`.
 
-        `inner` is the inner fold that holds a row out, -2 for rows that always train. `directory` belongs to this fit
-        alone and survives a kill: a heavy method resumes from it.
+        `inner` is the inner fold that holds a row out, -2 for rows that always train. `directory` is this fit's own: it
+        need not exist, survives a kill, and is removed when the fit is done; a heavy method resumes from it.
         """
 
     @abc.abstractmethod
@@ -82,5 +82,5 @@ class Method(abc.ABC):
 
     @classmethod
     def modules(cls) -> tuple[str, ...]:
-        """All modules whose code decides what a fit gives."""
+        """All modules whose code decides the result of a fit."""
         return (cls.__module__, *cls.code)

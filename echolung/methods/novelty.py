@@ -44,7 +44,7 @@ Descriptions = Mapping[str, np.ndarray]
 class NoveltySettings(Parameters):
     """`false_alarms`: the share of new patients, of the kind the model was trained on, that may be flagged."""
 
-    false_alarms: float = pydantic.Field(0.05, gt=0, lt=0.5)
+    false_alarms: float = pydantic.Field(default=0.05, gt=0, lt=0.5)
 
 
 class NoveltyRecord(Parameters):

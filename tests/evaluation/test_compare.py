@@ -145,8 +145,8 @@ def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(
     assert outcome == "better"
     assert text.startswith("jepa predicted better than random (mean of 3 seeds): log-loss")
     assert "after Holm; 24 patients, 48 videos" in text
-    assert text.endswith("With one pretraining seed this speaks of this encoder, not of pretraining in general.")
-    assert "majority (the baseline that looks at nothing)" in sentence(comparison, "lung", "jepa", "majority")[1]
+    assert text.endswith("With one pretraining seed, this is about this encoder, not about pretraining in general.")
+    assert "majority (the baseline, which ignores the video)" in sentence(comparison, "lung", "jepa", "majority")[1]
     tests = comparison.secondary.groupby("task")["test"].unique()
     assert set(tests["blues"]) - set(tests["lung"]) == {"DeLong, AUROC of patients pooled over folds"}
     found = compared(lung=LUNG.model_copy(update={"main": False}))
@@ -199,7 +199,7 @@ def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
     outcome, text = sentence(found, "lung", "jepa", "random")
     assert outcome == "undecided"
     assert text.startswith("No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)")
-    assert text.endswith("With 3 pretraining seeds this speaks of this recipe on this task.")
+    assert text.endswith("With 3 pretraining seeds, this is about this recipe on this task.")
 
 
 def test_the_order_of_rows_and_other_methods_change_nothing(comparison: Comparison) -> None:

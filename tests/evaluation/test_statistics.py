@@ -71,7 +71,6 @@ def test_few_patients_are_enumerated_and_monte_carlo_agrees(patients: int, monke
     expected = np.mean(np.abs(signs @ differences) / patients >= abs(differences.mean()) - 1e-9)
     result = statistics.sign_flip(differences, 10, generator())
     assert (result.exact, result.p_value) == (True, pytest.approx(expected))
-    assert result.statistic == pytest.approx(differences.mean())
     monkeypatch.setattr(statistics, "EXACT_PATIENTS", 0)
     sampled = statistics.sign_flip(differences, 20_000, generator())
     assert (sampled.exact, sampled.p_value) == (False, pytest.approx(expected, abs=0.01))

@@ -14,8 +14,8 @@ from echolung.methods.probes.heads import AttentiveHeads, LinearHeads, ProbeHead
 def attention(probe: AttentiveHeads, tokens_BND: Tensor) -> Tensor:
     """The query's attention to every token, (B, A, N) for each attention head: at least 0, 1 in sum over the tokens.
 
-    These are the weights that `AttentiveHeads.forward` pools the tokens by. They say what was read, not what it was
-    taken for: the same weights may speak for one class or for another.
+    These are the weights that `AttentiveHeads.forward` pools the tokens by. They show what was read, not which class it
+    supports.
     """
     assert probe.heads == 1, "a saved probe is one head"
     inputs_BND = probe.inputs(tokens_BND.to(probe.mean.device))
@@ -38,7 +38,7 @@ def contributions(probe: LinearHeads, tokens_BND: Tensor) -> Tensor:
 
 
 def token_weights(probe: ProbeHeads, tokens_BND: Tensor, class_index: int) -> Tensor:
-    """What `--explain` draws, (B, N): the attention, mean over its heads; or, linear, what speaks for the class.
+    """What `--explain` draws, (B, N): the mean attention over its heads; for a linear probe, what supports the class.
 
     Attention is at least 0 and sums to 1 over the tokens; contributions to the logit of `class_index` have either sign.
     """
