@@ -1,1 +1,1 @@
-"""The model registry: champions, their history, promotion and rollback."""
+"""The model registry: champions, promotion and rollback."""

@@ -1,7 +1,8 @@
-"""Who stands for election: an arm named beforehand, its features, and its out-of-fold scores."""
+"""The candidate for promotion: an arm, the data it is refitted on, and its out-of-fold scores."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,140 +10,159 @@ import numpy as np
 import pandas as pd
 
 from echolung.core.errors import DataError, PromotionError
-from echolung.core.runtime import derived_seed, digest
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import code_digest, derived_seed, digest
 from echolung.data.splits import folds_digest
-from echolung.embedding.features import Features
-from echolung.evaluation.predictions import task_predictions
-from echolung.evaluation.statistics import percentile_interval
-from echolung.kinds import scores
-from echolung.kinds.metrics import METRICS
+from echolung.embedding.recordings import Recordings
+from echolung.evaluation import statistics
+from echolung.kinds.kind import Kind
+from echolung.kinds.kinds import kind_of
+from echolung.kinds.predictions import units_of
 from echolung.kinds.task import Task
+from echolung.methods.fitting import CODE as FIT_CODE
+from echolung.methods.fitting import feature_stores, outer_fold
+from echolung.methods.methods import METHODS
 from echolung.methods.novelty import NoveltySettings
-from echolung.methods.probes.heads import Kind
-from echolung.methods.probes.selection import ProbeSettings
-from echolung.models.weights import load_encoder
+from echolung.models.weights import read_record
 from echolung.registry.rule import Evidence
 
-CODE = (
-    "echolung.methods.handmade",
-    "echolung.methods.novelty",
-    "echolung.methods.probes.probe",
-    "echolung.methods.probes.selection",
-    "echolung.methods.probes.heads",
-    "echolung.serving.model",
-)
-"""Modules that fit the probe and what is usual, and write them down: a champion of other code is made anew."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Who stands for election, and where the evidence lies."""
-
-    study: str
-    name: str
-    """The task's."""
-    task: Task
-    arm: str
-    seed: int
-    """The arm's first: not chosen by score."""
-    probe: Kind
-    """The comparison's primary probe."""
-    frame_size: int
-    """Side of the clip store's frames, in pixels."""
-    encoder: Path
-    features: Path
-    clips: Path
-    """The clip store of the task's source."""
-    folds: pd.DataFrame
-    predictions: pd.DataFrame
-    verdicts: pd.DataFrame
-    """Of the comparison: what it says of every pair, in words."""
-    majority: str = "majority"
+CODE = ("echolung.methods.handmade", "echolung.methods.novelty", "echolung.serving.model")
+"""Modules that decide what a model is, besides its method's own."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One out-of-fold metric of the candidate, its 95% interval (patients resampled), and the majority class's."""
+    """An out-of-fold metric of the candidate, its 95% interval (patients resampled), and the baseline's."""
 
     estimate: float
     low: float
     high: float
-    majority: float
+    baseline: float
 
 
-def out_of_fold(candidate: Candidate, bootstrap: int) -> dict[str, Score]:
-    """Scores of this arm and seed on the task's unit of decision, by metric.
+@dataclass(frozen=True)
+class Candidate:
+    """An arm and the files of its study."""
 
-    Raises DataError where the predictions break their contract, PromotionError where they lack the candidate.
-    """
-    rows = candidate.predictions
-    rows = rows[rows["task"] == candidate.name]
-    ours = (rows["arm"] == candidate.arm) & (rows["arm_seed"] == candidate.seed) & (rows["probe"] == candidate.probe)
-    control = rows["arm"] == candidate.majority
-    for kind, found in ((f"{candidate.arm} seed {candidate.seed} ({candidate.probe})", ours), ("majority", control)):
-        if not found.any():
+    study: str
+    name: str
+    """Of the task."""
+    task: Task
+    arm: str
+    seed: int
+    """The arm's first; not chosen by its score."""
+    method: str
+    settings: Parameters
+    """Of the method."""
+    fit_seed: int
+    views: int
+    frame_size: int
+    """Side of the clip store's frames, in pixels."""
+    encoder: Path | None
+    data: Path
+    """data/<study>"""
+    work: Path
+    """A folder for the fit in progress."""
+    folds: pd.DataFrame
+    predictions: pd.DataFrame
+    verdicts: pd.DataFrame
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm} seed {self.seed} ({self.method})"
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.task)
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """The rows of `folds` that the model is fitted on."""
+        if self.task.split == "cv":
+            return self.folds[self.folds["repeat"] == 0]
+        return outer_fold(self.folds, 0, 0)[0]
+
+    @functools.cached_property
+    def recordings(self) -> Recordings:
+        """The task's recordings; raises DataError if their features were made by another encoder."""
+        stores = feature_stores(self.data, self.task, self.arm, self.seed) if self.encoder else []
+        found = Recordings.of_sources(self.data / "ingest", self.task.sources, stores)
+        if self.encoder:
+            weights = read_record(self.encoder).weights_sha256
+            if any(features.record.encoder_sha256 != weights for features in found.features):
+                raise DataError(f"the features of {self.arm} were not made by {self.encoder}", "Run `dvc repro` first.")
+        return found
+
+    @functools.cached_property
+    def data_digest(self) -> str:
+        """Of the labelled recordings (names, contents, labels) and the unit of decision."""
+        rows = self.folds[self.folds["repeat"] == 0].sort_values("sample_id")
+        contents = self.recordings.manifest(list(rows["sample_id"]))["sha256"].astype(str)
+        return digest([self.task.unit, *zip(rows["sample_id"], contents, rows["y"].tolist(), strict=True)])
+
+    def fingerprint(self, novelty: NoveltySettings) -> str:
+        """Of everything that makes the model what it is, except the code (`code`)."""
+        keys = [features.record.key for features in self.recordings.features] if self.encoder else []
+        return digest(
+            {
+                "task": [self.study, self.name, self.task.model_dump(mode="json")],
+                "arm": [self.arm, self.seed, self.method, self.settings.model_dump(mode="json"), self.fit_seed],
+                "input": [keys, self.views, self.frame_size],
+                "data": [self.data_digest, folds_digest(self.folds)],
+                "novelty": novelty.model_dump(mode="json"),
+            }
+        )
+
+    @property
+    def code(self) -> str:
+        """Digest of the code that makes the model."""
+        return code_digest(*sorted({*CODE, *FIT_CODE, *METHODS[self.method].modules()}))
+
+    def scores(self, bootstrap: int) -> dict[str, Score]:
+        """Out-of-fold scores of this arm and seed, by metric.
+
+        Raises DataError if the predictions are invalid or of another split, PromotionError if they lack the candidate,
+        or if its encoder was pretrained on recordings that they score.
+        """
+        rows, baseline = self.predictions, self.kind.baseline
+        own = (rows["arm"] == self.arm) & (rows["arm_seed"] == self.seed) & (rows["method"] == self.method)
+        for name, found in ((self.label, own), (baseline, rows["arm"] == baseline)):
+            if not found.any():
+                raise PromotionError(
+                    f"{self.name} has no out-of-fold predictions of {name}",
+                    f"Arms with predictions: {', '.join(sorted(set(rows['arm']))) or 'none'}. Run `dvc repro`.",
+                )
+        if set(rows["split_digest"]) != {folds_digest(self.folds)}:
+            raise DataError(f"the predictions of {self.name} are of another split", "Run `dvc repro` first.")
+        units = units_of(rows[own | (rows["arm"] == baseline)], self.name, self.task, self.kind)
+        key, other = (self.arm, self.method), (baseline, baseline)
+        if units.seen[key]:
             raise PromotionError(
-                f"{candidate.name} has no out-of-fold predictions of {kind}",
-                f"Arms with predictions: {', '.join(sorted(set(rows['arm']))) or 'none'}. Run `dvc repro`.",
+                f"the encoder of {self.arm} was pretrained on {units.seen[key]} of the recordings that score it",
+                "Promote an arm that was not.",
             )
-    task = task_predictions(rows[ours | control], candidate.name, candidate.task)
-    if set(rows["split_digest"]) != {folds_digest(candidate.folds)}:
-        raise DataError(f"the predictions of {candidate.name} are of another split", "Run `dvc repro` first.")
-    generator = np.random.default_rng(derived_seed("promotion", candidate.name))
-    counts = scores.counts_of(task, bootstrap, generator)
-    arm = scores.resampled(task, (candidate.arm, candidate.probe), counts).values
-    majority = scores.resampled(task, (candidate.majority, "none"), counts).values
-    return {
-        metric: Score(
-            float(arm[metric][0, 0]), *percentile_interval(arm[metric][0, 1:]), majority=float(majority[metric][0, 0])
-        )
-        for metric in METRICS
-    }
-
-
-def open_features(candidate: Candidate) -> Features:
-    """The candidate's features, made by its encoder."""
-    features = Features.open(candidate.features)
-    record = load_encoder(candidate.encoder)[1]
-    wanted = (candidate.arm, candidate.seed, record.weights_sha256)
-    if (features.record.arm, features.record.seed, features.record.encoder_sha256) != wanted:
-        raise DataError(
-            f"{candidate.features} was not made by the encoder in {candidate.encoder}", "Run `dvc repro` first."
-        )
-    return features
-
-
-def evidence_of(candidate: Candidate, features: Features, found: dict[str, Score]) -> Evidence:
-    """What the rule looks at."""
-    return Evidence(
-        log_loss=found["log_loss"].estimate,
-        balanced_accuracy=found["balanced_accuracy"].estimate,
-        majority_log_loss=found["log_loss"].majority,
-        chance=1 / len(candidate.task.classes),
-        data_digest=data_digest(candidate, features),
-        split_digest=folds_digest(candidate.folds),
-    )
-
-
-def data_digest(candidate: Candidate, features: Features) -> str:
-    """Of the labelled videos (their names, contents and classes) and of what one decision is about."""
-    rows = candidate.folds[candidate.folds["repeat"] == 0].sort_values("sample_id")
-    contents = features.videos["sha256"].to_numpy()[features.positions(rows["sample_id"])]
-    return digest([candidate.task.unit, *zip(rows["sample_id"], contents, rows["y"].tolist(), strict=True)])
-
-
-def fingerprint_of(candidate: Candidate, features: Features, settings: ProbeSettings, usual: NoveltySettings) -> str:
-    """Of everything that makes the model what it is, but for the code that fits it: `code_digest` of CODE."""
-    return digest(
-        {
-            "study": candidate.study,
-            "task": [candidate.name, candidate.task.model_dump(mode="json")],
-            "arm": [candidate.arm, candidate.seed, candidate.probe],
-            "features": features.record.key,
-            "frame_size": candidate.frame_size,
-            "data": data_digest(candidate, features),
-            "split": folds_digest(candidate.folds),
-            "settings": settings.model_dump(mode="json"),
-            "outside": usual.false_alarms,
+        strata = statistics.patient_strata(units.group[units.patient], self.kind.strata(self.task, units.y))
+        generator = np.random.default_rng(derived_seed("promotion", self.name))
+        drawn = statistics.resample_counts(strata, bootstrap, generator)[:, units.group]
+        counts = np.vstack([np.ones(len(units.group)), drawn])
+        arm, base = (self.kind.scores(units, one, counts).values for one in (key, other))
+        return {
+            metric: Score(
+                float(arm[metric][0, 0]),
+                *statistics.percentile_interval(arm[metric][0, 1:]),
+                baseline=float(base[metric][0, 0]),
+            )
+            for metric in self.kind.metrics
         }
-    )
+
+    def evidence(self, scores: dict[str, Score]) -> Evidence:
+        """What the rule looks at."""
+        labels, loss = self.kind.metrics, scores[self.kind.loss]
+        return Evidence(
+            metric=labels[self.kind.loss].label,
+            loss=loss.estimate,
+            baseline_loss=loss.baseline,
+            bar={labels[name].label: (scores[name].estimate, bar) for name, bar in self.kind.bar(self.task).items()},
+            data_digest=self.data_digest,
+            split_digest=folds_digest(self.folds),
+        )

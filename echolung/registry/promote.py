@@ -1,43 +1,36 @@
-"""From candidate to champion: decided by the rule, refitted, registered with what must be known of it.
+"""Promotion: the rule decides, the method is refitted on all patients, and the model is registered as champion.
 
-What is registered is the arm's probe, refitted by the inner selection procedure on all patients; the scores it carries
-are out-of-fold scores of that procedure, not of these very weights, which no patient is left to test.
+The scores that a version carries are out-of-fold scores of the procedure; no patient is left to test the very model.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from echolung.core.errors import CheckpointError, PromotionError
-from echolung.core.runtime import code_digest
-from echolung.data.clips import ClipStore
-from echolung.embedding.features import Features
-from echolung.kinds.metrics import METRICS
-from echolung.methods.novelty import Novelty, NoveltySettings, described_videos, fit_novelty
-from echolung.methods.probes.probe import refit
-from echolung.methods.probes.selection import ProbeSettings
-from echolung.models.weights import read_record
+from echolung.core.errors import PromotionError
+from echolung.methods.fitting import refit
+from echolung.methods.novelty import NoveltySettings, describe, fit_novelty
 from echolung.registry import models as registry
-from echolung.registry.candidate import CODE, Candidate, Score, evidence_of, fingerprint_of, open_features, out_of_fold
+from echolung.registry.candidate import Candidate, Score
 from echolung.registry.rule import RESET_REMEDY, Evidence, decide
-from echolung.registry.succession import crown, history, rolled_back
 from echolung.serving.answers import words
-from echolung.serving.model import Classifier, write_classifier
+from echolung.serving.model import Model, ModelRecord, write_model
 from echolung.tracking.provenance import provenance
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store
 
 FEW_PATIENTS = 100
-"""Below this many patients a warning travels with the model: every interval is wide."""
+"""Below this a warning travels with the model: every interval is wide."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What came of it."""
+    """What was done."""
 
     outcome: Literal["promoted", "unchanged"]
     name: str
@@ -46,156 +39,105 @@ class Promotion:
     reasons: list[str]
     warnings: list[str]
     outside: str
-    """How far a video may lie from the training videos, and how often that says too much."""
+    """The threshold of novelty and its false alarms, in words."""
 
 
 def promote(
-    store: Store,
-    run: Run,
-    candidate: Candidate,
-    settings: ProbeSettings,
-    usual: NoveltySettings,
-    *,
-    bootstrap: int = 2000,
+    store: Store, run: Run, candidate: Candidate, novelty_settings: NoveltySettings, *, bootstrap: int = 2000,
     reset: bool = False,
-) -> Promotion:
+) -> Promotion:  # fmt: skip
     """Refit and register the candidate and make it the champion, if the rule allows; `run` keeps the model.
 
-    The present champion again is left as it is; after a rollback the present champion is the one that was gone back to,
-    and the very model that was rolled back is turned away. With `reset` neither is asked about. Raises PromotionError,
-    with the numbers, if the candidate has not earned the place; DataError if the evidence is not of one piece.
+    Nothing happens if it is the champion already; a model that was rolled back is refused. With `reset` neither is
+    asked, and the rule is that of a first champion. Raises PromotionError with the numbers if the candidate is not good
+    enough, DataError if predictions, features and split do not belong together.
     """
-    features = open_features(candidate)
-    fingerprint = fingerprint_of(candidate, features, settings, usual)
-    code = code_digest(*CODE)
-    present = None if reset else registry.find_champion(store, candidate.study, candidate.name)
+    name = registry.model_name(candidate.study, candidate.name)
+    fingerprint, code = candidate.fingerprint(novelty_settings), candidate.code
+    before = registry.champion_number(store, name)
+    present = registry.find_version(store, name, before) if before and not reset else None
     same = present is not None and present.tags.get("fingerprint") == fingerprint
-    anew = ""
-    if present is not None and same:
-        name = f"{candidate.arm} seed {candidate.seed}, on these data,"
-        anew = _why_anew(present, code)
-        if not anew:
-            reasons, warnings = [f"{name} is the champion already"], present.tags["warnings"].splitlines()
-            return Promotion("unchanged", present.name, present.number, reasons, warnings, present.tags["outside"])
-        anew = f"{name} is the champion already, and was made anew: {anew}"
-    _refuse_what_it_learnt_from(candidate, features)
+    if present is not None and same and present.tags.get("code") == code:
+        told = present.tags["warnings"].splitlines()
+        reasons = [f"{candidate.label} on these data is the champion already"]
+        return Promotion("unchanged", name, present.number, reasons, told, present.tags["outside"])
     if present is not None and not same:
-        _refuse_if_rolled_back(store, present.name, fingerprint, candidate.name)
-    scores = out_of_fold(candidate, bootstrap)
-    evidence = evidence_of(candidate, features, scores)
-    # Measured against itself it would never be better.
+        _refuse_rolled_back(store, name, fingerprint, candidate.name)
+    scores = candidate.scores(bootstrap)
+    evidence = candidate.evidence(scores)
+    # The champion itself, made by changed code, would never be better than itself.
     reasons = decide(evidence, Evidence.of_tags(present.tags) if present and not same else None)
-    reasons = [anew, *reasons] if anew else reasons
-    novelty = _novelty(candidate, features, usual)
-    origin = provenance(store.root)
+    if same:
+        reasons.insert(0, "the same model made again, because the code that fits it has changed")
+    origin, training = provenance(store.root), candidate.training
+    described = describe(candidate.recordings, list(training["sample_id"]))
+    novelty = fit_novelty(described, training["split_group"].to_numpy(str), novelty_settings)
     warnings = _warnings(candidate, origin)
     if present is not None and not same:
-        warnings.append(
-            f"Chosen over version {present.number} by the very log-loss it carries: expect it to be a little too good."
-        )
+        warnings.append(f"Chosen over version {present.number} by this very loss: expect it to be a little too good.")
     tags = {
         **evidence.tags(),
-        **_score_tags(scores),
-        **_identity_tags(candidate, features),
-        **{name: value for name, value in origin.items() if not name.startswith("mlflow.")},
+        **_tags(candidate, scores),
+        **{key: value for key, value in origin.items() if not key.startswith("mlflow.")},
         "fingerprint": fingerprint,
         "code": code,
+        "follows": str(before or ""),
         "reasons": "\n".join(reasons),
         "warnings": "\n".join(warnings),
         "outside": words(novelty.record),
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / registry.FOLDER
-        probe, fitted = refit(features, candidate.folds, candidate.name, candidate.task, settings, candidate.probe)
-        write_classifier(folder, candidate.encoder, probe, fitted, novelty, candidate.study, candidate.frame_size)
-        columns = Classifier.open(folder).record.columns
-        card = _card(candidate, scores, reasons, [*warnings, tags["outside"]])
+        method = refit(
+            candidate.method, candidate.settings, candidate.name, candidate.task, candidate.recordings, candidate.folds,
+            candidate.fit_seed, candidate.work,
+        )  # fmt: skip
+        shutil.rmtree(candidate.work, ignore_errors=True)
+        record = ModelRecord(
+            study=candidate.study, task_name=candidate.name, task=candidate.task.model_dump(mode="json"),
+            arm=candidate.arm, method=candidate.method, arm_seed=candidate.seed, views=candidate.views,
+            frame_size=candidate.frame_size, novelty=novelty.record,
+        )  # fmt: skip
+        write_model(folder, record, method, novelty, candidate.encoder)
+        columns, card = Model.open(folder).columns, _card(candidate, scores, reasons, [*warnings, tags["outside"]])
         version = registry.register(store, run, candidate.study, candidate.name, folder, columns, tags, card)
-    crown(store, version, "promote")
+    registry.make_champion(store, name, version.number)
+    event = f"champion, promoted over version {before}" if before else "champion, the first"
+    registry.note(store, name, version.number, event, "promoted_at")
     run.metrics({f"out_of_fold/{metric}": score.estimate for metric, score in scores.items()})
     run.metrics({"outside/false_alarm_rate": novelty.record.measured, "outside/threshold": novelty.record.threshold})
-    return Promotion("promoted", version.name, version.number, reasons, warnings, tags["outside"])
+    return Promotion("promoted", name, version.number, reasons, warnings, tags["outside"])
 
 
-def _why_anew(present: registry.Version, code: str) -> str:
-    """Why a champion that the candidate would be again has to be fitted again; empty if it need not."""
-    if present.tags.get("code") != code:
-        return "other code fitted it"
-    try:
-        Classifier.open(present.classifier)
-    except CheckpointError as error:
-        return error.problem
-    return ""
-
-
-def _refuse_what_it_learnt_from(candidate: Candidate, features: Features) -> None:
-    """An encoder that was pretrained on the videos it is scored on is measured on what it knows."""
-    rows = candidate.folds[candidate.folds["repeat"] == 0]
-    seen = set(features.record.seen_in_pretraining) & set(rows["sample_id"])
-    if seen:
-        raise PromotionError(
-            f"{candidate.arm} was pretrained on {len(seen)} of the {len(rows)} videos that {candidate.name} scores it"
-            " on: its scores are too good to be compared with anything",
-            "Pretrain it on other videos, or promote another arm: --arm NAME.",
-        )
-
-
-def _refuse_if_rolled_back(store: Store, name: str, fingerprint: str, task: str) -> None:
-    """Running the same commands again must not undo a rollback."""
-    gone = rolled_back(history(store, name))
+def _refuse_rolled_back(store: Store, name: str, fingerprint: str, task: str) -> None:
+    """Raise PromotionError if exactly this model was rolled back."""
     for number, tags in registry.versions(store, name):
-        if number in gone and tags.get("fingerprint") == fingerprint:
+        if tags.get("fingerprint") == fingerprint and "rolled_back_at" in tags:
             raise PromotionError(
-                f"this very model was champion as version {number} and was rolled back on {gone[number]}",
-                f"To bring it back: `echolung rollback {task} --to {number}`. {RESET_REMEDY}",
+                f"this very model was champion as version {number} and was rolled back at {tags['rolled_back_at']}",
+                f"To return to it: `echolung rollback {task} --to {number}`. {RESET_REMEDY}",
             )
 
 
-def _novelty(candidate: Candidate, features: Features, usual: NoveltySettings) -> Novelty:
-    """What the videos that the probe was fitted on are like."""
-    rows = candidate.folds[candidate.folds["repeat"] == 0]
-    grid = read_record(candidate.encoder).settings.grid
-    described = described_videos(features, ClipStore.open(candidate.clips), grid, rows["sample_id"])
-    return fit_novelty(described, rows["split_group"].to_numpy(str), usual)
-
-
-def _score_tags(scores: dict[str, Score]) -> dict[str, str]:
-    """Every metric with its interval, under a name that says what kind of number it is."""
-    return {
-        f"out_of_fold_{metric}": f"{score.estimate:.4f} (95% interval {score.low:.4f} to {score.high:.4f})"
-        for metric, score in scores.items()
-    } | {"out_of_fold_scores_are": "of the procedure that made this model, not of these very weights"}
-
-
-def _identity_tags(candidate: Candidate, features: Features) -> dict[str, str]:
-    rows = candidate.folds[candidate.folds["repeat"] == 0]
-    values = {
-        "study": candidate.study,
-        "task": candidate.name,
-        "classes": ", ".join(candidate.task.classes),
-        "unit": candidate.task.unit,
-        "arm": candidate.arm,
-        "arm_seed": candidate.seed,
-        "probe": candidate.probe,
-        "encoder_sha256": features.record.encoder_sha256,
-        "features_key": features.record.key,
-        "videos": len(rows),
+def _tags(candidate: Candidate, scores: dict[str, Score]) -> dict[str, str]:
+    """What the model is, and every metric with its interval."""
+    rows = candidate.training
+    values: dict[str, object] = {
+        "study": candidate.study, "kind": candidate.task.kind, "unit": candidate.task.unit, "arm": candidate.arm,
+        "arm_seed": candidate.seed, "method": candidate.method, "videos": len(rows),
         "patients": rows["patient_id"].nunique(),
-    }
-    return {name: str(value) for name, value in values.items()}
+    }  # fmt: skip
+    for metric, one in scores.items():
+        values[f"out_of_fold_{metric}"] = f"{one.estimate:.4f} (95% interval {one.low:.4f} to {one.high:.4f})"
+    return {key: str(value) for key, value in values.items()}
 
 
 def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:
-    """What whoever uses the model must know, whatever the rule decided."""
-    found = ["Research use only; not a medical device."]
-    verdicts = candidate.verdicts
-    ours = verdicts[(verdicts["task"] == candidate.name) & (verdicts["arm"] == candidate.arm)]
-    found += [
-        f"Not shown to be better than {row.reference}: {row.text}"
-        for row in ours.itertuples()
-        if row.outcome != "better"
-    ]
-    rows = candidate.folds[candidate.folds["repeat"] == 0]
+    """What users of the model must know."""
+    verdicts, rows = candidate.verdicts, candidate.training
+    mine = verdicts[(verdicts["task"] == candidate.name) & (verdicts["arm"] == candidate.arm)]
+    mine = mine[(mine["method"] == candidate.method) & (mine["outcome"] != "better")]
+    found = [f"Not shown to be better than {row.reference}: {row.text}" for row in mine.itertuples()]
     patients = rows["patient_id"].nunique()
     if patients < FEW_PATIENTS:
         found.append(f"Fitted on {len(rows)} videos of {patients} patients: expect less elsewhere.")
@@ -205,26 +147,21 @@ def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:
 
 
 def _card(candidate: Candidate, scores: dict[str, Score], reasons: list[str], warnings: list[str]) -> str:
-    """The description a person reads in the registry, in Markdown."""
-    task = candidate.task
+    """The version's description in Markdown."""
+    encoder = f" on the frozen encoder of arm `{candidate.arm}`" if candidate.encoder else ""
     lines = [
-        f"Video files in, probabilities of {', '.join(task.classes)} out; one decision per {task.unit}.",
-        "",
-        f"A {candidate.probe} probe on the frozen encoder of arm `{candidate.arm}` (seed {candidate.seed}), refitted on"
-        " all patients.",
-        "",
-        f"| out of fold, of the procedure, per {task.unit} (log-loss: mean over patients) | estimate | 95% interval"
-        " | majority class |",
-        "|---|---|---|---|",
+        f"Video files in, answers to `{candidate.name}` ({candidate.task.kind}) out; one decision per"
+        f" {candidate.task.unit}. Research use only; not a medical device.",
+        f"\nMethod `{candidate.method}`{encoder} (seed {candidate.seed}), refitted on all patients. Scores are of the"
+        " procedure, out of fold:",
+        "\n| metric | estimate | 95% interval | baseline |\n|---|---|---|---|",
         *(
-            f"| {METRICS[metric].label} | {one.estimate:.3f} | {one.low:.3f} to {one.high:.3f} | {one.majority:.3f} |"
-            for metric, one in scores.items()
+            f"| {label.label} | {one.estimate:.3f} | {one.low:.3f} to {one.high:.3f} | {one.baseline:.3f} |"
+            for label, one in zip(candidate.kind.metrics.values(), scores.values(), strict=True)
         ),
-        "",
-        "Why it is here:",
+        "\nWhy it was promoted:\n",
         *(f"- {reason}" for reason in reasons),
-        "",
-        "Warnings:",
+        "\nWarnings:\n",
         *(f"- {warning}" for warning in warnings),
     ]
     return "\n".join(lines)

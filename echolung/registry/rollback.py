@@ -1,63 +1,61 @@
-"""Back to an earlier champion: the alias moves, no version is made, changed or deleted."""
+"""Rollback: the alias moves to an earlier champion; no version is made or deleted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from echolung.core.errors import EcholungError, RegistryError
+from echolung.core.errors import EcholungError, NoChampionError, RegistryError
 from echolung.registry import models as registry
-from echolung.registry.succession import crown, history, predecessor, written_moves
-from echolung.serving.model import Classifier
-from echolung.tracking.store import Store
+from echolung.serving.model import Model
+from echolung.tracking.store import Store, reported
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """What was done."""
+    """What was done: the registered model, the champion before and after, and when the latter was promoted (UTC)."""
 
     name: str
-    """Of the registered model."""
     before: int
     after: int
     since: str
-    """When `after` was last promoted (UTC), "" if that is not on record."""
 
 
 def roll_back(store: Store, study: str, task: str, to: int | None = None) -> Rollback:
-    """Make the version that the champion followed the champion again, or version `to`, if it was promoted once.
+    """Make the version that the champion followed the champion again, or version `to`, if it ever was champion.
 
-    The present champion is not read: it may be gone or damaged. The earlier one must be whole, which is shown by
-    loading it. Raises RegistryError, and changes nothing, if the task has no champion, if there is none to go back to,
-    or if its files are gone, damaged, or of another EchoLung.
-
-    Afterwards `promote` measures candidates against the version that was gone back to, and turns the very model away
-    that was rolled back (`rollback --to` brings it back, `promote --reset` registers it anew).
+    The present champion may be damaged or gone; the other one is loaded first. Raises RegistryError, and changes
+    nothing, if there is nothing to return to or it cannot be loaded. Afterwards `promote` compares candidates with the
+    restored version, and refuses exactly the model that was rolled back.
     """
     name = registry.model_name(study, task)
     present = registry.champion_number(store, name)
     if present is None:
-        raise RegistryError(f"{name} has no champion to roll back", f"Run `echolung promote {task}`.")
-    moves = history(store, name)
-    # Where a move was to start was champion, whether or not the move was made.
-    left = {move.before for move in written_moves(store, name) if move.before}
-    earlier = sorted({move.after for move in moves} | left)
-    others = [number for number in earlier if number != present]
-    target = predecessor(moves, present) if to is None else to
+        raise NoChampionError(f"{name} has no champion to roll back", f"Run `echolung promote {task}`.")
+    tags = dict(registry.versions(store, name))
+    were = {number for number, own in tags.items() if {"promoted_at", "rolled_back_at"} & set(own)}
+    were |= {int(own["follows"]) for own in tags.values() if own.get("follows")}
+    others = sorted(were & set(tags) - {present})
+    choices = f"Earlier champions: {', '.join(map(str, others))} (`--to {others[-1]}`)." if others else ""
+    follows = tags[present].get("follows")
+    target = to if to is not None else int(follows) if follows else None
     if target is None:
-        listed = f"Name one that was: `--to {others[-1]}`." if others else f"Run `echolung promote {task}`."
-        raise RegistryError(f"no champion of {name} before version {present} is on record", listed)
+        raise RegistryError(f"{name} version {present} followed no other champion", choices or "Nothing to do.")
     if target == present:
-        raise RegistryError(f"{name} version {target} is the champion already", "There is nothing to do.")
-    if target not in earlier:
-        were = f"Choose among: {', '.join(map(str, others))}." if others else "No other version was."
-        raise RegistryError(f"{name} version {target} never was promoted", were)
+        raise RegistryError(f"{name} version {target} is the champion already", "Nothing to do.")
+    if target not in others:
+        raise RegistryError(f"{name} version {target} was never champion", choices or "No other version was.")
     version = registry.find_version(store, name, target)
     try:
-        Classifier.open(version.classifier)
+        Model.open(version.folder)
     except EcholungError as error:
         rest = [number for number in others if number != target]
-        remedy = f"Choose another: `--to {rest[-1]}`." if rest else "Promote a model again: `echolung promote TASK`."
-        raise RegistryError(f"{name} version {target} cannot serve: {error.problem}", remedy) from None
-    crown(store, version, "rollback")
-    since = next((move.at for move in reversed(moves) if (move.after, move.how) == (target, "promote")), "")
-    return Rollback(name, present, target, since)
+        remedy = f"Choose another: `--to {rest[-1]}`." if rest else f"Promote again: `echolung promote {task}`."
+        raise RegistryError(f"{name} version {target} cannot be used: {error.problem}", remedy) from None
+    # The tag first: if this is interrupted here, `promote` must not bring the version back.
+    registry.note(store, name, present, f"rolled back to version {target}", "rolled_back_at")
+    registry.make_champion(store, name, target)
+    registry.note(store, name, target, f"champion again, rolled back from version {present}")
+    if "rolled_back_at" in version.tags:
+        with reported(store):
+            store.client().delete_model_version_tag(name, str(target), "rolled_back_at")
+    return Rollback(name, present, target, version.tags.get("promoted_at", ""))

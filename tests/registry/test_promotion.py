@@ -1,237 +1,219 @@
-"""Promotion: the rule, what travels with a champion, and that the same call again changes nothing."""
+"""Promotion: the rule, what a champion carries, and that the same call again changes nothing."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from small_candidates import PATIENTS, SETTINGS, SIGNALS, TASK, VIDEOS
+from small_models import FOLDS, PATIENTS, STUDY, TASK, Promote
 
-from echolung.core.errors import CheckpointError, DataError, PromotionError
+from echolung.core.errors import DataError, PromotionError, RegistryError
 from echolung.data.splits import folds_digest
-from echolung.data.video import encode
-from echolung.embedding.features import Features
 from echolung.kinds import metrics
-from echolung.methods.probes.heads import apply_probe
-from echolung.methods.probes.probe import refit
-from echolung.registry.candidate import Candidate, out_of_fold
-from echolung.registry.models import DIGEST, champion, find_champion, folder_digest, load_pyfunc
-from echolung.registry.promote import Promotion
+from echolung.methods.fitting import refit
+from echolung.methods.novelty import NoveltySettings
+from echolung.registry.candidate import Candidate
+from echolung.registry.models import champion, champion_number, local_champion, model_name
 from echolung.registry.rule import Evidence, decide
-from echolung.serving.model import Classifier, predict_videos
+from echolung.serving.model import Model
 from echolung.tracking.store import Store
 
-pytest_plugins = ["small_candidates"]
+pytest_plugins = ["small_models"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # --- the rule ---
 
-EARNED = Evidence(0.90, 0.60, 1.05, 1 / 3, "data", "split")
+EARNED = Evidence("log-loss", 0.90, 1.05, {"balanced accuracy": (0.60, 1 / 3)}, "data", "split")
 
 
-def evidence(**changes: object) -> Evidence:
-    return dataclasses.replace(EARNED, **changes)  # type: ignore[arg-type]
+def evidence(bar: float = 0.60, **changes: object) -> Evidence:
+    return dataclasses.replace(EARNED, bar={"balanced accuracy": (bar, 1 / 3)}, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("candidate", "present", "refusal"),
     [
         (evidence(), None, None),
-        (evidence(log_loss=1.05), None, "does not beat the majority class out of fold: log-loss 1.0500 against 1.0500"),
-        (evidence(log_loss=1.20), None, "does not beat the majority class"),
-        (evidence(balanced_accuracy=1 / 3), None, "balanced accuracy 0.333 against 0.333 by chance"),
-        (evidence(balanced_accuracy=math.nan), None, "does not beat the majority class"),
-        (evidence(log_loss=math.nan), None, "does not beat the majority class"),
-        (evidence(log_loss=0.89), evidence(), None),
-        (evidence(log_loss=0.90), evidence(), "no better than the champion.*0.9000 against 0.9000"),
-        (evidence(log_loss=0.91), evidence(), "no better than the champion.*0.9100 against 0.9000"),
-        (evidence(log_loss=0.10, data_digest="new"), evidence(), "another data .*data.*new.*cannot be compared"),
-        (evidence(log_loss=0.10, split_digest="new"), evidence(), "another split .*split.*new.*cannot be compared"),
+        (evidence(loss=1.05), None, "does not beat the baseline out of fold: log-loss 1.0500, baseline 1.0500"),
+        (evidence(loss=1.20), None, "does not beat the baseline"),
+        (evidence(bar=1 / 3), None, r"balanced accuracy 0.333 \(more than 0.333 is needed\)"),
+        (evidence(bar=math.nan), None, "does not beat the baseline"),
+        (evidence(loss=math.nan), None, "does not beat the baseline"),
+        (evidence(loss=0.89), evidence(), None),
+        (evidence(loss=0.90), evidence(), "not better than the champion.*0.9000, champion 0.9000"),
+        (evidence(loss=math.nan), evidence(), "not better than the champion"),
+        (evidence(loss=0.10, data_digest="new"), evidence(), r"different data \(data, new\).*cannot be compared"),
+        (evidence(loss=0.10, split_digest="new"), evidence(), r"different splits \(split, new\).*cannot be compared"),
     ],
 )
 def test_the_rule(candidate: Evidence, present: Evidence | None, refusal: str | None) -> None:
     if refusal is None:
-        (first, *_) = decide(candidate, present)
-        assert f"{candidate.log_loss:.4f} against" in first
+        (reason,) = decide(candidate, present)
+        assert f"{candidate.loss:.4f}" in reason
     else:
         with pytest.raises(PromotionError, match=refusal) as error:
             decide(candidate, present)
         assert error.value.remedy
 
 
-def test_evidence_survives_its_tags_to_the_last_digit() -> None:
-    exact = evidence(log_loss=0.1 + 0.2)
-    assert Evidence.of_tags(exact.tags()) == exact
-    with pytest.raises(PromotionError, match="evidence_log_loss") as error:
-        Evidence.of_tags({})
-    assert "--reset" in error.value.remedy
+def test_evidence_survives_its_tag_to_the_last_digit() -> None:
+    exact = evidence(loss=0.1 + 0.2)
+    again = Evidence.of_tags(exact.tags())
+    assert (again.loss, again.split_digest) == (exact.loss, exact.split_digest)
+    for broken in ({}, {"evidence": "nonsense"}, {"evidence": '{"loss": 1}'}):
+        with pytest.raises(PromotionError, match="'evidence' is missing or damaged") as error:
+            Evidence.of_tags(broken)
+        assert "--reset" in error.value.remedy
 
 
-# --- a small study (small_candidates.py) ---
+# --- a small study (small_models.py) ---
 
 
 def test_scores_are_those_of_the_candidates_own_rows(candidates: dict[str, Candidate]) -> None:
-    found = out_of_fold(candidates["jepa"], bootstrap=200)
+    found = candidates["jepa"].scores(bootstrap=200)
     rows = candidates["jepa"].predictions
-    rows = rows[(rows["arm"] == "jepa")]
-    losses = metrics.log_losses(rows["y_true"].to_numpy(), rows[["p_0", "p_1", "p_2"]].to_numpy())
+    rows = rows[rows["arm"] == "jepa"]
+    losses = metrics.log_losses(rows["y_true"].to_numpy(int), rows[["p_0", "p_1", "p_2"]].to_numpy())
     expected = pd.Series(losses).groupby(rows["patient_id"].to_numpy()).mean().mean()
     assert found["log_loss"].estimate == pytest.approx(expected)
     assert found["log_loss"].low < expected < found["log_loss"].high
-    assert found["balanced_accuracy"].majority == pytest.approx(1 / 3)
+    assert found["balanced_accuracy"].baseline == pytest.approx(1 / 3)
 
 
 def test_a_first_champion_carries_scores_provenance_and_warnings(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
+    candidates: dict[str, Candidate], project: Store, promoting: Promote
 ) -> None:
-    done = elect(candidates["jepa"])
-    assert (done.outcome, done.name, done.version) == ("promoted", "echolung-phantom-pocus-pathology", 1)
-    assert "of the majority class" in done.reasons[0]
-    found = champion(project, "phantom", "pocus-pathology")
-    assert found.tags["arm"] == "jepa"
-    assert found.tags["patients"] == str(PATIENTS)
-    assert found.tags["evidence_split_digest"] == folds_digest(candidates["jepa"].folds)
+    done = promoting(candidates["jepa"])
+    assert (done.outcome, done.name, done.version) == ("promoted", model_name(STUDY, TASK), 1)
+    found = champion(project, STUDY, TASK)
+    assert found == local_champion(project.uri, STUDY, TASK), "read without MLflow"
+    assert local_champion(project.uri, "lung", TASK) is None, "a champion of another study"
+    assert (found.tags["arm"], found.tags["method"], found.tags["patients"]) == ("jepa", "linear", str(PATIENTS))
+    assert found.tags["follows"] == "" and "champion, the first" in found.tags["history"]
+    assert found.tags["promoted_at"] in found.tags["history"]
     assert "95% interval" in found.tags["out_of_fold_balanced_accuracy"]
-    assert "procedure" in found.tags["out_of_fold_scores_are"]
     assert "echolung_version" in found.tags
+    assert Evidence.of_tags(found.tags).split_digest == folds_digest(candidates["jepa"].folds)
     assert done.warnings == found.tags["warnings"].splitlines()
-    assert any("Not shown to be better than random: No difference was shown." in line for line in done.warnings)
-    assert not any("majority" in line for line in done.warnings)
-    assert any(f"{VIDEOS} videos of {PATIENTS} patients" in line for line in done.warnings)
-    described = project.client().get_model_version(done.name, "1")
-    assert "| balanced accuracy |" in described.description
-    assert project.client().get_run(described.run_id).data.metrics["out_of_fold/log_loss"] > 0
-
-
-def test_the_champion_is_the_refit_on_all_patients_and_answers_the_same_everywhere(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion], tmp_path: Path
-) -> None:
-    candidate = candidates["jepa"]
-    elect(candidate)
-    found = champion(project, "phantom", "pocus-pathology")
-    classifier = Classifier.open(found.classifier)
-    features = Features.open(candidate.features)
-    probe, _ = refit(features, candidate.folds, candidate.name, TASK, SETTINGS, "linear")
-    tokens = torch.tensor(features.tokens)
-    assert torch.equal(apply_probe(classifier.probe.cpu(), tokens), apply_probe(probe.cpu(), tokens))
-    frames = np.random.default_rng(0).integers(0, 255, (20, 40, 48), dtype=np.uint8)
-    encode(tmp_path / "clip.mp4", frames, 20, "h264")
-    served = load_pyfunc(found).predict(pd.DataFrame({"video": [str(tmp_path / "clip.mp4")]}))
-    pd.testing.assert_frame_equal(served, predict_videos(found.classifier, [tmp_path / "clip.mp4"])[1])
-
-
-def test_promoting_the_champion_again_changes_nothing(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
-) -> None:
-    elect(candidates["jepa"])
-    again = elect(candidates["jepa"])
-    assert (again.outcome, again.version) == ("unchanged", 1)
-    assert "is the champion already" in again.reasons[0]
-    versions = project.client().search_model_versions("name = 'echolung-phantom-pocus-pathology'")
-    assert len(versions) == 1
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_an_arm_that_learnt_from_the_videos_it_is_scored_on_is_refused(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion], reset: bool
-) -> None:
-    elect(candidates["jepa"])
-    with pytest.raises(PromotionError, match=f"pretrained on 2 of the {VIDEOS} videos") as error:
-        elect(candidates["spoilt"], reset=reset)
-    assert "another arm" in error.value.remedy
-    assert champion(project, "phantom", "pocus-pathology").tags["arm"] == "jepa"
-
-
-def test_a_champion_of_other_code_is_made_anew_without_being_measured_against_itself(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elect(candidates["jepa"])
-    monkeypatch.setattr("echolung.registry.promote.code_digest", lambda *modules: "newer")
-    again = elect(candidates["jepa"])
-    assert (again.outcome, again.version) == ("promoted", 2)
-    assert "made anew: other code fitted it" in again.reasons[0]
-    assert "of the majority class" in again.reasons[1]
-    assert not any("Chosen over" in line for line in again.warnings)
-    assert elect(candidates["jepa"]).outcome == "unchanged"
-
-
-def test_a_champion_that_this_version_cannot_open_is_made_anew(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
-) -> None:
-    """As one is that an earlier version registered, whose classifier.json has another form."""
-    elect(candidates["jepa"])
-    found = champion(project, "phantom", "pocus-pathology")
-    path = found.classifier / "classifier.json"
-    path.write_text(path.read_text().replace("echolung-classifier-3", "echolung-classifier-1"))
-    project.client().set_model_version_tag(found.name, "1", DIGEST, folder_digest(found.classifier))
-    with pytest.raises(CheckpointError, match="holds no classifier") as error:
-        Classifier.open(champion(project, "phantom", "pocus-pathology").classifier)
-    assert "echolung promote" in error.value.remedy
-    again = elect(candidates["jepa"])
-    assert (again.outcome, again.version) == ("promoted", 2)
-    assert "holds no classifier" in again.reasons[0]
-    Classifier.open(champion(project, "phantom", "pocus-pathology").classifier)
-
-
-def test_a_later_champion_must_be_better_on_the_same_patients(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
-) -> None:
-    elect(candidates["jepa"])
-    better = elect(candidates["stronger"])
-    assert (better.outcome, better.version) == ("promoted", 2)
-    assert "of the present champion" in better.reasons[0]
-    assert any("Chosen over version 1 by the very log-loss" in line for line in better.warnings)
-    with pytest.raises(PromotionError, match="no better than the champion"):
-        elect(candidates["jepa"])
-    assert champion(project, "phantom", "pocus-pathology").number == 2
-    assert elect(candidates["jepa"], reset=True).version == 3
-    assert champion(project, "phantom", "pocus-pathology").tags["arm"] == "jepa"
-
-
-def test_a_champion_of_another_split_is_not_compared_with(
-    candidates: dict[str, Candidate], elect: Callable[..., Promotion]
-) -> None:
-    elect(candidates["jepa"])
-    first = candidates["stronger"]
-    ones = first.folds["sample_id"] != "pocus/00"
-    folds = first.folds[ones].reset_index(drop=True)
-    rows = first.predictions[first.predictions["sample_id"] != "pocus/00"]
-    other = dataclasses.replace(
-        first, folds=folds, predictions=rows.assign(split_digest=folds_digest(folds)).reset_index(drop=True)
+    assert "Not shown to be better than random: No difference was shown." in done.warnings
+    assert not any("baseline" in line for line in done.warnings), "better: nothing to warn of"
+    assert any("18 patients" in line for line in done.warnings)
+    card = project.client().get_model_version(found.name, "1").description
+    assert "| balanced accuracy |" in card and "not a medical device" in card and done.warnings[0] in card
+    runs = project.client().search_runs(
+        [project.client().get_experiment_by_name(f"echolung-{STUDY}-stages").experiment_id]
     )
-    with pytest.raises(PromotionError, match="another data") as error:
-        elect(other)
-    assert "--reset" in error.value.remedy
+    assert runs[0].data.metrics["out_of_fold/log_loss"] == pytest.approx(Evidence.of_tags(found.tags).loss)
 
 
-def test_noise_is_refused_and_leaves_nothing_behind(
-    candidates: dict[str, Candidate], project: Store, elect: Callable[..., Promotion]
+@pytest.mark.parametrize("arm", ["jepa", "hand-made"])
+def test_the_champion_is_the_method_refitted_on_all_patients(
+    candidates: dict[str, Candidate], project: Store, promoting: Promote, tmp_path: Path, arm: str
 ) -> None:
-    with pytest.raises(PromotionError, match="does not beat the majority class"):
-        elect(candidates["noise"])
-    assert find_champion(project, "phantom", "pocus-pathology") is None
+    promoting(candidates[arm])
+    model, one = Model.open(champion(project, STUDY, TASK).folder), candidates[arm]
+    again = refit(one.method, one.settings, one.name, one.task, one.recordings, one.folds, one.fit_seed, tmp_path)
+    ids = list(one.training["sample_id"])
+    values = model.method.predict(one.recordings, ids)
+    np.testing.assert_allclose(values, again.predict(one.recordings, ids), atol=1e-6)
+    assert (model.encoder is None, model.record.novelty.groups) == (arm == "hand-made", PATIENTS)
+    assert not one.work.exists()
+
+
+def test_an_official_split_is_refitted_on_its_training_rows(candidates: dict[str, Candidate]) -> None:
+    one = candidates["jepa"]
+    folds = one.folds.assign(fold=one.folds["fold"].where(one.folds["fold"] == 0, -1))
+    folds = folds.assign(inner_0=np.where(folds["fold"] == 0, -1, folds["inner_1"].clip(lower=0)))
+    official = dataclasses.replace(one, folds=folds, task=one.task.model_copy(update={"folds": "official"}))
+    assert len(official.training) == len(folds) * (FOLDS - 1) // FOLDS
+    assert set(official.training["fold"]) == {-1}
+    assert len(one.training) == len(folds)
+
+
+def test_the_champion_again_changes_nothing_and_a_model_of_changed_code_is_made_again(
+    candidates: dict[str, Candidate], project: Store, promoting: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = promoting(candidates["jepa"])
+    again = promoting(candidates["jepa"])
+    assert (again.outcome, again.version, again.warnings) == ("unchanged", 1, first.warnings)
+    assert "champion already" in again.reasons[0]
+    monkeypatch.setattr(Candidate, "code", "changed")
+    again = promoting(candidates["jepa"])
+    assert (again.outcome, again.version) == ("promoted", 2)
+    assert "code that fits it has changed" in again.reasons[0]
+    assert champion(project, STUDY, TASK).tags["follows"] == "1"
+
+
+def test_a_later_champion_must_be_better_on_the_same_data(
+    candidates: dict[str, Candidate], project: Store, promoting: Promote
+) -> None:
+    promoting(candidates["jepa"])
+    better = promoting(candidates["stronger"])
+    assert (better.outcome, better.version) == ("promoted", 2)
+    assert "on the same data and split" in better.reasons[0]
+    assert any("Chosen over version 1 by this very loss" in line for line in better.warnings)
+    with pytest.raises(PromotionError, match="not better than the champion") as error:
+        promoting(candidates["jepa"])
+    assert "--reset" in error.value.remedy
+    assert champion_number(project, model_name(STUDY, TASK)) == 2
+    other = dataclasses.replace(candidates["jepa"], task=candidates["jepa"].task.model_copy(update={"unit": "patient"}))
+    with pytest.raises(PromotionError, match="different data"):
+        promoting(other)
+    assert promoting(candidates["jepa"], reset=True).version == 3
+    assert champion(project, STUDY, TASK).tags["arm"] == "jepa"
+
+
+def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_and_leaves_nothing_behind(
+    candidates: dict[str, Candidate], project: Store, promoting: Promote
+) -> None:
+    one, rows = candidates["jepa"], candidates["jepa"].predictions
+    mine = rows["arm"] == "jepa"
+    noise = rows.assign(**{f"p_{k}": rows[f"p_{k}"].where(~mine, [0.2, 0.7, 0.1][k]) for k in range(3)})
+    seen = rows.assign(seen_in_pretraining=mine & (rows["sample_id"] <= "pocus/01"))
+    faults = [
+        ({"predictions": noise}, PromotionError, "does not beat the baseline"),
+        ({"predictions": seen}, PromotionError, "encoder of jepa was pretrained on 2 of the recordings"),
+        ({"method": "attentive"}, PromotionError, r"no out-of-fold predictions of jepa seed 0 \(attentive\)"),
+        ({"predictions": rows[rows["arm"] != "majority"]}, PromotionError, "no out-of-fold predictions of majority"),
+        ({"predictions": rows.assign(split_digest="older")}, DataError, "another split"),
+        ({"predictions": rows[~(mine & (rows["fold"] == 1))]}, DataError, "fold 1"),
+        ({"encoder": candidates["stronger"].encoder}, DataError, "not made by"),
+    ]
+    for changes, kind, said in faults:
+        with pytest.raises(kind, match=said) as error:
+            promoting(dataclasses.replace(one, **changes))  # type: ignore[arg-type]
+        assert error.value.remedy
     assert project.client().search_registered_models() == []
 
 
-def test_evidence_that_is_not_of_one_piece_is_refused(
-    candidates: dict[str, Candidate], elect: Callable[..., Promotion]
+def test_a_damaged_champion_is_named_with_the_way_out(
+    candidates: dict[str, Candidate], project: Store, promoting: Promote
 ) -> None:
-    change = functools.partial(dataclasses.replace, candidates["jepa"])
-    with pytest.raises(DataError, match="was not made by the encoder"):
-        elect(change(encoder=candidates["noise"].encoder))
-    with pytest.raises(PromotionError, match=r"no out-of-fold predictions of jepa seed 0 \(attentive\)"):
-        elect(change(probe="attentive"))
-    rows = candidates["jepa"].predictions
-    with pytest.raises(DataError, match="another split"):
-        elect(change(predictions=rows.assign(split_digest="older")))
-    gone = rows[~((rows["arm"] == "jepa") & (rows["fold"] == 1))]
-    with pytest.raises(DataError, match="fold 1"):
-        elect(change(predictions=gone))
-    assert rows["arm"].nunique() == len(SIGNALS) + 1
+    promoting(candidates["jepa"])
+    folder = champion(project, STUDY, TASK).folder
+    for part in ("model.json", "novelty.safetensors", "encoder.safetensors", "method/probe.safetensors"):
+        whole = (folder / part).read_bytes()
+        for damaged in (whole[:-1] + b"\1", None):
+            (folder / part).unlink()
+            if damaged is not None:
+                (folder / part).write_bytes(damaged)
+            with pytest.raises(RegistryError, match="version 1 cannot be read") as error:
+                champion(project, STUDY, TASK)
+            assert f"promote {TASK} --reset" in error.value.remedy
+            assert local_champion(project.uri, STUDY, TASK) is None
+            (folder / part).write_bytes(whole)
+    shutil.rmtree(folder)
+    with pytest.raises(RegistryError, match="version 1 cannot be read"):
+        promoting(candidates["stronger"])
+    assert promoting(candidates["jepa"], reset=True).version == 2
+
+
+def test_other_false_alarms_are_another_model(candidates: dict[str, Candidate]) -> None:
+    one = candidates["jepa"]
+    prints = {one.fingerprint(NoveltySettings(false_alarms=rate)) for rate in (0.05, 0.1)}
+    assert len(prints | {dataclasses.replace(one, fit_seed=1).fingerprint(NoveltySettings())}) == 3

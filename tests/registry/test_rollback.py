@@ -1,28 +1,23 @@
-"""Rollback: the champion before, whole or not at all, whatever was interrupted; and what promotion does afterwards."""
+"""Rollback: the champion before, complete or not at all, and what promotion does afterwards."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from small_candidates import promoted
+from small_models import STUDY, TASK, Promote, promoted
 
-from echolung.core.errors import PromotionError, RegistryError, TrackingError
+from echolung.core.errors import NoChampionError, PromotionError, RegistryError
 from echolung.registry.candidate import Candidate
-from echolung.registry.models import champion, champion_number, model_name
-from echolung.registry.promote import Promotion
+from echolung.registry.models import champion, champion_number, model_name, versions
 from echolung.registry.rollback import roll_back
-from echolung.registry.succession import history, rolled_back
 from echolung.tracking.store import Store, store
 
-pytest_plugins = ["small_candidates"]
+pytest_plugins = ["small_models"]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-STUDY, TASK = "phantom", "pocus-pathology"
 NAME = model_name(STUDY, TASK)
-Elect = Callable[..., Promotion]
 
 
 @pytest.fixture(scope="module")
@@ -35,222 +30,154 @@ def pair(candidates: dict[str, Candidate], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def two(pair: Store, project: Store, candidates: dict[str, Candidate]) -> Iterator[dict[str, Candidate]]:
-    """`project` with the two versions; the files of models, which its database shares with `pair`, come back."""
-    database = pair.root / "mlruns" / "mlflow.db"
-    shutil.copyfile(database, project.root / "mlruns" / "mlflow.db")
-    kept = project.root / "kept"
-    shutil.copytree(pair.artifacts, kept)
-    yield candidates
-    shutil.rmtree(pair.artifacts)
-    shutil.copytree(kept, pair.artifacts)
+def two(pair: Store) -> Iterator[Store]:
+    """The project `pair`, restored afterwards."""
+    mlruns, kept = pair.root / "mlruns", pair.root / "kept"
+    shutil.copytree(mlruns, kept)
+    yield pair
+    for path in kept.rglob("*"):
+        if path.is_file():
+            target = mlruns / path.relative_to(kept)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    shutil.rmtree(kept)
 
 
-def moves(project: Store) -> list[tuple[int | None, int, str]]:
-    return [(move.before, move.after, move.how) for move in history(project, NAME)]
+def tags(place: Store) -> dict[int, dict[str, str]]:
+    return dict(versions(place, NAME))
 
 
-def test_the_champion_before_is_champion_again_and_nothing_is_lost(two: Any, project: Store) -> None:
-    done = roll_back(project, STUDY, TASK)
+def test_the_champion_before_is_champion_again_and_nothing_is_lost(two: Store) -> None:
+    done = roll_back(two, STUDY, TASK)
     assert (done.name, done.before, done.after) == (NAME, 2, 1)
-    found = champion(project, STUDY, TASK)
-    assert (found.number, found.tags["arm"]) == (1, "jepa")
-    versions = project.client().search_model_versions(f"name = '{NAME}'")
-    assert {int(version.version) for version in versions} == {1, 2}
-    assert moves(project) == [(None, 1, "promote"), (1, 2, "promote"), (2, 1, "rollback")]
-    assert done.since == history(project, NAME)[0].at
-    with pytest.raises(RegistryError, match="before version 1 is on record") as error:
-        roll_back(project, STUDY, TASK)
+    assert (champion_number(two, NAME), champion(two, STUDY, TASK).tags["arm"]) == (1, "jepa")
+    found = tags(two)
+    assert (found[1]["follows"], found[2]["follows"], done.since) == ("", "1", found[1]["promoted_at"])
+    assert "rolled_back_at" in found[2] and "rolled_back_at" not in found[1]
+    with pytest.raises(RegistryError, match="version 1 followed no other champion") as error:
+        roll_back(two, STUDY, TASK)
     assert "--to 2" in error.value.remedy
-    assert roll_back(project, STUDY, TASK, to=2).after == 2
-    assert champion_number(project, NAME) == 2
-    assert roll_back(project, STUDY, TASK).after == 1, "the one before version 2 is still version 1"
+    assert roll_back(two, STUDY, TASK, to=2).after == 2
+    assert "rolled_back_at" not in tags(two)[2]
+    assert roll_back(two, STUDY, TASK).after == 1, "version 2 still followed version 1"
+    events = [line.split(" ", 1)[1] for line in tags(two)[2]["history"].splitlines()]
+    assert events == [
+        "champion, promoted over version 1",
+        "rolled back to version 1",
+        "champion again, rolled back from version 1",
+        "rolled back to version 1",
+    ]
 
 
-def test_what_cannot_be_gone_back_to_is_refused(candidates: dict[str, Candidate], project: Store, elect: Elect) -> None:
-    with pytest.raises(RegistryError, match="has no champion to roll back") as error:
+def test_what_cannot_be_returned_to_is_refused(
+    candidates: dict[str, Candidate], project: Store, promoting: Promote
+) -> None:
+    with pytest.raises(NoChampionError, match="has no champion to roll back") as none:
         roll_back(project, STUDY, TASK)
-    assert error.value.remedy == "Run `echolung promote pocus-pathology`."
-    elect(candidates["jepa"])
-    for to, said in ((None, "before version 1"), (1, "champion already"), (9, "never was promoted")):
+    assert none.value.remedy == f"Run `echolung promote {TASK}`."
+    promoting(candidates["jepa"])
+    for to, said in ((None, "followed no other"), (1, "champion already"), (9, "was never champion")):
         with pytest.raises(RegistryError, match=said) as error:
             roll_back(project, STUDY, TASK, to)
         assert error.value.remedy
     assert champion_number(project, NAME) == 1
-    assert len(moves(project)) == 1
 
 
-@pytest.mark.parametrize("fault", ["gone", "damaged", "another file", "tag"])
-def test_a_version_that_is_not_whole_is_not_gone_back_to(two: Any, project: Store, fault: str) -> None:
-    roll_back(project, STUDY, TASK)
-    first = champion(project, STUDY, TASK)
-    roll_back(project, STUDY, TASK, to=2)
-    weights = first.classifier / "encoder.safetensors"
+@pytest.mark.parametrize("fault", ["gone", "damaged", "another file"])
+def test_a_damaged_version_is_not_returned_to(two: Store, fault: str) -> None:
+    roll_back(two, STUDY, TASK)
+    first = champion(two, STUDY, TASK)
+    roll_back(two, STUDY, TASK, to=2)
+    weights = first.folder / "encoder.safetensors"
     if fault == "gone":
-        shutil.rmtree(first.model)
+        shutil.rmtree(first.artifacts)
     elif fault == "damaged":
-        data = bytearray(weights.read_bytes())
-        data[-1] ^= 1
-        weights.write_bytes(bytes(data))
-    elif fault == "another file":
-        (first.classifier / "more.txt").write_text("")
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     else:
-        project.client().delete_model_version_tag(NAME, "1", "classifier_digest")
-    with pytest.raises((RegistryError, TrackingError), match="version 1 cannot be read") as error:
-        roll_back(project, STUDY, TASK)
+        (first.folder / "more.txt").write_text("")
+    with pytest.raises(RegistryError, match="version 1 cannot be read") as error:
+        roll_back(two, STUDY, TASK)
     assert error.value.remedy
-    assert champion_number(project, NAME) == 2
+    assert champion_number(two, NAME) == 2
+    (first.folder / "more.txt").unlink(missing_ok=True)
 
 
-def test_a_champion_that_is_gone_can_be_rolled_back_from(two: Any, project: Store) -> None:
-    shutil.rmtree(champion(project, STUDY, TASK).model)
-    with pytest.raises((RegistryError, TrackingError), match="cannot be read") as error:
-        champion(project, STUDY, TASK)
-    assert "echolung rollback pocus-pathology" in error.value.remedy
-    assert roll_back(project, STUDY, TASK).after == 1
-    assert champion(project, STUDY, TASK).number == 1
+def test_a_champion_that_is_gone_can_be_rolled_back(two: Store) -> None:
+    shutil.rmtree(champion(two, STUDY, TASK).artifacts)
+    with pytest.raises(RegistryError, match="cannot be read") as error:
+        champion(two, STUDY, TASK)
+    assert f"echolung rollback {TASK}" in error.value.remedy
+    assert roll_back(two, STUDY, TASK).after == 1
+    assert champion(two, STUDY, TASK).number == 1
 
 
 class Killed(BaseException):
     """The process ends here."""
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    def killed(*_: object, **__: object) -> None:
+@pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias", "delete_model_version_tag"])
+def test_an_interrupted_rollback_can_be_done_again(
+    two: Store, candidates: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
-
-
-@pytest.mark.parametrize("call", ["set_registered_model_tag", "set_registered_model_alias"])
-def test_a_rollback_that_was_killed_has_happened_or_not_and_can_be_done_again(
-    two: dict[str, Candidate], project: Store, elect: Elect, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+    if call == "delete_model_version_tag":
+        roll_back(two, STUDY, TASK)
     with monkeypatch.context() as patch:
-        interrupt(patch, call)
+        patch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
         with pytest.raises(Killed):
-            roll_back(project, STUDY, TASK)
-    assert champion(project, STUDY, TASK).number == 2
-    assert moves(project) == [(None, 1, "promote"), (1, 2, "promote")]
-    assert rolled_back(history(project, NAME)) == {}
-    assert elect(two["stronger"]).outcome == "unchanged", "it was not rolled back"
-    assert roll_back(project, STUDY, TASK).after == 1
-    assert moves(project) == [(None, 1, "promote"), (1, 2, "promote"), (2, 1, "rollback")]
+            roll_back(two, STUDY, TASK, 2 if call == "delete_model_version_tag" else None)
+    assert champion_number(two, NAME) == 2
+    assert promoted(two, candidates["stronger"]).outcome == "unchanged", "it is the champion"
+    assert roll_back(two, STUDY, TASK).after == 1
+    with pytest.raises(PromotionError, match="was rolled back"):
+        promoted(two, candidates["stronger"])
 
 
-@pytest.mark.parametrize("call", ["set_registered_model_tag", "set_registered_model_alias"])
-def test_a_promotion_that_was_killed_leaves_the_champion_and_can_be_done_again(
-    two: dict[str, Candidate], project: Store, elect: Elect, monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.parametrize("call", ["set_registered_model_alias", "set_model_version_tag"])
+def test_an_interrupted_promotion_can_be_done_again(
+    two: Store, candidates: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    before = moves(project)
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
     with monkeypatch.context() as patch:
-        interrupt(patch, call)
+        patch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
         with pytest.raises(Killed):
-            elect(two["jepa"], reset=True)
-    assert champion(project, STUDY, TASK).number == 2
-    assert moves(project) == before
-    again = elect(two["jepa"], reset=True)
-    assert again.outcome == "promoted"
-    assert moves(project) == [*before, (2, again.version, "promote")]
-    assert roll_back(project, STUDY, TASK).after == 2
-
-
-def test_after_a_rollback_the_same_model_does_not_come_back_by_itself(
-    two: dict[str, Candidate], project: Store, elect: Elect
-) -> None:
-    roll_back(project, STUDY, TASK)
-    assert elect(two["jepa"]).outcome == "unchanged", "it is the champion"
-    with pytest.raises(PromotionError, match="champion as version 2 and was rolled back") as error:
-        elect(two["stronger"])
-    assert "echolung rollback pocus-pathology --to 2" in error.value.remedy
-    assert "--reset" in error.value.remedy
-    assert champion_number(project, NAME) == 1
-    roll_back(project, STUDY, TASK, to=2)
-    assert elect(two["stronger"]).outcome == "unchanged"
-
-
-def test_after_a_rollback_a_better_one_follows_the_champion_that_was_gone_back_to(
-    two: dict[str, Candidate], project: Store, elect: Elect
-) -> None:
-    roll_back(project, STUDY, TASK)
-    done = elect(two["stronger"], reset=True)
-    assert (done.outcome, done.version) == ("promoted", 3)
-    assert roll_back(project, STUDY, TASK).after == 1, "version 3 followed version 1, not version 2"
-
-
-def test_an_alias_that_someone_moved_by_hand_is_the_truth(two: Any, project: Store) -> None:
-    project.client().set_registered_model_alias(NAME, "champion", "1")
-    with pytest.raises(RegistryError, match="before version 1"):
-        roll_back(project, STUDY, TASK)
-    assert roll_back(project, STUDY, TASK, to=2).before == 1
-    project.client().set_registered_model_tag(NAME, "champion.0002", "nonsense")
-    with pytest.raises(RegistryError, match=r"champion\.0002 .* does not say who was champion") as error:
-        roll_back(project, STUDY, TASK)
-    assert "Delete the tag" in error.value.remedy
-
-
-def test_a_tag_deleted_as_the_remedy_says_costs_this_one_move_and_no_other(
-    two: dict[str, Candidate], project: Store, elect: Elect
-) -> None:
-    assert elect(two["jepa"], reset=True).version == 3
-    project.client().set_registered_model_tag(NAME, "champion.0002", "nonsense")
-    with pytest.raises(RegistryError, match=r"champion\.0002") as error:
-        roll_back(project, STUDY, TASK)
-    assert "Delete the tag" in error.value.remedy
-    project.client().delete_registered_model_tag(NAME, "champion.0002")
-    assert moves(project) == [(None, 1, "promote"), (2, 3, "promote")]
-    assert roll_back(project, STUDY, TASK).after == 2
-    assert moves(project) == [(None, 1, "promote"), (2, 3, "promote"), (3, 2, "rollback")]
-    assert roll_back(project, STUDY, TASK, to=3).after == 3
-    assert roll_back(project, STUDY, TASK).after == 2, "version 3 followed version 2"
-
-
-def test_the_chain_goes_on_beyond_ten_thousand(two: Any, project: Store) -> None:
-    project.client().set_registered_model_tag(NAME, "champion.9999", next(iter(_links(project).values())))
-    roll_back(project, STUDY, TASK)
-    roll_back(project, STUDY, TASK, to=2)
-    assert list(_links(project))[-2:] == ["champion.10000", "champion.10001"]
-    assert moves(project)[-2:] == [(2, 1, "rollback"), (1, 2, "rollback")]
-
-
-def _links(project: Store) -> dict[str, str]:
-    tags = project.client().get_registered_model(NAME).tags
-    return {key: tags[key] for key in sorted(tags, key=lambda key: (len(key), key)) if key.startswith("champion.")}
-
-
-def test_a_version_whose_promotion_was_killed_never_was_promoted(
-    two: dict[str, Candidate], project: Store, elect: Elect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        interrupt(patch, "set_registered_model_alias")
-        with pytest.raises(Killed):
-            elect(two["jepa"], reset=True)
-    assert {int(found.version) for found in project.client().search_model_versions(f"name = '{NAME}'")} == {1, 2, 3}
-    for _ in range(2):  # with the alias to tell it by, and with the next move
-        with pytest.raises(RegistryError, match="version 3 never was promoted") as error:
-            roll_back(project, STUDY, TASK, to=3)
+            promoted(two, candidates["jepa"], reset=True)
+    if call == "set_registered_model_alias":
+        assert champion_number(two, NAME) == 2
+        with pytest.raises(RegistryError, match="version 3 was never champion") as error:
+            roll_back(two, STUDY, TASK, to=3)
         assert "3" not in error.value.remedy
-        roll_back(project, STUDY, TASK)
-        roll_back(project, STUDY, TASK, to=2)
+    else:  # it is the champion, and lacks only the time
+        assert champion_number(two, NAME) == 3
+        assert roll_back(two, STUDY, TASK).after == 2
+        assert roll_back(two, STUDY, TASK, to=3).after == 3
+    again = promoted(two, candidates["jepa"], reset=True)
+    assert roll_back(two, STUDY, TASK).before == again.version
 
 
-def test_a_move_that_was_made_but_not_confirmed_counts(
-    two: Any, project: Store, monkeypatch: pytest.MonkeyPatch
+def test_after_a_rollback_exactly_this_model_is_refused_and_a_better_one_follows_the_restored_champion(
+    two: Store, candidates: dict[str, Candidate]
 ) -> None:
-    whole = project.client().set_registered_model_tag
-    with monkeypatch.context() as patch:
-        calls: list[object] = []
+    roll_back(two, STUDY, TASK)
+    assert promoted(two, candidates["jepa"]).outcome == "unchanged", "it is the champion"
+    with pytest.raises(PromotionError, match="champion as version 2 and was rolled back") as error:
+        promoted(two, candidates["stronger"])
+    assert f"echolung rollback {TASK} --to 2" in error.value.remedy and "--reset" in error.value.remedy
+    assert champion_number(two, NAME) == 1
+    roll_back(two, STUDY, TASK, to=2)
+    assert promoted(two, candidates["stronger"]).outcome == "unchanged"
+    roll_back(two, STUDY, TASK)
+    done = promoted(two, candidates["stronger"], reset=True)
+    assert done.outcome == "promoted"
+    assert roll_back(two, STUDY, TASK).after == 1, "it followed version 1, not version 2"
 
-        def killed(client: object, *arguments: Any) -> None:
-            calls.append(arguments)
-            if len(calls) == 2:
-                raise Killed
-            whole(*arguments)
 
-        patch.setattr("mlflow.tracking.MlflowClient.set_registered_model_tag", killed)
-        with pytest.raises(Killed):
-            roll_back(project, STUDY, TASK)
-    made = [(None, 1, "promote"), (1, 2, "promote"), (2, 1, "rollback")]
-    assert (champion_number(project, NAME), moves(project)) == (1, made)
-    assert roll_back(project, STUDY, TASK, to=2).after == 2
-    assert moves(project) == [*made, (1, 2, "rollback")]
+def test_an_alias_that_someone_moved_by_hand_is_what_counts(two: Store) -> None:
+    two.client().set_registered_model_alias(NAME, "champion", "1")
+    with pytest.raises(RegistryError, match="version 1 followed no other champion"):
+        roll_back(two, STUDY, TASK)
+    assert roll_back(two, STUDY, TASK, to=2).before == 1

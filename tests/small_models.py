@@ -1,0 +1,236 @@
+"""Small models, and a small study whose arms can be promoted: a plugin for the tests of serving and the registry."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from echolung.core.runtime import derived_seed
+from echolung.data.clips import write_index as write_clips_index
+from echolung.data.manifest import conform, write_manifest
+from echolung.data.splits import read_folds
+from echolung.data.video import encode
+from echolung.embedding.features import FeaturesRecord, write_index
+from echolung.kinds.classification import ClassificationTask
+from echolung.methods.fitting import fit_one
+from echolung.methods.method import Method
+from echolung.methods.methods import METHODS
+from echolung.methods.novelty import Novelty, NoveltySettings, describe, fit_novelty
+from echolung.methods.probes.heads import HEADS, ProbeForm
+from echolung.models.encoders import ENCODERS
+from echolung.models.weights import initialise, read_record
+from echolung.registry import models as registry
+from echolung.registry.candidate import Candidate
+from echolung.registry.promote import Promotion, promote
+from echolung.serving.model import Model, ModelRecord, write_model
+from echolung.tracking.experiments import stage_run
+from echolung.tracking.store import Store, store
+
+SIZE, WIDTH, VIEWS = 40, 24, 2
+STUDY, TASK = "phantom", "pocus-pathology"
+CLASSES = ["covid", "pneumonia", "regular"]
+SPEC = ClassificationTask(kind="classification", source="pocus", label="diagnosis", classes=CLASSES, unit="video")
+ENCODER = ENCODERS["video-vit"].Settings.parse(
+    {"kind": "video-vit", "width": WIDTH, "depth": 1, "heads": 2, "image_size": 32, "frames": 4, "clip_fps": 8}, ""
+)
+
+# --- models that were never fitted ---
+
+
+def drawn(kind: str) -> Method:
+    """A probe of random weights."""
+    heads = HEADS[kind](ProbeForm(kind=kind, width=WIDTH, classes=3, attention_head_width=12), heads=1, seed=1)
+    torch.nn.init.normal_(heads.classifier, std=0.3, generator=torch.Generator().manual_seed(2))
+    return METHODS[kind](heads, pd.DataFrame())  # type: ignore[call-arg]
+
+
+def usual(described: Mapping[str, np.ndarray], threshold: float | None = None) -> Novelty:
+    """Training recordings that differ a little from one that is `described` (1, P)."""
+    random = np.random.default_rng(3)
+    known = {name: one + 0.05 * random.normal(size=(20, one.shape[1])) for name, one in described.items()}
+    found = fit_novelty(known, np.arange(20), NoveltySettings())
+    return Novelty(found.usual, found.record.model_copy(update={"threshold": threshold or found.record.threshold}))
+
+
+def make_model(
+    folder: Path, name: str, novelty: Novelty, method: Method | None = None, kind: str = "attentive"
+) -> Path:
+    """A model of the folder's encoder and a method, as `folder`/`name`/model."""
+    chosen, target = method or drawn(kind), folder / name / registry.FOLDER
+    record = ModelRecord(
+        study=STUDY, task_name=TASK, task=SPEC.model_dump(mode="json"), arm="jepa", method=kind, arm_seed=0,
+        views=VIEWS, frame_size=SIZE, novelty=novelty.record,
+    )  # fmt: skip
+    write_model(target, record, chosen, novelty, folder / "encoder" / "seed0" if chosen.reads_tokens else None)
+    return target
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos, an encoder, and a model of random weights that was trained on videos like a.mp4; b.avi is outside."""
+    folder = tmp_path_factory.mktemp("serving")
+    random = np.random.default_rng(0)
+    for name, (height, width) in {"a.mp4": (48, 64), "b.avi": (60, 44)}.items():
+        frames = random.integers(0, 255, (1, height, width)) * np.linspace(0.3, 1, 30)[:, None, None]
+        frames[:, : height // 3 * (name == "b.avi")] = 0
+        encode(folder / name, frames.astype(np.uint8), 20, "h264" if name == "a.mp4" else "mjpeg")
+    initialise(ENCODER, [0], folder / "encoder", "jepa")
+    blank = {"tokens": np.zeros((1, 30 * WIDTH)), "handmade": np.zeros((1, 39))}
+    draft = Model.open(make_model(folder, "draft", usual(blank)))
+    make_model(folder, "whole", usual(described(draft, folder / "a.mp4")))
+    return folder
+
+
+def described(model: Model, path: Path) -> dict[str, np.ndarray]:
+    """A file as novelty sees it."""
+    batch = model.read([path])
+    return describe(batch.recordings, batch.ids)
+
+
+@pytest.fixture(scope="session")
+def model(folder: Path) -> Model:
+    return Model.open(folder / "whole" / registry.FOLDER)
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return store(tmp_path_factory.mktemp("project"))
+
+
+def registered(place: Store, study: str, folder: Path, tags: Mapping[str, str] | None = None) -> registry.Version:
+    """The model in `folder` as a new version, and as the champion."""
+    with stage_run(place, study, "promote", TASK, {}) as run:
+        columns = Model.open(folder).columns
+        version = registry.register(place, run, study, TASK, folder, columns, tags or {}, "a model")
+    registry.make_champion(place, version.name, version.number)
+    return version
+
+
+# --- a study with arms to promote ---
+
+VIDEOS, PATIENTS, FOLDS = 36, 18, 3
+SETTINGS = METHODS["linear"].Settings.parse(
+    {"learning_rates": [0.03], "weight_decays": [0.01], "epochs": 6, "batch": 12}, ""
+)
+SIGNALS = {"jepa": 1.5, "stronger": 6.0}
+"""How much of the classes is in an arm's features."""
+
+
+@pytest.fixture(scope="session")
+def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]:
+    """A candidate per arm: real encoders, drawn features with more or less signal, real out-of-fold predictions."""
+    torch.set_num_threads(1)
+    data = tmp_path_factory.mktemp("study")
+    y = np.arange(VIDEOS) % PATIENTS % 3
+    ids = [f"pocus/{index:02d}" for index in range(VIDEOS)]
+    patients = [f"pocus/p{index % PATIENTS:02d}" for index in range(VIDEOS)]
+    rows = pd.DataFrame({"sample_id": ids, "source": "pocus", "patient_id": patients, "split_group": patients, "y": y})
+    rows["y"] = rows["y"].astype(float)
+    rows = rows.assign(stratum=y, label=[CLASSES[k] for k in y], repeat=0, fold=np.arange(VIDEOS) % PATIENTS // 3 % 3)
+    for fold in range(FOLDS):
+        rows[f"inner_{fold}"] = np.where(rows["fold"] == fold, -1, np.arange(VIDEOS) % PATIENTS // 9)
+    (data / "split").mkdir()
+    rows.to_csv(data / "split" / f"{TASK}.csv", index=False)
+    _ingested(data / "ingest" / "pocus", rows, y)
+    direction = np.random.default_rng(7).normal(size=(3, WIDTH))
+    for seed, (arm, signal) in enumerate(SIGNALS.items()):
+        initialise(ENCODER, [seed], data / "encoders" / arm, arm)
+        (data / "encoders" / arm / f"seed{seed}").rename(data / "encoders" / arm / "seed0")
+        random = np.random.default_rng(derived_seed(arm))
+        tokens = random.normal(size=(VIDEOS, VIEWS, 8, WIDTH)) + signal * direction[y][:, None, None] / WIDTH**0.5
+        weights = read_record(data / "encoders" / arm / "seed0").weights_sha256
+        _embedded(data / "embed" / "pocus" / arm / "seed0", tokens, ids, arm, weights)
+    fits = [(arm, "linear") for arm in SIGNALS] + [("hand-made", "hand-made"), ("majority", "majority")]
+    tables = [
+        fit_one(str(data), str(data / "work"), {
+            "task_name": TASK, "task": SPEC.model_dump(mode="json"), "arm": arm, "method": method, "arm_seed": 0,
+            "repeat": 0, "fold": fold, "seed": 0, "settings": SETTINGS.model_dump() if method == "linear" else {},
+        })["predictions"]
+        for arm, method in fits for fold in range(FOLDS)
+    ]  # fmt: skip
+    verdicts = pd.DataFrame(
+        {
+            "task": TASK,
+            "arm": ["jepa", "jepa", "stronger"],
+            "reference": ["random", "majority", "random"],
+            "method": "linear",
+            "outcome": ["undecided", "better", "better"],
+            "text": ["No difference was shown.", "Better than the baseline.", "Better."],
+        }
+    )
+    folds = read_folds(data / "split" / f"{TASK}.csv")
+    return {
+        arm: Candidate(
+            study=STUDY, name=TASK, task=SPEC, arm=arm, seed=0, method=method,
+            settings=SETTINGS if method == "linear" else METHODS[method].Settings(), fit_seed=0, views=VIEWS,
+            frame_size=SIZE, encoder=data / "encoders" / arm / "seed0" if method == "linear" else None, data=data,
+            work=data / "work" / "promote", folds=folds, predictions=pd.concat(tables, ignore_index=True),
+            verdicts=verdicts,
+        )
+        for arm, method in fits[:-1]
+    }  # fmt: skip
+
+
+def _ingested(directory: Path, rows: pd.DataFrame, y: np.ndarray) -> None:
+    """Recordings of noise; how much it moves depends on the class, which hand-made numbers see."""
+    (directory / "clips").mkdir(parents=True)
+    random = np.random.default_rng(5)
+    clips: dict[str, dict[str, Any]] = {}
+    for name, label in zip(rows["sample_id"], y, strict=True):
+        sha, still = name.replace("/", "-"), random.integers(0, 200, (1, SIZE, SIZE))
+        frames = still + random.integers(0, 10 + 20 * int(label), (5, SIZE, SIZE))
+        np.save(directory / "clips" / f"{sha}.npy", frames.astype(np.uint8))
+        clips[name] = {"sha256": sha, "frames": 5, "fps": 10.0}
+    write_clips_index(directory / "clips", SIZE, clips, "")
+    facts = {"path": rows["sample_id"] + ".avi", "sha256": [clips[name]["sha256"] for name in rows["sample_id"]]}
+    facts |= {"diagnosis": rows["label"], "frames": 5, "fps": 10.0, "height": SIZE, "width": SIZE, "codec": "mjpeg"}
+    write_manifest(directory / "manifest.parquet", conform(rows[["sample_id", "source", "patient_id"]].assign(**facts)))
+
+
+def _embedded(directory: Path, tokens: np.ndarray, ids: list[str], arm: str, encoder: str) -> None:
+    directory.mkdir(parents=True)
+    np.save(directory / "tokens.npy", tokens.astype(np.float16))
+    record = FeaturesRecord(
+        key=f"key-{arm}", arm=arm, seed=0, encoder_sha256=encoder, shape=tokens.shape, grid=(2, 2, 2),
+        effective_rank=3.0, seen_in_pretraining=[],
+    )  # fmt: skip
+    contents = [name.replace("/", "-") for name in ids]
+    columns = {"sample_id": ids, "sha256": contents, "finite": True, "std": 1.0, "seen_in_pretraining": False}
+    write_index(directory, record, pd.DataFrame(columns))
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("initialised")
+    store(root)
+    return root / "mlruns" / "mlflow.db"
+
+
+@pytest.fixture
+def project(tmp_path: Path, initialised: Path) -> Store:
+    """A project of its own, its database copied from an initialised one."""
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mlflow.db").write_bytes(initialised.read_bytes())
+    return store(tmp_path)
+
+
+Promote = Callable[..., Promotion]
+
+
+@pytest.fixture
+def promoting(project: Store) -> Promote:
+    """Promote in the project, as the command does."""
+    return functools.partial(promoted, project)
+
+
+def promoted(place: Store, candidate: Candidate, **options: bool) -> Promotion:
+    """What the command does, with a store of one's own."""
+    with stage_run(place, STUDY, "promote", candidate.name, {}) as run:
+        return promote(place, run, candidate, NoveltySettings(), bootstrap=100, **options)
