@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echolung.core.errors import DataError, EcholungError
-from echolung.core.runtime import Progress, disk_error, exclusive, seed_everything, workspace
+from echolung.core.runtime import Progress, disk_error, exclusive, seed_everything
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,10 +60,6 @@ class Stage:
     def scratch(self, *parts: str) -> Path:
         """A path for work in progress, which survives a killed stage; DVC does not know it."""
         return self.root.joinpath("data", f"{self.settings.study}-runs", *parts)
-
-    def cache(self, *parts: str) -> Path:
-        """A path below data/cache/, which holds results by content; queued experiments share the workspace's."""
-        return workspace(self.root).joinpath("data", "cache", *parts)
 
     @property
     def validation(self) -> Path:

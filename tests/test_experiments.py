@@ -1,0 +1,158 @@
+"""Several experiments, several clones, several users: with real DVC, on the shortest stage of the real pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Project, clone
+
+from echolung import stage
+from echolung.core.runtime import workspace
+from echolung.tracking.store import store
+
+ROOT = Path(__file__).parents[1]
+SHARED_FOLDERS = ("data", "reports", "mlruns", ".dvc/tmp", ".dvc/cache")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone whose study draws four small videos of lungs."""
+    project = clone(tmp_path_factory.mktemp("experiments") / "project")
+    path = project.root / "conf" / "study" / "phantom.yaml"
+    study = yaml.safe_load(path.read_text())
+    study["phantom"]["pocus"] = {"layout": "pocus", "patients": 4, "frames": 8, "size": 48, "seed": 2}
+    path.write_text("# @package _global_\n" + yaml.safe_dump(study, sort_keys=False))
+    project.change(phantom=study["phantom"])
+    for command in ("config user.name t", "config user.email t@t", "commit -qam small"):
+        assert project.run("git", *command.split()).returncode == 0
+    return project
+
+
+def test_two_users_of_one_group_can_write_what_the_other_made(project: Project) -> None:
+    umask = os.umask(0o002)
+    try:
+        done = project.run("dvc", "repro", "phantom@pocus")
+    finally:
+        os.umask(umask)
+    assert done.returncode == 0, done.stderr
+    made = [path for folder in SHARED_FOLDERS for path in (project.root / folder).rglob("*") if path.name != ".gitkeep"]
+    assert {"pocus", "mlflow.db", "phantom-phantom@pocus.lock"} <= {path.name for path in made}
+    contents = {
+        path for path in made if path.is_file() and {"files", "site-cache"} & set(path.parts)
+    }  # DVC's, by content
+    git = {path for path in made if path.stat().st_mtime < (project.root / "params.yaml").stat().st_mtime}
+    private = [path for path in made if not path.stat().st_mode & stat.S_IWGRP and path not in contents | git]
+    assert private == []
+
+
+def test_experiments_run_in_copies_at_once_and_leave_the_workspace_alone(project: Project) -> None:
+    def tree() -> dict[str, int]:
+        folders = (project.root / "data", project.root / "reports")
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {str(path): path.stat().st_mtime_ns for path in [*files, project.root / "params.yaml"]}
+
+    before = tree()
+    command = ("dvc", "exp", "run", "--temp", "phantom@pocus", "-S")
+    running = [project.start(*command, f"phantom.pocus.seed={seed}", "-n", f"seed{seed}") for seed in (5, 6)]
+    said = [process.communicate(timeout=600)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert tree() == before
+    locks = [yaml.safe_load(project.run("git", "show", f"refs/exps/{ref}:dvc.lock").stdout) for ref in refs(project)]
+    drawn = {lock["stages"]["phantom@pocus"]["outs"][0]["md5"] for lock in locks}
+    assert len(drawn) == 2, "both drew the same videos: with the workspace's parameters"
+    client = store(project.root).client()
+    runs = [run.data for one in client.search_experiments() for run in client.search_runs([one.experiment_id])]
+    tags = {run.tags.get("dvc_experiment") for run in runs}
+    assert {"seed5", "seed6"} <= tags, "their runs are in the workspace's store"
+
+
+def refs(project: Project) -> list[str]:
+    listed = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    return [ref.removeprefix("refs/exps/") for ref in listed if ref.endswith(("seed5", "seed6"))]
+
+
+def test_a_stage_works_in_the_folder_it_is_started_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a copy, DVC_ROOT names the workspace that it was made from."""
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmpx"
+    for folder in (tmp_path, copy):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dvc.yaml").touch()
+        (folder / "params.yaml").touch()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(copy)
+    assert stage.project_root() == copy
+    assert workspace(copy) == workspace(tmp_path) == tmp_path
+
+
+# --- several clones ---
+
+
+def run(folder: Path, command: str) -> str:
+    program, *words = command.split()
+    by = {"dvc": [sys.executable, "-m", "dvc"], "git": ["git", "-c", "user.name=t", "-c", "user.email=t@t"]}
+    done = subprocess.run([*by[program], *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+PIPELINE = """
+stages:
+  make:
+    cmd:
+    - mkdir -p data/${study} reports/${study}
+    - echo ${value} > data/${study}/out
+    - 'echo "{\\"v\\": ${value}}" > reports/${study}/metrics.json'
+    deps: [code]
+    params: [value]
+    outs:
+    - data/${study}/out
+    metrics:
+    - reports/${study}/metrics.json
+"""
+
+
+def test_a_second_clone_that_pulled_recomputes_nothing_and_has_the_metrics(tmp_path: Path) -> None:
+    """The commands of the documentation, on a pipeline of one stage that is declared as in dvc.yaml."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    run(first, "git init -q")
+    run(first, "dvc init -q")
+    run(first, f"dvc remote add -q -d shared {tmp_path / 'remote'}")
+    (first / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    (first / "dvc.yaml").write_text(PIPELINE)
+    (first / "code").write_text("1")
+    studies = {"lung": "study: lung\nvalue: 1\n", "heart": "study: heart\nvalue: 2\n"}
+    for study, parameters in studies.items():
+        (first / "params.yaml").write_text(parameters)
+        assert "Running stage" in run(first, "dvc repro")
+        run(first, "git add -A")
+        run(first, f"git commit -qm {study}")
+    run(first, "dvc push -A --run-cache")
+    run(tmp_path, "git clone -q first second")
+    run(second, "dvc pull -A --run-cache dvc.yaml")
+    assert json.loads((second / "reports" / "heart" / "metrics.json").read_text()) == {"v": 2}
+    for study in ("heart", "lung"):
+        (second / "params.yaml").write_text(studies[study])
+        assert "Running stage" not in run(second, "dvc repro")
+        assert (second / "data" / study / "out").is_file()
+    run(second, "git checkout -q .")
+    shown = json.loads(run(second, "dvc exp show --json"))
+    assert next(iter(shown[0]["data"]["metrics"].values()))["data"] == {"v": 2}
+    difference = json.loads(run(second, "dvc metrics diff --json HEAD~1 --all"))
+    assert "reports/heart/metrics.json" in difference
+
+
+def test_every_output_of_the_pipeline_is_in_the_run_cache() -> None:
+    """What DVC does not cache, or keeps between runs, a second clone would have to compute again."""
+    for name, stage_ in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        body = stage_.get("do", stage_)
+        for out in [*body.get("outs", []), *body.get("metrics", [])]:
+            options = next(iter(out.values())) if isinstance(out, dict) else {}
+            assert not {"persist", "cache"} & options.keys(), f"{name}: {out}"
