@@ -104,14 +104,9 @@ def test_identical_files_are_pairs_whatever_they_look_like() -> None:
     assert pairs.to_dict("records") == [{"sample_a": "a", "sample_b": "c", "similarity": 1.0, "same_patient": False}]
 
 
-def test_a_single_frame_can_be_a_copy() -> None:
-    store = Store(a=ultrasound(1), b=ultrasound(1)[20:21], c=ultrasound(2)[:1])
-    assert near_duplicates(table("a", "b", "c"), store, THRESHOLD)["sample_b"].tolist() == ["b"]
-
-
-def test_pairs_within_a_patient_are_marked() -> None:
-    store = Store(a=ultrasound(1), b=ultrasound(1)[3:], c=ultrasound(1)[6:])
-    pairs = near_duplicates(table("a", "b", "c", patients=["p", "p", "q"]), store, THRESHOLD)
+def test_pairs_within_a_patient_are_marked_and_single_frames_are_found() -> None:
+    store = Store(a=ultrasound(1), b=ultrasound(1)[3:], c=ultrasound(1)[20:21], d=ultrasound(2)[:1])
+    pairs = near_duplicates(table("a", "b", "c", "d", patients=["p", "p", "q", "r"]), store, THRESHOLD)
     marked = pairs.set_index(["sample_a", "sample_b"])["same_patient"].to_dict()
     assert marked == {("a", "b"): True, ("a", "c"): False, ("b", "c"): False}
 
@@ -122,11 +117,6 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     pairs = near_duplicates(rows, store, THRESHOLD)
     assert len(pairs) == 2
     pd.testing.assert_frame_equal(near_duplicates(rows.iloc[[2, 0, 3, 1]], store, THRESHOLD), pairs)
-
-
-def test_a_video_that_is_not_in_the_store_is_an_error() -> None:
-    with pytest.raises(DataError, match="1 videos are not in the clip store: b"):
-        near_duplicates(table("a", "b"), Store(a=ultrasound(1)), THRESHOLD)
 
 
 def stored(folder: Path, **videos: np.ndarray) -> ClipStore:
@@ -150,19 +140,12 @@ def test_pairs_across_sources_are_found_once_and_kept(tmp_path: Path, monkeypatc
         find_pairs(rows.assign(patient_id="p"), stores, THRESHOLD, tmp_path / "cache")
 
 
-def test_no_pairs_still_have_columns(tmp_path: Path) -> None:
+def test_no_pairs_still_have_columns_and_a_missing_video_is_an_error(tmp_path: Path) -> None:
     pairs = near_duplicates(table("a", "b"), Store(a=ultrasound(1, 4), b=ultrasound(2, 4)), THRESHOLD)
-    assert list(pairs.columns) == ["sample_a", "sample_b", "similarity", "same_patient"]
     write_pairs(tmp_path / "pairs.csv", pairs)
     assert (tmp_path / "pairs.csv").read_text() == "sample_a,sample_b,similarity,same_patient\n"
-
-
-def test_groups_join_patients_through_chains_of_pairs() -> None:
-    rows = table("a", "b", "c", "d", "e", patients=["p3", "p2", "p1", "p4", "p2"])
-    pairs = pd.DataFrame({"sample_a": ["a", "c", "z"], "sample_b": ["b", "e", "d"]})
-    groups = split_groups(rows.set_index(pd.Index([9, 8, 7, 6, 5])), pairs)
-    assert groups.to_dict() == {9: "p1", 8: "p1", 7: "p1", 6: "p4", 5: "p1"}
-    assert groups.name == "split_group"
+    with pytest.raises(DataError, match="1 videos are not in the clip store: b"):
+        near_duplicates(table("a", "b"), Store(a=ultrasound(1)), THRESHOLD)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -12,46 +12,36 @@ from echolung.data.manifest import MANIFEST_COLUMNS, conform, read_manifest, wri
 
 
 def rows(**more: list[object]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "sample_id": ["s/a", "s/b"],
-            "source": "s",
-            "path": ["a.mp4", "b.mp4"],
-            "patient_id": ["s/1", "s/2"],
-            **more,
-        }
+    ids = {"sample_id": ["s/a", "s/b"], "source": "s", "path": ["a.mp4", "b.mp4"], "patient_id": ["s/1", "s/2"]}
+    return pd.DataFrame(ids | more)
+
+
+def test_every_column_is_there_typed_and_in_order(tmp_path: Path) -> None:
+    frame = conform(
+        rows(covid=[1, None], decode_error=[None, "cut"], label_lobe=["left", None], split_group=["g", None])
     )
-
-
-def test_every_column_is_there_typed_and_in_order() -> None:
-    frame = conform(rows(covid=[1, None], ef=[55.5, None], label_lobe=["left", None]))
     assert list(frame) == [*MANIFEST_COLUMNS, "label_lobe"]
     assert {name: str(frame[name].dtype) for name in MANIFEST_COLUMNS} == MANIFEST_COLUMNS
     assert frame["covid"].tolist() == [1, pd.NA]
     assert frame["severity"].isna().all()
-    assert frame["split_group"].tolist() == ["s/1", "s/2"]
-    assert conform(rows(split_group=["g", None]))["split_group"].tolist() == ["g", "s/2"]
+    assert frame["split_group"].tolist() == ["g", "s/2"]
+    for table in (frame, frame.iloc[:0]):
+        write_manifest(tmp_path / "manifest.parquet", table)
+        pd.testing.assert_frame_equal(read_manifest(tmp_path / "manifest.parquet"), table)
 
 
-def test_parquet_gives_back_the_same_table(tmp_path: Path) -> None:
-    frame = conform(rows(covid=[1, None], decode_error=[None, "cut short"], frames=[10, 0], label_x=["y", None]))
-    write_manifest(tmp_path / "manifest.parquet", frame)
-    pd.testing.assert_frame_equal(read_manifest(tmp_path / "manifest.parquet"), frame)
-    empty = conform(rows().iloc[:0])
-    write_manifest(tmp_path / "empty.parquet", empty)
-    pd.testing.assert_frame_equal(read_manifest(tmp_path / "empty.parquet"), empty)
-
-
-def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"2 sample ids are repeated: .*a.mp4.*b.mp4") as caught:
-        conform(pd.concat([rows(), rows()]))
-    assert caught.value.remedy
-    with pytest.raises(DataError, match=r"1 videos have no patient_id: rows 1"):
-        conform(rows(patient_id=["s/1", ""]))
-    with pytest.raises(DataError, match=r"no column 'veiw'"):
-        conform(rows(veiw=["x", "y"]))
-    with pytest.raises(DataError, match=r"no column 'patient_id' \(nearest: 'patient'\)"):
-        conform(rows().rename(columns={"patient_id": "patient"}))
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        (pd.concat([rows(), rows()]), r"2 sample ids are repeated: .*a.mp4.*b.mp4"),
+        (rows(patient_id=["s/1", ""]), r"1 videos have no patient_id: rows 1"),
+        (rows(veiw=["x", "y"]), r"no column 'veiw'"),
+        (rows().rename(columns={"patient_id": "patient"}), r"no column 'patient_id' \(nearest: 'patient'\)"),
+    ],
+)
+def test_what_is_wrong_is_named(table: pd.DataFrame, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        conform(table)
 
 
 def test_files_that_are_no_manifest_are_named(tmp_path: Path) -> None:
