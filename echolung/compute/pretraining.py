@@ -99,11 +99,7 @@ def _capacity(compute: ComputeSettings) -> int:
 
 
 def _trial(
-    configuration: dict[str, Any],
-    *,
-    runs: dict[int, SeedRun],
-    on_metrics: Mapping[int, OnMetrics],
-    storage: Path,
+    configuration: dict[str, Any], *, runs: dict[int, SeedRun], on_metrics: Mapping[int, OnMetrics], storage: Path
 ) -> dict[str, Any]:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -14,9 +13,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from echolung.core.errors import BusyError, DiskError
-from echolung.core.runtime import exclusive
 
 OBJECT_STORE_BYTES = 150 * 2**20  # videos reach workers by memory map: Ray's store carries only messages
 
@@ -53,9 +49,9 @@ def ray_session(workers: int) -> Iterator[None]:
         if ray.is_initialized():
             yield
         elif cluster:
-            plugins = {name: os.environ[name] for name in ("ECHOLUNG_PLUGINS",) if name in os.environ}
-            variables = {**_ENVIRONMENT, **plugins, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-            with _connected(runtime_env={"env_vars": variables}):
+            own = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+            own["ECHOLUNG_PLUGINS"] = os.environ.get("ECHOLUNG_PLUGINS", "")
+            with _connected(runtime_env={"env_vars": _ENVIRONMENT | own}):
                 yield
         else:
             # Ray asks every client for a token, and without one in the environment it writes one into the home
@@ -64,31 +60,13 @@ def ray_session(workers: int) -> Iterator[None]:
             logging.getLogger("ray").setLevel(logging.ERROR)
             path = os.pathsep.join(str(Path(part).absolute()) for part in sys.path)  # workers find what this one finds
             options = {"num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+            place = os.environ.get("RAY_TMPDIR") or "/tmp"  # short: names of sockets are limited to 107 bytes
             with (
-                _temporary_directory() as directory,
+                tempfile.TemporaryDirectory(prefix="el-", dir=place, ignore_cleanup_errors=True) as directory,
                 _environment({"PYTHONPATH": path}),
-                _connected(address="local", _temp_dir=str(directory), **options),
+                _connected(address="local", _temp_dir=directory, **options),
             ):
                 yield
-
-
-@contextlib.contextmanager
-def _temporary_directory() -> Iterator[Path]:
-    """A short path for Ray's files (socket names are limited to 107 bytes); removes those of killed sessions."""
-    parent = Path(os.environ.get("RAY_TMPDIR") or ("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
-    for lock in parent.glob("el-*.lock"):
-        with contextlib.suppress(BusyError, DiskError), exclusive(lock, "a Ray session"):
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
-    directory = parent / f"el-{secrets.token_hex(4)}"
-    lock = directory.with_suffix(".lock")
-    with exclusive(lock, "a Ray session", patience=10.0):  # another process may be looking at the new lock
-        directory.mkdir(mode=0o700)
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-            lock.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

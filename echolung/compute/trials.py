@@ -33,7 +33,7 @@ from echolung.core.runtime import (
 )
 
 SHOWN = 3
-"""Causes that an error lists, and configurations of each."""
+"""Causes that an error lists; all are in the file of failures."""
 
 FAILURES = "failures.txt"
 
@@ -79,11 +79,16 @@ def run_trials(
     if on_progress:
         on_progress(len(results) * steps, len(keys) * steps)
     if pending:
-        body = {"function": function, "configurations": pending, "directory": directory}
-        wanted = dict(resources or {"cpu": 1, "gpu": gpus})
         with ray_session(workers):
+            import ray
+
             reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
-            failures = _tune(body, name, wanted, at_once, reporter)
+            wanted = dict(resources or {"cpu": 1, "gpu": gpus})
+            failures = _tune(function, pending, directory, name, wanted, at_once, reporter)
+            died = {key: pending[key] for key, failure in failures.items() if failure["died"]}
+            if died and any(node["Alive"] for node in ray.nodes()):  # if Ray died, a retry would wait for ever
+                again = _tune(function, died, directory, name, wanted, at_once, reporter)
+                failures = {key: failure for key, failure in failures.items() if key not in died} | again
         if failures:
             raise _failure(failures, pending, directory, name)
         results |= {key: _load(directory / key) for key in pending}
@@ -110,7 +115,8 @@ def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -
         on_trial_error = on_trial_complete
 
         def advance(self, trial: Any, step: int) -> None:
-            self.steps[trial.trial_id] = max(step, self.steps.get(trial.trial_id, 0))  # a retried trial starts lower
+            key = trial.config["key"]
+            self.steps[key] = max(step, self.steps.get(key, 0))  # a retried trial starts lower
             if on_progress:
                 on_progress(done + sum(self.steps.values()), total)
 
@@ -118,53 +124,54 @@ def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -
 
 
 def _tune(
-    body: dict[str, Any], name: str, resources: dict[str, float], at_once: int | None, reporter: Any
-) -> dict[str, dict[str, str]]:
-    """Run what is pending; returns cause, remedy and traceback of the trials that failed, by key."""
+    function: Trial,
+    pending: dict[str, dict[str, Any]],
+    directory: Path,
+    name: str,
+    resources: dict[str, float],
+    at_once: int | None,
+    reporter: Any,
+) -> dict[str, dict[str, Any]]:
+    """Run what is pending; returns cause, remedy and traceback of failed trials, by key, and whether they died."""
     from ray import tune
 
+    def run(config: dict[str, Any]) -> dict[str, Any]:
+        return _trial(function, config["configuration"], directory / config["key"])
+
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
-    records = body["directory"] / ".tune"
-    shutil.rmtree(records, ignore_errors=True)
+    shutil.rmtree(directory / ".tune", ignore_errors=True)
+    trials = [{"key": key, "configuration": configuration} for key, configuration in pending.items()]
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, **body), resources),
-        param_space={"key": tune.grid_search(list(body["configurations"]))},
+        tune.with_resources(run, resources),
+        param_space=tune.grid_search(trials),
         tune_config=tune.TuneConfig(
             reuse_actors=True,  # a new process for every trial costs seconds; `_trial` reseeds
             max_concurrent_trials=at_once,
             trial_name_creator=lambda trial: str(trial.config["key"]),
             trial_dirname_creator=lambda trial: str(trial.config["key"]),
         ),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=str(records),
-            failure_config=tune.FailureConfig(max_failures=1),
-            callbacks=[reporter],
-            verbose=0,
-        ),
+        run_config=tune.RunConfig(name=name, storage_path=str(directory / ".tune"), callbacks=[reporter], verbose=0),
     )
     failures = {}
     for trial in tuner.fit():
-        if trial.error:  # its process died twice: Ray's report ends with the reason
-            cause = " ".join(str(trial.error).split())[-400:]
-            failures[trial.config["key"]] = {"cause": cause, "remedy": "", "traceback": str(trial.error)}
-        elif "cause" in trial.metrics:
-            failures[trial.config["key"]] = trial.metrics
+        if trial.error:  # Ray's report ends with the reason
+            cause = f"its process died (... {' '.join(str(trial.error).split())[-200:]})"
+            remedy = "If it ran out of memory, lower `workers`."
+            failures[trial.config["key"]] = {"died": True, "cause": cause, "remedy": remedy, "traceback": ""}
+        elif "cause" in (trial.metrics or {}):
+            failures[trial.config["key"]] = {"died": False, **trial.metrics}
     return failures
 
 
-def _trial(
-    config: dict[str, Any], function: Trial, configurations: dict[str, dict[str, Any]], directory: Path
-) -> dict[str, Any]:
-    """One trial in a worker process: writes its result into `directory`, or returns why there is none."""
-    key = config["key"]
+def _trial(function: Trial, configuration: dict[str, Any], target: Path) -> dict[str, Any]:
+    """One trial in a worker process: writes its result to `target`, or returns why there is none."""
     os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    seed_everything(derived_seed("trial", key))
+    seed_everything(derived_seed("trial", target.name))
     try:
-        result = function(configurations[key])
-        with atomic_directory(directory / key) as folder:
+        result = function(configuration)
+        with atomic_directory(target) as folder:
             _write(folder, result)
     except Exception as error:
         typed = error if isinstance(error, EcholungError) else TrialError(f"{type(error).__name__}: {error}")
@@ -173,22 +180,21 @@ def _trial(
 
 
 def _failure(
-    failures: dict[str, dict[str, str]], pending: dict[str, dict[str, Any]], directory: Path, name: str
+    failures: dict[str, dict[str, Any]], pending: dict[str, dict[str, Any]], directory: Path, name: str
 ) -> TrialError:
     """What the failed trials have in common, with the remedies; their tracebacks go to a file."""
     labels: dict[str, list[str]] = {}  # by cause: trials often fail for the same reason
     for key, failure in failures.items():
         labels.setdefault(failure["cause"], []).append(_label(pending[key], list(pending.values())))
-    parts = []
-    for cause, where in list(labels.items())[:SHOWN]:
-        more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
-        parts.append(f"{cause} [{'; '.join(where[:SHOWN])}{more}]")
+    parts = [
+        f"{cause} [{where[0]}{f' and {len(where) - 1} more' if where[1:] else ''}]" for cause, where in labels.items()
+    ]
     remedies = dict.fromkeys(failure["remedy"] for failure in failures.values() if failure["remedy"])
     details = directory / FAILURES
     with contextlib.suppress(OSError):  # the disk may be full
         details.write_text("\n".join(f"{pending[key]}\n{one['traceback']}" for key, one in failures.items()))
     return TrialError(
-        f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts)}",
+        f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts[:SHOWN])}",
         f"{' '.join(remedies) or 'Fix the error.'} Then rerun: finished trials are kept. Details: {details}",
     )
 

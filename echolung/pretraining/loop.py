@@ -19,20 +19,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from echolung.core.errors import DataError, TrialError
-from echolung.core.runtime import atomic_path, derived_seed
+from echolung.core.runtime import derived_seed
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import Encoder
 from echolung.models.rank import effective_rank
 from echolung.pretraining import checkpoint
 from echolung.pretraining.objectives import OBJECTIVES
-from echolung.pretraining.precision import resolve
 from echolung.pretraining.run import SeedRun
 from echolung.pretraining.sampling import fixed_clips
 
 OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
-
-HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class _Loop:
         self.objective = objective.to(device)
         groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)
-        self.bf16 = resolve(self.settings.precision, device.type) == "bf16"
+        self.bf16 = self.settings.precision_on(device.type) == "bf16"
         self.fingerprint = run.fingerprint(device.type)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
@@ -112,8 +109,9 @@ class _Loop:
             last = self.step == self.settings.steps
             if last or self.step % self.settings.log_every == 0:
                 self._log(diagnostics, ranked=last or self.step % self.settings.rank_every == 0)
-            if last or self.step % self.settings.checkpoint_every == 0:
-                self._save()
+            if self.rank == 0 and (last or self.step % self.settings.checkpoint_every == 0):
+                progress = checkpoint.Progress(self.step, self.fingerprint, self.history, self.losses)
+                checkpoint.save(self.directory, progress, self.objective, self.optimizer)
         return Trained(self.objective.handed_on, pd.DataFrame(self.history))
 
     def _advance(self, step: int, views: Any) -> dict[str, float]:
@@ -172,11 +170,3 @@ class _Loop:
         clips = fixed_clips(self.store, encoder.settings, self.settings.rank_clips)
         pooled = torch.cat([encoder.encode(part).mean(dim=1) for part in clips.split(self.settings.batch)])
         return effective_rank(pooled.cpu().numpy())
-
-    def _save(self) -> None:
-        if self.rank:
-            return
-        progress = checkpoint.Progress(self.step, self.fingerprint, self.history, self.losses)
-        checkpoint.save(self.directory, progress, self.objective, self.optimizer)
-        with atomic_path(self.directory / HISTORY) as temporary:
-            pd.DataFrame(self.history).to_csv(temporary, index=False, lineterminator="\n")

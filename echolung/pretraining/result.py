@@ -12,8 +12,10 @@ from echolung.core.runtime import atomic_path, digest
 from echolung.data.clips import ClipStore
 from echolung.models.weights import EncoderRecord, finite, load_encoder, read_record, save_encoder
 from echolung.pretraining import checkpoint
-from echolung.pretraining.loop import HISTORY, OnMetrics, train
+from echolung.pretraining.loop import OnMetrics, train
 from echolung.pretraining.run import SeedRun
+
+HISTORY = "history.csv"
 
 
 def finish(run: SeedRun, on_metrics: OnMetrics, device: torch.device | str, writes: bool = True) -> None:

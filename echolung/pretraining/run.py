@@ -11,7 +11,6 @@ from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings
 from echolung.models.encoders import ENCODERS
 from echolung.pretraining.objectives import OBJECTIVES
-from echolung.pretraining.precision import resolve
 from echolung.pretraining.settings import UNCHANGING, PretrainSettings, TrainingSettings
 
 NEUTRAL = {
@@ -35,7 +34,7 @@ class SeedRun:
     """The clip store it trains on."""
     seed: int
     directory: Path
-    """Its checkpoint and history, and in the end its encoder."""
+    """Its checkpoint, and in the end its encoder."""
 
     @property
     def title(self) -> str:
@@ -71,7 +70,7 @@ class SeedRun:
             "objective": {"name": self.objective, **self.settings.objective(self.name).model_dump(mode="json")},
             "seed": self.seed,
             "encoder": self.encoder.model_dump(mode="json"),
-            "training": training | {"precision": resolve(self.training.precision, device)},
+            "training": training | {"precision": self.training.precision_on(device)},
             "code": code_digest(*code),
             "frames": {"size": store.size, "fingerprint": store.fingerprint},
             "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),

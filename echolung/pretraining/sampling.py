@@ -45,14 +45,7 @@ class TrainingClips(Dataset[torch.Tensor]):
     """
 
     def __init__(
-        self,
-        store: ClipStore,
-        encoder: ClipSettings,
-        crop: CropSettings,
-        *,
-        seed: int,
-        batch: int,
-        rows: slice,
+        self, store: ClipStore, encoder: ClipSettings, crop: CropSettings, *, seed: int, batch: int, rows: slice
     ) -> None:
         self.store, self.encoder, self.crop = store, encoder, crop
         self.seed, self.batch, self.rows = seed, batch, rows

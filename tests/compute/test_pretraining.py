@@ -18,8 +18,8 @@ from echolung.compute.session import ray_session
 from echolung.core.errors import DataError, DiskError, SettingsError, TrialError
 from echolung.models.vit import VideoViT
 from echolung.models.weights import WEIGHTS, load_encoder
-from echolung.pretraining.loop import HISTORY, train
-from echolung.pretraining.result import finish, finished, outlook
+from echolung.pretraining.loop import train
+from echolung.pretraining.result import HISTORY, finish, finished, outlook
 from echolung.pretraining.run import SeedRun
 from echolung.pretraining.settings import PretrainSettings
 

@@ -111,6 +111,13 @@ def test_a_killed_trial_is_retried_and_failing_ones_are_named_after_the_others_h
     assert runs(tmp_path) == [0, 1, 1, 2, 3]
 
 
+@pytest.mark.usefixtures("session")
+def test_a_local_session_listens_on_the_loopback_address_only() -> None:
+    found = [one for child in psutil.Process().children(recursive=True) for one in child.net_connections("inet")]
+    listening = {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN}
+    assert listening and listening <= {"127.0.0.1", "::1"}
+
+
 def large(config: dict[str, Any]) -> dict[str, Any]:
     """Trial 1 has no space on the disk for its table, until the file `space` exists."""
     log(config)
