@@ -52,7 +52,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-_KEPT = "and call again: what was finished is kept, and nothing was overwritten."
+_KEPT = "and run again: finished work is kept, and nothing was overwritten."
 _FREE = f"Free some space {_KEPT}"
 _REFUSALS = {
     errno.ENOSPC: ("the disk is full", _FREE),
@@ -61,17 +61,17 @@ _REFUSALS = {
     errno.EROFS: ("the disk is read-only", f"Make it writable {_KEPT}"),
     errno.EACCES: ("permission is denied", f"Change the permissions {_KEPT}"),
     errno.EPERM: ("permission is denied", f"Change the permissions {_KEPT}"),
-    errno.ENOTDIR: ("a file stands where a folder must be", f"Move it away {_KEPT}"),
-    errno.EEXIST: ("a file stands where a folder must be", f"Move it away {_KEPT}"),
+    errno.ENOTDIR: ("a file is where a folder must be", f"Move it away {_KEPT}"),
+    errno.EEXIST: ("a file is where a folder must be", f"Move it away {_KEPT}"),
     errno.EIO: ("the disk reports an error", f"Check the disk {_KEPT}"),
 }
 _CUT = re.compile(r"\d+ requested and \d+ written")  # numpy, which does not say why
 
 
 def disk_error(error: BaseException, path: Path | None = None) -> DiskError | None:
-    """What a disk's refusal means to a person, naming what was to be written (`path`, if given); else None.
+    """The DiskError for an error of the disk, naming `path` if given; None for any other error.
 
-    Libraries that write by themselves wrap it in errors of their own: those are known by the system's text.
+    Libraries wrap such errors in their own, which still contain the system's text.
     """
     if isinstance(error, EcholungError):
         return error if isinstance(error, DiskError) else None
@@ -247,8 +247,8 @@ def _sign(handle: int) -> None:
 def code_digest(*modules: str) -> str:
     """A digest of what the named modules or packages do: their syntax trees without comments and docstrings.
 
-    Work that is kept across runs (checkpoints, finished trials, decoded clips) carries it in its fingerprint, so that
-    changed code is never answered with an old result, while a changed comment costs nothing.
+    It is part of the key of cached work (checkpoints, finished trials, decoded clips): changed code makes it again, a
+    changed comment does not.
     """
     trees: dict[str, str] = {}
     for module in modules:
