@@ -2,8 +2,7 @@
 
 Sets of videos that it has not seen are drawn, written to disk, and go through `echolung predict`'s own path: lungs of
 new patients from where its training videos come from (false alarms), hearts, and things that are no ultrasound at all.
-`--videos NAME=FOLDER` adds a folder of your own. `--alternatives` also fits other distances to the same training
-videos, for the same share of false alarms, to show what the choice of this one rests on.
+`--videos NAME=FOLDER` adds a folder of your own.
 """
 
 from __future__ import annotations
@@ -13,32 +12,20 @@ import datetime
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from echolung import settings
-from echolung.data.clips import ClipStore
-from echolung.data.splits import read_folds
 from echolung.data.video import encode
-from echolung.embedding.features import Features
 from echolung.evaluation.statistics import wilson_interval
-from echolung.methods.novelty import (
-    EPSILON,
-    Descriptions,
-    Distance,
-    Usual,
-    UsualVideos,
-    described_videos,
-    fit_threshold,
-)
 from echolung.phantom.heart import draw_heart
 from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.write import write
 from echolung.registry import models as registry
-from echolung.serving.model import Classifier
+from echolung.serving.model import Model
 from echolung.stage import exit_cleanly, project_root
 from echolung.tracking.store import store
 
@@ -46,8 +33,6 @@ SUFFIXES = {".mp4", ".mov", ".avi", ".gif", ".mpeg", ".mpg", ".mkv"}
 OTHER_SEED = 5_000_000
 """Added to a study's seeds: patients whom nothing has seen."""
 FPS, FRAMES, SIDE = 25.0, 40, 128
-
-Fit = Callable[[Descriptions], Distance]
 
 
 def odd(kind: str, seed: int) -> np.ndarray:
@@ -108,52 +93,6 @@ def videos_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def descriptions_of(classifier: Classifier, paths: list[Path]) -> Descriptions:
-    """Of V videos; a file that cannot be decoded ends the run with its name."""
-    looks = [classifier.look(path).described for path in paths]
-    return Descriptions(*(np.concatenate([getattr(one, kind) for one in looks]) for kind in ("tokens", "handmade")))
-
-
-def mahalanobis(kind: str, columns: slice) -> Fit:
-    """Mahalanobis' distance on some of the numbers of one description."""
-
-    def fit(known: Descriptions) -> Distance:
-        usual = Usual.of(getattr(known, kind)[:, columns])
-        return lambda asked: usual.distances(getattr(asked, kind)[:, columns])
-
-    return fit
-
-
-def nearest(neighbours: int, kind: str) -> Fit:
-    """Mean distance to the nearest training videos, dimensions standardised (Sun et al. 2022, arXiv 2204.06507)."""
-
-    def fit(known: Descriptions) -> Distance:
-        there = getattr(known, kind)
-        mean, scale = there.mean(axis=0), there.std(axis=0) + EPSILON
-
-        def distances(asked: Descriptions) -> np.ndarray:
-            a, b = (getattr(asked, kind) - mean) / scale, (there - mean) / scale
-            squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-            return np.sort(np.sqrt(np.maximum(squares, 0)), axis=1)[:, :neighbours].mean(axis=1)
-
-        return distances
-
-    return fit
-
-
-def alternatives(width: int) -> dict[str, Fit]:
-    """Ways to say how far away a video is, the one that is used first."""
-    return {
-        "tokens and hand-made (used)": lambda known: UsualVideos.of(known).distances,
-        "hand-made alone": mahalanobis("handmade", slice(None)),
-        "tokens: frame and regions": mahalanobis("tokens", slice(None)),
-        "tokens: mean, spread, change of the frame": mahalanobis("tokens", slice(0, 3 * width)),
-        "tokens: mean of the frame": mahalanobis("tokens", slice(0, width)),
-        "nearest training video, tokens": nearest(1, "tokens"),
-        "nearest training video, hand-made": nearest(1, "handmade"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task")
@@ -162,14 +101,13 @@ def main() -> None:
         "--seed", type=int, default=0, help="draw other videos: choose a distance on one, report another"
     )
     parser.add_argument("--videos", action="append", default=[], metavar="NAME=FOLDER", help="a folder of your own")
-    parser.add_argument("--alternatives", action="store_true", help="other distances beside the one that is used")
     chosen = parser.parse_args()
     root = project_root()
     study = settings.load(root)
     task = study.known_task(chosen.task)
     version = registry.champion(store(root, study.tracking), study.study, task)
-    classifier, source = Classifier.open(version.classifier), study.tasks[task].source
-    record = classifier.record.novelty
+    model, source = Model.open(version.folder), study.tasks[task].source
+    record = model.record.novelty
     print(f"{version.name} version {version.number}: {version.tags['outside']}")
     print(
         f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores,"
@@ -177,32 +115,17 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         sets = {
-            name: descriptions_of(classifier, paths)
+            name: model.predict(paths)["distance"].to_numpy()
             for name, paths in drawn_sets(study, source, chosen.count, Path(temporary), chosen.seed)
         }
     for named in chosen.videos:
         name, _, folder = named.partition("=")
-        sets[name] = descriptions_of(classifier, videos_in(Path(folder)))
+        sets[name] = model.predict(videos_in(Path(folder)))["distance"].to_numpy()
     print(f"\n{'set':24} {'videos':>6} {'outside':>8}  95% interval")
-    for name, described in sets.items():
-        distances = classifier.novelty.usual.distances(described)
+    for name, distances in sets.items():
         flagged, count = int((distances > record.threshold).sum()), len(distances)
         low, high = wilson_interval(flagged, count)
         print(f"{name:24} {count:6} {flagged / count:8.1%}  [{low:.1%}, {high:.1%}]")
-    if chosen.alternatives:
-        folds = read_folds(root / "data" / study.study / "split" / f"{task}.csv")
-        rows = folds[folds["repeat"] == 0]
-        arm, seed = version.tags["arm"], version.tags["arm_seed"]
-        features = Features.open(root / "data" / study.study / "embed" / source / arm / f"seed{seed}")
-        clips = ClipStore.open(root / "data" / study.study / "ingest" / source / "clips")
-        known = described_videos(features, clips, classifier.encoder.settings.grid, rows["sample_id"])
-        groups = rows["split_group"].to_numpy(str)
-        print("\noutside, by distance:")
-        print(" " * 42 + "  ".join(f"{name[:11]:>11}" for name in sets))
-        for name, fit in alternatives(classifier.encoder.width).items():
-            limit, measure = fit_threshold(fit, known, groups, study.promote.false_alarms), fit(known)
-            shares = [float((measure(described) > limit).mean()) for described in sets.values()]
-            print(f"{name:42}" + "  ".join(f"{share:11.0%}" for share in shares))
 
 
 if __name__ == "__main__":

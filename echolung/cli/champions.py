@@ -1,4 +1,4 @@
-"""The commands about champions: promote, rollback, predict and serve; and what every command has in common."""
+"""The commands promote, rollback, predict and serve; and what all commands share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def clean(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the command become one line with the remedy, and exit code 1."""
+    """Errors of the command become one line with the remedy, and an exit code."""
 
     @wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> None:
@@ -33,7 +33,7 @@ def clean(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def become_mlflow(arguments: list[str]) -> None:
-    """Go on as `mlflow ARGUMENTS`, in this very process: Ctrl-C reaches it."""
+    """Replace this process by `mlflow ARGUMENTS`, so that Ctrl-C reaches it."""
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
@@ -47,28 +47,27 @@ def require_free(port: int) -> None:
         try:
             attempt.bind(("127.0.0.1", port))
         except OSError as error:
-            raise BusyError(
-                f"port {port} cannot be used ({error.strerror})", f"Choose another: --port {port % 65535 + 1}."
-            ) from None
+            problem = f"port {port} cannot be used ({error.strerror})"
+            raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
 
 
 @click.command()
 @click.argument("task")
-@click.option("--arm", help="The arm that stands for election; promote.arm of params.yaml if left out.")
-@click.option("--reset", is_flag=True, help="Begin a new line: measured against the majority class, not the champion.")
+@click.option("--arm", help="The candidate; by default the task's first arm with the role `candidate`.")
+@click.option("--reset", is_flag=True, help="Compare with the baseline only, not with the champion.")
 @clean
 def promote(task: str, arm: str | None, reset: bool) -> None:
-    """Make an arm's probe the registry's champion for TASK, if it earned it.
+    """Make an arm the champion of TASK, if its out-of-fold scores allow.
 
-    The probe is refitted on all patients by the procedure whose out-of-fold scores it carries. A first champion must
-    beat the majority class; a later one needs a lower log-loss than the champion on the same data and folds.
+    A first champion must beat the task's baseline; a later one must have a lower loss than the champion on the same
+    data and folds. The arm's method is refitted on all patients.
 
     \b
     Examples:
       echolung promote pocus-pathology
       echolung promote blues-covid --arm random
     """
-    from echolung.registry.promote import promote as elect
+    from echolung.registry.promote import promote as run_promotion
     from echolung.settings import load
     from echolung.tracking.experiments import stage_run
     from echolung.tracking.store import store
@@ -76,25 +75,21 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
     root = project_root()
     settings = load(root)
     task = settings.known_task(task)
-    candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.promote.arm))
+    candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.candidate(task)))
     tracking = store(root, settings.tracking)
-    bootstrap, usual = settings.compare.bootstrap, settings.promote
     with (
-        _champions_lock(root, settings, task),
+        _one_at_a_time(root, settings, task),
         stage_run(tracking, settings.study, "promote", task, {"task": task, "arm": candidate.arm}) as run,
     ):
-        found = elect(tracking, run, candidate, settings.probe, usual, bootstrap=bootstrap, reset=reset)
+        bootstrap = settings.compare.bootstrap
+        found = run_promotion(tracking, run, candidate, settings.promote, bootstrap=bootstrap, reset=reset)
     verb = "is the champion" if found.outcome == "promoted" else "unchanged"
     click.echo(f"{found.name} version {found.version}: {verb}.")
-    for reason in found.reasons:
-        click.echo(f"  because {reason}")
-    click.echo(f"  {found.outside}")
-    for warning in found.warnings:
-        click.echo(f"  warning: {warning}")
+    for line in [*found.reasons, *found.outside.splitlines(), *(f"warning: {one}" for one in found.warnings)]:
+        click.echo(f"  {line}")
 
 
-def _champions_lock(root: Path, settings: Settings, task: str) -> contextlib.AbstractContextManager[None]:
-    """One process at a time decides who is champion of a task."""
+def _one_at_a_time(root: Path, settings: Settings, task: str) -> contextlib.AbstractContextManager[None]:
     from echolung.core.runtime import exclusive
 
     lock = root / "data" / "locks" / f"{settings.study}-champion@{task}.lock"
@@ -103,13 +98,13 @@ def _champions_lock(root: Path, settings: Settings, task: str) -> contextlib.Abs
 
 @click.command()
 @click.argument("task")
-@click.option("--to", type=click.IntRange(min=1), help="Version; the one that the champion followed if left out.")
+@click.option("--to", type=click.IntRange(min=1), help="Version; by default the one that the champion followed.")
 @clean
 def rollback(task: str, to: int | None) -> None:
     """Make an earlier champion of TASK the champion again.
 
-    Only the alias moves: every version stays in the registry. The version must be whole, which is shown by loading it.
-    Afterwards `promote` measures candidates against it, and turns away the very model that was rolled back.
+    All versions stay in the registry. Afterwards `promote` compares candidates with the restored champion, and refuses
+    exactly the model that was rolled back.
 
     \b
     Examples:
@@ -125,19 +120,16 @@ def rollback(task: str, to: int | None) -> None:
     settings = load(root)
     name = settings.known_task(task)
     tracking = store(root, settings.tracking)
-    asked = {"task": name, "to": to or "the one before"}
-    with (
-        _champions_lock(root, settings, name),
-        stage_run(tracking, settings.study, "rollback", name, asked),
-    ):
+    parameters = {"task": name, "to": to or "the one before"}
+    with _one_at_a_time(root, settings, name), stage_run(tracking, settings.study, "rollback", name, parameters):
         done = roll_back(tracking, settings.study, name, to)
-    since = f", promoted {done.since}" if done.since else ""
-    click.echo(f"{done.name} version {done.after}{since}: is the champion again.")
-    click.echo(f"  version {done.before} stays in the registry: `echolung rollback {name} --to {done.before}`")
+    since = f" (promoted {done.since})" if done.since else ""
+    click.echo(f"{done.name} version {done.after}{since} is the champion again.")
+    click.echo(f"To return to version {done.before}: echolung rollback {name} --to {done.before}")
 
 
 def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate:
-    """Who stands for election for a task, from what `dvc repro` left on disk."""
+    """An arm of a task, from what `dvc repro` left on disk."""
     import pandas as pd
 
     from echolung.core.errors import DataError
@@ -145,22 +137,25 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
     from echolung.evaluation.comparison import read_comparison
     from echolung.registry.candidate import Candidate
 
-    data, spec = root / "data" / settings.study, settings.tasks[task]
-    seed = settings.seeds(arm)[0]
-    predictions = data / "probe" / task / "predictions.parquet"
+    data, spec, seed = root / "data" / settings.study, settings.tasks[task], settings.seeds(arm)[0]
+    predictions = data / "fit" / task / "predictions.parquet"
     if not predictions.is_file():
         raise DataError(f"{predictions} does not exist", "Run `dvc repro` first.")
+    method, encoder = settings.arms[arm].methods(spec)[0], settings.encoder_of(arm)
     return Candidate(
         study=settings.study,
         name=task,
         task=spec,
         arm=arm,
         seed=seed,
-        probe=settings.compare.primary_probe,
+        method=method,
+        settings=settings.fit.of(method),
+        fit_seed=settings.fit.seed,
+        views=settings.embed.views,
         frame_size=settings.ingest.size,
-        encoder=data / "pretrain" / arm / f"seed{seed}",
-        features=data / "embed" / spec.source / arm / f"seed{seed}",
-        clips=data / "ingest" / spec.source / "clips",
+        encoder=data / "encoders" / encoder / f"seed{seed}" if encoder else None,
+        data=data,
+        work=root / "data" / f"{settings.study}-runs" / "promote" / task,
         folds=read_folds(data / "split" / f"{task}.csv"),
         predictions=pd.read_parquet(predictions),
         verdicts=read_comparison(data / "compare").verdicts,
@@ -168,20 +163,19 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
 
 
 @click.command()
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--task", help="Whose champion to ask; the study's first task if left out.")
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILES...")
+@click.option("--task", help="Whose champion to ask; by default the study's first task.")
 @click.option("--json", "for_programs", is_flag=True, help="For programs: one JSON object on standard output.")
 @click.option(
     "--explain",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Draw what the answer rests on into this folder: a gif and a png of each video.",
+    help="A folder for pictures (gif and png) of what each answer rests on.",
 )
 @clean
 def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None) -> None:
-    """Ask a task's champion about VIDEOS.
+    """Ask a task's champion about video FILES.
 
-    A video that lies outside what the model has seen is not answered: the table says so, and in the JSON `predicted` is
-    null. How often that is said by mistake was measured at promotion, and is printed.
+    A video unlike the training videos is not answered but marked `outside`; no mark does not mean that it is like them.
 
     \b
     Examples:
@@ -190,32 +184,35 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
       echolung predict clip.mp4 --explain pictures
     """
     from echolung.data.containers import opened
-    from echolung.registry.models import champion
-    from echolung.serving.answers import as_json, print_table
-    from echolung.serving.explain import explain_videos
-    from echolung.serving.model import Classifier
+    from echolung.registry.models import champion, local_champion
+    from echolung.serving.answers import as_json, as_text
+    from echolung.serving.explain import explain_files
+    from echolung.serving.model import Model
     from echolung.settings import load
-    from echolung.tracking.store import store
+    from echolung.tracking.store import store, where
 
     root = project_root()
     settings = load(root)
     name = settings.known_task(task)
-    for video in videos:  # a mistaken path is said before anything is asked of it
+    for video in videos:  # a wrong path is an error before any file is decoded
         with opened(video):
             pass
-    version = champion(store(root, settings.tracking), settings.study, name)
-    classifier = Classifier.open(version.classifier)
+    version = local_champion(where(root, settings.tracking), settings.study, name)
+    version = version or champion(store(root, settings.tracking), settings.study, name)
+    model = Model.open(version.folder)
+    title = f"{version.name} version {version.number}"
     if explain:
-        answers = explain_videos(classifier, videos, explain, f"{version.name} version {version.number}")
+        answers = explain_files(model, videos, explain, title)
     else:
-        answers = classifier.predict(videos)
-    model = {"model": version.name, "version": version.number}
+        with click.progressbar(length=len(videos), hidden=len(videos) < 20, file=sys.stderr) as bar:
+            answers = model.predict(videos, lambda done, _: bar.update(done - bar.pos))
     if for_programs:
-        click.echo(json.dumps(as_json(model, classifier.record, answers), indent=2))
+        heading = {"model": version.name, "version": version.number}
+        click.echo(json.dumps(as_json(heading, model, answers), indent=2))
         return
-    print_table(model, classifier.record, answers)
+    click.echo(as_text(title, model, answers))
     if explain:
-        click.echo(f"{len(answers)} gif and png pictures: {explain}")
+        click.echo(f"Pictures: {explain}")
     for warning in version.tags.get("warnings", "").splitlines():
         click.echo(f"warning: {warning}", err=True)
 
@@ -226,18 +223,13 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
 @click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="The folder below which videos are read; the present one if left out.",
+    help="The folder below which videos are read; by default the current one.",
 )
 @clean
 def serve(task: str, port: int, root: Path | None) -> None:
-    """Serve TASK's champion by HTTP, on this machine only (127.0.0.1).
+    """Serve TASK's champion by HTTP, on this machine only (127.0.0.1) and without a password.
 
-    Rows have a `video`, a path below --root, or a `content`, the bytes of a video file as base64. Whoever may use this
-    machine may ask: it has no password. The same without this command, from a folder of videos:
-
-    \b
-      export MLFLOW_TRACKING_URI=sqlite:////PROJECT/mlruns/mlflow.db
-      mlflow models serve -m "models:/echolung-STUDY-TASK@champion" --env-manager local
+    A row has either `video`, a path below --root, or `content`, the bytes of a video file as base64.
 
     \b
     Examples:
@@ -263,6 +255,6 @@ def serve(task: str, port: int, root: Path | None) -> None:
     # MLflow starts its server by name: the environment need not be activated for that.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     click.echo(f"{version.name} version {version.number}: http://127.0.0.1:{port}/invocations   Ctrl-C ends it.")
-    click.echo(f"Videos are read below {os.environ[ROOT_VARIABLE]}. Research use only; not a medical device.")
+    click.echo(f"Videos are read below {os.environ[ROOT_VARIABLE]}. For research use only; not a medical device.")
     model = ["models", "serve", "-m", f"models:/{version.name}/{version.number}", "--env-manager", "local"]
     become_mlflow([*model, "--host", "127.0.0.1", "--port", str(port)])

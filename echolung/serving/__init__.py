@@ -1,1 +1,1 @@
-"""A model that answers for video files, and the form in which MLflow keeps it."""
+"""A model that answers for video files, and the form in which MLflow serves it."""

@@ -1,59 +1,75 @@
-"""A classifier's answers as a person reads them, and as a program does."""
+"""Answers for people, as a table of at most 100 columns, and for programs, as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from echolung.methods.novelty import NoveltyRecord
-from echolung.serving.model import ClassifierRecord
+from echolung.serving.model import Model
 
 RESEARCH_ONLY = "For research use only; not a medical device."
-OUTSIDE = "outside what the model has seen"
+OUTSIDE = "outside"
+WIDTH, LONGEST_NAME = 100, 40
 
 
-def as_json(model: Mapping[str, Any], record: ClassifierRecord, answers: pd.DataFrame) -> dict[str, Any]:
-    """For programs. `predicted` is null where `outside` is true: the probabilities are there, and mean nothing."""
-    heading = {**model, "task": record.task, "unit": record.unit, "use": RESEARCH_ONLY}
-    known = record.novelty.model_dump(exclude={"sha256"})
-    return {**heading, "outside": known, "predictions": answers.to_dict("records")}
+def as_json(heading: Mapping[str, Any], model: Model, answers: pd.DataFrame) -> dict[str, Any]:
+    """For programs. The answer is null where `outside` is true; the numbers beside it then mean nothing."""
+    facts = {"task": model.record.task_name, "unit": model.task.unit, "use": RESEARCH_ONLY}
+    novelty = model.record.novelty.model_dump()
+    return {**heading, **facts, "outside": novelty, "predictions": answers.to_dict("records")}
 
 
-def print_table(model: Mapping[str, Any], record: ClassifierRecord, answers: pd.DataFrame) -> None:
-    """For people: a table on the terminal, and under it what one must know to read it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{model['model']} version {model['version']}", title_justify="left")
-    table.add_column("video", overflow="fold")  # two videos of one ward begin alike
-    table.add_column("predicted", style="bold")
-    for name in record.classes:
-        table.add_column(name, justify="right")
-    table.add_column("distance", justify="right")
-    damaged = answers["damage"].astype(bool).any()
-    if damaged:
-        table.add_column("damage")
-    for row in answers.to_dict("records"):
-        # Probabilities of what the model knows nothing about would be read all the same.
-        shown = ["-" if row["outside"] else f"{row[f'p_{name}']:.1%}" for name in record.classes]
-        cells = [row["video"], OUTSIDE if row["outside"] else row["predicted"], *shown, f"{row['distance']:.2f}"]
-        table.add_row(*cells, *([row["damage"]] if damaged else []))
-    console = Console()
-    console.print(table)
-    lines = [words(record.novelty)]
-    if record.unit == "patient" and len(answers) > 1:
-        without = ", those outside left out" if answers["outside"].any() else ""
-        lines.append(f"A decision is about a patient: average the probabilities of a patient's videos{without}.")
-    for line in [*lines, RESEARCH_ONLY]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+def as_text(title: str, model: Model, answers: pd.DataFrame) -> str:
+    """For people: a row per file, and below it what a reader needs to know."""
+    first, *others = model.kind.answer_columns(model.task)
+    rows = [["file", first, *others, "distance"]]
+    names = short_names([Path(path) for path in answers["video"]])
+    for name, row in zip(names, answers.to_dict("records"), strict=True):
+        # Numbers about a file that the model knows nothing about would be read all the same.
+        shown = ["-" if row["outside"] else cell(row[column]) for column in others]
+        rows.append([name, OUTSIDE if row["outside"] else cell(row[first]), *shown, f"{row['distance']:.2f}"])
+    lines = [title, "", *_aligned(rows), ""]
+    lines += [f"{name}: {what}" for name, what in zip(names, answers["damage"], strict=True) if what]
+    if answers["outside"].any():
+        lines.append(words(model.record.novelty))
+    if model.task.unit == "patient" and len(answers) > 1:
+        without = ", without those outside" if answers["outside"].any() else ""
+        lines.append(f"This task decides per patient: average the numbers of a patient's videos{without}.")
+    return "\n".join([*lines, RESEARCH_ONLY])
 
 
 def words(known: NoveltyRecord) -> str:
-    """What `outside` means, and how often it is said by mistake."""
+    """What `outside` means, and how often it is a false alarm."""
     return (
-        f"Outside: farther than {known.threshold:.2f} from the {known.videos} training videos."
-        f" Said by mistake of {known.measured:.1%} [{known.measured_low:.1%}, {known.measured_high:.1%}] of the videos"
-        f" of held-out training patients ({known.groups} groups; set for {known.wanted:.1%})."
+        f"outside: farther than {known.threshold:.2f} from the {known.videos} training videos, so not answered."
+        f"\nFalse alarms: {known.measured:.1%} [{known.measured_low:.1%}, {known.measured_high:.1%}] of the videos of"
+        f" held-out patients ({known.groups} groups; set for {known.wanted:.1%})."
     )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """File names, with as many folders as tell them apart; long ones are cut in the middle."""
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    names = ["/".join(path.parts[-depth:]) for path in paths]
+    half = LONGEST_NAME // 2
+    return [name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}" for name in names]
+
+
+def cell(value: object) -> str:
+    """A value of an answer as text."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Columns side by side; if they are too many, those before the last are left out."""
+    while len(rows[0]) > 3 and sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True)) > WIDTH:
+        rows = [[*row[:-2], row[-1]] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ends = [str.ljust, str.ljust, *[str.rjust] * len(widths)]
+    return ["  ".join(end(cell, w) for end, cell, w in zip(ends, row, widths, strict=False)).rstrip() for row in rows]

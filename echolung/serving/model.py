@@ -1,22 +1,20 @@
-"""A classifier in one folder: video files in, class probabilities out.
+"""A model in one folder: video files in, answers out.
 
-    encoder.safetensors, encoder.json   the frozen encoder with its preprocessing
-    probe.safetensors, probe.json       the probe that reads its tokens
-    novelty.safetensors                 what the training videos are like: means and covariances
-    classifier.json                     what it answers, at which size videos were kept when it was fitted, and how far
-                                        from the training videos one may lie to be answered
+    model.json             what it answers, how files are prepared, the threshold of novelty, digests of the other files
+    encoder.{safetensors,json}   the frozen encoder, if the method reads its tokens
+    method/                what `Method.save` wrote
+    novelty.safetensors    what the training recordings are like
 
-A video takes the way it took in the study, through the same functions: decoded, letterboxed, cut to the same views.
+A file is decoded, letterboxed and cut into views by the functions of the study, and `Method.predict` answers.
 """
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,195 +23,195 @@ import torch
 
 from echolung.core.errors import CheckpointError, EcholungError, VideoError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import Progress, read_json, write_json
-from echolung.data.clips import letterbox
-from echolung.data.video import decode
+from echolung.core.runtime import Progress, read_json, sha256_file, write_json
+from echolung.data.clips import evaluation_starts
+from echolung.data.video import Video, decode
 from echolung.embedding.embed import encode_clips, evaluation_clips
-from echolung.methods.novelty import Descriptions, Novelty, NoveltyRecord, describe, load_novelty, save_novelty
-from echolung.methods.probes.heads import ProbeHeads, ProbeRecord, apply_probe, load_probe, save_probe
+from echolung.embedding.features import Features, FeaturesRecord
+from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.kinds.kind import Kind
+from echolung.kinds.kinds import KINDS
+from echolung.kinds.task import Task
+from echolung.methods.method import Method
+from echolung.methods.methods import METHODS
+from echolung.methods.novelty import Novelty, NoveltyRecord, describe
 from echolung.models.encoder import Encoder
 from echolung.models.weights import RECORD as ENCODER_RECORD
 from echolung.models.weights import WEIGHTS as ENCODER_WEIGHTS
 from echolung.models.weights import load_encoder
 
-RECORD = "classifier.json"
+RECORD = "model.json"
 REMEDY = "Promote a model again: `echolung promote TASK`."
+CLIPS = 16
+"""Clips that pass through the encoder at a time."""
+DISTANCES = {"outside": "boolean", "distance": "double", "threshold": "double", "false_alarm_rate": "double"}
 
 
-class ClassifierRecord(Parameters):
-    """classifier.json."""
+class ModelRecord(Parameters):
+    """model.json."""
 
-    format: Literal["echolung-classifier-3"] = "echolung-classifier-3"
+    format: Literal["echolung-model"] = "echolung-model"
     study: str
-    task: str
-    classes: list[str]
-    """In the order of the columns p_<class>."""
-    unit: Literal["video", "patient"]
-    """What one decision is about; for `patient`, average the probabilities of a patient's videos."""
+    task_name: str
+    task: dict[str, Any]
+    """The task's parameters."""
+    arm: str
+    method: str
+    arm_seed: int
     views: int = pydantic.Field(ge=1, le=1024)
     """Clips cut from each video."""
-    frame_size: int = pydantic.Field(ge=1, le=1024)
-    """Side of the square frames that videos are letterboxed to before the encoder resizes them, in pixels."""
-    encoder_sha256: str
-    probe_sha256: str
+    frame_size: int = pydantic.Field(ge=1, le=4096)
+    """Side of the square that videos are letterboxed to, in pixels."""
     novelty: NoveltyRecord
-    """How far a video may lie from the training videos, and how often that says too much."""
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The columns of its answers, and their types as MLflow names them."""
-        probabilities = {f"p_{name}": "double" for name in self.classes}
-        distances = {"outside": "boolean", "distance": "double", "threshold": "double", "false_alarm_rate": "double"}
-        return {"video": "string", "predicted": "string", **probabilities, **distances, "damage": "string"}
+    files: dict[str, str] = {}
+    """SHA-256 of the other files of the folder."""
 
 
-def write_classifier(
-    directory: Path,
-    encoder_directory: Path,
-    probe: ProbeHeads,
-    fitted: ProbeRecord,
-    novelty: Novelty,
-    study: str,
-    frame_size: int,
-) -> ClassifierRecord:
-    """Put an encoder, the probe that was fitted on its tokens, and what these tokens look like into `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in (ENCODER_WEIGHTS, ENCODER_RECORD):
-        shutil.copyfile(encoder_directory / name, directory / name)
-    saved = save_probe(directory, probe, fitted)
-    record = ClassifierRecord(
-        study=study,
-        task=fitted.task,
-        classes=fitted.classes,
-        unit=fitted.unit,
-        views=fitted.views,
-        frame_size=frame_size,
-        encoder_sha256=fitted.encoder_sha256,
-        probe_sha256=saved.weights_sha256,
-        novelty=save_novelty(directory, novelty),
-    )
-    write_json(directory / RECORD, record.model_dump())
+def write_model(
+    directory: Path, record: ModelRecord, method: Method, novelty: Novelty, encoder: Path | None
+) -> ModelRecord:
+    """Write a model folder. `encoder`: the folder of the encoder whose tokens the method reads."""
+    (directory / "method").mkdir(parents=True)
+    for name in (ENCODER_WEIGHTS, ENCODER_RECORD) if encoder else ():
+        shutil.copyfile(Path(str(encoder)) / name, directory / name)
+    method.save(directory / "method")
+    novelty.save(directory)
+    record = record.model_copy(update={"files": _digests(directory)})
+    write_json(directory / RECORD, record.model_dump(mode="json"))
     return record
 
 
+def read_model(directory: Path) -> ModelRecord:
+    """The record of a model folder; raises CheckpointError if a file is missing, added or changed."""
+    path = directory / RECORD
+    try:
+        record = ModelRecord.parse(read_json(path), str(path))
+        found = _digests(directory)
+    except (EcholungError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory} is not a model ({getattr(error, 'problem', error)})", REMEDY) from None
+    if wrong := sorted(name for name in {*found, *record.files} if found.get(name) != record.files.get(name)):
+        raise CheckpointError(f"{directory}: {', '.join(wrong)} missing, added or changed since it was written", REMEDY)
+    return record
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / RECORD]
+    return {path.relative_to(directory).as_posix(): sha256_file(path) for path in files}
+
+
 @dataclass(frozen=True)
-class Look:
-    """What a classifier made of one video. V views, T frames of a clip, N tokens of width D, C classes."""
+class Batch:
+    """Decoded files, as a method sees them."""
 
-    total_frames: int
-    fps: float
-    damage: str
-    clips: np.ndarray
-    """uint8 (V, T, S, S)."""
-    tokens: torch.Tensor
-    """float16 (V, N, D), on the CPU."""
-    p: np.ndarray
-    """float64 (C,): probabilities."""
-    described: Descriptions
-    """As the training videos were, to be compared with them."""
-    distance: float
-    """To the training videos."""
+    paths: list[Path]
+    ids: list[str]
+    recordings: Recordings
+    damage: list[str]
+    """What is wrong with each file; "" if nothing."""
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A loaded classifier."""
+class Model:
+    """A loaded model."""
 
-    record: ClassifierRecord
-    encoder: Encoder
-    probe: ProbeHeads
+    record: ModelRecord
+    task: Task
+    method: Method
     novelty: Novelty
+    encoder: Encoder | None
 
     @classmethod
-    def open(cls, directory: Path) -> Classifier:
-        """Load what `write_classifier` wrote; nothing is unpickled.
+    def open(cls, directory: Path) -> Model:
+        """Load what `write_model` wrote, without a pickle; raises CheckpointError as `read_model` does."""
+        record = read_model(directory)
+        kind, method = KINDS.get(record.task.get("kind", "")), METHODS.get(record.method)
+        if kind is None or method is None:
+            missing = f"kind '{record.task.get('kind')}'" if kind is None else f"method '{record.method}'"
+            raise CheckpointError(f"{directory} needs the {missing}, which this EchoLung does not have", REMEDY)
+        encoder = None
+        if method.reads_tokens:
+            encoder = load_encoder(directory)[0].to("cuda" if torch.cuda.is_available() else "cpu")
+        task = kind.Settings.parse(record.task, str(directory / RECORD))
+        novelty = Novelty.load(directory, record.novelty)
+        return cls(record, task, method.load(directory / "method"), novelty, encoder)
 
-        Raises CheckpointError if a part is missing, damaged, or does not belong to the others.
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.task.kind]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of `predict`, and their types as MLflow names them."""
+        return {"video": "string", **self.kind.answer_columns(self.task), **DISTANCES, "damage": "string"}
+
+    def predict(self, paths: Sequence[str | Path], on_progress: Progress = lambda done, total: None) -> pd.DataFrame:
+        """One row per video file.
+
+        video (the path), the columns of the kind's answer (the first is None if `outside`), outside (farther from the
+        training recordings than the threshold), distance, threshold, false_alarm_rate (as measured at promotion),
+        damage. Raises VideoError naming the file if nothing can be decoded; DependencyError without FFmpeg.
         """
-        path = directory / RECORD
-        try:
-            record = ClassifierRecord.parse(read_json(path), str(path))
-        except (EcholungError, TypeError, ValueError) as error:
-            problem = error.problem if isinstance(error, EcholungError) else str(error)
-            raise CheckpointError(f"{directory} holds no classifier ({problem})", REMEDY) from None
-        encoder, encoder_record = load_encoder(directory)
-        probe, probe_record = load_probe(directory)
-        parts = {
-            "the encoder is not the one that the probe was fitted on": (
-                encoder_record.weights_sha256,
-                probe_record.encoder_sha256,
-            ),
-            "the encoder is another than classifier.json names": (encoder_record.weights_sha256, record.encoder_sha256),
-            "the probe is another than classifier.json names": (probe_record.weights_sha256, record.probe_sha256),
-            "the probe tells other classes apart": (probe_record.classes, record.classes),
-        }
-        for problem, (one, other) in parts.items():
-            if one != other:
-                raise CheckpointError(f"{directory}: {problem}", REMEDY)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(record, encoder.to(device), probe.to(device), load_novelty(directory, record.novelty))
+        files, tables = [Path(path) for path in paths], []
+        step = max(1, CLIPS // self.record.views)
+        for start in range(0, len(files), step):
+            tables.append(self.answer(self.read(files[start : start + step])))
+            on_progress(min(start + step, len(files)), len(files))
+        return pd.concat(tables, ignore_index=True)
 
-    def predict(self, videos: Iterable[str | Path], on_progress: Progress | None = None) -> pd.DataFrame:
-        """One row per video, in the columns of `ClassifierRecord.columns`.
+    def read(self, paths: Sequence[Path]) -> Batch:
+        """Decode a few files, and encode their views together."""
+        videos = [self._decoded(path) for path in paths]
+        ids = [str(place) for place in range(len(paths))]
+        facts = [
+            {"sample_id": name, "source": "", "path": str(path), "frames": len(video.frames), "fps": video.fps,
+             "frames_declared": video.frames_declared, "height": video.height, "width": video.width,
+             "pixel_aspect": video.pixel_aspect, "codec": video.codec}
+            for name, path, video in zip(ids, paths, videos, strict=True)
+        ]  # fmt: skip
+        clips = HeldClips({name: (video.frames, video.fps) for name, video in zip(ids, videos, strict=True)})
+        part = Part(pd.DataFrame(facts), clips, self._features(ids, clips) if self.encoder else None)
+        return Batch(list(paths), ids, Recordings([part]), [video.damage for video in videos])
 
-        video, predicted (class; None where `outside`), p_<class> for every class, outside (bool: farther from the
-        training videos than the threshold, so that the probabilities mean nothing), distance, threshold,
-        false_alarm_rate (measured share of videos of new patients that are said to be outside though they are of the
-        kind that was trained on), damage ("" for a whole file).
+    def answer(self, batch: Batch) -> pd.DataFrame:
+        """The rows of `predict`."""
+        table = self.kind.answer(self.task, self.method.predict(batch.recordings, batch.ids))
+        distance = self.novelty.distances(describe(batch.recordings, batch.ids))
+        known = self.record.novelty
+        outside = ~(distance <= known.threshold)  # true for NaN
+        first = table.columns[0]
+        table[first] = table[first].astype(object).where(~outside, None)
+        table.insert(0, "video", [str(path) for path in batch.paths])
+        distances = {"outside": outside, "distance": distance, "threshold": known.threshold}
+        return table.assign(**distances, false_alarm_rate=known.measured, damage=batch.damage)
 
-        Raises VideoError, naming the file, where nothing can be decoded; DependencyError without FFmpeg.
+    def clips(self, batch: Batch, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The views of a file uint8 (V, T, S, S), and when each frame is shown, in seconds (V, T).
+
+        All frames as one view if there is no encoder.
         """
-        paths = [Path(video) for video in videos]
-        rows = []
-        for done, path in enumerate(paths, start=1):
-            rows.append(self.row(str(path), self.look(path)))
-            if on_progress:
-                on_progress(done, len(paths))
-        return self.table(rows)
+        frames, fps = batch.recordings.frames(name), batch.recordings.fps(name)
+        if self.encoder is None:
+            return frames[None], np.arange(len(frames))[None] / fps
+        settings = self.encoder.settings
+        starts = evaluation_starts(len(frames), fps, settings.frames, settings.clip_fps, self.record.views)
+        seconds = np.minimum(starts[:, None] + np.arange(settings.frames) / settings.clip_fps, (len(frames) - 1) / fps)
+        return evaluation_clips(frames, fps, settings, self.record.views), seconds
 
-    def look(self, path: Path) -> Look:
-        """Decode a video and pass it through encoder and probe; raises as `predict`."""
-        video = decode(path, functools.partial(letterbox, size=self.record.frame_size))
+    def _decoded(self, path: Path) -> Video:
+        video = decode(path, self.record.frame_size)
         if len(video.frames) < 2:
             raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
-        clips = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
-        tokens = encode_clips(self.encoder, clips)
-        described = Descriptions.stack([describe(tokens, self.encoder.settings.grid, video.frames)])
-        return Look(
-            total_frames=len(video.frames),
-            fps=video.fps,
-            damage=video.damage,
-            clips=clips,
-            tokens=tokens,
-            p=apply_probe(self.probe, tokens[None])[0].cpu().numpy(),
-            described=described,
-            distance=float(self.novelty.usual.distances(described)[0]),
-        )
+        return video
 
-    def row(self, video: str, look: Look) -> dict[str, object]:
-        """The answer for one video, by column."""
-        known = self.novelty.record
-        outside = not look.distance <= known.threshold  # also where it is not a number
-        return {
-            "video": video,
-            "predicted": None if outside else self.record.classes[int(look.p.argmax())],
-            **{f"p_{name}": float(value) for name, value in zip(self.record.classes, look.p, strict=True)},
-            "outside": outside,
-            "distance": look.distance,
-            "threshold": known.threshold,
-            "false_alarm_rate": known.measured,
-            "damage": look.damage,
-        }
-
-    def table(self, rows: list[dict[str, object]]) -> pd.DataFrame:
-        """Rows as `predict` returns them; what was not predicted stays None, which JSON knows, and not NaN."""
-        table = pd.DataFrame(rows, columns=list(self.record.columns))
-        return table.assign(predicted=pd.Series([row["predicted"] for row in rows], dtype=object))
-
-
-def predict_videos(
-    directory: Path, videos: Iterable[str | Path], on_progress: Progress | None = None
-) -> tuple[ClassifierRecord, pd.DataFrame]:
-    """What the classifier in `directory` answers for video files, and what it is: `Classifier.predict`."""
-    classifier = Classifier.open(directory)
-    return classifier.record, classifier.predict(videos, on_progress)
+    def _features(self, ids: list[str], clips: HeldClips) -> Features:
+        """The tokens of every view, as a feature store holds them."""
+        assert self.encoder is not None
+        views, settings = self.record.views, self.encoder.settings
+        flat = np.concatenate([evaluation_clips(clips.frames(name), clips.fps(name), settings, views) for name in ids])
+        parts = [encode_clips(self.encoder, flat[at : at + CLIPS]).numpy() for at in range(0, len(flat), CLIPS)]
+        tokens = np.concatenate(parts).reshape(len(ids), views, self.encoder.tokens, self.encoder.width)
+        record = FeaturesRecord(
+            key="", arm=self.record.arm, seed=self.record.arm_seed, encoder_sha256="", shape=tokens.shape,
+            grid=self.encoder.grid, effective_rank=0.0, seen_in_pretraining=[],
+        )  # fmt: skip
+        return Features(record, pd.DataFrame({"sample_id": ids}), tokens)

@@ -1,133 +1,128 @@
-"""The pictures of an explanation: a gif that plays the clips with their heat map, and a png sheet of them."""
+"""The pictures of an explanation: a gif that plays the views with their heat map, and a png sheet of them.
+
+Dimension letters: V views, T frames of a view, S side of a frame in pixels.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional as F
 
-from echolung.serving.explain import Caption, Explanation
+from echolung.methods.method import Maps
 
-MAPS = {False: "inferno", True: "RdBu_r"}
-"""Colour maps by sign: dark to bright from an even share on for attention; blue against, white nothing, red for."""
+COLOURS = {False: "inferno", True: "RdBu_r"}
+"""By `Maps.signed`: dark to bright; or blue against the answer, red for it."""
 EVEN, LEAST_PEAK = 1.0, 2.0
-"""Attention is drawn from an even share up to the peak, at least to twice that share: a probe that reads all alike
-must not look as if it had found something."""
+"""Shares of attention are drawn from the even share up to the peak, but at least up to twice the even share: attention
+that is the same everywhere must not look like a finding."""
 SIDE = 256
 """Smallest side of a frame in the gif, in pixels."""
 SHOWN = 8
 """Frames of a view in the png."""
-MARGIN, LINE = 8, 18  # pixels
-INK, PAPER, SOFT = (27, 39, 51), (255, 255, 255), (91, 104, 117)
+LINE = 18  # pixels
+INK, PAPER = (27, 39, 51), (255, 255, 255)
 
 
-def write_gif(path: Path, found: Explanation, caption: Caption, fps: float) -> None:
-    """All frames of all views, one after the other, each beside itself with the heat map over it; V * T frames."""
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn of one file."""
+
+    frames: np.ndarray
+    """uint8 (V, T, S, S)."""
+    seconds: np.ndarray
+    """float64 (V, T): when in the video each frame is shown."""
+    maps: Maps
+
+    @property
+    def overlay(self) -> np.ndarray:
+        """The weights at every frame and pixel, float64 (V, T, S, S): bilinear within a frame, held over time steps."""
+        views, frames, side = self.frames.shape[:3]
+        flat = torch.from_numpy(self.maps.weights).flatten(0, 1)[:, None]
+        fine = F.interpolate(flat, (side, side), mode="bilinear")[:, 0].unflatten(0, (views, -1))
+        return fine.numpy()[:, np.arange(frames) * fine.shape[1] // frames]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The words beside the pictures."""
+
+    answer: str
+    numbers: str
+    meaning: str
+    """Of the colours."""
+    model: str
+    file: str
+
+
+def write_gif(path: Path, found: Picture, caption: Caption) -> None:
+    """All frames of all views in turn, each plain and with the heat map: V * T pages, at the speed of the video."""
     views, frames, side = found.frames.shape[:3]
-    zoom = -(-SIDE // side)
+    edge = side * -(-SIDE // side)
     scale, overlay = _scale(found), found.overlay
-    edge = side * zoom
-    width = 2 * edge + 3 * MARGIN + 62
-    head = [caption.answer, caption.probabilities]
-    foot = [*_wrapped(caption.method, width), *_wrapped(caption.model, width)]
-    top = MARGIN + LINE * len(head) + 4
     pages = []
     for view in range(views):
         for frame in range(frames):
-            page = Image.new("RGB", (width, top + edge + 24 + LINE * len(foot) + MARGIN), PAPER)
-            draw = ImageDraw.Draw(page)
-            for at, (line, size, ink) in enumerate(zip(head, (15, 13), (INK, SOFT), strict=True)):
-                draw.text((MARGIN, MARGIN + at * LINE), line, ink, ImageFont.load_default(size))
             plain = np.repeat(found.frames[view, frame][..., None], 3, axis=2)
-            heated = _blended(found.frames[view, frame], overlay[view, frame], scale, found.signed)
-            for at, pixels in enumerate((plain, heated)):
-                big = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-                page.paste(Image.fromarray(big), (MARGIN + at * (edge + MARGIN), top))
-            _colour_bar(page, 2 * (edge + MARGIN) + MARGIN, top, edge, scale, found.signed)
-            when = f"view {view + 1} of {views}, frame {frame + 1} of {frames}, {found.seconds[view, frame]:.2f} s"
-            draw.text((MARGIN, top + edge + 4), f"{caption.file}: {when}", SOFT, ImageFont.load_default(12))
-            for at, line in enumerate(foot):
-                draw.text((MARGIN, top + edge + 24 + at * LINE), line, SOFT, ImageFont.load_default(12))
-            pages.append(page)
-    pages = [page.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for page in pages]
-    duration = max(20, round(1000 / fps))
+            heated = _blended(found.frames[view, frame], overlay[view, frame], scale, found.maps.signed)
+            pair = Image.fromarray(np.concatenate([plain, heated], axis=1)).resize(
+                (2 * edge, edge), Image.Resampling.BOX
+            )
+            page = Image.new("RGB", (2 * edge, edge + 4 * LINE), PAPER)
+            page.paste(pair, (0, 2 * LINE))
+            when = f"{caption.file}: view {view + 1} of {views}, {found.seconds[view, frame]:.2f} s"
+            for line, text in enumerate((caption.answer, caption.numbers, when, caption.model)):
+                top = line * LINE + (edge if line > 1 else 0)
+                ImageDraw.Draw(page).text((4, top + 2), text, INK, ImageFont.load_default(12))
+            pages.append(page.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
+    duration = max(20, round(1000 * float(found.seconds[0, 1] - found.seconds[0, 0])))
     pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], duration=duration, loop=0, optimize=False)
 
 
-def write_png(path: Path, found: Explanation, caption: Caption) -> None:
-    """A sheet: frames of up to two views, plain and with the heat map, and the mean weight over time."""
+def write_png(path: Path, found: Picture, caption: Caption) -> None:
+    """A sheet: some frames of the first and the last view, plain and with the heat map."""
     views = sorted({0, len(found.frames) - 1})
     shown = np.unique(np.linspace(0, found.frames.shape[1] - 1, SHOWN).round().astype(int))
     scale, overlay = _scale(found), found.overlay
     with matplotlib.rc_context({"font.size": 8, "text.parse_math": False}):
-        figure = Figure(figsize=(8.8, 1.9 + 2.25 * len(views)), dpi=110, layout="constrained")
+        figure = Figure(figsize=(8.8, 1.1 + 2.25 * len(views)), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(f"{caption.answer}   ({caption.file})\n{caption.probabilities}", x=0.01, ha="left", fontsize=10)
-        sheet, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.25 * len(views), 1.15]))
-        panels = np.asarray(sheet.subplots(2 * len(views), len(shown), squeeze=False))
+        figure.suptitle(f"{caption.answer}   ({caption.file})\n{caption.numbers}", x=0.01, ha="left", fontsize=10)
+        figure.supxlabel(f"{caption.meaning}\n{caption.model}", x=0.01, ha="left", fontsize=8)
+        panels = np.asarray(figure.subplots(2 * len(views), len(shown), squeeze=False))
         for row, view in enumerate(views):
             for column, frame in enumerate(shown):
                 plain, heated = panels[2 * row][column], panels[2 * row + 1][column]
                 plain.imshow(found.frames[view, frame], cmap="gray", vmin=0, vmax=255)
-                heated.imshow(_blended(found.frames[view, frame], overlay[view, frame], scale, found.signed))
+                heated.imshow(_blended(found.frames[view, frame], overlay[view, frame], scale, found.maps.signed))
                 plain.set_title(f"{found.seconds[view, frame]:.2f} s", fontsize=7, pad=2)
                 for panel in (plain, heated):
                     panel.set_xticks([])
                     panel.set_yticks([])
             panels[2 * row][0].set_ylabel(f"view {view + 1} of {len(found.frames)}")
-        colours = matplotlib.cm.ScalarMappable(scale, MAPS[found.signed])
-        sheet.colorbar(colours, ax=panels.ravel().tolist(), shrink=0.8, pad=0.01, aspect=30)
-        axes = below.subplots()
-        for view, course in enumerate(found.course):
-            held = np.repeat(course, found.frames.shape[1] // len(course))
-            axes.plot(found.seconds[view], held, drawstyle="steps-mid", label=f"view {view + 1}")
-        axes.axhline(0 if found.signed else 1, color="#9aa5b1", linewidth=0.8)
-        if not found.signed:
-            axes.set_ylim(min(0.5, found.course.min() - 0.1), max(1.5, found.course.max() + 0.1))
-        axes.set_xlabel(f"seconds\n{caption.method}\n{caption.model}")
-        axes.set_ylabel("mean over\nthe frame")
-        axes.legend(frameon=False, fontsize=7, loc="upper right", ncols=4)
+        colours = matplotlib.cm.ScalarMappable(scale, COLOURS[found.maps.signed])
+        figure.colorbar(colours, ax=panels.ravel().tolist(), shrink=0.8, pad=0.01, aspect=30)
         figure.savefig(path, format="png")
 
 
-def _scale(found: Explanation) -> Normalize:
+def _scale(found: Picture) -> Normalize:
     """One scale for the whole video; contributions are drawn symmetrically around 0."""
-    largest = float(np.abs(found.weights).max()) or 1.0
-    return Normalize(-largest, largest) if found.signed else Normalize(EVEN, max(LEAST_PEAK, largest))
+    largest = float(np.abs(found.maps.weights).max()) or 1.0
+    return Normalize(-largest, largest) if found.maps.signed else Normalize(EVEN, max(LEAST_PEAK, largest))
 
 
 def _blended(grey: np.ndarray, heat: np.ndarray, scale: Normalize, signed: bool) -> np.ndarray:
-    """A frame (S, S) with its heat map over it, uint8 (S, S, 3); what weighs nothing, or no more than an even share of
-    the attention, is left as it is."""
-    colours = matplotlib.colormaps[MAPS[signed]](scale(heat))[..., :3] * 255
+    """A frame (S, S) with its heat map over it, uint8 (S, S, 3); without colour where the weight says nothing."""
+    colours = matplotlib.colormaps[COLOURS[signed]](scale(heat))[..., :3] * 255
     nothing = 0.0 if signed else EVEN
     weight = np.maximum(np.abs(heat) - nothing, 0) / (float(scale.vmax or 1) - nothing)
     opacity = 0.75 * np.sqrt(weight[..., None])  # the root, or all but the peak would be invisible
     return (grey[..., None] * (1 - opacity) + colours * opacity).clip(0, 255).round().astype(np.uint8)
-
-
-def _colour_bar(page: Image.Image, left: int, top: int, height: int, scale: Normalize, signed: bool) -> None:
-    values = np.linspace(float(scale.vmax or 1), float(scale.vmin or 0), height)
-    colours = (matplotlib.colormaps[MAPS[signed]](scale(values))[:, None, :3] * 255).astype(np.uint8)
-    page.paste(Image.fromarray(colours.repeat(12, axis=1)), (left, top))
-    draw = ImageDraw.Draw(page)
-    for share in (0.0, 0.5, 1.0):
-        value = values[round(share * (height - 1))]
-        draw.text((left + 16, top + round(share * (height - 12))), f"{value:.1f}", SOFT, ImageFont.load_default(11))
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of a text that fit so many pixels."""
-    font, lines = ImageFont.load_default(12), [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > width - 2 * MARGIN and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines

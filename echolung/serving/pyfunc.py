@@ -1,4 +1,4 @@
-"""The registered model as MLflow loads it: this very file, run as code, and the classifier's folder. No pickle."""
+"""The registered model as MLflow loads it: this file, run as code, and the model's folder. No pickle."""
 
 from __future__ import annotations
 
@@ -15,46 +15,41 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from echolung.core.errors import EcholungError, RequestError, VideoError
-from echolung.serving.model import Classifier
+from echolung.serving.model import Model
 from echolung.serving.request import Limits, answer
 
 
 class Refused(MlflowException):
-    """An error as a server answers it: one line; HTTP 400 for what was sent, 500 for what is wrong here."""
+    """An error as a server answers it: one line; HTTP 400 for a bad request, 500 otherwise."""
 
     def __init__(self, line: str, error_code: int) -> None:
         super().__init__(line, error_code=error_code)
-        self.line = line
+        self.line = line  # MLflow adds the request's data to `message`
 
     def serialize_as_json(self) -> str:
-        """MLflow would put the request's data before the line."""
         return json.dumps({"error_code": self.error_code, "message": self.line})
 
 
-class VideoClassifier(mlflow.pyfunc.PythonModel):
-    """Takes a table with the column `video` (paths) or `content` (a video file's bytes as base64), one of them in each
-    row; gives what `Classifier.predict` does. What a server may read: `echolung.serving.request`.
-
-    Research use only; not a medical device.
+class VideoModel(mlflow.pyfunc.PythonModel):
+    """Takes a table with `video` (a path) or `content` (a video file's bytes as base64) in each row, and answers like
+    `Model.predict`. What a server may read: `echolung.serving.request`. Research use only; not a medical device.
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the classifier from the model's artifacts."""
-        self.classifier = Classifier.open(Path(context.artifacts["classifier"]))
+        self.model = Model.open(Path(context.artifacts["model"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Class probabilities of every video; raises Refused if one cannot be answered."""
+        """One row per row of `model_input`; raises Refused if one cannot be answered."""
         serving = bool(_MLFLOW_IS_IN_SERVING_ENVIRONMENT.get())
         try:
-            return answer(self.classifier, model_input, Limits.of_environment(serving))
+            return answer(self.model, model_input, Limits.of_environment(serving))
         except (RequestError, VideoError) as error:
             raise Refused(str(error), BAD_REQUEST) from error
         except EcholungError as error:
             raise Refused(str(error), INTERNAL_ERROR) from error
-        except Exception as error:
-            # A server would send the stack trace to whoever asked: it belongs in the server's log.
+        except Exception as error:  # the trace belongs in the server's log, not in the answer
             logging.getLogger(__name__).exception("a request could not be answered")
             raise Refused(f"internal error ({type(error).__name__}): see the server's log", INTERNAL_ERROR) from error
 
 
-set_model(VideoClassifier())
+set_model(VideoModel())

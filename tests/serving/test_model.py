@@ -1,0 +1,192 @@
+"""A model folder answers as the study did, refuses what is damaged, and MLflow serves the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_models import CLASSES, ENCODER, SIZE, STUDY, TASK, VIEWS, described, drawn, make_model, registered, usual
+
+from echolung.core.errors import CheckpointError, NoChampionError, VideoError
+from echolung.core.runtime import read_json, write_json
+from echolung.data.clips import ClipStore
+from echolung.data.clips import write_index as write_clips_index
+from echolung.data.video import decode, encode
+from echolung.embedding.embed import EmbedSettings, embed
+from echolung.embedding.features import Features
+from echolung.embedding.recordings import Part, Recordings
+from echolung.methods.controls import HandMade
+from echolung.models.weights import initialise
+from echolung.registry.models import champion
+from echolung.serving.answers import as_json, as_text, short_names
+from echolung.serving.model import Model
+from echolung.tracking.store import Store
+
+pytest_plugins = ["small_models"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+VIDEOS = ("a.mp4", "b.avi")
+NUMBERS = [f"p_{name}" for name in CLASSES]
+
+
+def test_a_video_gets_the_answer_that_it_has_in_the_study(folder: Path, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    clips: dict[str, dict[str, object]] = {}
+    for name in VIDEOS:
+        video = decode(folder / name, SIZE)
+        np.save(tmp_path / "clips" / f"{name}.npy", video.frames)
+        clips[name] = {"sha256": name, "frames": len(video.frames), "fps": video.fps}
+    write_clips_index(tmp_path / "clips", SIZE, clips, "")
+    manifest = pd.DataFrame({"sample_id": VIDEOS, "sha256": VIDEOS})
+    store, settings = ClipStore.open(tmp_path / "clips"), EmbedSettings(sources=("pocus",), views=VIEWS)
+    embed(folder / "encoder" / "seed0", "jepa", manifest, store, settings, tmp_path / "features", tmp_path / "cache")
+    study = Recordings([Part(manifest, store, Features.open(tmp_path / "features"))])
+    table = model.predict([folder / name for name in VIDEOS])
+    assert list(table.columns) == list(model.columns)
+    np.testing.assert_allclose(table[NUMBERS], model.method.predict(study, VIDEOS), atol=2e-3)
+    assert list(table["outside"]) == [False, True]
+    assert list(table["predicted"]) == [CLASSES[int(table[NUMBERS].to_numpy()[0].argmax())], None]
+    assert list(table["outside"]) == list(table["distance"] > table["threshold"])
+    assert set(table["false_alarm_rate"]) == {model.record.novelty.measured}
+    assert list(table["damage"]) == ["", ""]
+
+
+def test_many_files_are_encoded_in_batches_and_answered_as_each_alone(
+    folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = pd.concat([model.predict([folder / name]) for name in VIDEOS * 6], ignore_index=True)
+    sizes: list[int] = []
+    whole = model.encoder.encode  # type: ignore[union-attr]
+
+    def counted(clips: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(clips))
+        return whole(clips)
+
+    monkeypatch.setattr(model.encoder, "encode", counted)
+    done: list[tuple[int, int]] = []
+    together = model.predict([folder / name for name in VIDEOS * 6], lambda *at: done.append(at))
+    assert (sizes, done) == ([16, 8], [(8, 12), (12, 12)])
+    pd.testing.assert_frame_equal(together, alone, atol=2e-3)
+
+
+def test_a_model_without_an_encoder_answers_too(folder: Path, model: Model) -> None:
+    random = np.random.default_rng(0)
+    looks = described(model, folder / "a.mp4")["handmade"]
+    columns = [str(column) for column in HandMade.table(model.read([folder / "a.mp4"]).recordings, ["0"])]
+    weights = {"mean": looks[0], "scale": np.ones(len(columns)), "intercepts": np.zeros(3)}
+    weights["coefficients"] = random.normal(size=(3, len(columns)))
+    method = HandMade(columns, weights, pd.DataFrame())
+    made = Model.open(make_model(folder, "hand-made", usual({"handmade": looks}), method, "hand-made"))
+    table = made.predict([folder / name for name in VIDEOS])
+    assert made.encoder is None and not (folder / "hand-made" / "model" / "encoder.json").exists()
+    np.testing.assert_allclose(table.loc[0, NUMBERS].astype(float), 1 / 3, atol=1e-6)
+    assert list(table["outside"]) == [False, True]
+
+
+def test_what_is_not_a_video_is_named_and_a_truncated_one_is_answered_with_its_damage(
+    folder: Path, model: Model, tmp_path: Path
+) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    encode(tmp_path / "still.avi", np.zeros((1, 64, 64), np.uint8), 25.0, "mjpeg")
+    for name, said in (("text.mp4", "text.mp4"), ("absent.mp4", "absent.mp4"), ("still.avi", "has one frame")):
+        with pytest.raises(VideoError, match=said):
+            model.predict([folder / "a.mp4", tmp_path / name])
+    frames = np.random.default_rng(0).integers(0, 255, (30, 60, 44), dtype=np.uint8)
+    encode(tmp_path / "whole.avi", frames, 25, "mjpeg")
+    whole = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    table = model.predict([tmp_path / "cut.avi"])
+    assert table["damage"][0] != "" and f"cut.avi: {table['damage'][0]}" in as_text("m", model, table)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.json", "encoder.safetensors", "encoder.json", "method/probe.safetensors", "novelty.safetensors"]
+)
+def test_a_damaged_missing_or_foreign_file_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder / "whole" / "model", copy)
+    whole = (copy / name).read_bytes()
+    for content in (whole[:-20], whole[:-3] + b"\1\1\1", None):
+        (copy / name).unlink()
+        if content is not None:
+            (copy / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=str(copy)) as error:
+            Model.open(copy)
+        assert "echolung promote" in error.value.remedy
+        (copy / name).touch()
+    if name == "encoder.safetensors":
+        initialise(ENCODER, [1], tmp_path / "other", "jepa")
+        shutil.copyfile(tmp_path / "other" / "seed1" / name, copy / name)
+        with pytest.raises(CheckpointError, match="changed since it was written"):
+            Model.open(copy)
+
+
+def test_a_model_of_an_unknown_method_or_kind_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "whole" / "model", tmp_path / "model")
+    record = read_json(tmp_path / "model" / "model.json")
+    for change, said in (({"method": "unheard-of"}, "method 'unheard-of'"), ({"task": {"kind": "odd"}}, "kind 'odd'")):
+        write_json(tmp_path / "model" / "model.json", {**record, **change})
+        with pytest.raises(CheckpointError, match=said):
+            Model.open(tmp_path / "model")
+
+
+def test_the_table_fits_100_columns_and_names_files_not_folders(folder: Path, model: Model) -> None:
+    answers = model.predict([folder / name for name in VIDEOS])
+    answers["video"] = [f"/ward/{'x' * 80}.mp4", "/ward/b.avi"]
+    lines = as_text("title", model, answers).splitlines()
+    assert max(map(len, lines)) <= 110 and all(len(line) <= 100 for line in lines[:5])
+    assert lines[2].split() == ["file", "predicted", *NUMBERS, "distance"]
+    assert lines[4].split()[:5] == ["b.avi", "outside", "-", "-", "-"]
+    assert lines[-1] == "For research use only; not a medical device."
+    assert short_names([Path("one/a.mp4"), Path("two/a.mp4"), Path("two/b.mp4")]) == [
+        "one/a.mp4",
+        "two/a.mp4",
+        "two/b.mp4",
+    ]
+    assert short_names([Path("same/a.mp4"), Path("same/a.mp4")]) == ["a.mp4", "a.mp4"]
+    (row, _) = as_json({}, model, answers)["predictions"]
+    assert sum(row[name] for name in NUMBERS) == pytest.approx(1)
+
+
+def test_the_registered_model_holds_no_pickle_and_answers_alike_without_this_package(
+    folder: Path, model: Model, tracking: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(NoChampionError, match="has no champion yet") as error:
+        champion(tracking, STUDY, TASK)
+    assert error.value.remedy == f"Run `echolung promote {TASK}`."
+    registered(tracking, STUDY, folder / "whole" / "model", {"arm": "jepa"})
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "what runs next in this process finds its own store"
+    found = champion(tracking, STUDY, TASK)
+    assert (found.number, found.tags["arm"]) == (1, "jepa")
+    files = [path for path in found.artifacts.rglob("*") if path.is_file()]
+    assert not {path.suffix for path in files} & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".pyc"}
+    assert not any(path.read_bytes().startswith(b"\x80") for path in files), "a pickle begins with this byte"
+    script = (
+        "import sys, pandas as pd, mlflow.pyfunc\n"
+        "served = mlflow.pyfunc.load_model(sys.argv[1]).predict(pd.DataFrame({'video': sys.argv[2:]}))\n"
+        "import echolung; print(echolung.__file__); print(served.to_json())"
+    )
+    videos = [str(folder / name) for name in VIDEOS]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(found.artifacts), *videos],
+        cwd=tmp_path, env=clean, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    where, answers = done.stdout.splitlines()[-2:]
+    assert where.startswith(str(found.artifacts)), "its own copy of the code"
+    served = pd.DataFrame(json.loads(answers))
+    np.testing.assert_allclose(served[NUMBERS], model.predict(videos)[NUMBERS], atol=1e-6)
+    assert list(served["outside"]) == [False, True]
+
+
+def test_a_drawn_linear_probe_is_a_model_too(folder: Path, model: Model) -> None:
+    known = usual(described(model, folder / "a.mp4"))
+    made = Model.open(make_model(folder, "linear", known, drawn("linear"), "linear"))
+    assert made.predict([folder / "a.mp4"])["predicted"][0] in CLASSES
