@@ -60,7 +60,7 @@ class Task(Parameters):
         return (self.source,) if self.train is None else (self.source, self.train)
 
     @property
-    def split(self) -> str:
+    def split(self) -> Literal["cv", "official", "external"]:
         """How its folds come about: cv, official or external."""
         return self.folds if self.train is None else "external"
 
