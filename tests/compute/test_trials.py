@@ -114,7 +114,7 @@ def test_a_killed_trial_is_retried_and_failing_ones_are_named_after_the_others_h
 @pytest.mark.usefixtures("session")
 def test_a_local_session_listens_on_the_loopback_address_only() -> None:
     found = [one for child in psutil.Process().children(recursive=True) for one in child.net_connections("inet")]
-    listening = {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN}
+    listening = {one.laddr.ip.removeprefix("::ffff:") for one in found if one.status == psutil.CONN_LISTEN}
     assert listening and listening <= {"127.0.0.1", "::1"}
 
 
