@@ -181,8 +181,9 @@ class Model:
         first = table.columns[0]
         table[first] = table[first].astype(object).where(~outside, None)
         table.insert(0, "video", [str(path) for path in batch.paths])
-        distances = {"outside": outside, "distance": distance, "threshold": known.threshold}
-        return table.assign(**distances, false_alarm_rate=known.measured, damage=batch.damage)
+        table["outside"], table["distance"], table["threshold"] = outside, distance, known.threshold
+        table["false_alarm_rate"], table["damage"] = known.measured, batch.damage
+        return table
 
     def clips(self, batch: Batch, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The views of a file uint8 (V, T, S, S), and when each frame is shown, in seconds (V, T).
