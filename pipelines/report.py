@@ -39,7 +39,7 @@ def main() -> None:
             encoders=study.encoders(encoders),
             ranks=study.effective_ranks(sorted(itertools.chain(*features))),
             history=study.read_history(itertools.chain(*encoders.values())),
-            encoder_of=named,
+            encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
             samples=samples(settings.tasks, folds, set(shown), here.data("ingest")),
             commands=study.commands(origin),

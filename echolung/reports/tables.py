@@ -17,7 +17,7 @@ from echolung.kinds.task import Task
 from echolung.reports.answer import SEEN, answers, few_seeds, tested
 
 READING = (
-    "Brackets: 95% intervals for these fitted models on new patients. ×3: mean of three seeds. p: paired sign-flip test"
+    "Brackets: 95% intervals for these fitted models on new patients. ×n: mean of n seeds. p: paired sign-flip test"
     " of the loss, Holm-corrected (*: not corrected)."
 )
 
@@ -166,13 +166,13 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str]) -> list[list[str]]:
     """Rows of arm, two metrics, difference from the reference and p; a row of one cell is a task."""
-    references = [arm for arm, role in comparison.roles.items() if role == "reference"]
+    pairs = tested(comparison)
+    pairs = pairs[(pairs["against"] == "reference") & pairs["task"].isin(tasks)]
+    references = list(pairs["reference"].unique())
     metrics, loss = kind.paired[:2], kind.metrics[kind.loss].label
     blank = [""] * (2 - len(metrics))
     other = references[0] if len(references) == 1 else "reference"
     rows = [["", *(kind.metrics[metric].label for metric in metrics), *blank, f"{loss} − {other}", "p"]]
-    pairs = tested(comparison)
-    pairs = pairs[pairs["against"] == "reference"]
     for task in tasks:
         arms = comparison.arms[(comparison.arms["task"] == task) & comparison.arms["primary"]]
         rows.append([f"{task} ({basis(arms)})"])
