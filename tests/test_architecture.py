@@ -31,7 +31,7 @@ LAYERS = {  # package -> the echolung packages it may import (itself always allo
     "registry": BOTTOM | MIDDLE | {"tracking", "serving"},
     "reports": BOTTOM | MIDDLE | {"gates.gate"},
 }
-TOP = {"settings", "stage", "doctor", "cli", "__main__"}  # may import anything; nothing below imports them
+TOP = {"settings", "composition", "stage", "doctor", "cli", "__main__"}  # may import anything; nothing below imports them
 
 DOORS = {  # heavy dependency -> the only modules that may import it
     "ray": {"echolung.compute"},
@@ -41,7 +41,7 @@ DOORS = {  # heavy dependency -> the only modules that may import it
     "timm": {"echolung.models"},
     "segmentation_models_pytorch": {"echolung.models", "echolung.methods"},
     "click": {"echolung.cli", "pipelines"},
-    "hydra": {"echolung.doctor", "echolung.cli"},
+    "hydra": {"echolung.composition", "echolung.doctor"},
     "dvc": set(),
 }
 CORE_ALLOWED = {
@@ -58,8 +58,13 @@ TORCH_FREE = {"echolung.kinds.metrics", "echolung.evaluation.statistics"}
 # Modules that cannot change what a stage writes: they load parameters, hold locks and record.
 RECORDING = {"core", "settings", "stage", "tracking"}
 GATE = "echolung.gates.gate"  # every stage ends at its gate, through echolung.stage
-# Only reached through the seams' dicts, for kinds of figures and names of methods: what a stage runs of them it says.
-NAMES_ONLY = {"compare": "echolung.methods", "report": "echolung.methods", "split": "echolung.evaluation"}
+# What a stage imports for names or types alone: nothing there decides what it writes.
+NAMES_ONLY = {
+    "compare": "echolung.methods.methods",
+    "report": "echolung.methods.methods",
+    "split": "echolung.evaluation",
+    "fit": "echolung.evaluation",
+}
 
 
 def module_name(path: Path) -> str:

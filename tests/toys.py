@@ -41,7 +41,7 @@ class TilesSettings(ClipSettings):
 
 
 class Tiles(Encoder):
-    """One token per frame and tile: random features of its mean and spread."""
+    """One token per frame and tile: random Fourier features of its mean and spread."""
 
     Settings = TilesSettings
 
@@ -61,7 +61,7 @@ class Tiles(Encoder):
         side = self.settings.side
         tiles = pixels[:, 0].unflatten(-1, (side, -1)).unflatten(-3, (side, -1)).transpose(-3, -2).flatten(-2)
         values = torch.stack([tiles.mean(-1), tiles.std(-1)], dim=-1).flatten(1, 3)
-        return self.mix(values)
+        return torch.sin(10 * self.mix(values))
 
 
 class BrightnessSettings(Parameters):
