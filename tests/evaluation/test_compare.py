@@ -94,6 +94,9 @@ def test_decisions_are_taken_on_the_mean_over_repeats_and_losses_weigh_patients_
     losses = pd.Series(-np.log(mine[columns].to_numpy()[np.arange(len(mine)), mine["y_true"].astype(int)]))
     expected = losses.groupby(mine["patient_id"].to_numpy()).mean().mean()
     assert estimate(comparison, "lung", "jepa", "log_loss")["estimate"] == pytest.approx(expected)
+    of_fold = losses.groupby([mine[name].to_numpy() for name in ("repeat", "fold", "patient_id")]).mean()
+    by_fold = only(comparison.folds, task="lung", arm="jepa", method="attentive", metric="log_loss")["value"]
+    assert by_fold.tolist() == pytest.approx(of_fold.groupby(level=[0, 1]).mean().tolist())
 
 
 def test_patient_figures_use_the_mean_probability_of_the_patients_videos(comparison: Comparison) -> None:
