@@ -31,7 +31,14 @@ LAYERS = {  # package -> the echolung packages it may import (itself always allo
     "registry": BOTTOM | MIDDLE | {"tracking", "serving"},
     "reports": BOTTOM | MIDDLE | {"gates.gate"},
 }
-TOP = {"settings", "composition", "stage", "doctor", "cli", "__main__"}  # may import anything; nothing below imports them
+TOP = {
+    "settings",
+    "composition",
+    "stage",
+    "doctor",
+    "cli",
+    "__main__",
+}  # may import anything; nothing below imports them
 
 DOORS = {  # heavy dependency -> the only modules that may import it
     "ray": {"echolung.compute"},
