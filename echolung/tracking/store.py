@@ -15,7 +15,7 @@ from typing import Any
 
 from echolung.core.errors import TrackingError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import exclusive, workspace
+from echolung.core.runtime import exclusive, share, workspace
 from echolung.tracking.moved import require_here
 
 SQLITE = "sqlite:///"
@@ -85,6 +85,8 @@ def store(root: Path, settings: TrackingSettings | None = None) -> Store:
         # Processes that open an uninitialised database together crash in its migration: one of them makes it.
         with exclusive(home / ".initialise.lock", "making the tracking database", patience=120):
             opened.client().search_experiments(max_results=1)
+            if uri == f"{SQLITE}{home}/mlflow.db":
+                share(home / "mlflow.db")  # SQLite makes it writable by its owner alone
     return opened
 
 
