@@ -123,20 +123,6 @@ def test_git_keeps_the_imports_and_not_what_they_fetch(project: Path) -> None:
         assert run("git", "check-ignore", place, cwd=project).returncode == 0
 
 
-def test_nothing_is_fetched_until_it_is_asked_for(project: Path) -> None:
-    """Upstream leads nowhere here, and no command but pull and update notices."""
-    for name in ("pocus", "covid_blues"):
-        place = project / "data" / "raw" / f"{name}.dvc"
-        place.write_text(place.read_text().replace("https://github.com", str(project / "nowhere")))
-    (project / "dvc.yaml").write_text("stages:\n  other:\n    cmd: echo done > other.txt\n    outs: [other.txt]\n")
-    for command in (["status"], ["repro"]):
-        done = run("dvc", *command, cwd=project)
-        assert done.returncode == 0, done.stderr
-    assert (project / "other.txt").read_text() == "done\n"
-    assert not (project / "data" / "raw" / "pocus").exists()
-    assert run("dvc", "pull", "data/raw/pocus.dvc", cwd=project).returncode != 0
-
-
 def test_one_pull_fetches_the_pinned_commits_and_update_moves_on(project: Path, tmp_path: Path) -> None:
     upstream = {source: published(layout, tmp_path / layout) for source, (layout, *_) in IMPORTS.items()}
     for source, one in upstream.items():
@@ -157,14 +143,3 @@ def test_one_pull_fetches_the_pinned_commits_and_update_moves_on(project: Path, 
     assert after["outs"][0]["md5"].endswith(".dir")  # from now on DVC notices a changed file
     untracked = git("status", "--short", "--untracked-files=all", cwd=project).splitlines()
     assert not [line for line in untracked if line.startswith("??") and "data/" in line]
-
-
-def test_a_copy_of_your_own_is_not_overwritten(project: Path, tmp_path: Path) -> None:
-    point_to(published("covid_blues", tmp_path / "upstream"), "blues", project)
-    mine = project / looked_for("blues") / "mine.txt"
-    mine.parent.mkdir()
-    mine.write_text("not from GitHub")
-    refused = run("dvc", "pull", "data/raw/covid_blues.dvc", cwd=project)
-    assert refused.returncode != 0
-    assert "mine.txt" in refused.stderr
-    assert mine.read_text() == "not from GitHub"

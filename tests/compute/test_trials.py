@@ -84,16 +84,6 @@ def test_results_are_in_order_and_exact_and_no_trial_runs_twice(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("session")
-def test_another_fingerprint_means_other_trials_and_the_same_one_the_same_random_numbers(tmp_path: Path) -> None:
-    draws = [
-        run_trials(square, configurations(tmp_path, 1), tmp_path / "t", "fit", 1, fingerprint=data)[0]["draw"]
-        for data in ("folds a", "folds b", "folds a")
-    ]
-    assert runs(tmp_path) == [1, 1, 1]
-    assert draws[0] == draws[2] != draws[1]
-
-
-@pytest.mark.usefixtures("session")
 def test_a_killed_trial_is_retried_and_failing_ones_are_named_after_the_others_have_finished(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     place = (tmp_path / "t", "fit", WORKERS)

@@ -44,11 +44,6 @@ def test_a_mistake_is_named_with_its_remedy(values: dict, message: str) -> None:
     assert "params.yaml" in caught.value.remedy
 
 
-def test_records_are_frozen() -> None:
-    with pytest.raises(pydantic.ValidationError):
-        Outer(epochs=1).epochs = 2  # type: ignore[misc]
-
-
 class Small(Parameters):
     size: int = 1
 

@@ -23,7 +23,7 @@ from echolung.core.errors import DataError, DependencyError, DiskError, GateErro
 from echolung.data import video
 from echolung.data.clips import ClipStore
 from echolung.data.geometry import letterbox
-from echolung.data.ingest import IngestSettings, SourceSettings, ingest
+from echolung.data.ingest import IngestSettings, ingest
 from echolung.gates.gate import check
 
 torch.set_num_threads(1)
@@ -112,17 +112,6 @@ def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(study: Study)
     assert files(study.out) == before
     for content in manifest["sha256"]:
         assert (study.out / "clips" / f"{content}.npy").samefile(study.cached(content))
-
-
-def test_where_links_are_not_possible_frames_are_copied(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    before = files(study.out)
-    monkeypatch.setattr(os, "link", refuse)
-    study.ingest()
-    assert files(study.out) == before
-    assert all(path.stat().st_nlink == 1 for path in (study.out / "clips").iterdir())
 
 
 def test_only_new_contents_are_decoded(study: Study) -> None:
@@ -240,11 +229,6 @@ def test_errors_come_before_any_decoding(study: Study, monkeypatch: pytest.Monke
         study.ingest()
 
 
-def test_home_is_expanded_in_roots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert SourceSettings.parse({"layout": "folder", "root": "~/lung"}, "").root == Path("/home/someone/lung")
-
-
 PROGRAM = """
 import json, os, signal, sys, multiprocessing
 from pathlib import Path
@@ -294,11 +278,3 @@ def test_a_killed_run_leaves_no_process_and_continues(eight: Study) -> None:
         half.unlink()  # half written: of another name, and never read
     eight.ingest()
     assert eight.decodes <= 5  # three were done
-
-
-def test_two_runs_at_once_share_the_cache(eight: Study) -> None:
-    runs = [start(eight, out) for out in ("out", "other")]
-    for run in runs:
-        _, errors = run.communicate(timeout=600)
-        assert run.returncode == 0, errors.decode()
-    assert files(eight.root / "out") == files(eight.root / "other")

@@ -111,14 +111,6 @@ def test_pairs_within_a_patient_are_marked_and_single_frames_are_found() -> None
     assert marked == {("a", "b"): True, ("a", "c"): False, ("b", "c"): False}
 
 
-def test_the_order_of_the_rows_does_not_matter() -> None:
-    store = Store(a=ultrasound(1), b=ultrasound(2), c=ultrasound(1)[4:], d=ultrasound(2)[::2])
-    rows = table("a", "b", "c", "d")
-    pairs = near_duplicates(rows, store, THRESHOLD)
-    assert len(pairs) == 2
-    pd.testing.assert_frame_equal(near_duplicates(rows.iloc[[2, 0, 3, 1]], store, THRESHOLD), pairs)
-
-
 def stored(folder: Path, **videos: np.ndarray) -> ClipStore:
     folder.mkdir()
     for name, frames in videos.items():

@@ -171,15 +171,6 @@ def test_more_repeats_or_other_inner_folds_keep_the_earlier_outer_folds() -> Non
     assert len(partitions) == 3
 
 
-def test_few_uneven_patients_are_spread() -> None:
-    """9 COVID patients with 1 to 5 videos over 5 folds: each fold has some, and the videos are even."""
-    for seed in range(4):
-        placed = make_folds(pocus_like(), settings(seed=seed)).groupby(["stratum", "fold"])["patient_id"]
-        patients, videos = placed.nunique().unstack(), placed.size().unstack()
-        assert patients.to_numpy().min() >= 1
-        assert np.ptp(videos, axis=1).max() <= 3
-
-
 @pytest.mark.parametrize(
     ("table", "changes", "problem"),
     [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -194,29 +192,6 @@ def test_a_video_too_long_for_memory_or_time_is_named(
     assert str(path) in caught.value.problem and caught.value.remedy
 
 
-def test_packets_that_show_nothing_count_as_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the packets cannot be counted first, the limits hold while decoding."""
-    path = tmp_path / "long.avi"
-    video.encode(path, speckle(40, 24, 32), 25, "mjpeg")
-    monkeypatch.setattr(packets, "MAX_FRAMES", 39)
-    monkeypatch.setattr(packets.Packets, "_check_length_ahead", lambda file: None)
-    with pytest.raises(VideoError, match="more than the limit of 39 frames"):
-        video.decode(path)
-    path.write_bytes(path.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0"))  # no packet is a picture now
-    with pytest.raises(VideoError, match="more than the limit of 39 frames"):
-        video.decode(path)
-
-
-def test_the_frames_of_a_decoded_video_can_be_written_to_and_stand_alone(tmp_path: Path) -> None:
-    path = tmp_path / "clip.avi"
-    video.encode(path, speckle(40, 24, 32), 25, "mjpeg")
-    frames = video.decode(path).frames
-    before = frames[1].copy()
-    frames[0] = 0
-    assert np.array_equal(video.decode(path).frames[1], before)
-    assert frames.flags.writeable and frames.flags.c_contiguous
-
-
 def test_a_video_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     frames = speckle(4, 32, 32)
     for path, fps, given in [
@@ -230,29 +205,3 @@ def test_a_video_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         assert str(path) in caught.value.problem
         assert caught.value.remedy
     assert list(tmp_path.iterdir()) == []
-
-
-WITHOUT_FFMPEG = """
-import sys, torch
-load = torch.ops.load_library
-def refuse(path):
-    if "torchcodec_core" in str(path):
-        raise OSError("libavutil.so: cannot open shared object file")
-    return load(path)
-torch.ops.load_library = refuse
-from pathlib import Path
-from echolung.data import ffmpeg, video
-from echolung.core.errors import DependencyError
-for call in (ffmpeg.require_ffmpeg, lambda: video.decode(Path("x.mp4"))):
-    try:
-        call()
-    except DependencyError as error:
-        print(error)
-"""
-
-
-def test_without_ffmpeg_every_system_gets_its_line() -> None:
-    said = subprocess.run([sys.executable, "-c", WITHOUT_FFMPEG], capture_output=True, text=True, check=True).stdout
-    assert said.count("FFmpeg's shared libraries are not installed") == 2
-    for line in ("apt-get install ffmpeg", "dnf install", "brew install ffmpeg", "conda install -c conda-forge ffmpeg"):
-        assert said.count(line) == 2

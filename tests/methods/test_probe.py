@@ -17,7 +17,6 @@ from echolung.kinds.classification import ClassificationTask
 from echolung.methods.cohort import Cohort, unit_log_loss
 from echolung.methods.controls import Majority
 from echolung.methods.fitting import outer_fold
-from echolung.methods.probes import selection
 from echolung.methods.probes.heads import NORM_EPSILON, ProbeForm
 from echolung.methods.probes.probe import Attentive, Linear, Probe
 from echolung.methods.probes.selection import Inputs, ProbeSettings, Selection, fit
@@ -112,12 +111,6 @@ def test_a_fit_is_repeatable_and_sees_no_video_of_the_test_fold(method: type[Pro
     pd.testing.assert_frame_equal(honest.search(), other.search())
 
 
-def test_tokens_that_do_not_fit_into_memory_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Study().fit(Attentive)
-    monkeypatch.setattr(selection, "KEPT_BYTES", 0)
-    torch.testing.assert_close(weights(Study().fit(Attentive)), weights(kept))
-
-
 def test_features_that_are_not_finite_and_searches_that_diverge_are_errors() -> None:
     study = Study()
     with pytest.raises(SettingsError, match=r"diverged.*learning_rates"):
@@ -132,21 +125,6 @@ def normalised(tokens: np.ndarray) -> np.ndarray:
     tokens = tokens.astype(np.float16).astype(np.float64)
     centred = tokens - tokens.mean(axis=-1, keepdims=True)
     return centred / np.sqrt(centred.var(axis=-1, keepdims=True) + NORM_EPSILON)
-
-
-@pytest.mark.parametrize("kind", ["attentive", "linear"])
-def test_a_head_is_standardised_by_its_own_training_videos(kind: str) -> None:
-    study = Study()
-    own = Cohort.of(study.training, "video")
-    inputs = Inputs(
-        study.recordings(), own.sample_ids, ProbeForm(kind=kind, width=WIDTH, classes=3, attention_head_width=8), 7
-    )
-    heads = inputs.heads(torch.from_numpy(np.stack([own.weights(fold) for fold in range(3)])), own, seed=0)
-    for fold in range(3):
-        mine = normalised(study.tokens[[int(name[2:]) for name in np.array(own.sample_ids)[own.inner != fold]]])
-        mine = mine.mean(axis=2).reshape(-1, WIDTH) if kind == "linear" else mine.reshape(-1, WIDTH)
-        np.testing.assert_allclose(heads.mean[fold], mine.mean(axis=0), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(heads.std[fold], mine.std(axis=0), rtol=1e-3, atol=1e-3)
 
 
 def test_videos_are_weighed_and_scored_by_the_unit_of_decision() -> None:

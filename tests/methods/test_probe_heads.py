@@ -125,22 +125,6 @@ def test_the_optimiser_is_torch_adamw_with_groups_per_head() -> None:
         torch.testing.assert_close(parameter, torch.stack([one[name] for one in references]), rtol=1e-6, atol=1e-7)
 
 
-def test_heads_start_alike_at_the_given_frequencies_and_answer_with_the_mean_over_views() -> None:
-    probe, frequencies = (
-        HEADS["attentive"](ATTENTIVE, heads=2, seed=7),
-        torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]),
-    )
-    probe.start_at(frequencies)
-    probe.standardise(torch.zeros(2, WIDTH), torch.zeros(2, WIDTH))  # channels that never change
-    assert torch.equal(probe.key[0], probe.key[1])
-    assert not torch.equal(probe.key[0], HEADS["attentive"](ATTENTIVE, heads=1, seed=8).key[0])
-    p = apply_probe(probe.head(1), some_tokens()[:, None])
-    torch.testing.assert_close(p, frequencies[1].double().expand_as(p), rtol=1e-6, atol=1e-6)
-    other, tokens = scrambled(ATTENTIVE), some_tokens().half()
-    each = other(other.inputs(tokens))[:, 0].softmax(dim=-1)
-    torch.testing.assert_close(apply_probe(other, tokens.unflatten(0, (3, 2))), (each[0::2] + each[1::2]) / 2)
-
-
 def test_what_an_answer_rests_on_is_the_attention_or_the_contributions_to_its_logit() -> None:
     attentive, linear, tokens = scrambled(ATTENTIVE), scrambled(FORMS["linear"]), some_tokens()
     expected = textbook(attentive, 0, tokens)[1]

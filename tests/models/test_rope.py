@@ -42,20 +42,6 @@ def test_large_and_small_models_rotate_the_published_widths() -> None:
     assert rotated_width(32) == 10
 
 
-def test_angles_are_tiled_not_interleaved() -> None:
-    cosines, _ = rotation(torch.tensor([1]), (1, 1, 2), 64)  # the second column: only the width axis turns
-    assert torch.equal(cosines[0, 40:50], cosines[0, 50:60])
-    assert not torch.equal(cosines[0, 40::2], cosines[0, 41::2])
-    assert torch.equal(cosines[0, 60:], torch.ones(4))
-
-
-def test_angles_are_float32_whatever_enters() -> None:
-    x = torch.randn(2, 5, 16, dtype=torch.bfloat16)
-    cosines, sines = rotation(torch.arange(5), (5, 1, 1), 16)
-    assert cosines.dtype == sines.dtype == torch.float32
-    assert rotate(x, cosines, sines).dtype == torch.bfloat16
-
-
 def test_ids_of_each_clip_turn_as_those_of_the_whole() -> None:
     whole, _ = rotation(torch.arange(24), (2, 3, 4), 16)
     some, _ = rotation(torch.tensor([[3, 8, 23], [0, 8, 11]]), (2, 3, 4), 16)

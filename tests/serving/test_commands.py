@@ -199,13 +199,6 @@ def test_rollback_says_what_it_did(project: Path, present: Version, monkeypatch:
     refused(call(project, monkeypatch, "rollback", TASK, "--to", "2"), "version 2 cannot be read", "")
 
 
-def test_one_process_at_a_time_chooses_a_champion(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from echolung.core.runtime import exclusive
-
-    with exclusive(project / "data" / "locks" / f"phantom-champion@{TASK}.lock", "a test"):
-        refused(call(project, monkeypatch, "rollback", TASK), "choosing the champion of pocus-pathology is", "Wait")
-
-
 def test_serve_becomes_mlflows_server_on_this_machine_only(
     project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from small_models import CLASSES, ENCODER, SIZE, STUDY, TASK, VIEWS, described, drawn, make_model, registered, usual
+from small_models import CLASSES, ENCODER, SIZE, STUDY, TASK, VIEWS, described, make_model, registered, usual
 
 from echolung.core.errors import CheckpointError, NoChampionError, VideoError
 from echolung.core.runtime import read_json, write_json
@@ -56,24 +55,6 @@ def test_a_video_gets_the_answer_that_it_has_in_the_study(folder: Path, model: M
     assert list(table["outside"]) == list(table["distance"] > table["threshold"])
     assert set(table["false_alarm_rate"]) == {model.record.novelty.measured}
     assert list(table["damage"]) == ["", ""]
-
-
-def test_many_files_are_encoded_in_batches_and_answered_as_each_alone(
-    folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = pd.concat([model.predict([folder / name]) for name in VIDEOS * 6], ignore_index=True)
-    sizes: list[int] = []
-    whole = model.encoder.encode  # type: ignore[union-attr]
-
-    def counted(clips: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(clips))
-        return whole(clips)
-
-    monkeypatch.setattr(model.encoder, "encode", counted)
-    done: list[tuple[int, int]] = []
-    together = model.predict([folder / name for name in VIDEOS * 6], lambda *at: done.append(at))
-    assert (sizes, done) == ([16, 8], [(8, 12), (12, 12)])
-    pd.testing.assert_frame_equal(together, alone, atol=2e-3)
 
 
 def test_a_model_without_an_encoder_answers_too(folder: Path, model: Model) -> None:
@@ -184,9 +165,3 @@ def test_the_registered_model_holds_no_pickle_and_answers_alike_without_this_pac
     served = pd.DataFrame(json.loads(answers))
     np.testing.assert_allclose(served[NUMBERS], model.predict(videos)[NUMBERS], atol=1e-6)
     assert list(served["outside"]) == [False, True]
-
-
-def test_a_drawn_linear_probe_is_a_model_too(folder: Path, model: Model) -> None:
-    known = usual(described(model, folder / "a.mp4"))
-    made = Model.open(make_model(folder, "linear", known, drawn("linear"), "linear"))
-    assert made.predict([folder / "a.mp4"])["predicted"][0] in CLASSES

@@ -41,12 +41,6 @@ def test_rows_carry_patient_and_video_labels(tmp_path: Path) -> None:
     assert frame.loc["blues/patient_3_L1", "path"] == str(missing) and not missing.exists()  # it stays a row
 
 
-def test_a_patient_without_a_test_has_no_label(tmp_path: Path) -> None:
-    frame = scan(write(tmp_path, patients="patient_id,cov_test\n3,1\n")).manifest.set_index("sample_id")
-    assert frame["covid"].isna().sum() == 2
-    assert frame.loc["blues/patient_12_R3", "severity"] == 3
-
-
 @pytest.mark.parametrize(
     ("patients", "severity", "problem"),
     [

@@ -12,7 +12,7 @@ import pytest
 
 from echolung.core.errors import DataError
 from echolung.data.sources.files import Layout
-from echolung.data.sources.layouts import SOURCES, Scan, scan
+from echolung.data.sources.layouts import Scan, scan
 
 CASES = Path(os.environ.get("ECHOLUNG_CASES", Path(__file__).parents[4] / "shared" / "cases"))
 folder = partial(scan, "folder", source="mine")
@@ -131,27 +131,6 @@ def test_decimal_commas_are_read_where_they_cannot_separate_thousands(tmp_path: 
             numbers(*cells, high=high)
 
 
-LAYOUTS = {  # folders that are made, and what is missing then
-    "echonet": ([], "Videos"),
-    "echonet_pediatric": (["A4C/Videos"], "FileList.csv"),
-    "pocus": (["convex"], "dataset_metadata.csv"),
-    "covid_blues": (["lus_videos"], "clinical_variables.csv"),
-    "folder": ([], "videos.csv"),
-}
-
-
-@pytest.mark.parametrize("layout", SOURCES)
-def test_what_is_missing_is_named_with_how_to_get_it(layout: str, tmp_path: Path) -> None:
-    folders, missing = LAYOUTS[layout]
-    root = tmp_path / "set"
-    for problem in (f"no folder {root} \\(.* holds: nothing\\)", f"no (file|folder) .*{missing}"):
-        with pytest.raises(DataError, match=problem) as error:
-            scan(layout, root, "mine")
-        assert "set `root` to" in error.value.remedy
-        for folder in [".", *folders]:
-            (root / folder).mkdir(parents=True, exist_ok=True)
-
-
 def make_stray(root: Path, kind: str) -> str:
     """Put something that DVC cannot read beside the videos; returns what must be said of it."""
     if kind == "broken link":
@@ -184,15 +163,6 @@ def test_what_dvc_cannot_read_is_named_in_one_line(kind: str, tmp_path: Path, mo
     with pytest.raises(DataError, match=rf"mine holds what DVC cannot read: {said}\. Remove") as error:
         folder(root)
     assert "\n" not in error.value.problem and error.value.remedy
-
-
-@pytest.mark.parametrize("case", ["csv-bom-crlf", "csv-semicolon", "labels-yes-no"])
-def test_collected_tables_are_read(case: str) -> None:
-    if not CASES.is_dir():
-        pytest.skip(f"{CASES} does not exist: set ECHOLUNG_CASES")
-    table = folder(CASES / case).manifest
-    assert table["sample_id"].tolist()[:2] == ["mine/ward/a00", "mine/ward/a01"]
-    assert set(table["label"]) == ({"no", "yes"} if case == "labels-yes-no" else {"well", "sick"})
 
 
 def test_collected_names_in_capitals_are_matched(tmp_path: Path) -> None:
