@@ -14,7 +14,7 @@ import torch
 
 from echolung.compute.pretraining import pretrain, seed_runs
 from echolung.compute.session import ray_session
-from echolung.core.errors import DataError, SettingsError, TrialError
+from echolung.core.errors import DataError, TrialError
 from echolung.models.vit import VideoViT
 from echolung.models.weights import WEIGHTS, load_encoder
 from echolung.pretraining.loop import train
@@ -132,12 +132,6 @@ def test_two_workers_equal_one(pool: Path, tmp_path: Path) -> None:
     (row,) = table.to_dict("records")
     assert (row["seed"], row["steps"], row["videos"], row["finite"]) == (0, 4, 5, True)
     assert all(row[name] > 0 for name in ("loss_first", "loss_last", "effective_rank"))
-
-
-@pytest.mark.usefixtures("session")
-def test_more_than_ray_has_is_refused_at_once(pool: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="asks for 4 CPUs and Ray has 2"):
-        pretrain(runs(pool, tmp_path, [0], workers=4), tmp_path / "out")
 
 
 def test_a_finished_seed_is_copied_until_it_is_damaged_or_anything_changes(pool: Path, tmp_path: Path) -> None:

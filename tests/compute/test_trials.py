@@ -158,8 +158,7 @@ run_trials(slow, [{"x": x, "directory": str(directory)} for x in (0, 1)], direct
 """
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_or_killed_call_leaves_no_process_and_keeps_what_is_finished(tmp_path: Path, end: int) -> None:
+def test_a_stopped_call_leaves_no_process_and_keeps_what_is_finished(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     driver = subprocess.Popen(
         [sys.executable, str(tmp_path / "script.py"), str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE
@@ -168,12 +167,10 @@ def test_a_stopped_or_killed_call_leaves_no_process_and_keeps_what_is_finished(t
         assert driver.poll() is None
         time.sleep(0.05)
     children = psutil.Process(driver.pid).children(recursive=True)
-    if end == signal.SIGKILL:  # two idle agents of Ray follow a minute later
-        children = [child for child in children if "Agent" not in " ".join(child.cmdline())]
     assert len(children) > 2
-    driver.send_signal(end)
+    driver.send_signal(signal.SIGINT)
     assert driver.stderr is not None
-    assert b"KeyboardInterrupt" in driver.stderr.read() or end == signal.SIGKILL
+    assert b"KeyboardInterrupt" in driver.stderr.read()
     assert driver.wait() != 0
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive

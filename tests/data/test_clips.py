@@ -45,7 +45,6 @@ def test_evaluation_starts_cover_the_video_evenly_and_stay_inside() -> None:
         fps, clip_fps = float(rng.uniform(5, 60)), float(rng.uniform(2, 30))
         starts = evaluation_starts(total, fps, frames, clip_fps, views)
         assert starts.shape == (views,)
-        assert np.array_equal(starts, evaluation_starts(total, fps, frames, clip_fps, views))
         span, length = (total - 1) / fps, (frames - 1) / clip_fps
         if length >= span:
             assert (starts == 0).all()

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -234,47 +233,35 @@ import json, os, signal, sys, multiprocessing
 from pathlib import Path
 from echolung.data.ingest import IngestSettings, ingest
 if __name__ == "__main__":
-    root, out, kill = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    root = Path(sys.argv[1])
     settings = IngestSettings.parse({"size": 32, "sources": {"mine": {"layout": "folder", "root": "videos"}}}, "")
     def on_progress(done, total):
-        if done == 3 and kill:
+        if done == 3:
             pids = [child.pid for child in multiprocessing.active_children()]
             (root / "pids.json").write_text(json.dumps(pids))
             os.kill(os.getpid(), signal.SIGKILL)
-    ingest("mine", settings, root, 2 if kill else 1, on_progress).write(root / out)
+    ingest("mine", settings, root, 2, on_progress)
 """
 
 
-def start(study: Study, out: str, kill: str = "") -> subprocess.Popen[bytes]:
-    (study.root / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, str(study.root / "program.py"), str(study.root), out, kill]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-
-
-@pytest.fixture
-def eight(tmp_path: Path) -> Iterator[Study]:
-    """Eight videos, and a check that they end up stored as by an undisturbed run."""
-    study, names = Study(tmp_path / "one"), [f"v{number}.avi" for number in range(8)]
+def test_a_killed_run_leaves_no_process_and_continues(tmp_path: Path) -> None:
+    study, undisturbed = Study(tmp_path / "one"), Study(tmp_path / "two")
+    names = [f"v{number}.avi" for number in range(8)]
     study.add(*names)
     study.list(*names)
-    yield study
-    undisturbed = Study(tmp_path / "two")
-    shutil.copytree(study.videos, undisturbed.videos, dirs_exist_ok=True)
-    undisturbed.ingest()
-    for cached in ("out", "data"):
-        assert files(study.root / cached) == files(undisturbed.root / cached)
-
-
-def test_a_killed_run_leaves_no_process_and_continues(eight: Study) -> None:
-    killed = start(eight, "out", "kill")
-    _, errors = killed.communicate(timeout=600)
-    assert killed.returncode == -signal.SIGKILL, errors.decode()
-    pids = json.loads((eight.root / "pids.json").read_text())
+    (study.root / "program.py").write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(study.root / "program.py"), str(study.root)]
+    killed = subprocess.run(command, env=environment, stderr=subprocess.PIPE, timeout=600, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    pids = json.loads((study.root / "pids.json").read_text())
     workers = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     assert psutil.wait_procs(workers, timeout=120)[1] == [], "a decoding process outlived its parent"
-    assert not eight.out.exists()
-    for half in (eight.root / "data" / "cache" / "clips").glob("*/.*"):
+    for half in (study.root / "data" / "cache" / "clips").glob("*/.*"):
         half.unlink()  # half written: of another name, and never read
-    eight.ingest()
-    assert eight.decodes <= 5  # three were done
+    study.ingest()
+    assert study.decodes <= 5  # three were done
+    shutil.copytree(study.videos, undisturbed.videos, dirs_exist_ok=True)
+    undisturbed.ingest()
+    for folder in ("out", "data"):
+        assert files(study.root / folder) == files(undisturbed.root / folder)

@@ -228,14 +228,6 @@ def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
     stops(found, "Did you mean 'lung'?")
 
 
-def test_a_copied_study_file_must_say_its_own_name(root: Path) -> None:
-    shutil.copy(root / "conf" / "study" / "folder.yaml", root / "conf" / "study" / "ward.yaml")
-    (found,) = project.studies(root)
-    assert (found.level, found.subject) == ("warning", "ward")
-    assert found.remedy == "Change that line to `study: ward`."
-    stops(project.parameters(root, "ward")[1], "conf/study/ward.yaml says `study: folder`", "`study: ward`")
-
-
 def test_a_stage_at_work_is_named(root: Path) -> None:
     lock = root / "data" / "locks" / "phantom-pretrain@jepa.lock"
     with exclusive(lock, "stage pretrain@jepa"):

@@ -30,28 +30,6 @@ def test_large_model_has_the_published_tensors() -> None:
     assert block == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
 
 
-def test_large_predictor_has_the_published_tensors() -> None:
-    with torch.device("meta"):
-        predictor = Predictor(
-            encoder_width=1024, width=384, depth=12, heads=12, mlp_ratio=4.0, grid=(8, 14, 14), mask_tokens=10
-        )
-    state = predictor.state_dict()
-    assert sum(weight.numel() for weight in state.values()) == 22_086_016
-    assert len(state) == 160
-    assert state["mask_tokens.9"].shape == (1, 1, 384)
-    for name in ("predictor_embed", "predictor_norm", "predictor_proj", "predictor_blocks.11.attn.qkv"):
-        assert f"{name}.weight" in state
-
-
-def test_initial_weights_are_scaled_by_depth() -> None:
-    torch.manual_seed(0)
-    model = small(width=96, depth=8)
-    deep = [block.attn.proj.weight.std() * (2 * number) ** 0.5 for number, block in enumerate(model.blocks, 1)]
-    for value in [*deep, model.blocks[5].attn.qkv.weight.std(), model.patch_embed.proj.weight.std()]:
-        assert abs(value - 0.02) < 0.002
-    assert all(not weight.any() for name, weight in model.named_parameters() if name.endswith("bias"))
-
-
 def test_packed_clips_equal_masked_attention() -> None:
     """Packed clips of unequal length equal full-length attention in which hidden keys are masked."""
     torch.manual_seed(1)

@@ -54,35 +54,3 @@ def test_the_beam_widens_with_depth_and_the_pulse_does_not() -> None:
     assert lateral[0] < lateral[1] < lateral[2]
     assert lateral[2] > 1.3 * lateral[0]
     assert axial == pytest.approx([axial[0]] * 3, rel=0.02)
-
-
-def test_deposit_equals_a_loop_over_scatterers() -> None:
-    rng = np.random.default_rng(3)
-    depth = rng.uniform(-5, 95, 60).astype(np.float32)
-    angle = rng.uniform(-0.8, 0.8, 60).astype(np.float32)
-    amplitude = unit_scatterers(rng, 60)
-    expected = np.zeros((CONVEX.samples, CONVEX.beams), complex)
-    for r, a, value in zip(depth, angle, amplitude, strict=True):
-        row = r * CONVEX.samples / CONVEX.depth - 0.5
-        column = (a - CONVEX.angles[0]) / (CONVEX.angles[1] - CONVEX.angles[0])
-        if not (0 <= row < CONVEX.samples - 1 and 0 <= column < CONVEX.beams - 1):
-            continue
-        for i in range(2):
-            for j in range(2):
-                share = (1 - abs(row - int(row) - i)) * (1 - abs(column - int(column) - j))
-                echo = value * np.exp(-4j * np.pi * r / CONVEX.wavelength)
-                expected[int(row) + i, int(column) + j] += share * echo
-    np.testing.assert_allclose(CONVEX.deposit(depth, angle, amplitude), expected, atol=2e-3)
-
-
-def test_scan_conversion_puts_a_point_in_the_right_place() -> None:
-    polar = np.zeros((1, CONVEX.samples, CONVEX.beams), np.float32)
-    row, column = 120, 90
-    polar[0, row - 1 : row + 2, column - 1 : column + 2] = 255
-    picture = CONVEX.scan_convert(polar, 160, 200)[0]
-    x, z, _ = CONVEX.pixel_grid(160, 200)
-    weights = picture / picture.sum(dtype=float)
-    radius, angle = CONVEX.radius + CONVEX.depths[row], CONVEX.angles[column]
-    pitch = float(x[1] - x[0])
-    assert (weights.sum(axis=0) * x).sum() == pytest.approx(radius * np.sin(angle), abs=0.3 * pitch)
-    assert (weights.sum(axis=1) * z).sum() == pytest.approx(radius * np.cos(angle), abs=0.3 * pitch)

@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
-from PIL import Image
 
 from echolung.core.errors import SettingsError
 from echolung.data.video import decode
-from echolung.phantom.contact_sheet import contact_sheet
-from echolung.phantom.plans import HeartPlan, LungPlan, plan
+from echolung.phantom.plans import LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.write import write, write_heart, write_lung
 
@@ -49,10 +46,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
 
 def lungs(layout: str, **changes: Any) -> list[LungPlan]:
     return [one for one in plan(settings(layout, **changes)) if isinstance(one, LungPlan)]
-
-
-def hearts(layout: str, **changes: Any) -> list[HeartPlan]:
-    return [one for one in plan(settings(layout, **changes)) if isinstance(one, HeartPlan)]
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -100,10 +93,6 @@ def test_echonet_pediatric_folder(written: dict[str, Written], view: str) -> Non
     of_view = table[table["view"] == view.lower()].reset_index(drop=True)
     listed = pd.read_csv(root / view / "FileList.csv")
     assert ",".join(listed.columns) == "FileName,EF,Sex,Age,Weight,Height,Split"
-    assert listed["Split"].tolist() == list(range(8))
-    assert set(listed["Sex"]) == {"F", "M"}
-    assert listed["Age"].between(0, 18).all()
-    assert listed["FileName"].str.fullmatch(r"CR[0-9a-f]{7}-CR[0-9a-f]{7}-\d{6}\.avi").all()
     assert (f"{view}/Videos/" + listed["FileName"]).tolist() == of_view["file"].tolist()
     assert listed["FileName"].str.partition("-")[0].tolist() == of_view["patient"].tolist()
     np.testing.assert_allclose(listed["EF"], of_view["ejection_fraction"], atol=0.01)
@@ -211,32 +200,9 @@ def test_lung_plans_are_consistent_within_patients_and_realistic_across_them() -
     assert 0.7 < negative < 0.95
 
 
-def test_heart_plans_are_consistent_within_patients_and_realistic_across_them() -> None:
-    adults = hearts("echonet", patients=400)
-    values = np.array([one.ejection_fraction for one in adults])
-    assert 50 < values.mean() < 60
-    assert 0.1 < (values < 45).mean() < 0.3
-    assert len({one.patient for one in adults}) == 400
-    assert Counter(one.split for one in adults) == {"TRAIN": 300, "VAL": 50, "TEST": 50}
-    videos = hearts("echonet_pediatric", patients=200)
-    for one, other in zip(videos[::2], videos[1::2], strict=True):
-        assert (one.view, other.view) == ("a4c", "psax")
-        assert (one.patient, one.ejection_fraction, one.child, one.split) == (
-            other.patient, other.ejection_fraction, other.child, other.split,
-        )  # fmt: skip
-    children = [one.child for one in videos[::2] if one.child]
-    assert 3 <= sum(child.weight is None or child.height is None for child in children) <= 50
-    tall = [(child.age, child.height) for child in children if child.height is not None]
-    assert scipy.stats.spearmanr(*zip(*tall, strict=True)).statistic > 0.9
-
-
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"layout": "pocuss"}, "layout"),
-        ({"patients": 0}, "patients"),
-        ({"nuisance_tied_to_label": 1.5}, "nuisance_tied_to_label"),
-        ({"videos_per_patient": 3}, "videos_per_patient"),
         ({"layout": "echonet_pediatric", "videos_per_patient": 2}, "one video per patient and view"),
         ({"nuisance_tied_to_label": 0.5}, "nuisance_tied_to_label"),
         ({"sizes": 64}, "did you mean 'size'"),
@@ -247,7 +213,7 @@ def test_wrong_settings_are_named(changes: dict[str, Any], names: str) -> None:
         settings(**{"layout": "echonet"} | changes)
 
 
-@pytest.mark.parametrize("name", ["heart.mp4", "heart.avi", "heart.gif", "heart.mov", "heart.mpeg"])
+@pytest.mark.parametrize("name", ["heart.mp4", "heart.avi", "heart.gif"])
 def test_a_single_heart_in_every_container(tmp_path: Path, name: str) -> None:
     line = write_heart(tmp_path / name, 60, seed=1, frames=8, size=64, view="psax")
     full, empty = (float(number) for number in re.findall(r"area ([\d.]+) to ([\d.]+) cm2", line)[0])
@@ -266,12 +232,3 @@ def test_impossible_single_videos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="2 frames"):
         write_lung(tmp_path / "lung.mp4", "covid", 0, 1, 64)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_contact_sheet_is_a_picture_for_a_readme(tmp_path: Path) -> None:
-    contact_sheet(tmp_path / "phantoms.png")
-    picture = Image.open(tmp_path / "phantoms.png").convert("RGB")
-    assert picture.width > 1000
-    assert (tmp_path / "phantoms.png").stat().st_size < 400_000
-    colours = np.asarray(picture).astype(int)
-    assert 1000 < (colours[..., 0] - colours[..., 2] > 80).sum() < 20_000  # the orange outlines of the masks

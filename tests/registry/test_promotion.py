@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import FOLDS, PATIENTS, STUDY, TASK, Promote
+from small_models import PATIENTS, STUDY, TASK, Promote
 
 from echolung.core.errors import DataError, PromotionError
 from echolung.data.splits import folds_digest
@@ -108,16 +108,6 @@ def test_the_champion_is_the_method_refitted_on_all_patients(
     np.testing.assert_allclose(values, again.predict(one.recordings, ids), atol=1e-6)
     assert (model.encoder is None, model.record.novelty.groups) == (arm == "hand-made", PATIENTS)
     assert not one.work.exists()
-
-
-def test_an_official_split_is_refitted_on_its_training_rows(candidates: dict[str, Candidate]) -> None:
-    one = candidates["jepa"]
-    folds = one.folds.assign(fold=one.folds["fold"].where(one.folds["fold"] == 0, -1))
-    folds = folds.assign(inner_0=np.where(folds["fold"] == 0, -1, folds["inner_1"].clip(lower=0)))
-    official = dataclasses.replace(one, folds=folds, task=one.task.model_copy(update={"folds": "official"}))
-    assert len(official.training) == len(folds) * (FOLDS - 1) // FOLDS
-    assert set(official.training["fold"]) == {-1}
-    assert len(one.training) == len(folds)
 
 
 def test_the_champion_again_changes_nothing_and_a_model_of_changed_code_is_made_again(

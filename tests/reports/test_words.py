@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn import folds_of, manifest_of, save_source
-from synthetic import ARMS, PROBED, RANDOM, STRENGTHS, TABLES, TASKS, compared, predictions
+from synthetic import ARMS, PROBED, TABLES, TASKS, compared, predictions
 
 from echolung.evaluation.comparison import Comparison
 from echolung.reports.answer import against_controls, answers, collapsed, few_seeds
@@ -87,16 +87,6 @@ def test_the_terminal_shows_one_answer_per_task_and_one_table(comparison: Compar
     assert max(map(len, lines)) <= 100
     assert len(lines) < 20
     assert not pd.Series([line for line in lines if len(line) > 30]).duplicated().any()
-
-
-def test_the_terminal_fits_long_names_and_several_references() -> None:
-    name = "jepa-" + "long-" * 12
-    table = predictions("lung", 3, {arm: STRENGTHS[arm] for arm in ("jepa", "random", "majority")})
-    table = pd.concat([table.replace({"arm": {"jepa": name}}), table[table["arm"] == "random"].assign(arm="imported")])
-    found = compared({"lung": table}, LUNG, {name: PROBED, "random": RANDOM, "imported": RANDOM})
-    lines = table_text(found, LUNG).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert [line.split()[1] for line in lines if line.startswith("    − ")] == ["random", "imported"]
 
 
 def test_a_p_value_says_whether_it_was_corrected(comparison: Comparison) -> None:

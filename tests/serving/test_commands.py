@@ -144,24 +144,16 @@ def test_a_store_that_is_not_there_yet_has_no_champion(
         shutil.copyfile(ROOT / name, tmp_path / name)
     whole = str(folder / "a.mp4")
     refused(call(tmp_path, monkeypatch, "predict", whole), "has no champion yet", "`echolung promote")
-    (tmp_path / "text.mp4").write_text("not a video\n" * 50)
-    for name, said in (
-        ("absent.mp4", "absent.mp4 does not exist"),
-        (".", "is a folder"),
-        ("text.mp4", "is not a supported video"),
-    ):
-        refused(call(tmp_path, monkeypatch, "predict", whole, name), said, "")
     refused(call(tmp_path, monkeypatch, "rollback", TASK), "has no champion to roll back", "`echolung promote")
     refused(call(tmp_path, monkeypatch, "promote", TASK), "does not exist", "`dvc repro`")
 
 
-@pytest.mark.parametrize("words", [["predict", "x.mp4"], ["rollback", TASK], ["serve", TASK]])
-def test_a_locked_store_says_so(project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+def test_a_locked_store_says_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect = sqlite3.connect
     monkeypatch.setattr("echolung.tracking.store.sqlite3.connect", lambda path, timeout: connect(path, timeout=0.1))
     with connect(project / "mlruns" / "mlflow.db") as other:
         other.execute("BEGIN EXCLUSIVE")
-        done = call(project, monkeypatch, *words)
+        done = call(project, monkeypatch, "predict", "x.mp4")
         other.rollback()
     refused(done, "locked", "Another program is writing to it")
 
@@ -172,18 +164,11 @@ def test_a_server_of_runs_that_does_not_answer_says_so(project: Path, monkeypatc
     refused(call(project, monkeypatch, "predict", "x.mp4"), "http://127.0.0.1:9 cannot be used", "reachable")
 
 
-@pytest.mark.parametrize(
-    "part", ["model.json", "novelty.safetensors", "method/probe.safetensors", "encoder.safetensors"]
-)
-@pytest.mark.parametrize("fault", ["gone", "damaged"])
 def test_a_damaged_champion_is_not_asked(
-    project: Path, present: Version, folder: Path, monkeypatch: pytest.MonkeyPatch, part: str, fault: str
+    project: Path, present: Version, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = present.folder / part
-    if fault == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    path = present.folder / "encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
     for words in (["predict", str(folder / "a.mp4")], ["serve", TASK]):
         done = call(project, monkeypatch, *words)
         refused(done, "version 2 cannot be read", "`echolung rollback pocus-pathology`")

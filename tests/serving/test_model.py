@@ -15,7 +15,6 @@ import pytest
 from small_models import CLASSES, ENCODER, SIZE, STUDY, TASK, VIEWS, described, make_model, registered, usual
 
 from echolung.core.errors import CheckpointError, NoChampionError, VideoError
-from echolung.core.runtime import read_json, write_json
 from echolung.data.clips import ClipStore
 from echolung.data.clips import write_index as write_clips_index
 from echolung.data.video import decode, encode
@@ -107,15 +106,6 @@ def test_a_damaged_missing_or_foreign_file_is_refused(folder: Path, tmp_path: Pa
         shutil.copyfile(tmp_path / "other" / "seed1" / name, copy / name)
         with pytest.raises(CheckpointError, match="changed since it was written"):
             Model.open(copy)
-
-
-def test_a_model_of_an_unknown_method_or_kind_is_refused(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder / "whole" / "model", tmp_path / "model")
-    record = read_json(tmp_path / "model" / "model.json")
-    for change, said in (({"method": "unheard-of"}, "method 'unheard-of'"), ({"task": {"kind": "odd"}}, "kind 'odd'")):
-        write_json(tmp_path / "model" / "model.json", {**record, **change})
-        with pytest.raises(CheckpointError, match=said):
-            Model.open(tmp_path / "model")
 
 
 def test_the_table_fits_100_columns_and_names_files_not_folders(folder: Path, model: Model) -> None:

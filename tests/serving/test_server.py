@@ -135,22 +135,14 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\
     ("row", "said"),
     [
         ({"content": "%%%"}, "content[0] is not base64"),
-        ({"content": "data:video/mp4;base64,AAAA"}, "content[0] is not base64"),
-        ({"content": TEXT}, "content[0] is not a supported video"),
         ({"content": "A" * 1_400_000}, "content[0] is larger than 1 MB"),
         ({"content": TEXT, "video": "a.mp4"}, "row 0 has video and content"),
         ({"video": None}, "row 0 has neither video nor content"),
-        ({"path": "a.mp4"}, "the request has no video"),
         ({"video": "absent.mp4"}, "absent.mp4 does not exist"),
         ({"video": "/etc/passwd"}, "/etc/passwd is not below the folder that this server reads"),
-        ({"video": "/nowhere/at/all.mp4"}, "is not below the folder that this server reads"),
         ({"video": "../secret.avi"}, "is not below the folder that this server reads"),
         ({"video": "link.avi"}, "is not below the folder that this server reads"),
-        ({"video": "encoder"}, "encoder is a folder"),
-        ({"video": "encoder/seed0/encoder.json"}, "encoder.json is not a supported video"),
         ({"video": "http://127.0.0.1/a.mp4"}, "http://127.0.0.1/a.mp4 does not exist"),
-        ({"video": "concat:a.mp4|b.avi"}, "does not exist"),
-        ({"video": "a\0.mp4"}, "is not below the folder"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_one_line(server: Server, row: dict[str, Any], said: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import sqlalchemy
 
 from echolung.core.errors import GateError, TrackingError
 from echolung.tracking.experiments import ArmResult, Dataset, arm_run, stage_run, stage_times, trial_run
@@ -336,35 +335,6 @@ def test_a_database_of_another_mlflow_is_not_touched(tracking: Store, tmp_path: 
         store(tmp_path)
     assert f"`mlflow db upgrade sqlite:///{path}`" in error.value.remedy
     assert path.read_bytes() == before
-
-
-def test_a_database_that_another_program_writes_to_is_an_error_before_the_work_and_a_warning_during_it(
-    tracking: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = sqlalchemy.text  # MLflow waits for 20 seconds
-    monkeypatch.setattr("mlflow.store.db.utils.sql.text", lambda query: text(query.replace("= 20000;", "= 200;")))
-    other = sqlite3.connect(tracking.root / "mlruns" / "mlflow.db")
-    with stage_run(tracking, "phantom", "embed", "locked", {}) as run:
-        other.execute("BEGIN IMMEDIATE")
-        run.metrics({"videos": 3.0})
-        with (
-            pytest.raises(TrackingError, match="locked") as error,
-            stage_run(tracking, "phantom", "embed", "locked out", {}),
-        ):
-            pytest.fail("the work began")
-        other.close()
-    assert "end it" in error.value.remedy
-    assert "locked" in capsys.readouterr().err
-    assert (status(tracking, run.id), "locked" in tags(tracking, run)["incomplete"]) == ("FINISHED", True)
-
-
-def test_a_database_that_is_deleted_during_the_work_costs_only_its_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with stage_run(store(tmp_path), "phantom", "embed", "", {}) as run:
-        (tmp_path / "mlruns" / "mlflow.db").unlink()
-        run.metrics({"videos": 3.0})
-    assert "It was moved or deleted" in capsys.readouterr().err
 
 
 def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
