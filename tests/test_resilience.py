@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import psutil
@@ -35,28 +34,9 @@ PATIENCE = 600
 PAUSES = Path(__file__).parent / "pauses"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A type of stage: how it is called, what it makes, and which of its files it is stopped at."""
-
-    item: str
-    output: str
-    pattern: str
-    count: int = 2
-    kept: str = ""
-    """Files of unfinished work that the next run must not make again."""
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        return ("dvc", "repro", "-fs", self.item)
-
-
-PHANTOM = Kind("phantom@pocus", "data/raw/phantom/pocus", "*.mp4", 5)
-PRETRAIN = Kind("pretrain@jepa", "data/phantom/encoders/pretrained/jepa", "*/checkpoint.safetensors")
-FIT = Kind(
-    "fit@pocus-pathology", "data/phantom/fit/pocus-pathology", "*/finished/????????????????", 3,
-    "data/phantom-runs/fit/pocus-pathology/finished/*/result.json",
-)  # fmt: skip
+COMMAND = ("dvc", "repro", "-fs", "pretrain@jepa")
+OUTPUT = "data/phantom/encoders/pretrained/jepa"
+UNFINISHED = "data/phantom-runs/pretrain/jepa"
 
 
 @dataclass(frozen=True)
@@ -80,12 +60,6 @@ class Study(Project):
         return [
             run.info.status for one in client.search_experiments() for run in client.search_runs([one.experiment_id])
         ]
-
-    def forget(self, kind: Kind) -> None:
-        """Delete what a stage made, and what it keeps to make it again."""
-        for place in (kind.output, "data/cache/clips", kind.output.replace("data/phantom/", "data/phantom-runs/"),
-                      "data/phantom-runs/pretrain/jepa"):  # fmt: skip
-            shutil.rmtree(self.root / place, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +114,16 @@ class Call:
 
 
 @pytest.fixture
-def paused(study: Study, tmp_path: Path) -> Iterator[Callable[[Kind], Call]]:
-    """Start a stage that pauses at a file of its pattern; ended with all it started, whatever happens."""
+def paused(study: Study, tmp_path: Path) -> Iterator[Callable[[], Call]]:
+    """Start a pretraining that pauses at its second checkpoint; ended with all it started, whatever happens."""
     calls: list[Call] = []
 
-    def start(kind: Kind) -> Call:
+    def start() -> Call:
         folder = tmp_path / f"call{len(calls)}"
         folder.mkdir()
-        variables = {"PAUSE_AT": f"{kind.count} {kind.pattern}", "PAUSE_IN": str(folder), "CALL": str(folder)}
+        variables = {"PAUSE_AT": "2 */checkpoint.safetensors", "PAUSE_IN": str(folder), "CALL": str(folder)}
         path = f"{PAUSES}:{study.environment()['PYTHONPATH']}"
-        calls.append(Call(study.start(*kind.command, PYTHONPATH=path, **variables), folder))
+        calls.append(Call(study.start(*COMMAND, PYTHONPATH=path, **variables), folder))
         deadline = time.monotonic() + PATIENCE
         while not (folder / "paused").exists():
             assert time.monotonic() < deadline, "it came to no pause"
@@ -165,49 +139,26 @@ def paused(study: Study, tmp_path: Path) -> Iterator[Callable[[Kind], Call]]:
 
 
 @pytest.fixture
-def disturbed(study: Study, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Kind, Path]]:
-    """A type of stage whose output was deleted, and a copy of it as it was; put back at the end."""
-    kind: Kind = request.param
-    before = tmp_path / "before"
-    shutil.copytree(study.root / kind.output, before)
+def before(study: Study, tmp_path: Path) -> Path:
+    """A copy of the encoders that the study had; they and all that was kept to make them are deleted."""
+    shutil.copytree(study.root / OUTPUT, tmp_path / "before")
     study.change(pretrain__training__checkpoint_every=2)
-    study.forget(kind)
-    yield kind, before
-    study.forget(kind)
-    shutil.copytree(before, study.root / kind.output)
+    for place in (OUTPUT, UNFINISHED):
+        shutil.rmtree(study.root / place, ignore_errors=True)
+    return tmp_path / "before"
 
 
-def by_item(items: list[Kind]) -> Any:
-    return pytest.mark.parametrize("disturbed", items, indirect=True, ids=lambda kind: kind.item)
-
-
-@by_item([PHANTOM, FIT])
-def test_a_stage_whose_dvc_is_killed_ends_and_the_next_run_resumes(
-    disturbed: tuple[Kind, Path], study: Study, paused: Callable[[Kind], Call]
-) -> None:
-    kind, before = disturbed
-    call = paused(kind)
+def test_a_killed_stage_goes_on_and_its_run_is_closed(study: Study, before: Path, paused: Callable[[], Call]) -> None:
+    """SIGKILL of DVC, SIGKILL of the stage, then SIGTERM. Meanwhile a second user calls the same stage."""
+    call = paused()
     call.process.kill()
     code, said = call.end()
     assert code == -signal.SIGKILL
     assert "Traceback" not in said
-    assert not (study.root / kind.output).exists(), "half an output was handed on"
+    assert not (study.root / OUTPUT).exists(), "half an output was handed on"
     assert "RUNNING" not in study.statuses()
-    kept = {path: path.stat().st_mtime_ns for path in study.root.glob(kind.kept)} if kind.kept else {}
-    assert bool(kept) == bool(kind.kept)
-    again = study.run(*kind.command)
-    assert again.returncode == 0, again.stderr
-    assert_same(study.root / kind.output, before)
-    assert {path: path.stat().st_mtime_ns for path in kept if path.exists()} == kept
-
-
-@by_item([PRETRAIN])
-def test_a_killed_stage_goes_on_and_its_run_is_closed(
-    disturbed: tuple[Kind, Path], study: Study, paused: Callable[[Kind], Call]
-) -> None:
-    """SIGKILL of the stage; then, of the second one, SIGTERM. Meanwhile a second user calls the same stage."""
-    kind, before = disturbed
-    call = paused(kind)
+    shutil.rmtree(study.root / UNFINISHED)  # to come to the same pause again
+    call = paused()
     second = study.run(sys.executable, "-m", "pipelines.pretrain", "jepa")
     assert second.returncode == 1
     holder = f"process {call.stage()}"
@@ -215,16 +166,16 @@ def test_a_killed_stage_goes_on_and_its_run_is_closed(
     os.kill(call.stage(), signal.SIGKILL)
     assert call.end()[0] != 0
     assert "RUNNING" in study.statuses()
-    call = paused(kind)
+    call = paused()
     os.kill(call.stage(), signal.SIGTERM)
     code, said = call.end()
     assert code != 0
     assert "echolung: stopped. Run the same command to continue." in said
     assert "Traceback" not in said
     assert "RUNNING" not in study.statuses()
-    again = study.run(*kind.command)
+    again = study.run(*COMMAND)
     assert again.returncode == 0, again.stderr
-    assert_same(study.root / kind.output, before)
+    assert_same(study.root / OUTPUT, before)
 
 
 def test_a_locked_store_is_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
