@@ -86,6 +86,15 @@ def test_mlflow_holds_one_run_per_arm_and_task_with_folds_as_steps(small_study: 
         assert run.inputs.dataset_inputs
         assert any(item.path == "figures" for item in client.list_artifacts(run.info.run_id))
         assert {"git_revision", "dvc_stage", "init", "data_digest"} <= set(run.data.tags)
+    (jepa,) = (run.data for run in lungs if run.data.tags["arm"] == "jepa")
+    table = pd.read_csv(small_study.root / "data/phantom/compare/arms.csv").set_index(
+        ["task", "arm", "method", "metric"]
+    )
+    for name, method in (("balanced_accuracy", "attentive"), ("linear/balanced_accuracy", "linear")):
+        estimate = table["estimate"]["pocus-pathology", "jepa", method, "balanced_accuracy"]
+        assert jepa.metrics[name] == pytest.approx(estimate)
+    assert {"balanced_accuracy_low", "minus_random/log_loss", "minus_random/log_loss_p_holm"} <= set(jepa.metrics)
+    assert "jepa" in jepa.tags["verdict_against_random"] and jepa.params["seed"] == "0"
     trial, *others = runs(small_study, "echolung-phantom-pretraining")
     trial = next(run for run in (trial, *others) if "jepa" in run.info.run_name)
     for name in ("loss", "learning_rate", "ema", "clips_per_second", "effective_rank"):

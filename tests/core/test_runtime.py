@@ -100,20 +100,6 @@ def test_whatever_library_writes_a_refusing_disk_is_one_typed_line_and_the_old_f
     assert path.stat().st_size > 20_000
 
 
-def test_an_interrupted_directory_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "features"
-    with runtime.atomic_directory(path) as temporary:
-        (temporary / "a").write_text("1")
-    with pytest.raises(KeyboardInterrupt), runtime.atomic_directory(path) as temporary:
-        (temporary / "b").write_text("2")
-        raise KeyboardInterrupt
-    assert [p.name for p in path.iterdir()] == ["a"]
-    with runtime.atomic_directory(path) as temporary:
-        (temporary / "c").write_text("3")
-    assert [p.name for p in path.iterdir()] == ["c"]
-    assert [p.name for p in tmp_path.iterdir()] == ["features"]
-
-
 @contextlib.contextmanager
 def another_process(block: str, path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has entered `with runtime.<block>` and stays there until it is killed."""

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 
-from echolung.core.errors import DataError, DependencyError, DiskError, GateError, SettingsError
+from echolung.core.errors import DependencyError, DiskError, GateError, SettingsError
 from echolung.data import video
 from echolung.data.clips import ClipStore
 from echolung.data.geometry import letterbox
@@ -215,9 +215,6 @@ def test_bad_files_are_rows_that_the_gate_names_and_are_tried_again(
 
 
 def test_errors_come_before_any_decoding(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    study.list("a.avi", "a.mp4")
-    with pytest.raises(DataError, match=r"several rows mean the file a\.avi"):
-        study.ingest()
     with pytest.raises(SettingsError, match="no source 'other'") as caught:
         ingest("other", study.settings(), study.root)
     assert "mine" in caught.value.remedy

@@ -49,28 +49,12 @@ def reencoded(frames: np.ndarray, folder: Path) -> np.ndarray:
     return decode(folder / "copy.mp4").frames
 
 
-def bordered(frames: np.ndarray) -> np.ndarray:
-    small = letterbox(frames, 76)
-    return np.pad(small, ((0, 0), (4, 16), (10, 10)))
-
-
-def overlaid(frames: np.ndarray) -> np.ndarray:
-    copy = frames.copy()
-    copy[:, 2:10, 4:30] = 255
-    return copy
-
-
 COPIES: dict[str, Callable[[np.ndarray, Path], np.ndarray]] = {
     "trimmed": lambda frames, _: frames[13:29],
     "re-encoded": reencoded,
-    "trimmed and re-encoded": lambda frames, folder: reencoded(frames[5:23], folder),
     "half the size": lambda frames, _: letterbox(letterbox(frames, SIZE // 2), SIZE),
-    "half the frames": lambda frames, _: frames[1::2],
     "brighter": lambda frames, _: (255 * (frames / 255) ** 0.7).astype(np.uint8),
-    "few grey levels": lambda frames, _: frames // 16 * 16 + 8,
     "cropped by 3%": lambda frames, _: letterbox(np.ascontiguousarray(frames[:, 3:-3, 3:-3]), SIZE),
-    "with black borders": lambda frames, _: bordered(frames),
-    "with text over a corner": lambda frames, _: overlaid(frames),
     "followed by something else": lambda frames, _: np.concatenate([frames[10:], ultrasound(99, 30)]),
     "backwards": lambda frames, _: frames[::-1],
 }

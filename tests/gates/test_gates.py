@@ -50,16 +50,8 @@ def test_a_failure_names_rows_in_error_terminal_json_and_html(
     assert findings["success"] is False
     assert findings["summary"] == {"expectations": 7, "passed": 5, "failed": 2, "warnings": 0}
     negative = next(one for one in findings["expectations"] if one["meaning"] == "a weight is not negative")
-    assert negative == {
-        "table": "weights",
-        "expectation": "expect_column_values_to_be_between",
-        "meaning": "a weight is not negative",
-        "severity": "critical",
-        "success": False,
-        "observed": "1 of 3 rows",
-        "unexpected_count": 1,
-        "unexpected_rows": ["n1 visit 1 (-3)"],
-    }
+    found = {name: negative[name] for name in ("table", "severity", "success", "observed", "unexpected_rows")}
+    assert list(found.values()) == ["weights", "critical", False, "1 of 3 rows", ["n1 visit 1 (-3)"]]
     page = (tmp_path / "weigh-all.html").read_text()
     assert page.index("n1 visit 1 (-3)") < page.index("a name is short")  # failures first
 

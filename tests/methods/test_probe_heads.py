@@ -75,35 +75,6 @@ def test_heads_answer_as_in_the_textbook_all_at_once_or_some(form: ProbeForm) ->
         torch.testing.assert_close(logits[:, index], textbook(probe, index, tokens)[0], rtol=1e-12, atol=1e-12)
 
 
-def train(probe: ProbeHeads, rates: list[float], decays: list[float], weights: torch.Tensor) -> None:
-    """20 steps on shared batches, with weights (H, clips) of zero where a clip is held out of a head."""
-    tokens, generator = some_tokens(20).float(), torch.Generator().manual_seed(5)
-    classes = torch.randint(CLASSES, (20,), generator=generator)
-    optimiser = HeadwiseAdamW(probe, torch.tensor(rates), torch.tensor(decays))
-    for _ in range(20):
-        batch = torch.randperm(20, generator=generator)[:8]
-        log_p = probe(probe.inputs(tokens[batch])).log_softmax(dim=-1)
-        losses = -log_p.gather(2, classes[batch].view(-1, 1, 1).expand(-1, probe.heads, 1))[..., 0]
-        (losses * weights[:, batch].T).sum().div(8).backward()
-        optimiser.step()
-
-
-@EVERY_FORM
-def test_every_head_ends_where_it_ends_when_trained_alone(form: ProbeForm) -> None:
-    rates, decays, weights = [1e-3, 3e-3, 1e-2, 1e-3], [0.0, 0.1, 0.01, 0.5], torch.ones(4, 20)
-    weights[0, :7], weights[2, 7:14] = 0, 0
-    together, tokens = HEADS[form.kind](form, heads=4, seed=2), some_tokens().float()[:, None]
-    train(together, rates, decays, weights)
-    for index in range(4):
-        one, alone = slice(index, index + 1), HEADS[form.kind](form, heads=1, seed=2)
-        train(alone, rates[one], decays[one], weights[one])
-        for name, value in alone.state_dict().items():
-            torch.testing.assert_close(together.state_dict()[name][one], value, rtol=1e-5, atol=1e-5, msg=name)
-        expected = apply_probe(alone, tokens)
-        torch.testing.assert_close(apply_probe(together.head(index), tokens), expected, rtol=0, atol=1e-5)
-    assert not torch.equal(together.classifier[0], together.classifier[3])
-
-
 def test_the_optimiser_is_torch_adamw_with_groups_per_head() -> None:
     probe = scrambled(ATTENTIVE, 3)
     rates, decays = [1e-3, 1e-2, 3e-2], [0.0, 0.3, 0.1]

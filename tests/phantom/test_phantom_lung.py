@@ -72,21 +72,3 @@ def test_b_lines_reach_the_bottom_and_move_with_the_lung() -> None:
     assert np.ptp(video.slide) > 5
     np.testing.assert_allclose(found, video.b_line_angles[:, 0], atol=0.02)
     np.testing.assert_allclose(video.b_line_angles[:, 0] * (55 + 20), video.slide, rtol=1e-5)
-
-
-def test_the_lung_slides_and_the_chest_wall_does_not() -> None:
-    video = draw(HEALTHY, frames=30)
-    first, last = int(video.slide.argmin()), int(video.slide.argmax())
-    shift = float(video.slide[last] - video.slide[first]) / (55 + 20)
-    angle = np.linspace(-0.15, 0.15, 120)
-
-    def correlation(depths: np.ndarray, by: float) -> float:
-        one = polar(video, first, depths, angle - by / 2)
-        other = polar(video, last, depths, angle + by / 2)
-        residues = [part - part.mean(axis=1, keepdims=True) for part in (one, other)]
-        return float(np.corrcoef(residues[0].ravel(), residues[1].ravel())[0, 1])
-
-    wall, lung = np.arange(4, 15, 0.25), np.arange(46, 58, 0.25)
-    assert correlation(wall, 0) > 0.9
-    assert abs(correlation(lung, 0)) < 0.2
-    assert correlation(lung, shift) > 0.6

@@ -39,6 +39,17 @@ def test_masks_and_contours_have_the_stated_area(view: View, ef: float, seed: in
             assert not masks[frame][outer[1], outer[0]]
 
 
+@pytest.mark.parametrize("ef", [15.0, 40.0, 60.0, 78.0])
+def test_the_ejection_fraction_is_exact_at_two_frames(view: View, ef: float) -> None:
+    for seed in range(20):
+        ventricle = beating(view, ef, seed, frames=8 + seed)[0].ventricle
+        full, empty = ventricle.volumes[ventricle.end_diastole], ventricle.volumes[ventricle.end_systole]
+        assert 100 * (full - empty) / full == pytest.approx(ef, abs=1e-3)
+        assert full == pytest.approx(ventricle.volumes.max(), rel=1e-6)
+        assert ventricle.end_diastole < ventricle.end_systole < ventricle.end_diastole + ventricle.frames_per_beat
+        assert 40 < full < 260  # ml
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_the_cavity_lies_within_the_sector(view: View, seed: int) -> None:
     heart, scanner = beating(view, 20.0 + 3 * seed, seed, frames=80)

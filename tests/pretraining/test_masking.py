@@ -37,17 +37,6 @@ def test_mirrored_positions_are_hidden_equally_often(settings: MaskSettings) -> 
         assert (square - mirrored).abs().max() < 0.05
 
 
-def test_block_size_is_shared_by_the_batch_and_its_position_is_per_clip() -> None:
-    visible = draw(MaskSettings(blocks=1, scale=0.3), 32, (2, 10, 10))
-    shapes, places = set(), set()
-    for clip in visible.unflatten(1, (2, 10, 10))[:, 0]:
-        rows, columns = (~clip).any(dim=1).nonzero(), (~clip).any(dim=0).nonzero()
-        shapes.add((len(rows), len(columns)))
-        places.add((int(rows[0]), int(columns[0])))
-        assert not clip[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].any()
-    assert len(shapes) == 1 and len(places) > 5
-
-
 @pytest.mark.parametrize("grid", [(2, 2, 2), (4, 1, 2), (4, 3, 3), (2, 6, 6)])
 @pytest.mark.parametrize("settings", [SMALL_BLOCKS, LARGE_BLOCKS, MaskSettings(blocks=3, scale=1.0)])
 def test_something_is_always_visible_and_something_hidden(settings: MaskSettings, grid: tuple[int, int, int]) -> None:

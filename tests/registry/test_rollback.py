@@ -116,30 +116,6 @@ def test_an_interrupted_rollback_can_be_done_again(
         promoted(two, candidates["stronger"])
 
 
-@pytest.mark.parametrize("call", ["set_registered_model_alias", "set_model_version_tag"])
-def test_an_interrupted_promotion_can_be_done_again(
-    two: Store, candidates: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    def killed(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
-        with pytest.raises(Killed):
-            promoted(two, candidates["jepa"], reset=True)
-    if call == "set_registered_model_alias":
-        assert champion_number(two, NAME) == 2
-        with pytest.raises(RegistryError, match="version 3 was never champion") as error:
-            roll_back(two, STUDY, TASK, to=3)
-        assert "3" not in error.value.remedy
-    else:  # it is the champion, and lacks only the time
-        assert champion_number(two, NAME) == 3
-        assert roll_back(two, STUDY, TASK).after == 2
-        assert roll_back(two, STUDY, TASK, to=3).after == 3
-    again = promoted(two, candidates["jepa"], reset=True)
-    assert roll_back(two, STUDY, TASK).before == again.version
-
-
 def test_after_a_rollback_exactly_this_model_is_refused_and_a_better_one_follows_the_restored_champion(
     two: Store, candidates: dict[str, Candidate]
 ) -> None:

@@ -98,20 +98,6 @@ def test_json_keeps_the_probabilities_and_says_that_nothing_is_predicted(
         assert row["false_alarm_rate"] == known.measured
 
 
-def test_explain_draws_and_answers_alike(
-    project: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    video = str(folder / "a.mp4")
-    done = call(project, monkeypatch, "predict", video, "--explain", str(tmp_path / "pictures"), "--json")
-    assert done.exit_code == 0, done.output
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"a.gif", "a.png"}
-    plain = call(project, monkeypatch, "predict", video, "--json")
-    assert json.loads(done.stdout) == json.loads(plain.stdout)
-    (tmp_path / "file").write_text("")
-    done = call(project, monkeypatch, "predict", video, "--explain", str(tmp_path / "file" / "below"))
-    refused(done, str(tmp_path / "file"), "")
-
-
 def test_a_video_that_cannot_be_read_is_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("not a video\n" * 50)

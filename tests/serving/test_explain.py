@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import SIZE, described, drawn, make_model, usual
+from small_models import described, drawn, make_model, usual
 
 from echolung.core.errors import DataError, DiskError, VideoError
 from echolung.methods.method import Maps
@@ -40,16 +40,6 @@ def test_each_file_is_answered_as_by_predict_and_drawn_twice(
         assert gif.info["duration"] == pytest.approx(1000 / 8, abs=10)
     with Image.open(tmp_path / "a.png") as png:
         assert min(png.size) > 400
-
-
-def test_the_frames_are_those_of_the_views_and_their_times_those_in_the_video(folder: Path, model: Model) -> None:
-    batch = model.read([folder / "a.mp4"])
-    frames, seconds = model.clips(batch, "0")
-    assert frames.shape == (VIEWS, FRAMES, SIZE, SIZE)
-    whole = batch.recordings.frames("0")
-    for view in range(VIEWS):
-        for frame in range(FRAMES):
-            np.testing.assert_array_equal(frames[view, frame], whole[int(seconds[view, frame] * 20 + 1e-6)])
 
 
 def picture(weights: np.ndarray, signed: bool) -> Picture:

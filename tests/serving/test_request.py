@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 
@@ -47,20 +46,6 @@ def test_an_invalid_setting_is_named(bare: pytest.MonkeyPatch, variable: str, va
     with pytest.raises(SettingsError, match=variable) as error:
         Limits.of_environment(serving=True)
     assert error.value.remedy
-
-
-@pytest.mark.parametrize(
-    "data", [b"\0\0\0\x20ftypavif" + bytes(600), b"#EXTM3U\n/etc/passwd", b"G" + bytes(900), b"RIFF0000WAVE"]
-)
-def test_no_other_kind_of_file_reaches_the_decoder(
-    model: Model, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "odd.mp4").write_bytes(data)
-    monkeypatch.setattr("echolung.data.video.Packets", lambda *_: pytest.fail("it reached FFmpeg"))
-    for row in ({"video": "odd.mp4"}, {"content": base64.b64encode(data).decode()}):
-        with pytest.raises(VideoError, match="is not a supported video") as error:
-            answer(model, pd.DataFrame([row]), Limits(tmp_path, 10**7))
-        assert str(tmp_path) not in str(error.value) and "/tmp" not in error.value.problem
 
 
 def test_pipes_links_out_of_the_folder_and_odd_names_are_refused_in_one_line(model: Model, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import signal
@@ -265,27 +264,6 @@ def test_a_stage_outlives_its_store_and_warns_once(
 # --- one run per task x arm ---
 
 
-def test_an_arm_shows_folds_as_steps_intervals_and_what_it_read(tracking: Store) -> None:
-    run = arm_run(tracking, "phantom", result())
-    found = tracking.client().get_run(run.id)
-    assert found.info.run_name == "pretrained (jepa) - pocus-pathology"
-    assert found.info.status == "FINISHED"
-    assert found.data.metrics["balanced_accuracy_low"] == 0.6
-    assert series(tracking, run, "fold/balanced_accuracy") == [(0, 0.65), (1, 0.75)]
-    assert found.data.params["encoder.width"] == "192"
-    assert found.data.params["seeds"] == "[0, 1]"
-    assert {name: found.data.tags[name] for name in ("init", "task", "arm", "current")} == {
-        "init": "pretrained",
-        "task": "pocus-pathology",
-        "arm": "jepa",
-        "current": "true",
-    }
-    (dataset,) = found.inputs.dataset_inputs
-    assert dataset.dataset.name == "predictions"
-    assert json.loads(dataset.dataset.source)["uri"].endswith("/tmp/predictions.parquet")
-    assert dataset.tags[0].value == "evaluation"
-
-
 def test_the_same_result_is_the_same_run_and_a_new_one_becomes_current(tracking: Store) -> None:
     first = arm_run(tracking, "again", result())
     assert arm_run(tracking, "again", result()).id == first.id
@@ -313,14 +291,6 @@ def test_a_run_cut_off_while_it_was_written_is_replaced(tracking: Store, monkeyp
 
 
 # --- a store that cannot be used ---
-
-
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlruns").mkdir()
-    (tmp_path / "mlruns" / "mlflow.db").write_text("not a database at all, but long enough to look like one" * 20)
-    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be used") as error:
-        store(tmp_path)
-    assert "move it away" in error.value.remedy
 
 
 def test_a_database_of_another_mlflow_is_not_touched(tracking: Store, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from echolung.core.errors import DataError
 from echolung.data.sources.files import Layout
 from echolung.data.sources.layouts import Scan, scan
 
-CASES = Path(os.environ.get("ECHOLUNG_CASES", Path(__file__).parents[4] / "shared" / "cases"))
 folder = partial(scan, "folder", source="mine")
 ROWS = [("a.mp4", "007", "no"), ("b.mp4", "NA", "yes"), ("c.mp4", "Jürgen", "1")]
 
@@ -146,18 +145,3 @@ def test_what_dvc_cannot_read_is_named_in_one_line(kind: str, tmp_path: Path) ->
     with pytest.raises(DataError, match=rf"mine holds what DVC cannot read: {STRAY[kind]}\. Remove") as error:
         folder(root)
     assert "\n" not in error.value.problem and error.value.remedy
-
-
-def test_collected_names_in_capitals_are_matched(tmp_path: Path) -> None:
-    if not CASES.is_dir():
-        pytest.skip(f"{CASES} does not exist: set ECHOLUNG_CASES")
-    (tmp_path / "Videos").mkdir()
-    for name in ("FileList.csv", "VolumeTracings.csv"):
-        written(tmp_path, (CASES / "echonet-upper-avi-names" / name).read_bytes(), name)
-    stems = pd.read_csv(tmp_path / "FileList.csv")["FileName"].str.removesuffix(".AVI")
-    for stem in stems:
-        (tmp_path / "Videos" / f"{stem}.avi").touch()
-    found = scan("echonet", tmp_path, "hearts")
-    assert found.manifest["path"].map(lambda path: Path(path).is_file()).all()
-    assert found.tracings is not None
-    assert set(found.tracings["sample_id"]) <= set(found.manifest["sample_id"])
