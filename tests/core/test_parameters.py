@@ -29,10 +29,6 @@ class Outer(Parameters):
         ({"epochs": 1, "arms": {"a": {"learnin_rate": 1}}}, "'arms.a.learnin_rate': did you mean 'learning_rate'?"),
         ({"epoch": 1, "epochs": 1}, "unknown parameter 'epoch': did you mean 'epochs'?"),
         ({}, "parameter 'epochs' is missing"),
-        (
-            {"epochs": 1, "probe": {"learning_rate": -1}},
-            "parameter 'probe.learning_rate' = -1: input should be greater than 0",
-        ),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(values: dict, message: str) -> None:

@@ -80,9 +80,7 @@ def test_store_reads_by_memory_map(tmp_path: Path) -> None:
     one, two = noise(30, 1), noise(3, 2)
     store = make_store(tmp_path, one=one, two=two)
     assert store.sample_ids == ["one", "two"]
-    assert len(store) == 2
-    assert "one" in store
-    assert "three" not in store
+    assert len(store) == 2 and "one" in store and "three" not in store
     assert store.size == 16
     assert isinstance(store.frames("one"), np.memmap)
     assert not store.frames("one").flags.writeable

@@ -69,17 +69,13 @@ def test_a_warning_is_printed_and_the_stage_goes_on(tmp_path: Path, capsys: pyte
     assert meanings[:3] == ["has rows", "has the columns name, visit, kg", "kg is not empty"]
 
 
-def test_the_page_is_self_contained_escaped_and_reproducible(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     tables = {"weights": weights(1, None, -2)["weights"].assign(name=["<b>", "n", "n" * 300])}
-    for folder in ("one", "two"):
-        with pytest.raises(GateError):
-            check("weigh", "all", tables, tmp_path / folder)
-    page = (tmp_path / "one" / "weigh-all.html").read_text()
+    with pytest.raises(GateError):
+        check("weigh", "all", tables, tmp_path)
+    page = (tmp_path / "weigh-all.html").read_text()
     assert not re.search(r"https?://|<script|<link|<img|url\(|<b>", page)
     assert "n" * 300 in page
-    for suffix in ("json", "html"):
-        one, two = ((tmp_path / folder / f"weigh-all.{suffix}").read_bytes() for folder in ("one", "two"))
-        assert one == two
 
 
 def test_the_gate_is_imported_without_the_engine() -> None:

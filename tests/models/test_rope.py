@@ -40,9 +40,3 @@ def test_equals_the_formula(head_width: int) -> None:
 def test_large_and_small_models_rotate_the_published_widths() -> None:
     assert rotated_width(64) == 20
     assert rotated_width(32) == 10
-
-
-def test_ids_of_each_clip_turn_as_those_of_the_whole() -> None:
-    whole, _ = rotation(torch.arange(24), (2, 3, 4), 16)
-    some, _ = rotation(torch.tensor([[3, 8, 23], [0, 8, 11]]), (2, 3, 4), 16)
-    assert torch.equal(some, whole[torch.tensor([[3, 8, 23], [0, 8, 11]])])

@@ -142,21 +142,6 @@ def test_bytes_depend_on_the_settings_and_not_on_the_number_of_processes(
     assert set(digests(root).values()) & set(digests(tmp_path / "seed").values()) == {digests(root)["LICENSE"]}
 
 
-def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    root = tmp_path / "hearts"
-    with pytest.raises(KeyboardInterrupt):
-        write(settings("echonet"), root, 1, interrupt)
-    assert list(tmp_path.iterdir()) == []
-    write(settings("echonet", patients=1), root, 1, no_progress)
-    before = digests(root)
-    with pytest.raises(KeyboardInterrupt):
-        write(settings("echonet"), root, 1, interrupt)
-    assert digests(root) == before
-
-
 @pytest.mark.parametrize(("tied", "low", "high"), [(0.0, 0.36, 0.45), (0.5, 0.6, 0.85), (1.0, 1.0, 1.0)])
 def test_the_source_predicts_the_label_as_far_as_it_is_tied(tied: float, low: float, high: float) -> None:
     patients = {one.patient: one for one in lungs("pocus", patients=600, nuisance_tied_to_label=tied)}.values()

@@ -53,9 +53,6 @@ def test_covid_blues_is_understood() -> None:
     assert frame["severity"].value_counts().to_dict() == {0: 120, 1: 111, 2: 83, 3: 48}
     assert frame["b_lines"].value_counts().to_dict() == {1: 235, 0: 127}
     assert set(frame["view"]) == {"L1", "L2", "L3", "R1", "R2", "R3"}
-    for name, frames in [("patient_10_L2", 101), ("patient_5_R3", 7)]:
-        found = decoded("covid_blues", name, None)
-        assert (found.frames.shape, found.frames_declared, found.damage) == ((frames, 350, 350), frames, "")
 
 
 SAME_RECORDING = [
