@@ -141,3 +141,6 @@ def test_a_torn_store_is_refused_and_computed_again(study: Study, file: str, kep
     with pytest.raises(DataError, match="out"):
         Features.open(study.root / "out")
     np.testing.assert_array_equal(study.embed().tokens, whole)
+    np.save(study.root / "out" / "tokens.npy", np.array([{"code": "never run"}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="out"):
+        Features.open(study.root / "out")

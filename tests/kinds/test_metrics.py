@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, weights against repeated rows, and within-fold means against the pooled value."""
+"""Metrics against scikit-learn, and within-fold means against the pooled value."""
 
 from __future__ import annotations
 

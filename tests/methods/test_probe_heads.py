@@ -1,4 +1,4 @@
-"""Batched probe heads against textbook attention, torch's optimiser, and one head at a time."""
+"""Batched probe heads against textbook attention, and torch's optimiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The video ViT and the predictor: sizes and names of the published model, and packed masking."""
+"""The video ViT and the predictor: the published sizes and names, and packed masking against masked attention."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The artefacts of the lung: where they are, what they hide, how they move."""
+"""The artefacts of the lung: where they are and how they move."""
 
 import dataclasses
 
@@ -29,8 +29,8 @@ HEALTHY = LungFindings("regular", 0, a_lines=1.0)
 SIZE = (200, 220)
 
 
-def draw(findings: LungFindings, patient: LungPatient = PATIENT, frames: int = 8, seed: int = 0) -> LungVideo:
-    return draw_lung(findings, patient, frames, 10, SIZE, seed)
+def draw(findings: LungFindings, frames: int = 8) -> LungVideo:
+    return draw_lung(findings, PATIENT, frames, 10, SIZE, 0)
 
 
 def polar(video: LungVideo, frame: int, depth: np.ndarray, angle: np.ndarray) -> np.ndarray:

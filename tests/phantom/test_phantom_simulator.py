@@ -9,13 +9,13 @@ from echolung.phantom.simulator import Scanner, unit_scatterers
 CONVEX = Scanner(radius=50, half_angle=0.5, depth=90, frequency=3.5, aperture=16, samples=180, beams=120)
 
 
-def speckle(scanner: Scanner, seed: int, shift: float = 0.0) -> np.ndarray:
-    """The echo of a homogeneous phantom with twelve scatterers per cell, rotated by `shift` radians."""
+def speckle(scanner: Scanner, seed: int) -> np.ndarray:
+    """The echo of a homogeneous phantom with twelve scatterers per cell."""
     rng = np.random.default_rng(seed)
     count = 12 * scanner.samples * scanner.beams
     depth = rng.uniform(0, scanner.depth, count).astype(np.float32)
     angle = rng.uniform(1.2 * scanner.angles[0], 1.2 * scanner.angles[-1], count).astype(np.float32)
-    return scanner.receive(scanner.deposit(depth, angle + np.float32(shift), unit_scatterers(rng, count)))
+    return scanner.receive(scanner.deposit(depth, angle, unit_scatterers(rng, count)))
 
 
 def test_speckle_of_a_homogeneous_phantom_is_fully_developed() -> None:

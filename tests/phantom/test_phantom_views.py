@@ -1,4 +1,4 @@
-"""Both views of the heart: masks, contours and volumes against independent geometry, and the picture against them."""
+"""Both views of the heart: masks, contours and volumes against independent geometry."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The public lung sets as published: rows are understood, difficult files decode, known copies are found.
+"""The public lung sets as published: rows are understood, known copies are found.
 
 Needs the sets in ECHOLUNG_REAL_DATA (default ../shared/data). All rows are read, a few videos are decoded.
 """

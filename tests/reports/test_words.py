@@ -1,4 +1,4 @@
-"""What the answers, tables and facts of a study say."""
+"""What the answers and tables of a study say."""
 
 from __future__ import annotations
 

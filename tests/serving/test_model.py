@@ -70,7 +70,7 @@ def test_a_model_without_an_encoder_answers_too(folder: Path, model: Model) -> N
     assert list(table["outside"]) == [False, True]
 
 
-def test_a_truncated_video_is_answered_with_its_damage(folder: Path, model: Model, tmp_path: Path) -> None:
+def test_a_truncated_video_is_answered_with_its_damage(model: Model, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (30, 60, 44), dtype=np.uint8)
     encode(tmp_path / "whole.avi", frames, 25, "mjpeg")
     whole = (tmp_path / "whole.avi").read_bytes()
