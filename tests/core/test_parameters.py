@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pydantic
 import pytest
 
 from echolung.core.errors import SettingsError
@@ -10,7 +9,7 @@ from echolung.core.parameters import Parameters
 
 
 class Inner(Parameters):
-    learning_rate: float = pydantic.Field(1e-3, gt=0)
+    learning_rate: float = 1e-3
 
 
 class Outer(Parameters):

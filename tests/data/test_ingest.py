@@ -104,13 +104,22 @@ def test_the_store_holds_every_frame_letterboxed(study: Study) -> None:
     assert pd.read_parquet(study.out / "tracings.parquet").empty
 
 
-def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(study: Study) -> None:
+def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = files(study.out)
     manifest = study.ingest()
     assert study.decodes == 0
     assert files(study.out) == before
     for content in manifest["sha256"]:
         assert (study.out / "clips" / f"{content}.npy").samefile(study.cached(content))
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    study.ingest()
+    assert files(study.out) == before, "where links are not possible, frames are copied"
 
 
 def test_only_new_contents_are_decoded(study: Study) -> None:

@@ -16,6 +16,7 @@ from echolung.kinds.classification import ClassificationTask
 from echolung.methods.cohort import Cohort, unit_log_loss
 from echolung.methods.controls import Majority
 from echolung.methods.fitting import outer_fold
+from echolung.methods.probes import selection
 from echolung.methods.probes.heads import NORM_EPSILON, ProbeForm
 from echolung.methods.probes.probe import Attentive, Linear, Probe
 from echolung.methods.probes.selection import Inputs, ProbeSettings, Selection, fit
@@ -93,6 +94,12 @@ def test_a_search_that_finds_nothing_ends_at_the_class_frequencies(unit: str) ->
         assert same == (search.loc[search["chosen"], "epoch"].item() == 0)
         stopped += same
     assert stopped >= 2
+
+
+def test_tokens_that_do_not_fit_into_memory_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Study().fit(Attentive).search()
+    monkeypatch.setattr(selection, "KEPT_BYTES", 0)
+    np.testing.assert_allclose(Study().fit(Attentive).search()[LOSSES], kept[LOSSES], rtol=0, atol=1e-5)
 
 
 def test_features_that_are_not_finite_and_searches_that_diverge_are_errors() -> None:

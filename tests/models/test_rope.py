@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from echolung.models.rope import rotate, rotated_width, rotation
+from echolung.models.rope import rotate, rotation
 
 torch.set_num_threads(1)
 
@@ -35,8 +35,3 @@ def test_equals_the_formula(head_width: int) -> None:
     expected = [by_hand(vector.tolist(), int(token), grid) for vector, token in zip(x, ids, strict=True)]
     found = rotate(x, *rotation(ids, grid, head_width))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=1e-5)
-
-
-def test_large_and_small_models_rotate_the_published_widths() -> None:
-    assert rotated_width(64) == 20
-    assert rotated_width(32) == 10

@@ -72,15 +72,6 @@ def test_starts_from_the_untrained_encoder_of_the_same_seed() -> None:
     assert jepa.encoder.norm.weight.data_ptr() != jepa.teacher.norm.weight.data_ptr()
 
 
-def test_biases_and_norms_do_not_decay(jepa: Jepa) -> None:
-    decayed, free = jepa.parameter_groups(0.04)
-    names = {id(weight): name for name, weight in jepa.named_parameters()}
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.04, 0.0)
-    assert all("norm" in names[id(w)] or names[id(w)].endswith("bias") for w in free["params"])
-    assert not any("norm" in names[id(w)] or names[id(w)].endswith("bias") for w in decayed["params"])
-    assert {names[id(w)].split(".")[0] for w in [*decayed["params"], *free["params"]]} == {"encoder", "predictor"}
-
-
 def test_encoders_that_cannot_be_masked_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="single token"):
         Jepa(ENCODER.model_copy(update={"patch": 32}), SETTINGS, seed=0, steps=10)

@@ -265,6 +265,12 @@ def test_mistakes_in_the_section_are_named(change: dict[str, Any], message: str)
         PretrainSettings.parse(settings().model_dump() | change, "pretrain")
 
 
+def test_an_encoder_overrides_the_training() -> None:
+    values, own = settings().model_dump(), {"objective": "jepa", "pool": "lungs", "training": {"steps": 9}}
+    both = PretrainSettings.parse(values | {"encoders": values["encoders"] | {"lungs": own}}, "pretrain")
+    assert [(both.of(name).steps, both.of(name).batch) for name in ("hearts", "lungs")] == [(6, 4), (9, 4)]
+
+
 def test_schedule_warms_up_holds_and_cools_down() -> None:
     rates = ScheduleSettings(steps=10, learning_rate=1.0, warmup_steps=4, warmup_from=0.2, cooldown_steps=4)
     expected = [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
