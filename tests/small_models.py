@@ -51,12 +51,11 @@ def drawn(kind: str) -> Method:
     return METHODS[kind](heads, pd.DataFrame())  # type: ignore[call-arg]
 
 
-def usual(described: Mapping[str, np.ndarray], threshold: float | None = None) -> Novelty:
+def usual(described: Mapping[str, np.ndarray]) -> Novelty:
     """Training recordings that differ a little from one that is `described` (1, P)."""
     random = np.random.default_rng(3)
     known = {name: one + 0.05 * random.normal(size=(20, one.shape[1])) for name, one in described.items()}
-    found = fit_novelty(known, np.arange(20), NoveltySettings())
-    return Novelty(found.usual, found.record.model_copy(update={"threshold": threshold or found.record.threshold}))
+    return fit_novelty(known, np.arange(20), NoveltySettings())
 
 
 def make_model(

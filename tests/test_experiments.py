@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -91,61 +88,6 @@ def test_a_stage_works_in_the_folder_it_is_started_in(tmp_path: Path, monkeypatc
 
 
 # --- several clones ---
-
-
-def run(folder: Path, command: str) -> str:
-    program, *words = command.split()
-    by = {"dvc": [sys.executable, "-m", "dvc"], "git": ["git", "-c", "user.name=t", "-c", "user.email=t@t"]}
-    done = subprocess.run([*by[program], *words], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
-
-
-PIPELINE = """
-stages:
-  make:
-    cmd:
-    - mkdir -p data/${study} reports/${study}
-    - echo ${value} > data/${study}/out
-    - 'echo "{\\"v\\": ${value}}" > reports/${study}/metrics.json'
-    deps: [code]
-    params: [value]
-    outs:
-    - data/${study}/out
-    metrics:
-    - reports/${study}/metrics.json
-"""
-
-
-def test_a_second_clone_that_pulled_recomputes_nothing_and_has_the_metrics(tmp_path: Path) -> None:
-    """The commands of the documentation, on a pipeline of one stage that is declared as in dvc.yaml."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    run(first, "git init -q")
-    run(first, "dvc init -q")
-    run(first, f"dvc remote add -q -d shared {tmp_path / 'remote'}")
-    (first / ".gitignore").write_text((ROOT / ".gitignore").read_text())
-    (first / "dvc.yaml").write_text(PIPELINE)
-    (first / "code").write_text("1")
-    studies = {"lung": "study: lung\nvalue: 1\n", "heart": "study: heart\nvalue: 2\n"}
-    for study, parameters in studies.items():
-        (first / "params.yaml").write_text(parameters)
-        assert "Running stage" in run(first, "dvc repro")
-        run(first, "git add -A")
-        run(first, f"git commit -qm {study}")
-    run(first, "dvc push -A --run-cache")
-    run(tmp_path, "git clone -q first second")
-    run(second, "dvc pull -A --run-cache dvc.yaml")
-    assert json.loads((second / "reports" / "heart" / "metrics.json").read_text()) == {"v": 2}
-    for study in ("heart", "lung"):
-        (second / "params.yaml").write_text(studies[study])
-        assert "Running stage" not in run(second, "dvc repro")
-        assert (second / "data" / study / "out").is_file()
-    run(second, "git checkout -q .")
-    shown = json.loads(run(second, "dvc exp show --json"))
-    assert next(iter(shown[0]["data"]["metrics"].values()))["data"] == {"v": 2}
-    difference = json.loads(run(second, "dvc metrics diff --json HEAD~1 --all"))
-    assert "reports/heart/metrics.json" in difference
 
 
 def test_every_output_of_the_pipeline_is_in_the_run_cache() -> None:

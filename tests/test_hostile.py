@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile
-import numpy as np
 import pytest
-
-from echolung.core.errors import VideoError
-from echolung.data import video
 
 ROOT = Path(__file__).parents[1]
 MEGABYTES = 512
@@ -34,27 +30,3 @@ def results() -> dict[str, dict[str, Any]]:
 def test_it_ends_in_the_right_frames_or_in_one_line(name: str, results: dict[str, dict[str, Any]]) -> None:
     assert results[name]["right"], results[name]["ended"]
     assert results[name]["megabytes"] < MEGABYTES
-
-
-@pytest.mark.parametrize(
-    ("case", "finding"),
-    [
-        (hostile.Case("a.avi", hostile.own("mjpeg"), hostile.TRUTH[::-1]), "dB instead"),
-        (hostile.Case("a.avi", hostile.own("mjpeg"), hostile.TRUTH[:5]), "frames came"),
-        (hostile.Case("a.avi", hostile.own("mjpeg"), refused="limit"), "should be refused"),
-        (hostile.Case("a.avi", lambda path: None, hostile.TRUTH), "another reason"),
-        (hostile.Case("a.avi", lambda path: None, refused="limit"), "another reason"),
-    ],
-)
-def test_the_judge_notices_a_wrong_end(case: hostile.Case, finding: str, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=finding):
-        hostile.outcome(case, tmp_path)
-
-
-def test_the_judge_notices_a_refusal_of_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> np.ndarray:
-        raise VideoError("two\nlines", "and a remedy")
-
-    monkeypatch.setattr(video, "decode", refuse)
-    with pytest.raises(AssertionError, match="not one line"):
-        hostile.outcome(hostile.Case("a.avi", lambda path: None, refused="two"), tmp_path)

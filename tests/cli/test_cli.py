@@ -11,7 +11,6 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from echolung.cli import champions as commands_module
 from echolung.cli.main import main
 from echolung.core.runtime import exclusive
 from echolung.data.video import decode
@@ -47,7 +46,6 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["promote", "pocus-patology"], "Did you mean 'pocus-pathology'?"),
         (["promote", "pocus-pathology", "--arm", "jepaa"], "arm 'jepaa' takes no part in pocus-pathology"),
         (["phantom", "heart", "x.mp4", "--ef", "99"], "Choose 5 to 85"),
         (["phantom", "lung", "x.txt"], "Use one of the suffixes"),
@@ -79,11 +77,6 @@ def test_show_while_the_study_runs_says_to_wait(tmp_path: Path, monkeypatch: pyt
     with exclusive(locks / "lung-fit@blues-covid.lock", "stage fit@blues-covid"):
         idle = CliRunner().invoke(main, ["show"])
     assert idle.exit_code == 1 and "dvc repro" in idle.output, "another study is no reason to wait"
-
-
-def test_the_two_servers_have_different_ports() -> None:
-    ports = {option.name: option.default for option in commands_module.serve.params}
-    assert f"--port {ports['port']}" not in CliRunner().invoke(main, ["ui", "--help"]).output
 
 
 def test_outside_a_project_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,14 +151,6 @@ def test_dvc_says_what_a_copy_would_lack_and_which_study_file_is_another_s(proje
         composition.compose(project, "copy")
 
 
-def test_the_demonstration_is_told_from_everything_else(project: Path) -> None:
-    composition.require_demonstration(project)
-    at(project, "phantom", "laptop")
-    with pytest.raises(SettingsError, match="study=phantom scale=laptop") as error:
-        composition.require_demonstration(project)
-    assert "echolung run --study phantom --scale demo" in error.value.remedy
-
-
 # --- clean ---
 
 

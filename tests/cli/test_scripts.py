@@ -45,7 +45,6 @@ def test_the_demonstration_runs_no_other_study(study: str, runs: bool, tmp_path:
 @pytest.mark.parametrize(
     ("command", "exits", "code", "calls"),
     [
-        ("none", 0, 0, ["promote", "promote", "phantom", "predict", "show"]),
         ("promote", 3, 0, ["promote", "promote", "phantom", "predict", "show"]),
         ("promote", 1, 1, ["promote"]),
         ("predict", 3, 0, ["promote", "promote", "phantom", "predict", "promote", "predict", "show"]),

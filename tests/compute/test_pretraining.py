@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +14,11 @@ import torch
 
 from echolung.compute.pretraining import pretrain, seed_runs
 from echolung.compute.session import ray_session
-from echolung.core.errors import DataError, DiskError, SettingsError, TrialError
+from echolung.core.errors import DataError, TrialError
 from echolung.models.vit import VideoViT
 from echolung.models.weights import WEIGHTS, load_encoder
 from echolung.pretraining.loop import train
-from echolung.pretraining.result import HISTORY, finish, finished, outlook
+from echolung.pretraining.result import HISTORY, finish, finished
 from echolung.pretraining.run import SeedRun
 from echolung.pretraining.settings import PretrainSettings
 
@@ -133,32 +132,6 @@ def test_two_workers_equal_one(pool: Path, tmp_path: Path) -> None:
     (row,) = table.to_dict("records")
     assert (row["seed"], row["steps"], row["videos"], row["finite"]) == (0, 4, 5, True)
     assert all(row[name] > 0 for name in ("loss_first", "loss_last", "effective_rank"))
-
-
-@pytest.mark.usefixtures("session")
-def test_more_than_ray_has_is_refused_at_once(pool: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="asks for 4 CPUs and Ray has 2"):
-        pretrain(runs(pool, tmp_path, [0], workers=4), tmp_path / "out")
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_and_the_next_call_resumes(pool: Path, tmp_path: Path) -> None:
-    """What a worker does, without Ray."""
-    (run,) = runs(pool, tmp_path, [3])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fills_up(step: int, values: dict[str, float | None]) -> None:
-        if step == 3:  # from now on only small files can be written
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
-
-    try:
-        with pytest.raises(DiskError, match=r"a file would be larger.*checkpoint\.safetensors"):
-            finish(run, fills_up, "cpu")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not run.result.exists()
-    assert outlook(run) == "hearts seed 3: continuing from step 2 of 4"
-    finish(run, quiet, "cpu")
-    check(run.result, 3, plain(pool, 3, tmp_path / "plain"), atol=0, rtol=0)
 
 
 def test_a_finished_seed_is_copied_until_it_is_damaged_or_anything_changes(pool: Path, tmp_path: Path) -> None:

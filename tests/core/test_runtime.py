@@ -11,7 +11,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from echolung.core import errors, runtime
@@ -62,9 +60,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "numpy": lambda path: np.save(path, FRAME["x"].to_numpy()),
     "safetensors": lambda path: save_file({"x": torch.ones(100_000)}, path),
     "parquet": lambda path: FRAME.to_parquet(path),
-    "csv": lambda path: FRAME.to_csv(path),
     "text": lambda path: path.write_text("x" * 400_000),
-    "picture": lambda path: Image.effect_noise((600, 600), 90).save(path),
     "copy": lambda path: shutil.copyfile(pd.core.frame.__file__, path),
 }
 
@@ -102,51 +98,6 @@ def test_whatever_library_writes_a_refusing_disk_is_one_typed_line_and_the_old_f
     with runtime.atomic_path(path) as temporary:
         WRITERS[writer](temporary)
     assert path.stat().st_size > 20_000
-
-
-@pytest.mark.parametrize("writer", ["parquet", "csv", "text", "copy"])
-def test_a_full_disk_is_known_by_every_library_s_own_words(writer: str) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no device that is always full")
-    with pytest.raises(OSError, match=r"No space left") as raised:
-        WRITERS[writer](full)
-    told = runtime.disk_error(raised.value, full)
-    assert told is not None
-    assert str(told).startswith("the disk is full: /dev/full. Free some space and run again")
-
-
-def test_a_file_where_a_folder_must_be_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for place in ("file/x", "file/x/y"):
-        for opened in (runtime.atomic_path(tmp_path / place), runtime.exclusive(tmp_path / place, "stage x")):
-            with (
-                pytest.raises(errors.DiskError, match=r"a file is where a folder must be: .*/file") as told,
-                opened,
-            ):
-                pass
-            assert "Move it away" in told.value.remedy
-
-
-def test_other_errors_are_not_taken_for_the_disk_s(tmp_path: Path) -> None:
-    for error in (OSError(2, "No such file"), ValueError("5 requested and 3 written"), RuntimeError("full")):
-        assert runtime.disk_error(error) is None
-    with pytest.raises(errors.DataError), runtime.atomic_path(tmp_path / "x"):
-        raise errors.DataError("No space left on device, said a table", "")
-
-
-def test_an_interrupted_directory_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "features"
-    with runtime.atomic_directory(path) as temporary:
-        (temporary / "a").write_text("1")
-    with pytest.raises(KeyboardInterrupt), runtime.atomic_directory(path) as temporary:
-        (temporary / "b").write_text("2")
-        raise KeyboardInterrupt
-    assert [p.name for p in path.iterdir()] == ["a"]
-    with runtime.atomic_directory(path) as temporary:
-        (temporary / "c").write_text("3")
-    assert [p.name for p in path.iterdir()] == ["c"]
-    assert [p.name for p in tmp_path.iterdir()] == ["features"]
 
 
 @contextlib.contextmanager
@@ -190,14 +141,6 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     assert runtime.holder(lock) == ""
     with runtime.exclusive(lock, "stage fit"):
         assert runtime.holder(lock) == f"process {os.getpid()}"
-
-
-def test_a_patient_caller_gets_the_lock_when_its_holder_ends(tmp_path: Path) -> None:
-    lock = tmp_path / "fit.lock"
-    with another_process("exclusive(path, 'stage fit')", lock) as holder:
-        threading.Timer(0.3, holder.kill).start()
-        with runtime.exclusive(lock, "stage fit", patience=60):
-            assert holder.wait(60) != 0
 
 
 SEED = int.from_bytes(hashlib.sha256(b'["phantom", "1"]').digest()[:4], "little") & 0x7FFFFFFF

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -58,20 +57,3 @@ def test_even_a_playlist_that_reaches_ffmpeg_opens_nothing(
     monkeypatch.setattr(containers, "container", lambda head: "mp4 or mov")
     with pytest.raises(VideoError):
         video.decode(path)
-
-
-def test_reading_never_raises_into_ffmpeg(tmp_path: Path) -> None:
-    path = tmp_path / "clip.gif"
-    path.write_bytes(b"GIF89a" + bytes(range(100)))
-    with containers.opened(path) as source:
-        assert (source.size, source.container) == (106, "gif")
-        assert source.read(6) == b"GIF89a"
-        assert source.seek(-1, os.SEEK_END) == 105
-        assert source.read(50) == bytes([99])
-        assert source.read(50) == b""
-        assert source.seek(-7) == source.seek(2**64) == source.seek(0, 99) == -1
-        assert source.fault == ""
-        os.close(source._stream.fileno())  # the disk is gone
-        assert source.read(6) == b""
-        assert source.fault == "Bad file descriptor"
-        source._stream = open(path, "rb", buffering=0)  # noqa: SIM115 (closed with the block)

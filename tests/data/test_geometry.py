@@ -48,13 +48,6 @@ def test_letterbox_keeps_the_shown_shape_and_centres_the_picture(height: int, wi
     assert abs(columns.min() - (47 - columns.max())) <= 1
 
 
-def test_letterbox_treats_frames_separately_and_keeps_frames_of_the_right_size() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (5, 40, 30), dtype=np.uint8)
-    together = letterbox(frames, 32)
-    assert all(np.array_equal(together[i : i + 1], letterbox(frames[i : i + 1], 32)) for i in range(5))
-    assert np.array_equal(letterbox(frames[:, :30], 30), frames[:, :30])
-
-
 def geometries(height: int, width: int, rng: np.random.Generator) -> dict[str, Geometry]:
     top, left = int(rng.integers(0, 12)), int(rng.integers(0, 12))
     crop = Geometry.crop((height, width), top, left, height - top - 9, width - left - 7)
@@ -94,24 +87,3 @@ def test_points_and_masks_follow_the_pixels_within_half_a_pixel(seed: int) -> No
                 assert abs(centres[0] - centres[1]) < 0.5, name
         border = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
         assert not (((moved != inside) | ((seen > 0.5) != inside)) & ~border).any(), name
-
-
-def test_compositions_are_the_steps_one_after_the_other() -> None:
-    rng = np.random.default_rng(0)
-    points = rng.uniform(0, 90, (50, 2))
-    one = Geometry.letterbox((100, 70), 64, 1.1)
-    two = Geometry.crop((64, 64), 4, 8, 40, 48)
-    three = Geometry.resize((40, 48), (80, 72))
-    stepwise = three.points(two.points(one.points(points)))
-    assert np.allclose(one.then(two).then(three).points(points), stepwise)
-    assert np.allclose(one.then(two.then(three)).points(points), stepwise)
-
-
-def test_identity_and_labels_outside() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (2, 30, 40), dtype=np.uint8)
-    same = Geometry.resize((30, 40), (30, 40))
-    assert np.array_equal(same.frames(frames), frames)
-    assert np.array_equal(same.mask(frames[0]), frames[0])
-    assert np.allclose(same.points(np.array([[3.5, 7.25]])), [[3.5, 7.25]])
-    boxed = Geometry.letterbox((30, 40), 40).mask(np.full((30, 40), 3, np.uint8))
-    assert (boxed[5:35] == 3).all() and (boxed[:5] == 0).all() and (boxed[35:] == 0).all()

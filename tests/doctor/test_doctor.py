@@ -130,14 +130,6 @@ def test_the_code_and_the_programs_are_those_of_this_environment(root: Path, mon
     stops(machine.packages(root), f"`echolung` runs the code of {ROOT}", "./bootstrap.sh")
 
 
-def test_what_pip_finds_is_quoted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = subprocess.CompletedProcess([], 1, "mlflow 3.1 requires x, which is not installed.\n", "")
-    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: bad)
-    found = machine.packages(root)
-    assert (found.level, found.remedy) == ("warning", "Install again: ./bootstrap.sh")
-    assert "mlflow 3.1 requires x" in found.said
-
-
 def test_a_user_without_a_name_or_home_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.user().level == "ok"
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
@@ -166,12 +158,6 @@ def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPa
     stops(machine.ray(False, 1), "does not answer", "unset RAY_ADDRESS")
 
 
-def test_a_ray_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", "/" + "long" * 20)
-    stops(machine.ray(True, 1), "does not start")
-
-
 def test_a_repository_that_dvc_could_not_use_says_what_to_type(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.level for one in machine.git(root)] == ["ok", "ok"][: len(machine.git(root))]
     subprocess.run(["git", "config", "--unset", "user.email"], check=True)
@@ -188,7 +174,7 @@ def test_a_repository_that_dvc_could_not_use_says_what_to_type(root: Path, monke
     stops(machine.git(root)[-1], "has no commit yet", "git commit")
 
 
-def test_another_user_s_repository_is_to_be_trusted_and_never_made_anew(
+def test_another_user_s_repository_is_to_be_trusted_and_not_made_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for its tests
@@ -240,32 +226,6 @@ def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
     settings, found = project.parameters(root, "lnug")
     assert settings is None
     stops(found, "Did you mean 'lung'?")
-
-
-@pytest.mark.parametrize("key", ["my videos", "Ward", "a/b", "ä", "-a"])
-def test_a_name_that_dvc_or_the_shell_cannot_carry_is_an_error(key: str, root: Path) -> None:
-    values = yaml.safe_load((root / "params.yaml").read_text())
-    values["ingest"]["sources"][key] = {"layout": "folder", "root": "/data"}
-    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    settings, found = project.parameters(root)
-    assert settings is None
-    stops(found, key, "lower-case letters, digits and hyphens")
-
-
-@pytest.mark.parametrize("content", [b"study: [", b"\xff\xfe", b"", b"study: phantom\n"])
-def test_parameters_that_cannot_be_read_are_an_error(root: Path, content: bytes) -> None:
-    (root / "params.yaml").write_bytes(content)
-    settings, found = project.parameters(root)
-    assert settings is None
-    stops(found, "params")
-
-
-def test_a_copied_study_file_must_say_its_own_name(root: Path) -> None:
-    shutil.copy(root / "conf" / "study" / "folder.yaml", root / "conf" / "study" / "ward.yaml")
-    (found,) = project.studies(root)
-    assert (found.level, found.subject) == ("warning", "ward")
-    assert found.remedy == "Change that line to `study: ward`."
-    stops(project.parameters(root, "ward")[1], "conf/study/ward.yaml says `study: folder`", "`study: ward`")
 
 
 def test_a_stage_at_work_is_named(root: Path) -> None:
@@ -331,26 +291,15 @@ def test_a_wrong_table_is_an_error(root: Path, rows: list[str], subject: str, sa
     stops(only(examined(root, rows), subject), said)
 
 
-@pytest.mark.parametrize("stray", ["link", "loop", "pipe", "socket", "name", "ignore", "empty"])
+@pytest.mark.parametrize("stray", ["link", ".dvcignore", "sick0.avi"])
 def test_stray_things_that_would_stop_dvc_or_ingest_are_named(stray: str, root: Path) -> None:
     videos = root / "data" / "raw" / "mine"
     videos.mkdir(parents=True)
-    if stray in ("link", "loop"):
-        (videos / "stray").symlink_to("nowhere" if stray == "link" else "stray")
-    elif stray == "pipe":
-        os.mkfifo(videos / "stray")
-    elif stray == "socket":
-        with socket.socket(socket.AF_UNIX) as one:
-            os.chdir(videos)  # the name of a socket is at most 107 bytes long
-            one.bind("stray")
-            os.chdir(root)
-    elif stray == "name":
-        open(os.fsencode(videos) + b"/stray\xff", "w").close()
+    if stray == "link":
+        (videos / stray).symlink_to("nowhere")
     else:
-        (videos / {"ignore": ".dvcignore", "empty": "sick0.avi"}[stray]).touch()
-    stops(
-        only(examined(root, SICK_AND_WELL), "mine"), {"ignore": ".dvcignore", "empty": "sick0.avi"}.get(stray, "stray")
-    )
+        (videos / stray).touch()
+    stops(only(examined(root, SICK_AND_WELL), "mine"), stray)
 
 
 def test_a_set_that_dvc_can_fetch_says_how(root: Path) -> None:

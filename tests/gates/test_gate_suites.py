@@ -244,13 +244,6 @@ def test_an_empty_table_and_a_missing_column_fail_every_suite(stage: str, tmp_pa
             check(stage, "k", tables | {name: without}, tmp_path, **facts)
 
 
-@pytest.mark.parametrize(("stage", "table", "column"), [("split", "folds", "inner_3"), ("fit", "predictions", "p_2")])
-def test_columns_that_depend_on_the_facts_are_required_too(stage: str, table: str, column: str, tmp_path: Path) -> None:
-    tables, facts = clean(stage)
-    with pytest.raises(GateError, match=f"missing: {column}"):
-        check(stage, "k", tables | {table: tables[table].drop(columns=column)}, tmp_path, **facts)
-
-
 @pytest.mark.parametrize(
     ("column", "rows", "caught"),
     [
@@ -266,14 +259,6 @@ def test_an_official_split_is_checked_like_any_other(column: str, rows: list[int
         check("split", "k", tables, tmp_path, **facts)
     put("inner_0", 0, -1)(tables)  # not trained on: no leak
     check("split", "k", tables, tmp_path, **facts)
-
-
-def test_only_scored_videos_need_predictions(tmp_path: Path) -> None:
-    _, facts = clean("fit")
-    check("fit", "k", {"predictions": predictions(official()), "folds": official()}, tmp_path, **facts)
-    of_training = predictions(official().assign(fold=0))
-    with pytest.raises(GateError, match=r"fold is that of the split; found: jepa .* pocus/v00"):
-        check("fit", "k", {"predictions": of_training, "folds": official()}, tmp_path, **facts)
 
 
 def test_what_is_undefined_without_fault_passes(tmp_path: Path) -> None:

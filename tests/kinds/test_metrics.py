@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, weights against repeated rows, and within-fold means against the pooled value."""
+"""Metrics against scikit-learn, and within-fold means against the pooled value."""
 
 from __future__ import annotations
 
@@ -46,19 +46,6 @@ def test_rankings_match_scikit_learn(scored: tuple[np.ndarray, np.ndarray]) -> N
         expected = sklearn_metrics.roc_curve(y == k, p[:, k], drop_intermediate=False)
         for rate, of_sklearn in zip(metrics.roc_points(y == k, p[:, k]), expected, strict=False):
             assert rate == pytest.approx(of_sklearn)
-
-
-def test_a_weight_is_a_repeated_row(scored: tuple[np.ndarray, np.ndarray]) -> None:
-    y, p = scored
-    counts, predicted = np.random.default_rng(1).integers(0, 4, (5, len(y))), p.argmax(axis=1)
-    confusions = metrics.confusion_matrix(y, predicted, p.shape[1], counts)
-    values = {name: ranking(y == 1, p[:, 1], counts) for name, ranking in metrics.RANKINGS.items()}
-    for at, row in enumerate(counts):
-        rows = np.repeat(np.arange(len(y)), row)
-        assert (confusions[at] == metrics.confusion_matrix(y[rows], predicted[rows], p.shape[1])).all()
-        for name, ranking in metrics.RANKINGS.items():
-            again = ranking(y[rows] == 1, p[rows, 1], np.ones((1, len(rows))))[0]
-            assert values[name][at] == pytest.approx(again)
 
 
 def test_rankings_are_means_within_folds_and_folds_without_a_class_are_left_out_and_counted() -> None:

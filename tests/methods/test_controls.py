@@ -118,11 +118,6 @@ def test_source_only_reads_the_file_and_not_the_picture(tmp_path: Path) -> None:
     assert np.isfinite(fitted.predict(new, ["s/c"])).all(), "containers that training lacks"
 
 
-def picture(values: np.ndarray) -> np.ndarray:
-    """A still video of one picture, letterboxed as the clip store does it."""
-    return np.pad(np.repeat(values[None].astype(np.uint8), 6, axis=0), ((0, 0), (8, 8), (0, 0)))
-
-
 def test_hand_made_features_see_what_they_are_named_for() -> None:
     depth, across = np.meshgrid(np.arange(48), np.arange(64), indexing="ij")
     lines = 128 + 100 * np.cos(2 * np.pi * depth / 12)  # A-lines, 12 rows apart

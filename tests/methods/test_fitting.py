@@ -15,7 +15,6 @@ from drawn import folds_of, manifest_of, save_source
 from echolung.compute import fits as compute
 from echolung.core.errors import DataError
 from echolung.core.runtime import digest, read_json, write_json
-from echolung.data.clips import ClipStore
 from echolung.data.splits import folds_digest, read_folds, write_folds
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.recordings import Recordings
@@ -118,24 +117,6 @@ def test_the_deployed_method_is_fitted_on_all_that_the_task_may_train_on(data: P
     assert columns == [f"log_loss_{fold}" for fold in range(3 if name == "cv" else 2)], "outer folds choose for cv"
     other = search(folds.assign(y=folds["y"].where(~scored, 1 - folds["y"])))
     assert found.equals(other) == (name == "external")
-
-
-def test_recordings_of_two_sources_answer_in_the_order_they_are_asked(data: Path) -> None:
-    stores = [data / "embed" / source / "jepa" / "seed0" for source in "st"]
-    recordings, asked = Recordings.of_sources(data / "ingest", "st", stores), ["t/03", "s/10", "t/00"]
-    assert recordings.manifest(asked)["patient_id"].tolist() == ["t/p1", "s/p5", "t/p0"]
-    clips = {source: ClipStore.open(data / "ingest" / source / "clips") for source in "st"}
-    tokens, one_view = recordings.tokens(asked), recordings.tokens(asked, np.array([1, 0, 1]))
-    for place, (name, view) in enumerate(zip(asked, (1, 0, 1), strict=True)):
-        np.testing.assert_array_equal(recordings.frames(name), clips[name[0]].frames(name))
-        own = recordings.features["st".index(name[0])]
-        expected = own.tokens[own.positions([name])[0]]
-        np.testing.assert_array_equal(tokens[place], expected)
-        np.testing.assert_array_equal(one_view[place], expected[view])
-    recordings.features[1].record.seen_in_pretraining.append("t/00")
-    assert recordings.seen(asked).tolist() == [False, False, True]
-    with pytest.raises(DataError, match=r"no features.*Give the arm an encoder"):
-        Recordings.of_sources(data / "ingest", "st").tokens(asked)
 
 
 def test_a_fit_is_another_one_if_anything_it_depends_on_changed(

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy import stats
 from sklearn.covariance import LedoitWolf
 
@@ -15,7 +14,6 @@ from echolung.core.errors import CheckpointError, DataError
 from echolung.embedding.embed import encode_clips, evaluation_clips
 from echolung.embedding.features import Features, FeaturesRecord
 from echolung.embedding.recordings import HeldClips, Part, Recordings
-from echolung.methods.handmade import handmade_features
 from echolung.methods.novelty import FILE, Novelty, NoveltySettings, Usual, describe, fit_novelty
 from echolung.models.encoder import Encoder
 from echolung.models.encoders import ENCODERS, initial_encoder
@@ -59,30 +57,6 @@ def described(frames: list[np.ndarray], encoder: Encoder | None = None) -> dict[
         views = [encode_clips(encoder, evaluation_clips(video, 25.0, encoder.settings, 2)).numpy() for video in frames]
         asked = recordings(frames, np.stack(views), encoder.grid)
     return describe(asked, [f"r{place}" for place in range(len(frames))])
-
-
-def test_a_description_is_mean_spread_and_change_of_normalised_tokens_by_region() -> None:
-    views, (time, height, width), channels = 2, (3, 6, 6), 5
-    tokens = torch.randn(views, time * height * width, channels, generator=torch.Generator().manual_seed(0)) * 3 + 1
-    x = tokens.half().numpy().astype(np.float64)
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-    x = x.reshape(views, time, height, width, channels)
-
-    def summary(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        part = x[:, :, rows, columns]
-        flat = part.reshape(-1, channels)
-        moved = [abs(part[v, t + 1] - part[v, t]).mean((0, 1)) for v in range(views) for t in range(time - 1)]
-        return flat.mean(0), flat.std(0), np.mean(moved, axis=0)
-
-    whole = summary(slice(None), slice(None))
-    regions = [summary(slice(2 * r, 2 * r + 2), slice(2 * c, 2 * c + 2)) for r in range(3) for c in range(3)]
-    by_region = [np.stack([region[kind] for region in regions], axis=1).ravel() for kind in range(3)]
-    frames = np.random.default_rng(0).integers(0, 255, (9, 20, 20), dtype=np.uint8)
-    found = describe(recordings([frames], tokens.half().numpy()[None], (time, height, width)), ["r0"])
-    np.testing.assert_allclose(found["tokens"][0], np.concatenate([*whole, *by_region]), atol=1e-4)
-    np.testing.assert_array_equal(found["handmade"][0], list(handmade_features(frames).values()))
-    one_step = describe(recordings([frames], tokens.half().numpy()[None], (1, 18, 6)), ["r0"])["tokens"][0]
-    assert (one_step[2 * channels : 3 * channels] == 0).all(), "one time step has nothing to change to"
 
 
 @pytest.mark.parametrize("dimensions", [12, 90])  # fewer and more than there are recordings
@@ -155,15 +129,6 @@ def test_few_patients_cannot_show_a_small_rate_and_nonsense_is_refused() -> None
         fit_novelty(both(known), groups, NoveltySettings())
 
 
-def test_a_number_that_never_varies_divides_nothing_by_zero() -> None:
-    known, groups = patients(12, 1, seed=7)
-    known[:, 3] = 1.5
-    novelty = fit_novelty(both(known), groups, NoveltySettings())
-    moved = known[:1].copy()
-    moved[0, 3] = 1e9
-    assert np.isfinite(novelty.distances(both(known))).all() and np.isfinite(novelty.distances(both(moved))).all()
-
-
 @pytest.mark.parametrize("with_encoder", [True, False])
 def test_hearts_are_outside_for_a_model_of_lungs_and_other_lungs_are_not(with_encoder: bool) -> None:
     def lung(seed: int) -> np.ndarray:
@@ -197,12 +162,7 @@ def test_it_comes_back_from_disk_to_the_last_digit_and_not_if_damaged(tmp_path: 
     novelty.save(tmp_path)
     again = Novelty.load(tmp_path, novelty.record)
     np.testing.assert_array_equal(again.distances(both(known)), novelty.distances(both(known)))
-    whole = (tmp_path / FILE).read_bytes()
-    for damaged in (whole[:40], b"", None):
-        (tmp_path / FILE).unlink()
-        if damaged is not None:
-            (tmp_path / FILE).write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"novelty\.safetensors is missing or damaged") as error:
-            Novelty.load(tmp_path, novelty.record)
-        assert "promote" in error.value.remedy
-        (tmp_path / FILE).touch()
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:40])
+    with pytest.raises(CheckpointError, match=r"novelty\.safetensors is missing or damaged") as error:
+        Novelty.load(tmp_path, novelty.record)
+    assert "promote" in error.value.remedy

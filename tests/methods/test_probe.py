@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from drawn import features_of, folds_of, manifest_of
 from sklearn.linear_model import LogisticRegression
 
@@ -58,10 +57,6 @@ class Study:
         return method.fit(method.Settings(**SEARCH | own | changes), task(unit), self.recordings(), training, 4, Path())
 
 
-def weights(probe: Probe) -> torch.Tensor:
-    return torch.cat([value.flatten() for value in probe.heads.state_dict().values()])
-
-
 @BOTH
 def test_the_lowest_mean_inner_log_loss_is_chosen_and_each_configuration_scores_as_alone(method: type[Probe]) -> None:
     study = Study()
@@ -101,21 +96,10 @@ def test_a_search_that_finds_nothing_ends_at_the_class_frequencies(unit: str) ->
     assert stopped >= 2
 
 
-@BOTH
-def test_a_fit_is_repeatable_and_sees_no_video_of_the_test_fold(method: type[Probe]) -> None:
-    study = Study()
-    honest, again = study.fit(method), study.fit(method)
-    study.tokens[int(study.test[0][2:])] *= 300
-    other = study.fit(method)
-    assert torch.equal(weights(honest), weights(again))
-    assert torch.equal(weights(honest), weights(other))
-    pd.testing.assert_frame_equal(honest.search(), other.search())
-
-
 def test_tokens_that_do_not_fit_into_memory_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Study().fit(Attentive)
+    kept = Study().fit(Attentive).search()
     monkeypatch.setattr(selection, "KEPT_BYTES", 0)
-    torch.testing.assert_close(weights(Study().fit(Attentive)), weights(kept))
+    np.testing.assert_allclose(Study().fit(Attentive).search()[LOSSES], kept[LOSSES], rtol=0, atol=1e-5)
 
 
 def test_features_that_are_not_finite_and_searches_that_diverge_are_errors() -> None:
@@ -132,21 +116,6 @@ def normalised(tokens: np.ndarray) -> np.ndarray:
     tokens = tokens.astype(np.float16).astype(np.float64)
     centred = tokens - tokens.mean(axis=-1, keepdims=True)
     return centred / np.sqrt(centred.var(axis=-1, keepdims=True) + NORM_EPSILON)
-
-
-@pytest.mark.parametrize("kind", ["attentive", "linear"])
-def test_a_head_is_standardised_by_its_own_training_videos(kind: str) -> None:
-    study = Study()
-    own = Cohort.of(study.training, "video")
-    inputs = Inputs(
-        study.recordings(), own.sample_ids, ProbeForm(kind=kind, width=WIDTH, classes=3, attention_head_width=8), 7
-    )
-    heads = inputs.heads(torch.from_numpy(np.stack([own.weights(fold) for fold in range(3)])), own, seed=0)
-    for fold in range(3):
-        mine = normalised(study.tokens[[int(name[2:]) for name in np.array(own.sample_ids)[own.inner != fold]]])
-        mine = mine.mean(axis=2).reshape(-1, WIDTH) if kind == "linear" else mine.reshape(-1, WIDTH)
-        np.testing.assert_allclose(heads.mean[fold], mine.mean(axis=0), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(heads.std[fold], mine.std(axis=0), rtol=1e-3, atol=1e-3)
 
 
 def test_videos_are_weighed_and_scored_by_the_unit_of_decision() -> None:

@@ -1,9 +1,7 @@
 """Encoders: preprocessing, settings and files. Files that are damaged or foreign are refused; nothing is unpickled."""
 
-import json
 import pickle
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -11,41 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from echolung.core.errors import CheckpointError, SettingsError
 from echolung.core.runtime import sha256_file
-from echolung.models.encoder import ClipSettings, Encoder
-from echolung.models.encoders import ENCODERS, initial_encoder
+from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViT
 from echolung.models.weights import RECORD, WEIGHTS, EncoderRecord, initialise, load_encoder, save_encoder
 
 torch.set_num_threads(1)
 
 SETTINGS = VideoViT.Settings(width=36, depth=2, heads=2, image_size=16, frames=4, clip_fps=8.0, patch=8)
-
-
-class MeanSettings(ClipSettings):
-    kind: Literal["mean"] = "mean"
-    features: int = 5
-
-
-class Mean(Encoder):
-    """One token per frame: random features of its mean."""
-
-    Settings = MeanSettings
-    settings: MeanSettings
-
-    def __init__(self, settings: MeanSettings) -> None:
-        super().__init__(settings)
-        self.mix = torch.nn.Linear(1, settings.features)
-
-    @property
-    def width(self) -> int:
-        return self.settings.features
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        return self.settings.frames, 1, 1
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.mix(pixels.mean(dim=(1, 3, 4))[..., None])
 
 
 @pytest.fixture
@@ -74,15 +44,6 @@ def test_pixels_are_normalised_and_resized() -> None:
     pixels = VideoViT(SETTINGS).pixels(torch.full((1, 4, 40, 40), 255, dtype=torch.uint8))
     assert pixels.shape == (1, 1, 4, 16, 16)
     torch.testing.assert_close(pixels, torch.full_like(pixels, (1 - SETTINGS.mean) / SETTINGS.std))
-
-
-def test_three_channels_repeat_the_grey_one() -> None:
-    colour, grey = VideoViT(SETTINGS.model_copy(update={"channels": 3})), VideoViT(SETTINGS)
-    weights = colour.state_dict()
-    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"].sum(1, keepdim=True)
-    grey.load_state_dict(weights)
-    frames = clips()
-    torch.testing.assert_close(colour.encode(frames), grey.encode(frames), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -116,19 +77,6 @@ def test_a_saved_encoder_loads_as_the_same_encoder(saved: Path) -> None:
     assert {path.name for path in saved.iterdir()} == {WEIGHTS, RECORD}
 
 
-def test_an_encoder_of_a_registered_kind_is_saved_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = MeanSettings(image_size=16, frames=4, clip_fps=8.0)
-    with monkeypatch.context() as patch:
-        patch.setitem(ENCODERS, "mean", Mean)
-        (row,) = initialise(settings, [3], tmp_path, "means").to_dict("records")
-        encoder, found = load_encoder(tmp_path / "seed3")
-        assert isinstance(encoder, Mean) and found.settings == settings
-        assert (row["arm"], row["seed"], row["weights_sha256"]) == ("means", 3, found.weights_sha256)
-        assert encoder.encode(clips()).shape == (2, 4, 5)
-    with pytest.raises(CheckpointError, match=r"no kind 'mean'.*known: video-vit"):
-        load_encoder(tmp_path / "seed3")
-
-
 def test_an_untrained_arm_has_one_encoder_per_seed(tmp_path: Path) -> None:
     table = initialise(SETTINGS, [0, 3], tmp_path)
     assert table["seed"].tolist() == [0, 3] and table["finite"].all()
@@ -154,26 +102,11 @@ def test_pickled_weights_are_refused_unread(saved: Path, tmp_path: Path) -> None
         load_encoder(saved)
 
 
-def test_truncated_weights_are_refused(saved: Path) -> None:
-    path = saved / WEIGHTS
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="damaged or not a safetensors file"):
-        load_encoder(saved)
-
-
 def test_weights_that_lack_a_tensor_are_refused(saved: Path) -> None:
     weights = load_file(saved / WEIGHTS)
     del weights["norm.bias"]
     save_file(weights, saved / WEIGHTS)
     with pytest.raises(CheckpointError, match=r'does not fit the settings.*"norm\.bias"'):
-        load_encoder(saved)
-
-
-def test_settings_of_another_model_are_refused(saved: Path) -> None:
-    values = json.loads((saved / RECORD).read_text())
-    values["settings"]["width"] = 48
-    (saved / RECORD).write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="does not fit the settings"):
         load_encoder(saved)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from echolung.models.rope import rotate, rotated_width, rotation
+from echolung.models.rope import rotate, rotation
 
 torch.set_num_threads(1)
 
@@ -35,28 +35,3 @@ def test_equals_the_formula(head_width: int) -> None:
     expected = [by_hand(vector.tolist(), int(token), grid) for vector, token in zip(x, ids, strict=True)]
     found = rotate(x, *rotation(ids, grid, head_width))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=1e-5)
-
-
-def test_large_and_small_models_rotate_the_published_widths() -> None:
-    assert rotated_width(64) == 20
-    assert rotated_width(32) == 10
-
-
-def test_angles_are_tiled_not_interleaved() -> None:
-    cosines, _ = rotation(torch.tensor([1]), (1, 1, 2), 64)  # the second column: only the width axis turns
-    assert torch.equal(cosines[0, 40:50], cosines[0, 50:60])
-    assert not torch.equal(cosines[0, 40::2], cosines[0, 41::2])
-    assert torch.equal(cosines[0, 60:], torch.ones(4))
-
-
-def test_angles_are_float32_whatever_enters() -> None:
-    x = torch.randn(2, 5, 16, dtype=torch.bfloat16)
-    cosines, sines = rotation(torch.arange(5), (5, 1, 1), 16)
-    assert cosines.dtype == sines.dtype == torch.float32
-    assert rotate(x, cosines, sines).dtype == torch.bfloat16
-
-
-def test_ids_of_each_clip_turn_as_those_of_the_whole() -> None:
-    whole, _ = rotation(torch.arange(24), (2, 3, 4), 16)
-    some, _ = rotation(torch.tensor([[3, 8, 23], [0, 8, 11]]), (2, 3, 4), 16)
-    assert torch.equal(some, whole[torch.tensor([[3, 8, 23], [0, 8, 11]])])

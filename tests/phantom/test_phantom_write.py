@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
-from PIL import Image
 
 from echolung.core.errors import SettingsError
+from echolung.data.sources.layouts import scan
 from echolung.data.video import decode
-from echolung.phantom.contact_sheet import contact_sheet
-from echolung.phantom.plans import HeartPlan, LungPlan, plan
+from echolung.phantom.plans import LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
-from echolung.phantom.write import write, write_heart, write_lung
+from echolung.phantom.write import write, write_heart
 
 Written = tuple[Path, pd.DataFrame]
 DATA_SETS: dict[str, dict[str, Any]] = {
@@ -49,10 +47,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
 
 def lungs(layout: str, **changes: Any) -> list[LungPlan]:
     return [one for one in plan(settings(layout, **changes)) if isinstance(one, LungPlan)]
-
-
-def hearts(layout: str, **changes: Any) -> list[HeartPlan]:
-    return [one for one in plan(settings(layout, **changes)) if isinstance(one, HeartPlan)]
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -100,10 +94,6 @@ def test_echonet_pediatric_folder(written: dict[str, Written], view: str) -> Non
     of_view = table[table["view"] == view.lower()].reset_index(drop=True)
     listed = pd.read_csv(root / view / "FileList.csv")
     assert ",".join(listed.columns) == "FileName,EF,Sex,Age,Weight,Height,Split"
-    assert listed["Split"].tolist() == list(range(8))
-    assert set(listed["Sex"]) == {"F", "M"}
-    assert listed["Age"].between(0, 18).all()
-    assert listed["FileName"].str.fullmatch(r"CR[0-9a-f]{7}-CR[0-9a-f]{7}-\d{6}\.avi").all()
     assert (f"{view}/Videos/" + listed["FileName"]).tolist() == of_view["file"].tolist()
     assert listed["FileName"].str.partition("-")[0].tolist() == of_view["patient"].tolist()
     np.testing.assert_allclose(listed["EF"], of_view["ejection_fraction"], atol=0.01)
@@ -124,39 +114,19 @@ def test_echonet_pediatric_folder(written: dict[str, Written], view: str) -> Non
         assert 1 - left == pytest.approx(ef, abs=0.005)
 
 
-def test_pocus_folder(written: dict[str, Written]) -> None:
-    root, table = written["pocus"]
-    metadata = pd.read_csv(root / "dataset_metadata.csv")
-    joined = metadata.set_index(metadata["Filename"].str.lower())
-    labels = {"covid": ("COVID-19", "cov"), "pneumonia": ("Bacterial pneumonia", "pneu"), "regular": ("regular", "reg")}
-    for row in table.to_dict("records"):
-        path, (label, prefix) = Path(row["file"]), labels[row["diagnosis"]]
-        known = joined.loc[path.stem.lower()].to_dict()
-        assert path.parent.name == "convex"
-        assert path.stem.lower().startswith(prefix)
-        assert (known["Label"], known["Patient ID / Name"]) == (label, float(row["patient"]))
-    assert metadata["License"].str.contains("synthetic").all()
-    assert sum(Path(file).name.startswith("pneu") for file in table["file"]) == 1
-    assert Counter(table["patient"]) == {str(patient): (1, 2, 3)[patient % 3] for patient in range(1, 10)}
+@pytest.mark.parametrize("layout", list(DATA_SETS))
+def test_it_is_read_like_the_public_set(layout: str, written: dict[str, Written]) -> None:
+    root, table = written[layout]
+    rows = scan(layout, root, "drawn").manifest
+    assert sorted(rows["path"]) == sorted(str(root / file) for file in table["file"])
+    assert rows["patient_id"].nunique() == table["patient"].nunique()
+
+
+def test_lungs_come_in_the_containers_and_sizes_of_the_public_set() -> None:
     plans = lungs("pocus", patients=60)
     assert {Path(one.file).suffix for one in plans} == {".mp4", ".MP4", ".mov", ".avi", ".gif", ".mpeg"}
     assert len({(one.height, one.width) for one in plans}) >= 4
     assert len({one.source.fps for one in plans}) >= 3
-
-
-def test_covid_blues_folder(written: dict[str, Written]) -> None:
-    root, table = written["covid_blues"]
-    clinical = pd.read_csv(root / "clinical_variables.csv", dtype={"patient_id": str}).set_index("patient_id")
-    severity = pd.read_csv(root / "severity.csv")
-    assert list(severity.columns) == ["video_file", "Severity Score", "A-lines", "B-lines", "comments"]
-    assert ("lus_videos/" + severity["video_file"] + ".mp4").tolist() == table["file"].tolist()
-    assert severity["video_file"].str.fullmatch(r"patient_\d+_[LR][123](_\d)?").all()
-    assert set(severity["A-lines"]) | set(severity["B-lines"].str.strip()) <= {"yes", "no"}
-    assert severity["B-lines"].str.endswith(" ").any()  # as in the public table
-    assert clinical["number_video_files"].tolist() == [3.0] * 4
-    assert (table["patient"].map(clinical["cov_test"]) == table["positive"]).all()
-    assert set(clinical["cov_test"]) == {0, 1}
-    assert "synthetic" in (root / "LICENSE").read_text()
 
 
 def test_bytes_depend_on_the_settings_and_not_on_the_number_of_processes(
@@ -170,31 +140,6 @@ def test_bytes_depend_on_the_settings_and_not_on_the_number_of_processes(
     assert digests(root) == digests(tmp_path / "2")
     write(settings("echonet", patients=1, seed=4), tmp_path / "seed", 1, no_progress)
     assert set(digests(root).values()) & set(digests(tmp_path / "seed").values()) == {digests(root)["LICENSE"]}
-
-
-def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    root = tmp_path / "hearts"
-    with pytest.raises(KeyboardInterrupt):
-        write(settings("echonet"), root, 1, interrupt)
-    assert list(tmp_path.iterdir()) == []
-    write(settings("echonet", patients=1), root, 1, no_progress)
-    before = digests(root)
-    with pytest.raises(KeyboardInterrupt):
-        write(settings("echonet"), root, 1, interrupt)
-    assert digests(root) == before
-
-
-@pytest.mark.parametrize("layout", ["pocus", "covid_blues"])
-def test_sources_are_independent_of_the_label_by_default(layout: str) -> None:
-    significant = 0
-    for seed in range(20):
-        patients = {one.patient: one for one in lungs(layout, patients=60, seed=seed)}.values()
-        table = pd.crosstab([one.positive for one in patients], [one.source.name for one in patients])
-        significant += scipy.stats.chi2_contingency(table).pvalue < 0.05
-    assert significant <= 4  # of 20, by chance 1
 
 
 @pytest.mark.parametrize(("tied", "low", "high"), [(0.0, 0.36, 0.45), (0.5, 0.6, 0.85), (1.0, 1.0, 1.0)])
@@ -221,32 +166,9 @@ def test_lung_plans_are_consistent_within_patients_and_realistic_across_them() -
     assert 0.7 < negative < 0.95
 
 
-def test_heart_plans_are_consistent_within_patients_and_realistic_across_them() -> None:
-    adults = hearts("echonet", patients=400)
-    values = np.array([one.ejection_fraction for one in adults])
-    assert 50 < values.mean() < 60
-    assert 0.1 < (values < 45).mean() < 0.3
-    assert len({one.patient for one in adults}) == 400
-    assert Counter(one.split for one in adults) == {"TRAIN": 300, "VAL": 50, "TEST": 50}
-    videos = hearts("echonet_pediatric", patients=200)
-    for one, other in zip(videos[::2], videos[1::2], strict=True):
-        assert (one.view, other.view) == ("a4c", "psax")
-        assert (one.patient, one.ejection_fraction, one.child, one.split) == (
-            other.patient, other.ejection_fraction, other.child, other.split,
-        )  # fmt: skip
-    children = [one.child for one in videos[::2] if one.child]
-    assert 3 <= sum(child.weight is None or child.height is None for child in children) <= 50
-    tall = [(child.age, child.height) for child in children if child.height is not None]
-    assert scipy.stats.spearmanr(*zip(*tall, strict=True)).statistic > 0.9
-
-
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"layout": "pocuss"}, "layout"),
-        ({"patients": 0}, "patients"),
-        ({"nuisance_tied_to_label": 1.5}, "nuisance_tied_to_label"),
-        ({"videos_per_patient": 3}, "videos_per_patient"),
         ({"layout": "echonet_pediatric", "videos_per_patient": 2}, "one video per patient and view"),
         ({"nuisance_tied_to_label": 0.5}, "nuisance_tied_to_label"),
         ({"sizes": 64}, "did you mean 'size'"),
@@ -257,37 +179,10 @@ def test_wrong_settings_are_named(changes: dict[str, Any], names: str) -> None:
         settings(**{"layout": "echonet"} | changes)
 
 
-@pytest.mark.parametrize("name", ["heart.mp4", "heart.avi", "heart.gif", "heart.mov", "heart.mpeg"])
+@pytest.mark.parametrize("name", ["heart.mp4", "heart.avi", "heart.gif"])
 def test_a_single_heart_in_every_container(tmp_path: Path, name: str) -> None:
     line = write_heart(tmp_path / name, 60, seed=1, frames=8, size=64, view="psax")
     full, empty = (float(number) for number in re.findall(r"area ([\d.]+) to ([\d.]+) cm2", line)[0])
     assert empty / full == pytest.approx(0.4 / (1 - 0.27 * 0.6), abs=0.01)
     assert "60%" in line
     assert decode(tmp_path / name).frames.shape == (8, 64, 64)
-
-
-@pytest.mark.parametrize("pattern", ["regular", "pneumonia", "covid"])
-def test_a_single_lung_of_every_pattern(tmp_path: Path, pattern: str) -> None:
-    assert pattern in write_lung(tmp_path / "lung.mp4", pattern=pattern, seed=1, frames=8, size=64)
-    assert decode(tmp_path / "lung.mp4").frames.shape == (8, 64, 64)
-
-
-def test_impossible_single_videos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"\.mp4"):
-        write_heart(tmp_path / "heart.txt", 60, 0, 8, 64)
-    with pytest.raises(SettingsError, match="5 to 85"):
-        write_heart(tmp_path / "heart.mp4", 100, 0, 8, 64)
-    with pytest.raises(SettingsError, match="covid"):
-        write_lung(tmp_path / "lung.mp4", "flu", 0, 8, 64)
-    with pytest.raises(SettingsError, match="2 frames"):
-        write_lung(tmp_path / "lung.mp4", "covid", 0, 1, 64)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_contact_sheet_is_a_picture_for_a_readme(tmp_path: Path) -> None:
-    contact_sheet(tmp_path / "phantoms.png")
-    picture = Image.open(tmp_path / "phantoms.png").convert("RGB")
-    assert picture.width > 1000
-    assert (tmp_path / "phantoms.png").stat().st_size < 400_000
-    colours = np.asarray(picture).astype(int)
-    assert 1000 < (colours[..., 0] - colours[..., 2] > 80).sum() < 20_000  # the orange outlines of the masks

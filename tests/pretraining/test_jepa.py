@@ -1,4 +1,4 @@
-"""Joint-embedding prediction: the loss against a naive loop, what it trains, and how the teacher follows."""
+"""Joint-embedding prediction: the loss against a naive loop, and how the teacher follows."""
 
 import copy
 
@@ -55,41 +55,12 @@ def test_loss_is_the_mean_distance_of_the_hidden_tokens(jepa: Jepa) -> None:
     assert 0 < float(diagnostics["target_std"]) < 1.1 and diagnostics["ema"] == 0.9
 
 
-def test_worker_losses_average_to_the_loss_of_the_batch(jepa: Jepa) -> None:
-    """Even when masks hide more on one worker than on the other."""
-    clips, drawn = batch(), masks(jepa)
-    assert int(drawn[0][:3].sum()) != int(drawn[0][3:].sum())
-    whole, _ = jepa(clips, drawn, slice(0, 6))
-    whole.backward()
-    expected = jepa.encoder.blocks[0].attn.qkv.weight.grad.clone()
-    jepa.zero_grad()
-    parts = [jepa(clips[rows], drawn, rows)[0] for rows in (slice(0, 3), slice(3, 6))]
-    torch.stack(parts).mean().backward()
-    torch.testing.assert_close(torch.stack(parts).mean(), whole)
-    torch.testing.assert_close(jepa.encoder.blocks[0].attn.qkv.weight.grad, expected, atol=1e-7, rtol=1e-4)
-
-
-def test_only_student_and_predictor_are_trained(jepa: Jepa) -> None:
-    jepa(batch(), masks(jepa), slice(0, 6))[0].backward()
-    assert all(weight.grad is None for weight in jepa.teacher.parameters())
-    for part in (jepa.encoder, jepa.predictor):
-        assert all(weight.grad is not None for weight in part.parameters())
-
-
 def test_teacher_follows_after_the_step(jepa: Jepa) -> None:
     before, student = (copy.deepcopy(part.state_dict()) for part in (jepa.teacher, jepa.encoder))
     jepa.after_step(0)
     for name, weight in jepa.teacher.state_dict().items():
         torch.testing.assert_close(weight, 0.9 * before[name] + 0.1 * student[name], atol=1e-7, rtol=1e-6)
     assert all(torch.equal(weight, student[name]) for name, weight in jepa.encoder.state_dict().items())
-
-
-def test_a_teacher_with_ema_1_never_moves() -> None:
-    jepa = Jepa(ENCODER, SETTINGS.model_copy(update={"ema": 1.0}), seed=0, steps=10)
-    with torch.no_grad():
-        jepa.encoder.norm.weight.add_(1.0)
-    jepa.after_step(0)
-    assert torch.equal(jepa.teacher.norm.weight, torch.ones(24))
 
 
 def test_starts_from_the_untrained_encoder_of_the_same_seed() -> None:
@@ -101,26 +72,9 @@ def test_starts_from_the_untrained_encoder_of_the_same_seed() -> None:
     assert jepa.encoder.norm.weight.data_ptr() != jepa.teacher.norm.weight.data_ptr()
 
 
-def test_biases_and_norms_do_not_decay(jepa: Jepa) -> None:
-    decayed, free = jepa.parameter_groups(0.04)
-    names = {id(weight): name for name, weight in jepa.named_parameters()}
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.04, 0.0)
-    assert all("norm" in names[id(w)] or names[id(w)].endswith("bias") for w in free["params"])
-    assert not any("norm" in names[id(w)] or names[id(w)].endswith("bias") for w in decayed["params"])
-    assert {names[id(w)].split(".")[0] for w in [*decayed["params"], *free["params"]]} == {"encoder", "predictor"}
-
-
 def test_encoders_that_cannot_be_masked_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="single token"):
         Jepa(ENCODER.model_copy(update={"patch": 32}), SETTINGS, seed=0, steps=10)
     monkeypatch.setitem(ENCODERS, "video-vit", type("Whole", (VideoViT,), {"maskable": False}))
     with pytest.raises(SettingsError, match="kind 'video-vit', which takes no masks"):
         Jepa(ENCODER, SETTINGS, seed=0, steps=10)
-
-
-def test_bfloat16_comes_close(jepa: Jepa) -> None:
-    exact, _ = jepa(batch(), masks(jepa), slice(0, 6))
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded, _ = jepa(batch(), masks(jepa), slice(0, 6))
-    assert rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from small_models import FOLDS, PATIENTS, STUDY, TASK, Promote
+from small_models import PATIENTS, STUDY, TASK, Promote
 
-from echolung.core.errors import DataError, PromotionError, RegistryError
+from echolung.core.errors import DataError, PromotionError
 from echolung.data.splits import folds_digest
-from echolung.kinds import metrics
 from echolung.methods.fitting import refit
-from echolung.methods.novelty import NoveltySettings
 from echolung.registry.candidate import Candidate
 from echolung.registry.models import champion, champion_number, local_champion, model_name
 from echolung.registry.rule import Evidence, decide
@@ -74,17 +70,6 @@ def test_evidence_survives_its_tag_to_the_last_digit() -> None:
 # --- a small study (small_models.py) ---
 
 
-def test_scores_are_those_of_the_candidates_own_rows(candidates: dict[str, Candidate]) -> None:
-    found = candidates["jepa"].scores(bootstrap=200)
-    rows = candidates["jepa"].predictions
-    rows = rows[rows["arm"] == "jepa"]
-    losses = metrics.log_losses(rows["y_true"].to_numpy(int), rows[["p_0", "p_1", "p_2"]].to_numpy())
-    expected = pd.Series(losses).groupby(rows["patient_id"].to_numpy()).mean().mean()
-    assert found["log_loss"].estimate == pytest.approx(expected)
-    assert found["log_loss"].low < expected < found["log_loss"].high
-    assert found["balanced_accuracy"].baseline == pytest.approx(1 / 3)
-
-
 def test_a_first_champion_carries_scores_provenance_and_warnings(
     candidates: dict[str, Candidate], project: Store, promoting: Promote
 ) -> None:
@@ -123,16 +108,6 @@ def test_the_champion_is_the_method_refitted_on_all_patients(
     np.testing.assert_allclose(values, again.predict(one.recordings, ids), atol=1e-6)
     assert (model.encoder is None, model.record.novelty.groups) == (arm == "hand-made", PATIENTS)
     assert not one.work.exists()
-
-
-def test_an_official_split_is_refitted_on_its_training_rows(candidates: dict[str, Candidate]) -> None:
-    one = candidates["jepa"]
-    folds = one.folds.assign(fold=one.folds["fold"].where(one.folds["fold"] == 0, -1))
-    folds = folds.assign(inner_0=np.where(folds["fold"] == 0, -1, folds["inner_1"].clip(lower=0)))
-    official = dataclasses.replace(one, folds=folds, task=one.task.model_copy(update={"folds": "official"}))
-    assert len(official.training) == len(folds) * (FOLDS - 1) // FOLDS
-    assert set(official.training["fold"]) == {-1}
-    assert len(one.training) == len(folds)
 
 
 def test_the_champion_again_changes_nothing_and_a_model_of_changed_code_is_made_again(
@@ -189,31 +164,3 @@ def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_and_leaves_nothi
             promoting(dataclasses.replace(one, **changes))  # type: ignore[arg-type]
         assert error.value.remedy
     assert project.client().search_registered_models() == []
-
-
-def test_a_damaged_champion_is_named_with_the_way_out(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote
-) -> None:
-    promoting(candidates["jepa"])
-    folder = champion(project, STUDY, TASK).folder
-    for part in ("model.json", "novelty.safetensors", "encoder.safetensors", "method/probe.safetensors"):
-        whole = (folder / part).read_bytes()
-        for damaged in (whole[:-1] + b"\1", None):
-            (folder / part).unlink()
-            if damaged is not None:
-                (folder / part).write_bytes(damaged)
-            with pytest.raises(RegistryError, match="version 1 cannot be read") as error:
-                champion(project, STUDY, TASK)
-            assert f"promote {TASK} --reset" in error.value.remedy
-            assert local_champion(project.uri, STUDY, TASK) is None
-            (folder / part).write_bytes(whole)
-    shutil.rmtree(folder)
-    with pytest.raises(RegistryError, match="version 1 cannot be read"):
-        promoting(candidates["stronger"])
-    assert promoting(candidates["jepa"], reset=True).version == 2
-
-
-def test_other_false_alarms_are_another_model(candidates: dict[str, Candidate]) -> None:
-    one = candidates["jepa"]
-    prints = {one.fingerprint(NoveltySettings(false_alarms=rate)) for rate in (0.05, 0.1)}
-    assert len(prints | {dataclasses.replace(one, fit_seed=1).fingerprint(NoveltySettings())}) == 3

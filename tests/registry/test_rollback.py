@@ -83,25 +83,6 @@ def test_what_cannot_be_returned_to_is_refused(
     assert champion_number(project, NAME) == 1
 
 
-@pytest.mark.parametrize("fault", ["gone", "damaged", "another file"])
-def test_a_damaged_version_is_not_returned_to(two: Store, fault: str) -> None:
-    roll_back(two, STUDY, TASK)
-    first = champion(two, STUDY, TASK)
-    roll_back(two, STUDY, TASK, to=2)
-    weights = first.folder / "encoder.safetensors"
-    if fault == "gone":
-        shutil.rmtree(first.artifacts)
-    elif fault == "damaged":
-        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    else:
-        (first.folder / "more.txt").write_text("")
-    with pytest.raises(RegistryError, match="version 1 cannot be read") as error:
-        roll_back(two, STUDY, TASK)
-    assert error.value.remedy
-    assert champion_number(two, NAME) == 2
-    (first.folder / "more.txt").unlink(missing_ok=True)
-
-
 def test_a_champion_that_is_gone_can_be_rolled_back(two: Store) -> None:
     shutil.rmtree(champion(two, STUDY, TASK).artifacts)
     with pytest.raises(RegistryError, match="cannot be read") as error:
@@ -135,30 +116,6 @@ def test_an_interrupted_rollback_can_be_done_again(
         promoted(two, candidates["stronger"])
 
 
-@pytest.mark.parametrize("call", ["set_registered_model_alias", "set_model_version_tag"])
-def test_an_interrupted_promotion_can_be_done_again(
-    two: Store, candidates: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    def killed(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
-        with pytest.raises(Killed):
-            promoted(two, candidates["jepa"], reset=True)
-    if call == "set_registered_model_alias":
-        assert champion_number(two, NAME) == 2
-        with pytest.raises(RegistryError, match="version 3 was never champion") as error:
-            roll_back(two, STUDY, TASK, to=3)
-        assert "3" not in error.value.remedy
-    else:  # it is the champion, and lacks only the time
-        assert champion_number(two, NAME) == 3
-        assert roll_back(two, STUDY, TASK).after == 2
-        assert roll_back(two, STUDY, TASK, to=3).after == 3
-    again = promoted(two, candidates["jepa"], reset=True)
-    assert roll_back(two, STUDY, TASK).before == again.version
-
-
 def test_after_a_rollback_exactly_this_model_is_refused_and_a_better_one_follows_the_restored_champion(
     two: Store, candidates: dict[str, Candidate]
 ) -> None:
@@ -174,10 +131,3 @@ def test_after_a_rollback_exactly_this_model_is_refused_and_a_better_one_follows
     done = promoted(two, candidates["stronger"], reset=True)
     assert done.outcome == "promoted"
     assert roll_back(two, STUDY, TASK).after == 1, "it followed version 1, not version 2"
-
-
-def test_an_alias_that_someone_moved_by_hand_is_what_counts(two: Store) -> None:
-    two.client().set_registered_model_alias(NAME, "champion", "1")
-    with pytest.raises(RegistryError, match="version 1 followed no other champion"):
-        roll_back(two, STUDY, TASK)
-    assert roll_back(two, STUDY, TASK, to=2).before == 1

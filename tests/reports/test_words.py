@@ -1,25 +1,18 @@
-"""What the answers, tables and facts of a study say."""
+"""What the answers and tables of a study say."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from drawn import folds_of, manifest_of, save_source
-from synthetic import ARMS, PROBED, RANDOM, STRENGTHS, TABLES, TASKS, compared, predictions
+from synthetic import ARMS, PROBED, TABLES, TASKS, compared, predictions
 
-from echolung.core.drawing import COLOURS, styled
 from echolung.evaluation.comparison import Comparison
-from echolung.models.encoders import ENCODERS
-from echolung.models.weights import initialise
-from echolung.reports import study
 from echolung.reports.answer import against_controls, answers, collapsed, few_seeds
-from echolung.reports.figures import training
 from echolung.reports.samples import samples
 from echolung.reports.tables import chance, table_markdown, table_text, task_tables
 
@@ -96,16 +89,6 @@ def test_the_terminal_shows_one_answer_per_task_and_one_table(comparison: Compar
     assert not pd.Series([line for line in lines if len(line) > 30]).duplicated().any()
 
 
-def test_the_terminal_fits_long_names_and_several_references() -> None:
-    name = "jepa-" + "long-" * 12
-    table = predictions("lung", 3, {arm: STRENGTHS[arm] for arm in ("jepa", "random", "majority")})
-    table = pd.concat([table.replace({"arm": {"jepa": name}}), table[table["arm"] == "random"].assign(arm="imported")])
-    found = compared({"lung": table}, LUNG, {name: PROBED, "random": RANDOM, "imported": RANDOM})
-    lines = table_text(found, LUNG).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert [line.split()[1] for line in lines if line.startswith("    − ")] == ["random", "imported"]
-
-
 def test_a_p_value_says_whether_it_was_corrected(comparison: Comparison) -> None:
     tested = comparison.pairs[(comparison.pairs["test"] != "") & comparison.pairs["primary"]]
     tables = [*task_tables(comparison, TASKS, "main"), *task_tables(comparison, TASKS, "pairs")]
@@ -117,70 +100,6 @@ def test_a_p_value_says_whether_it_was_corrected(comparison: Comparison) -> None
     markdown = table_markdown(comparison, TASKS)
     assert all(cell in markdown for cell in cells)
     assert {line.count("|") for line in markdown.splitlines() if line.startswith("|")} == {7}
-
-
-def test_encoders_and_histories_are_read_from_their_folders(tmp_path: Path) -> None:
-    shape = {"width": 12, "depth": 1, "heads": 1, "image_size": 32, "patch": 16, "frames": 2, "tubelet": 2}
-    settings = ENCODERS["video-vit"].Settings.parse({"kind": "video-vit", "clip_fps": 8, **shape}, "the test")
-    initialise(settings, [0, 1], tmp_path / "random")
-    folders = sorted((tmp_path / "random").glob("seed*"))
-    (found,) = study.encoders({"random": folders}).to_dict("records")
-    assert (found["arm"], found["seed"], found["pretrained on"]) == ("random", "0, 1", "nothing")
-    assert re.match("video-vit: .*width 12", found["encoder"])
-    assert study.encoders({}).empty
-    assert study.read_history(folders).empty
-    for folder in folders:
-        (folder / "history.csv").write_text("step,loss\n0,1.0\n1,0.5\n")
-    table = study.read_history([*folders, folders[0]])  # which two arms share
-    assert table[["encoder", "seed", "step"]].to_numpy().tolist() == [["random", s, t] for s in (0, 1) for t in (0, 1)]
-
-
-def test_ranks_are_of_a_source_and_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = {
-        "seed0": SimpleNamespace(shape=(4, 1, 2, 6), effective_rank=3.0),
-        "seed1": SimpleNamespace(shape=(4, 1, 2, 6), effective_rank=4.0),
-    }
-    monkeypatch.setattr(study.Features, "open", lambda folder: SimpleNamespace(record=records[folder.name]))
-    (found,) = study.effective_ranks(Path("embed/pocus/jepa") / seed for seed in records).to_dict("records")
-    assert found == {"source": "pocus", "arm": "jepa", "seeds": 2, "mean": 3.5, "low": 3.0, "high": 4.0, "most": 4}
-
-
-def test_the_facts_of_a_study_with_and_without_pretraining() -> None:
-    pretrain = {"objectives": {"mae": {"mask_ratio": 0.9}}, "training": {"steps": 9, "betas": [0.9]}}
-    parameters = {"split": {"outer": 5, "inner": 3, "repeats": 2}, "arms": {"a": {"method": ["hand-made"]}}}
-    parameters["pretrain"] = {**pretrain, "encoders": {"a": {"objective": "mae"}}}
-    found = study.facts(parameters, {"echolung_version": "1"})
-    assert (found["Pretraining"], found["Objective mae"], found["Methods"]) == (
-        "steps 9",
-        "mask ratio 0.9",
-        "hand-made",
-    )
-    parameters["pretrain"] |= {"encoders": {}}
-    assert study.facts(parameters, {"echolung_version": "1"})["Pretraining"] == "none"
-    for changed in ("", "+changed"):
-        commands = dict(study.commands({"git_revision": f"0123456789abc{changed}"}))
-        assert ("uncommitted" in commands["git checkout 0123456789"]) == bool(changed)
-
-
-def test_training_curves_show_what_varies_in_at_most_six_panels() -> None:
-    step = np.arange(5)
-    history = pd.concat(
-        pd.DataFrame({"encoder": name, "seed": seed, "step": step, "loss": 1 / (step + seed + 1), "eta_seconds": step})
-        for name in ("a", "b")
-        for seed in (0, 1, 2)
-    ).assign(ema=0.998, **{f"diagnostic_{n}": np.tile(step, 6) for n in range(9)}, effective_rank=np.tile(step, 6))
-    with styled():
-        figure = training(history, {"a": COLOURS[0], "b": COLOURS[1]})
-        assert figure is not None
-        figure.draw_without_rendering()  # lays out
-    titles = [panel.get_title(loc="left") for panel in figure.axes]
-    assert titles == ["loss", "effective rank", *(f"diagnostic {n}" for n in range(4))]
-    lines = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
-    assert (len(lines), {colour for colour, _ in lines}) == (6, set(COLOURS[:2]))
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "seed 0", "seed 1", "seed 2"]
-    assert legend.get_title().get_text() == "Constant: ema 0.998"
-    assert not any(legend.get_window_extent().overlaps(panel.get_tightbbox()) for panel in figure.axes)
 
 
 def test_samples_are_one_scored_video_per_class_of_what_may_be_shown(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import SIZE, described, drawn, make_model, usual
+from small_models import described, drawn, make_model, usual
 
 from echolung.core.errors import DataError, DiskError, VideoError
 from echolung.methods.method import Maps
 from echolung.methods.methods import METHODS
 from echolung.serving.explain import explain_files
 from echolung.serving.model import Model
-from echolung.serving.pictures import Caption, Picture, write_gif, write_png
+from echolung.serving.pictures import Caption, Picture, write_gif
 
 pytest_plugins = ["small_models"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,16 +40,6 @@ def test_each_file_is_answered_as_by_predict_and_drawn_twice(
         assert gif.info["duration"] == pytest.approx(1000 / 8, abs=10)
     with Image.open(tmp_path / "a.png") as png:
         assert min(png.size) > 400
-
-
-def test_the_frames_are_those_of_the_views_and_their_times_those_in_the_video(folder: Path, model: Model) -> None:
-    batch = model.read([folder / "a.mp4"])
-    frames, seconds = model.clips(batch, "0")
-    assert frames.shape == (VIEWS, FRAMES, SIZE, SIZE)
-    whole = batch.recordings.frames("0")
-    for view in range(VIEWS):
-        for frame in range(FRAMES):
-            np.testing.assert_array_equal(frames[view, frame], whole[int(seconds[view, frame] * 20 + 1e-6)])
 
 
 def picture(weights: np.ndarray, signed: bool) -> Picture:
@@ -85,14 +75,6 @@ def test_colour_is_where_and_when_the_weight_is(tmp_path: Path, signed: bool, va
     assert np.ptp(pages[3][top : top + edge, :edge], axis=2).max() < 6, "the plain frame stays grey"
 
 
-def test_even_attention_does_not_look_like_a_finding(tmp_path: Path) -> None:
-    even = picture(np.full((1, *GRID), 1.0) + 0.02 * np.random.default_rng(0).normal(size=(1, *GRID)), False)
-    write_gif(tmp_path / "even.gif", even, CAPTION)
-    write_png(tmp_path / "even.png", even, CAPTION)
-    with Image.open(tmp_path / "even.gif") as gif:
-        assert np.ptp(np.asarray(gif.convert("RGB")).astype(int), axis=2)[40:-40].mean() < 4
-
-
 def test_what_cannot_be_explained_or_written_is_said(folder: Path, model: Model, tmp_path: Path) -> None:
     looks = described(model, folder / "a.mp4")
     silent = METHODS["majority"]([0.2, 0.3, 0.5])  # type: ignore[call-arg]
@@ -105,16 +87,3 @@ def test_what_cannot_be_explained_or_written_is_said(folder: Path, model: Model,
         explain_files(model, [folder / "a.mp4"], tmp_path / "taken" / "below", "m")
     with pytest.raises(VideoError, match=r"absent\.mp4"):
         explain_files(model, [tmp_path / "absent.mp4"], tmp_path / "fine", "m")
-
-
-def test_a_method_without_an_encoder_is_drawn_over_all_frames(
-    folder: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = described(model, folder / "a.mp4")
-    method = METHODS["majority"]([0.2, 0.3, 0.5])  # type: ignore[call-arg]
-    made = Model.open(make_model(folder, "told", usual({"handmade": looks["handmade"]}), method, "majority"))
-    maps = Maps(np.ones((1, 3, 2, 2)), True, "words")
-    monkeypatch.setattr(METHODS["majority"], "explain", lambda *_: maps)
-    explain_files(made, [folder / "a.mp4"], tmp_path, "m")
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert gif.n_frames == 30

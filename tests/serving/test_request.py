@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from small_models import registered
 
 from echolung.core.errors import RequestError, SettingsError, VideoError
-from echolung.data.video import encode
 from echolung.serving.model import Model
 from echolung.serving.request import LARGEST_VARIABLE, ROOT_VARIABLE, Limits, answer
 from echolung.tracking.store import Store
@@ -49,33 +46,6 @@ def test_an_invalid_setting_is_named(bare: pytest.MonkeyPatch, variable: str, va
     with pytest.raises(SettingsError, match=variable) as error:
         Limits.of_environment(serving=True)
     assert error.value.remedy
-
-
-@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "h264"), (".avi", "mpeg4"), (".mpeg", "mpeg2video")])
-def test_a_file_is_answered_alike_by_path_and_by_bytes(model: Model, tmp_path: Path, suffix: str, codec: str) -> None:
-    frames = np.random.default_rng(0).integers(0, 255, (12, 48, 48), dtype=np.uint8)
-    encode(tmp_path / f"clip{suffix}", frames, 25.0, codec)  # type: ignore[arg-type]
-    content = base64.b64encode((tmp_path / f"clip{suffix}").read_bytes()).decode()
-    rows = pd.DataFrame({"video": [f"clip{suffix}", None], "content": [None, content]})
-    found = answer(model, rows, Limits(tmp_path, 10**7))
-    assert list(found["video"]) == [f"clip{suffix}", "content[1]"]
-    for row in (0, 1):
-        wanted = model.predict([tmp_path / f"clip{suffix}"]).drop(columns="video")
-        pd.testing.assert_frame_equal(found.drop(columns="video").iloc[[row]].reset_index(drop=True), wanted, atol=2e-3)
-
-
-@pytest.mark.parametrize(
-    "data", [b"\0\0\0\x20ftypavif" + bytes(600), b"#EXTM3U\n/etc/passwd", b"G" + bytes(900), b"RIFF0000WAVE"]
-)
-def test_no_other_kind_of_file_reaches_the_decoder(
-    model: Model, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "odd.mp4").write_bytes(data)
-    monkeypatch.setattr("echolung.data.video.Packets", lambda *_: pytest.fail("it reached FFmpeg"))
-    for row in ({"video": "odd.mp4"}, {"content": base64.b64encode(data).decode()}):
-        with pytest.raises(VideoError, match="is not a supported video") as error:
-            answer(model, pd.DataFrame([row]), Limits(tmp_path, 10**7))
-        assert str(tmp_path) not in str(error.value) and "/tmp" not in error.value.problem
 
 
 def test_pipes_links_out_of_the_folder_and_odd_names_are_refused_in_one_line(model: Model, tmp_path: Path) -> None:

@@ -92,14 +92,6 @@ def test_a_moved_project_writes_nothing_until_it_is_fixed(how: str, project: Pat
     assert "nothing to fix" in repair(new / "mlruns")
 
 
-def test_every_fix_keeps_the_database_before_it(project: Path, tmp_path: Path) -> None:
-    for place in (tmp_path / "second", tmp_path / "third"):
-        project = project.rename(place)
-        repair(project / "mlruns")
-    kept = sorted(path.name for path in (project / "mlruns").glob("*.before-fix*"))
-    assert kept == ["mlflow.db.before-fix", "mlflow.db.before-fix-2"]
-
-
 def test_files_that_are_only_in_the_old_folder_are_not_lost(project: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
     shutil.copytree(project, new)

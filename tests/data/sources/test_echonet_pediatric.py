@@ -5,14 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from echolung.core.errors import DataError
-from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.sources.layouts import scan as scan_layout
-from echolung.phantom.settings import PhantomSettings
-from echolung.phantom.write import write as draw
 
 scan = partial(scan_layout, "echonet_pediatric", source="kids")
 HEADER = "FileName,EF,Sex,Age,Weight,Height,Split\n"
@@ -45,11 +41,7 @@ def test_rows_follow_both_tables(tmp_path: Path) -> None:
     [
         ("63.1", "163.1", r"PSAX/FileList.csv, column EF must be a number from 0 to 100: CRa1-CRb1-000013 = '163.1'"),
         (",,,,,,4", ",,,,,,10", r"Split must be one of 0, .*, 9: CRa1-CRb7-000001 = '10'"),
-        ("F,0,,,0", "F,-1,,,0", r"Age must be a number from 0 to 120: CRa1-CRb1-000013 = '-1'"),
-        ("F,0,,,0", "F,0,light,,0", r"Weight must be a number .*'light'"),
-        ("F,0,,,0", "F,0,,1720,0", r"Height must be a number from 0 to 250: CRa1-CRb1-000013 = '1720'"),
         ("CRa1-CRb1-000013", "CRa1_000013", r"names are not patient-examination-instance: CRa1_000013"),
-        ("Split", "Fold", r"PSAX/FileList.csv has no column 'Split'"),
         (PSAX, A4C, r"sample ids are repeated: kids/CRa1-CRb1-000012"),  # in both views
     ],
 )
@@ -68,19 +60,3 @@ def test_polygons_of_both_views_are_read_and_absent_ones_left_out(tmp_path: Path
         ["kids/CRa1-CRb1-000012", 5, "left ventricle", [[1, 2], [3, 4.5], [5, 6]]],
         ["kids/CRa1-CRb1-000013", 0, "left ventricle", [[7, 8]]],
     ]
-
-
-def test_drawn_children_are_read_and_decoded(tmp_path: Path) -> None:
-    drawn = PhantomSettings.parse({"layout": "echonet_pediatric", "patients": 2, "frames": 8, "size": 48}, "the test")
-    truth = draw(drawn, tmp_path / "kids", 1, lambda done, total: None).set_index("file").sort_index()
-    sources = {"kids": {"layout": "echonet_pediatric", "root": "kids"}}
-    found = ingest("kids", IngestSettings.parse({"size": 32, "sources": sources}, "the test"), tmp_path)
-    manifest = found.manifest.set_index(found.manifest["path"].str.removeprefix("kids/")).sort_index()
-    assert manifest.index.tolist() == truth.index.tolist() and len(manifest) == 4
-    assert manifest["frames"].tolist() == truth["frames"].tolist()
-    assert manifest["patient_id"].tolist() == ("kids/" + truth["patient"]).tolist()
-    assert manifest["ef"].tolist() == pytest.approx(truth["ejection_fraction"].tolist(), abs=0.01)
-    assert manifest["decode_error"].isna().all() and manifest["license"].str.contains("synthetic").all()
-    assert all(set(views) == {"A4C", "PSAX"} for _, views in manifest.groupby("patient_id")["view"])
-    assert found.tracings["sample_id"].isin(manifest["sample_id"]).all()
-    assert all(np.min(points) >= 0 and np.max(points) <= 31 for points in found.tracings["points"])

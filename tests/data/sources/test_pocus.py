@@ -90,13 +90,6 @@ def test_contradictions_are_named(rows: list[tuple[str, ...]], problem: str, tmp
         scan(write(tmp_path, rows))
 
 
-def test_a_folder_without_videos_is_named(tmp_path: Path) -> None:
-    for path in (write(tmp_path) / "convex").iterdir():
-        path.unlink()
-    with pytest.raises(DataError, match=r"no video in .*convex"):
-        scan(tmp_path)
-
-
 def test_videos_of_one_recording_set_stay_together(tmp_path: Path) -> None:
     names = ["Pneu_northumbria_0409_set5_vid1", "Reg_northumbria_0409_set5_vid2", "Reg_northumbria_1009_vid2"]
     root = write(tmp_path)
