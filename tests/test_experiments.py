@@ -49,10 +49,11 @@ def test_two_users_of_one_group_can_write_what_the_other_made(project: Project) 
 
 
 def test_experiments_run_in_copies_at_once_and_leave_the_workspace_alone(project: Project) -> None:
-    def tree() -> dict[str, int]:
+    def tree() -> dict[str, object]:
         folders = (project.root / "data", project.root / "reports")
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        return {str(path): path.stat().st_mtime_ns for path in [*files, project.root / "params.yaml"]}
+        made: dict[str, object] = {str(path): path.stat().st_mtime_ns for path in files}
+        return made | {"params.yaml": (project.root / "params.yaml").read_text()}
 
     before = tree()
     command = ("dvc", "--wait-for-lock", "exp", "run", "--temp", "phantom@pocus", "-S")
