@@ -27,7 +27,7 @@ test: setup
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -n 2 --dist loadgroup
+	pytest -n 2
 
 ui: setup
 	@echolung ui

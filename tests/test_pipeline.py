@@ -12,7 +12,7 @@ from conftest import Project
 
 from echolung.tracking.store import store
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("study")]
+pytestmark = pytest.mark.pipeline
 
 STAGES = {
     *("phantom@hearts", "phantom@pocus", "ingest@hearts", "ingest@pocus"),

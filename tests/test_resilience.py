@@ -25,7 +25,7 @@ from conftest import Project
 from echolung.tracking.moved import repair
 from echolung.tracking.store import store
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("study")]
+pytestmark = pytest.mark.pipeline
 PATIENCE = 600
 """Seconds after which something that should end is taken to hang."""
 PAUSES = Path(__file__).parent / "pauses"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, Project
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("study")]
+pytestmark = pytest.mark.pipeline
 DATA = Path("data/phantom")
 
 
