@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from conftest import ROOT, Project
 
 pytestmark = pytest.mark.pipeline
@@ -97,8 +96,3 @@ def test_without_the_plugin_the_parameters_name_what_is_missing(small_study: Pro
     assert done.returncode == 1
     assert "toy-" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_params_of_the_study_are_those_that_ran(small_study: Project) -> None:
-    shown = yaml.safe_load((small_study.root / "reports/phantom/params.yaml").read_text())
-    assert shown == yaml.safe_load((small_study.root / "params.yaml").read_text())
