@@ -25,7 +25,7 @@ with contextlib.suppress(ValueError):  # not the main thread
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-STUDY = ("test_pipeline.py", "test_seams.py", "test_resilience.py")
+STUDY = ("test_pipeline.py", "test_seams.py")
 """Files that use the small study: one process makes it, and begins with it."""
 
 
