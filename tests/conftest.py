@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in STUDY)
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist, too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one file run in one process; the files of STUDY in the same one."""
     from xdist.scheduler import LoadFileScheduling

@@ -1,7 +1,8 @@
-"""Pretraining as trials around Ray Train: every seed is a trial, every trial a TorchTrainer with one or more workers.
+"""Pretraining as trials: every seed is a trial of Ray Tune, and trains in its own process.
 
-The workers run the same training loop on a laptop and on a cluster. Runs resume from their own checkpoints
-(`echolung.pretraining.checkpoint`), so no state of Ray has to survive.
+With several workers the trial starts Ray Train, whose workers run the same loop; one worker needs no more processes
+than its trial. Runs resume from their own checkpoints (`echolung.pretraining.checkpoint`), so no state of Ray has to
+survive.
 """
 
 from __future__ import annotations
@@ -74,8 +75,7 @@ def _train(
             f"pretrain-{some.name}",
             len(runs),
             on_progress,
-            # A trial only waits for its workers, which ask for the CPUs; but Tune wants it to ask for something.
-            resources={"cpu": 0, "memory": 1},
+            resources=_resources(compute),
             at_once=_capacity(compute),
             steps=some.training.steps,
         )
@@ -98,18 +98,36 @@ def _capacity(compute: ComputeSettings) -> int:
     return max(1, min(int(there[kind] // number) for kind, number in wanted.items() if number))
 
 
+def _resources(compute: ComputeSettings) -> dict[str, float]:
+    """What a trial asks for. Several workers ask for themselves, but Tune wants a trial to ask for something."""
+    if compute.workers > 1:
+        return {"cpu": 0, "memory": 1}
+    return {"cpu": compute.cpus_per_worker, "gpu": int(compute.gpu)}
+
+
 def _trial(
     configuration: dict[str, Any], *, runs: dict[int, SeedRun], on_metrics: Mapping[int, OnMetrics], storage: Path
 ) -> dict[str, Any]:
+    run = runs[configuration["seed"]]
+    given = {"run": run, "on_metrics": on_metrics.get(run.seed)}
+    if run.settings.compute.workers > 1:
+        _train_together(given, run, storage)
+    else:
+        from ray import tune
+
+        _work(given, True, "cuda" if run.settings.compute.gpu else "cpu", tune.report)
+    return {}
+
+
+def _train_together(given: dict[str, Any], run: SeedRun, storage: Path) -> None:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    run = runs[configuration["seed"]]
     compute = run.settings.compute
     trainer = TorchTrainer(
-        _work,
-        train_loop_config={"run": run, "on_metrics": on_metrics.get(run.seed)},
+        _work_together,
+        train_loop_config=given,
         scaling_config=ray_train.ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpu,
@@ -126,7 +144,6 @@ def _trial(
         trainer.fit()
     except ray_train.TrainingFailedError as error:
         raise _cause(error) from error
-    return {}
 
 
 def _cause(error: Exception) -> EcholungError:
@@ -139,20 +156,24 @@ def _cause(error: Exception) -> EcholungError:
     return TrialError(f"a worker died twice ({lines[0]})", "If it ran out of memory, lower pretrain.training.batch.")
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each worker of a run does."""
+def _work_together(given: dict[str, Any]) -> None:
+    """What each of several workers does."""
     import ray.train
-    import torch
     from ray.train.torch import get_device
 
-    run: SeedRun = config["run"]
-    record: OnMetrics | None = config["on_metrics"]
-    first = ray.train.get_context().get_world_rank() == 0
+    _work(given, ray.train.get_context().get_world_rank() == 0, get_device(), ray.train.report)
+
+
+def _work(given: dict[str, Any], first: bool, device: Any, report: Callable[[dict[str, int]], None]) -> None:
+    import torch
+
+    run: SeedRun = given["run"]
+    record: OnMetrics | None = given["on_metrics"]
     torch.set_num_threads(run.settings.compute.cpus_per_worker)
 
     def on_metrics(step: int, values: dict[str, float | None]) -> None:
         if first and record is not None:
             record(step, values)
-        ray.train.report({"step": step})
+        report({"step": step})
 
-    finish(run, on_metrics, get_device(), writes=first)
+    finish(run, on_metrics, device, writes=first)
