@@ -13,6 +13,7 @@ class Predictor(nn.Module):
     """A narrow transformer over all positions of a clip: encoded tokens where visible, mask tokens elsewhere.
 
     `grid` is the (time, height, width) grid of tokens. There is one mask token per mask generator.
+    It predicts `out` numbers per token, by default the encoder's width.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Predictor(nn.Module):
         mlp_ratio: float,
         grid: tuple[int, int, int],
         mask_tokens: int,
+        out: int | None = None,
     ) -> None:
         super().__init__()
         self.grid, self.head_width = grid, width // heads
@@ -32,7 +34,7 @@ class Predictor(nn.Module):
         self.mask_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, width)) for _ in range(mask_tokens))
         self.predictor_blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.predictor_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.predictor_proj = nn.Linear(width, encoder_width)
+        self.predictor_proj = nn.Linear(width, out or encoder_width)
         initialise(self, self.predictor_blocks)
 
     def forward(self, seen: torch.Tensor, visible: torch.Tensor, generator: int) -> torch.Tensor:

@@ -45,6 +45,9 @@ class Attention(nn.Module):
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int] | None) -> torch.Tensor:
     if lengths is None:
         return F.scaled_dot_product_attention(query, key, value)
+    if len(set(lengths)) == 1:  # one call for all
+        parts = (part[0].unflatten(1, (len(lengths), -1)).transpose(0, 1) for part in (query, key, value))
+        return F.scaled_dot_product_attention(*parts).transpose(0, 1).flatten(1, 2)[None]
     # One call per clip is cheap next to the arithmetic on a CPU. A GPU has a kernel for it
     # (torch.nn.attention.varlen), which would go here.
     clips = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
@@ -93,11 +96,15 @@ class PatchEmbedding(nn.Module):
         frames, height, width = pixels.shape[2:]
         return frames // self.tubelet, height // self.patch, width // self.patch
 
-    def forward(self, pixels: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
-        """Pixels (B, C, T, S, S) -> (B, N, D), or (L, D) for flat token indices `shown` (L,) over the whole batch."""
+    def tubelets(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, C, T, S, S) -> (B, N, C * tubelet * patch * patch)."""
         time, height, width = self.grid(pixels)
         cut = pixels.unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(2, (time, -1))
-        tubelets = cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)  # (B, N, C * tubelet * patch * patch)
+        return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+
+    def forward(self, pixels: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """Pixels (B, C, T, S, S) -> (B, N, D), or (L, D) for flat token indices `shown` (L,) over the whole batch."""
+        tubelets = self.tubelets(pixels)
         if shown is not None:
             tubelets = tubelets.flatten(0, 1)[shown]
         return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)

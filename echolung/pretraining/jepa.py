@@ -12,15 +12,13 @@ import pydantic
 import torch
 import torch.nn.functional as F
 
-from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
-from echolung.models.encoders import initial_encoder
 from echolung.models.predictor import Predictor
 from echolung.pretraining.masking import MaskSettings, sample_masks
-from echolung.pretraining.objective import Objective
+from echolung.pretraining.objective import Objective, maskable_encoder
 from echolung.pretraining.sampling import CropSettings, TrainingClips
 
 
@@ -47,16 +45,7 @@ class Jepa(Objective):
     def __init__(self, encoder: ClipSettings, settings: JepaSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)
         self.settings = settings
-        self.encoder = initial_encoder(encoder, seed)
-        if not self.encoder.maskable:
-            raise SettingsError(
-                f"the objective jepa cannot train an encoder of kind '{encoder.kind}', which takes no masks",
-                "Choose another kind of encoder, or another objective for it.",
-            )
-        if self.encoder.grid[1] * self.encoder.grid[2] < 2:
-            raise SettingsError(
-                "a frame of a single token cannot be masked", "Choose a smaller encoder.patch or a larger image_size."
-            )
+        self.encoder = maskable_encoder(encoder, seed, "jepa")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("predictor", seed))
             self.predictor = Predictor(

@@ -65,3 +65,15 @@ def _place(
         inside.append((offset >= 0) & (offset < side))  # (B, K, R) or (B, K, C)
     covered = inside[0][..., :, None] & inside[1][..., None, :]
     return covered.any(dim=1)
+
+
+def sample_tubes(visible: float, clips: int, grid: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
+    """Show a share `visible` of the positions in all frames, at least one and not all: bool (B, N) on the CPU.
+
+    Positions are drawn anew for each clip, and their number is the same for all (VideoMAE).
+    """
+    time, rows, columns = grid
+    assert rows * columns > 1, "a frame of a single token cannot be masked"
+    shown = min(max(round(visible * rows * columns), 1), rows * columns - 1)
+    places = torch.rand((clips, rows * columns), generator=generator).argsort(dim=1) < shown
+    return places[:, None].expand(-1, time, -1).flatten(1)

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.encoders import initial_encoder
 
 
 class Objective(nn.Module):
@@ -60,3 +62,18 @@ class Objective(nn.Module):
 
     def after_step(self, step: int) -> None:
         """What follows the optimizer's step number `step` (from 0), such as the update of a teacher."""
+
+
+def maskable_encoder(settings: ClipSettings, seed: int, objective: str) -> Any:
+    """The untrained encoder, for an objective that hides tokens; raises SettingsError if this kind takes no masks."""
+    encoder = initial_encoder(settings, seed)
+    if not encoder.maskable:
+        raise SettingsError(
+            f"the objective {objective} cannot train an encoder of kind '{settings.kind}', which takes no masks",
+            "Choose another kind of encoder, or another objective for it.",
+        )
+    if encoder.grid[1] * encoder.grid[2] < 2:
+        raise SettingsError(
+            "a frame of a single token cannot be masked", "Choose a smaller encoder.patch or a larger image_size."
+        )
+    return encoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from echolung.pretraining.jepa import Jepa
+from echolung.pretraining.mae import Mae
 from echolung.pretraining.objective import Objective
 
-OBJECTIVES: dict[str, type[Objective]] = {"jepa": Jepa}
+OBJECTIVES: dict[str, type[Objective]] = {"jepa": Jepa, "mae": Mae}
