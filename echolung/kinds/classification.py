@@ -122,22 +122,6 @@ class Classification(Kind):
         notes = dict.fromkeys(metrics.RANKINGS, note) if undefined else {}
         return Scores({name: np.stack(seeds) for name, seeds in values.items()}, notes)
 
-    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-        """A class absent from the fold is left out of its means; a ranking that no class allows is NaN."""
-        y, patient = _classes(units)[held_out], units.patient[held_out]
-        even = 1 / np.bincount(patient)[patient]
-        found: dict[str, list[float]] = {name: [] for name in metrics.METRICS}
-        for p in values:
-            confusion = metrics.confusion_matrix(y, p.argmax(axis=-1), p.shape[-1])
-            for name, decision in metrics.DECISIONS.items():
-                found[name].append(float(decision(confusion)))
-            for name, loss in metrics.LOSSES.items():
-                found[name].append(float(np.average(loss(y, p), weights=even)))
-            for name, ranking in metrics.RANKINGS.items():
-                areas = np.array([ranking(y == k, p[:, k], np.ones((1, len(y))))[0] for k in _ranked(units)])
-                found[name].append(float(np.mean(areas[~np.isnan(areas)])) if (~np.isnan(areas)).any() else np.nan)
-        return {name: float(np.mean(seeds)) for name, seeds in found.items()}
-
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         return {
             "classes": by_class(units, key, counts),
@@ -150,13 +134,12 @@ class Classification(Kind):
 
         Not against the baseline, whose scores differ between folds but never within one.
         """
-        y = _classes(units)
-        of_patient = np.zeros(len(units.patients), dtype=np.int64)
-        of_patient[units.patient] = y
-        one_of_two = len(classes_of(units.task)) == 2 and (of_patient[units.patient] == y).all()
+        of_patient = units.per_patient(units.y)
+        one_of_two = len(classes_of(units.task)) == 2 and set(of_patient) <= {0.0, 1.0}
         if not one_of_two or units.groups < len(units.group) or reference[1] == self.baseline:
             return {}
-        both = (_patient_scores(units, one) for one in (key, reference))
+        of_units = (units.values[one][..., 1].mean(axis=(0, 1)) for one in (key, reference))
+        both = (np.round(units.per_patient(p), 12) for p in of_units)
         return {"DeLong, AUROC of patients pooled over folds": statistics.delong(of_patient == 1, *both)}
 
     def bar(self, task: Task) -> dict[str, float]:
@@ -226,7 +209,7 @@ def confusions(units: Units, key: Key) -> pd.DataFrame:
     classes = classes_of(units.task)
     total = np.sum([_confusion(units, p, np.ones((1, len(units.y))))[0] for p in units.values[key]], axis=0)
     return pd.DataFrame(
-        {"actual": actual, "predicted": predicted, "count": int(total[i, j]), "seeds": len(units.seeds[key])}
+        {"actual": actual, "predicted": predicted, "count": int(total[i, j]), "seeds": len(units.values[key])}
         for i, actual in enumerate(classes)
         for j, predicted in enumerate(classes)
     )
@@ -234,6 +217,8 @@ def confusions(units: Units, key: Key) -> pd.DataFrame:
 
 def roc(units: Units, key: Key) -> pd.DataFrame:
     """One-vs-rest ROC of each ranked class: the vertical mean of its curves over seeds, repeats and folds."""
+    from sklearn.metrics import roc_curve  # a second to import, which `predict` does without
+
     y, classes = _classes(units), classes_of(units.task)
     frames = []
     for k in _ranked(units):
@@ -243,7 +228,7 @@ def roc(units: Units, key: Key) -> pd.DataFrame:
                 for fold in np.unique(folds):
                     positive = y[folds == fold] == k
                     if positive.any() and not positive.all():
-                        curves.append(metrics.roc_points(positive, p[folds == fold, k]))
+                        curves.append(roc_curve(positive, p[folds == fold, k], drop_intermediate=False)[:2])
         if curves:
             false_rate, true_rate = metrics.mean_roc(curves)
             curve = {"class": classes[k], "false_positive_rate": false_rate, "true_positive_rate": true_rate}
@@ -264,8 +249,3 @@ def _confusion(units: Units, of_seed: np.ndarray, weights: np.ndarray) -> np.nda
     """Confusion matrices (B, K, K) of the decisions on the mean probability over repeats; of_seed (R, U, K)."""
     predicted = of_seed.mean(axis=0).argmax(axis=-1)
     return metrics.confusion_matrix(_classes(units), predicted, of_seed.shape[-1], weights)
-
-
-def _patient_scores(units: Units, key: Key) -> np.ndarray:
-    """Each patient's mean probability of class 1 over units, repeats and seeds (P,)."""
-    return np.round(units.per_patient(units.values[key][..., 1].mean(axis=(0, 1))), 12)  # as in kinds.predictions

@@ -86,11 +86,10 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts."""
+        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts.
 
-    @abc.abstractmethod
-    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-        """Every metric on the units `held_out` (U,) bool alone: values (S, units, K) -> mean over seeds."""
+        `units` may be one fold alone; what is not defined there is NaN.
+        """
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         """Further tables of one arm, by name; each becomes a csv of the comparison.
