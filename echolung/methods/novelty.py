@@ -13,14 +13,16 @@ Dimension letters: V recordings, G groups of patients, D width of a token, P num
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydantic
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.linalg import block_diag
 from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError, DataError
@@ -37,6 +39,7 @@ DIRECTIONS = 256  # principal directions of the tokens' description that are kep
 FEWEST = 5  # groups that a threshold needs
 SCALE_FLOOR, FARTHEST = 1e-3, 10.0  # a number that hardly varies must not decide alone
 EPSILON = 1e-9
+NOT_FITTED = np.zeros(0)
 Descriptions = Mapping[str, np.ndarray]
 """`tokens` (V, 30 D) if there is an encoder, `handmade` (V, about 40); or the coordinates of both."""
 
@@ -62,50 +65,53 @@ class NoveltyRecord(Parameters):
     groups: int
 
 
-@dataclass(frozen=True)
-class Usual:
-    """Where one description of the training recordings lies; `directions` (P, K) are the axes of its coordinates."""
+class Usual(NamedTuple):
+    """Where one description of the training recordings lies.
+
+    Its coordinates (V, K + 1) are those along the principal `directions` (P, K), and the distance from all of them.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
     directions: np.ndarray
-    centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    precision: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    floor: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """Variance in a direction in which training recordings do not differ, (1,)."""
+    centre: np.ndarray = NOT_FITTED
+    precision: np.ndarray = NOT_FITTED
+    """Inverse covariance (K + 1, K + 1)."""
 
     @classmethod
     def axes(cls, name: str, x: np.ndarray) -> Usual:
         """Of descriptions (V, P); the covariance is still to be `fitted`."""
-        if name == "handmade":  # numbers of different scales
-            return cls(x.mean(axis=0), np.maximum(x.std(axis=0), SCALE_FLOOR), np.eye(x.shape[1]))
         from sklearn.decomposition import PCA
 
-        # With fewer recordings than DIRECTIONS this only turns the axes: leaving some out afterwards is exact.
-        pca = PCA(min(DIRECTIONS, len(x) - 1, x.shape[1]), random_state=0).fit(x)
-        return cls(pca.mean_, np.ones_like(pca.mean_), pca.components_.T)
+        # The hand-made numbers have different scales. With fewer recordings than DIRECTIONS, PCA only turns the axes:
+        # leaving some out afterwards is exact.
+        mean, scale = x.mean(axis=0), np.ones(x.shape[1])
+        if name == "handmade":
+            scale = np.maximum(x.std(axis=0), SCALE_FLOOR)
+        pca = PCA(min(DIRECTIONS, len(x) - 1, x.shape[1]), random_state=0).fit((x - mean) / scale)
+        return cls(mean, scale, pca.components_.T)
 
     def coordinates(self, x: np.ndarray) -> np.ndarray:
-        """Descriptions (V, P) -> (V, K + 1): along the axes, and the distance from all of them."""
+        """Descriptions (V, P) -> (V, K + 1)."""
         x = np.clip((x - self.mean) / self.scale, -FARTHEST, FARTHEST)
         along = x @ self.directions
         off = np.sqrt(np.maximum((x**2).sum(axis=1) - (along**2).sum(axis=1), 0))
         return np.column_stack([along, off])
 
     def fitted(self, x: np.ndarray) -> Usual:
-        """With the covariance of coordinates (V, K + 1)."""
+        """With the covariance of coordinates (V, K + 1); off the directions, the variance is what shrinkage adds."""
         from sklearn.covariance import LedoitWolf
 
         found = LedoitWolf(store_precision=False).fit(x[:, :-1])
-        covariance = found.covariance_ + EPSILON * np.eye(len(found.location_))
-        floor = np.atleast_1d(found.shrinkage_ * np.diag(covariance).mean() + EPSILON)
-        return replace(self, centre=found.location_, precision=np.linalg.inv(covariance), floor=floor)
+        covariance = found.covariance_ + EPSILON * np.eye(x.shape[1] - 1)
+        floor = found.shrinkage_ * np.diag(covariance).mean() + EPSILON
+        precision = block_diag(np.linalg.inv(covariance), 1 / floor)
+        return self._replace(centre=np.append(found.location_, 0), precision=precision)
 
     def distances(self, x: np.ndarray) -> np.ndarray:
         """Of coordinates (V, K + 1), (V,): about 1 for a recording like the others."""
-        apart = x[:, :-1] - self.centre
-        squares = ((apart @ self.precision) * apart).sum(axis=1) + x[:, -1] ** 2 / self.floor
-        return np.sqrt(squares / len(self.centre))
+        apart = x - self.centre
+        return np.sqrt(((apart @ self.precision) * apart).sum(axis=1) / self.directions.shape[1])
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Novelty:
         return _distances(self.usual, {name: one.coordinates(described[name]) for name, one in self.usual.items()})
 
     def save(self, directory: Path) -> None:
-        arrays = {f"{name}.{part}": array for name, one in self.usual.items() for part, array in vars(one).items()}
+        arrays = {f"{name}.{part}": array for name, one in self.usual.items() for part, array in one._asdict().items()}
         save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, directory / FILE)
 
     @classmethod
