@@ -1,8 +1,7 @@
 """Scores of class probabilities: plain numpy, vectorised over resamples.
 
-Two ideas carry the file. Scores of decisions are functions of a confusion matrix, so a thousand bootstrap resamples are
-one matrix product that gives a thousand confusion matrices. Scores of rankings take a weight per unit, so a resample is
-a row of weights and nothing is ever copied or sorted twice.
+Scores of decisions are functions of a confusion matrix, so a thousand bootstrap resamples are one matrix product that
+gives a thousand confusion matrices. Scores of rankings take a weight per unit, so a resample is a row of weights.
 
 Dimensions: n units (videos or patients), B resamples, K classes, F folds.
 """
@@ -130,15 +129,12 @@ def average_precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarr
     Shapes as `auroc`; NaN where a resample lacks either side.
     """
     order = np.argsort(-score, kind="stable")
-    ranked, hits = score[order], positive[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True) if len(ranked) else np.zeros(0, dtype=bool)
-    chosen = weights[:, order]
+    ranked, chosen = score[order], weights[:, order]
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     taken = np.cumsum(chosen, axis=1)[:, last_of_tie]
-    found = np.cumsum(chosen * hits, axis=1)[:, last_of_tie]
-    precision = found / np.where(taken > 0, taken, 1)
-    area = (np.diff(found, axis=1, prepend=0) * precision).sum(axis=1)
-    positives = (chosen * hits).sum(axis=1)
-    return np.where(chosen.sum(axis=1) > positives, _ratio(area, positives), np.nan)
+    found = np.cumsum(chosen * positive[order], axis=1)[:, last_of_tie]
+    area = (np.diff(found, axis=1, prepend=0) * found / np.where(taken > 0, taken, 1)).sum(axis=1)
+    return np.where(taken[:, -1] > found[:, -1], _ratio(area, found[:, -1]), np.nan)
 
 
 RANKINGS: dict[str, Ranking] = {"auroc": auroc, "auprc": average_precision}

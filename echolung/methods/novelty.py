@@ -27,7 +27,6 @@ from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError, DataError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import derived_seed
 from echolung.embedding.recordings import Recordings
 from echolung.evaluation.statistics import wilson_interval
 from echolung.methods.handmade import handmade_table
@@ -35,7 +34,7 @@ from echolung.methods.handmade import handmade_table
 FILE = "novelty.safetensors"
 REGIONS = 3  # along either side of a frame
 PARTS = 20  # groups are left out one at a time, or in so many parts if there are more
-DIRECTIONS = 256  # principal directions of the tokens' description that are kept, at most
+DIRECTIONS = 256  # principal directions of a description that are kept, at most
 FEWEST = 5  # groups that a threshold needs
 SCALE_FLOOR, FARTHEST = 1e-3, 10.0  # a number that hardly varies must not decide alone
 EPSILON = 1e-9
@@ -132,13 +131,12 @@ class Novelty:
     @classmethod
     def load(cls, directory: Path, record: NoveltyRecord) -> Novelty:
         """What `save` wrote; raises CheckpointError if the file is missing or damaged."""
-        parts: dict[str, dict[str, np.ndarray]] = {}
         try:
-            for key, array in load_file(directory / FILE).items():
-                name, part = key.split(".")
-                parts.setdefault(name, {})[part] = array
-            return cls({name: Usual(**arrays) for name, arrays in parts.items()}, record)
-        except (OSError, TypeError, ValueError, SafetensorError) as error:
+            arrays = load_file(directory / FILE)
+            names = sorted({key.split(".")[0] for key in arrays})
+            usual = {name: Usual(*(arrays[f"{name}.{part}"] for part in Usual._fields)) for name in names}
+            return cls(usual, record)
+        except (OSError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"{directory / FILE} is missing or damaged ({error})", "Promote a model again: `echolung promote TASK`."
             ) from None
@@ -172,7 +170,7 @@ def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: Novelt
 
     Raises DataError if there are fewer groups than FEWEST, or a description is not finite.
     """
-    names = np.unique(groups)
+    names, groups = np.unique(groups, return_inverse=True)
     if len(names) < FEWEST:
         remedy = f"Add recordings: of {FEWEST} patients at least."
         raise DataError(f"{len(names)} groups of patients are too few to tell what is unusual", remedy)
@@ -181,9 +179,10 @@ def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: Novelt
     usual = {name: Usual.axes(name, each) for name, each in descriptions.items()}
     known = {name: one.coordinates(descriptions[name]) for name, one in usual.items()}
     alarms = np.empty(len(groups))
-    for held, rest, distances in _left_out(usual, known, groups):
-        alarms[held] = distances > _threshold(usual, rest, groups[~held], settings.false_alarms)
-    measured = float(_group_weights(groups) @ alarms)
+    for rest, held, distances in _left_out(usual, known, groups):
+        others = {name: x[rest] for name, x in known.items()}
+        alarms[held] = distances > _threshold(usual, others, groups[rest], settings.false_alarms)
+    measured = float(alarms @ (1 / np.bincount(groups)[groups]))
     low, high = wilson_interval(measured, len(names))
     record = NoveltyRecord(
         threshold=_threshold(usual, known, groups, settings.false_alarms),
@@ -208,26 +207,19 @@ def _threshold(usual: Mapping[str, Usual], known: Descriptions, groups: np.ndarr
     The conformal quantile (Vovk et al. 2005): the new group counts as one more, farther out than all that are known.
     """
     distances = np.empty(len(groups))
-    for held, _, found in _left_out(usual, known, groups):
+    for _, held, found in _left_out(usual, known, groups):
         distances[held] = found
-    order = np.argsort(distances)
-    reached = np.cumsum(_group_weights(groups)[order])
-    place = int(np.searchsorted(reached, (1 - false_alarms) * (len(np.unique(groups)) + 1) - EPSILON))
-    return float(distances[order][min(place, len(order) - 1)])
+    count = len(np.unique(groups))
+    share = min(1.0, (1 - false_alarms) * (count + 1) / count - EPSILON)
+    return float(np.quantile(distances, share, weights=1 / np.bincount(groups)[groups], method="inverted_cdf"))
 
 
 def _left_out(
     usual: Mapping[str, Usual], known: Descriptions, groups: np.ndarray
-) -> Iterator[tuple[np.ndarray, Descriptions, np.ndarray]]:
-    """Leaves out whole groups: which recordings, bool (V,), the coordinates of the rest, and the distances from it."""
-    order = np.random.default_rng(derived_seed("novelty")).permutation(np.unique(groups))
-    for part in np.array_split(order, min(len(order), PARTS)):
-        held = np.isin(groups, part)
-        rest = {name: x[~held] for name, x in known.items()}
-        yield held, rest, _distances(_fit(usual, rest), {name: x[held] for name, x in known.items()})
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Leaves out whole groups: places of the rest and of those held out, and the distances of these from the rest."""
+    from sklearn.model_selection import GroupKFold
 
-
-def _group_weights(groups: np.ndarray) -> np.ndarray:
-    """A weight per recording (V,): those of a group share one."""
-    place, counts = np.unique(groups, return_inverse=True, return_counts=True)[1:]
-    return 1 / counts[place]
+    for rest, held in GroupKFold(min(len(np.unique(groups)), PARTS)).split(groups, groups=groups):
+        fitted = _fit(usual, {name: x[rest] for name, x in known.items()})
+        yield rest, held, _distances(fitted, {name: x[held] for name, x in known.items()})
