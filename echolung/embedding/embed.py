@@ -44,10 +44,9 @@ def embed(
     cache: Path,
     on_progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Embed every video of `manifest` (sample_id, sha256) for an arm and write the feature store `out`.
+    """Embed every video of `manifest` (sample_id, sha256) for an arm; returns the store's summary, one row per video.
 
-    Stores are kept in `cache` by the digest of all that their tokens depend on, and `out` links to them: what was
-    computed once is not computed again, for any study. Returns the store's summary, one row per video.
+    Stores are kept in `cache` by the digest of all that their tokens depend on, for all studies; `out` links to them.
     """
     encoder, record = load_encoder(encoder_directory)
     videos = manifest[["sample_id", "sha256"]].sort_values("sample_id", ignore_index=True)

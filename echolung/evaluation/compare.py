@@ -74,9 +74,9 @@ def compare(
     # evidence, and stays outside.
     family = tested[[fact.confirmatory for fact in facts]]
     holm = pd.Series(statistics.holm(pairs.loc[family, "p_value"].tolist()), index=family)
-    pairs.insert(pairs.columns.get_loc("p_value") + 1, "p_holm", holm.reindex(pairs.index))
+    pairs.insert(list(pairs).index("p_value") + 1, "p_holm", holm.reindex(pairs.index))
     verdicts = []
-    for fact, row in zip(facts, pairs.loc[tested].to_dict("records"), strict=True):
+    for fact, (_, row) in zip(facts, pairs.loc[tested].iterrows(), strict=True):
         outcome, text = verdict(fact, row)
         heading = {name: row[name] for name in ("task", "arm", "reference", "method")}
         verdicts.append(heading | {"confirmatory": fact.confirmatory, "outcome": outcome, "text": text})

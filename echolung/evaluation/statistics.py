@@ -1,13 +1,13 @@
-"""Intervals and tests whose unit is the patient: plain numpy and scipy.
+"""Intervals and tests whose unit is the patient: videos of one patient are not independent.
 
-Videos of one patient are not independent, so whatever is resampled, flipped or counted here is a patient with
-all of their videos. Dimensions: P patients, B resamples, n units.
+Dimensions: P patients, B resamples, n units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # not scipy.stats: it takes a second to import, and every stage would pay it
@@ -67,12 +67,12 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     return max(0.0, float(low)), min(1.0, float(high))
 
 
-@dataclass(frozen=True)
-class Permutation:
-    """A two-sided permutation test: its p-value, and whether all patterns were enumerated."""
+class Permutation(NamedTuple):
+    """A two-sided permutation test."""
 
     p_value: float
     exact: bool
+    """All sign patterns were enumerated."""
 
 
 def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> Permutation:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 SIGNIFICANCE = 0.05
 SEEDS_FOR_PRETRAINING = 3
@@ -29,7 +28,7 @@ class PairFacts:
     reference_seeds: int
 
 
-def verdict(pair: PairFacts, row: Mapping[str, Any]) -> tuple[str, str]:
+def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
     """(better | worse | undecided, sentences) from the difference in loss, arm minus reference: a row of `pairs`.
 
     Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own.
@@ -65,7 +64,7 @@ def _reference(pair: PairFacts, name: str) -> str:
     return f"the {name} control" if pair.reference_role == "control" else _with_seeds(name, pair.reference_seeds)
 
 
-def _reach(pair: PairFacts, row: Mapping[str, Any]) -> str:
+def _reach(pair: PairFacts, row: pd.Series) -> str:
     """How far the verdict reaches; empty where no pretraining is involved."""
     if row["n_seen"]:
         return (

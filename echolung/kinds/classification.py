@@ -77,8 +77,7 @@ class Classification(Kind):
         rows["y"] = rows["stratum"].astype(float)
         for source in task.sources:
             present = set(rows.loc[rows["source"] == source, "label"])
-            absent = [name for name in task.classes if name not in present]
-            if absent:
+            if absent := [name for name in task.classes if name not in present]:
                 raise DataError(
                     f"no video of source '{source}' has {task.label} = {' or '.join(absent)}"
                     f" ({len(rows)} videos have one of {', '.join(task.classes)})",
@@ -123,11 +122,7 @@ class Classification(Kind):
         return Scores({name: np.stack(seeds) for name, seeds in values.items()}, notes)
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
-        return {
-            "classes": by_class(units, key, counts),
-            "confusion": confusions(units, key),
-            "roc": roc(units, key),
-        }
+        return {"classes": by_class(units, key, counts), "confusion": confusions(units, key), "roc": roc(units, key)}
 
     def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, statistics.Estimate]:
         """DeLong, where a patient has one of two labels and no two patients share a split group.
@@ -165,12 +160,10 @@ class Classification(Kind):
             rows = table.loc[table.index.repeat(table["count"]), ["actual", "predicted"]]
             found[f"confusion/{task}-{arm}"] = rows
         for (task, label), table in judged_only(comparison, "roc").groupby(["task", "class"], sort=True):
+            point = ["point", "false_positive_rate"]
             table = table.assign(point=table.groupby("arm").cumcount())
-            curves = table.pivot(index="point", columns="arm", values="true_positive_rate")
-            rates = table.drop_duplicates("point").set_index("point")["false_positive_rate"]
-            curves = curves.reindex(columns=comparison.order)
-            curves.insert(0, "false_positive_rate", rates)
-            found[f"roc/{task}-{label}"] = curves
+            curves = table.pivot(index=point, columns="arm", values="true_positive_rate")
+            found[f"roc/{task}-{label}"] = curves.reindex(columns=comparison.order).reset_index(point[1])
         return found
 
 
@@ -199,9 +192,8 @@ def by_class(units: Units, key: Key, counts: np.ndarray) -> pd.DataFrame:
                 low, high = statistics.wilson_interval(estimate * groups, groups)
             else:
                 low, high = statistics.percentile_interval(values[1:, k])
-            row = {"class": label, "metric": name, "estimate": estimate, "low": low, "high": high}
-            rows.append(row | {"n_units": int(of_class.sum())})
-    return pd.DataFrame(rows)
+            rows.append((label, name, estimate, low, high, int(of_class.sum())))
+    return pd.DataFrame(rows, columns=["class", "metric", "estimate", "low", "high", "n_units"])
 
 
 def confusions(units: Units, key: Key) -> pd.DataFrame:
@@ -221,14 +213,14 @@ def roc(units: Units, key: Key) -> pd.DataFrame:
 
     y, classes = _classes(units), classes_of(units.task)
     frames = []
+    held_out = [(repeat, folds == fold) for repeat, folds in enumerate(units.folds) for fold in np.unique(folds)]
     for k in _ranked(units):
-        curves = []
-        for of_seed in units.values[key]:
-            for p, folds in zip(of_seed, units.folds, strict=True):
-                for fold in np.unique(folds):
-                    positive = y[folds == fold] == k
-                    if positive.any() and not positive.all():
-                        curves.append(roc_curve(positive, p[folds == fold, k], drop_intermediate=False)[:2])
+        curves = [
+            roc_curve(y[mine] == k, of_seed[repeat, mine, k], drop_intermediate=False)[:2]
+            for of_seed in units.values[key]
+            for repeat, mine in held_out
+            if 0 < (y[mine] == k).sum() < mine.sum()
+        ]
         if curves:
             false_rate, true_rate = metrics.mean_roc(curves)
             curve = {"class": classes[k], "false_positive_rate": false_rate, "true_positive_rate": true_rate}

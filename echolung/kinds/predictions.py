@@ -2,8 +2,7 @@
 
 Columns: task, arm, arm_seed, method, repeat, fold, sample_id, patient_id, split_group, y_true, the kind's own,
 seen_in_pretraining, split_digest. Every scored video appears exactly once per (arm, arm_seed, method, repeat).
-
-Patients of one split group share near-duplicate videos. They are not independent, and statistics keep them together.
+Patients of one split group share near-duplicate videos: statistics keep them together.
 
 Dimension letters: S seeds of an arm, R repeats, U units (videos or patients), P patients, G split groups, K columns.
 """
@@ -121,9 +120,9 @@ def _check(rows: pd.DataFrame, name: str, task: Task, kind: Kind) -> None:
         found = "; ".join(f"{names} on {digest}" for digest, names in arms.items())
         raise DataError(f"the arms of '{name}' were fitted on different splits: {found}", REMEDY)
     counts = rows.groupby(FIT)["sample_id"].agg(["size", "nunique"]).unstack("repeat", fill_value=0)
-    uneven = counts.index[(counts != rows["sample_id"].nunique()).any(axis=1)]
-    if len(uneven):
-        named = (f"{arm} seed {seed} {method}" for arm, seed, method in uneven)
+    uneven = (counts.to_numpy() != rows["sample_id"].nunique()).any(axis=1)
+    if uneven.any():
+        named = (f"{arm} seed {seed} {method}" for arm, seed, method in counts.index[uneven])
         raise DataError(f"'{name}' lacks videos, or has them twice, in a repeat of {listed(named)}", REMEDY)
 
 

@@ -16,11 +16,7 @@ SAME = {"no": {"false", "off", "n"}, "yes": {"true", "on", "y"}}
 
 
 class Task(Parameters):
-    """What every kind of task has. A kind adds its own fields (`echolung.kinds.kind`).
-
-    `unit` is what one decision is about: "video", where every video has its own label, or "patient", where all videos
-    of a patient share the label and the answer is their mean.
-    """
+    """What every kind of task has; a kind adds its own fields."""
 
     model_config = pydantic.ConfigDict(coerce_numbers_to_str=True)  # YAML reads `classes: [0, 1]` as integers
 
@@ -31,6 +27,7 @@ class Task(Parameters):
     label: str
     """Manifest column that holds the label."""
     unit: Literal["video", "patient"]
+    """What a decision is about; where it is the patient, all videos of one share the label, and the mean answers."""
     where: dict[str, str] = {}
     """Manifest column -> the value it must have; other rows are not part of the task."""
     main: bool = True
@@ -104,10 +101,7 @@ def one_label_per_patient(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_text(values: pd.Series) -> pd.Series:
-    """A column as text, missing where it was missing; 1, 1.0 and "1" are the same label.
-
-    A nullable label is stored as float as soon as one value is missing.
-    """
+    """A column as text, missing where it was; 1, 1.0 (as pandas stores it beside a gap) and "1" are the same."""
     whole = pd.api.types.is_float_dtype(values) and (values.dropna() == values.dropna().round()).all()
     if whole or pd.api.types.is_bool_dtype(values):
         values = values.astype("Int64")

@@ -1,7 +1,6 @@
 """Hand-made features of a video: brightness by depth, texture and motion, as one would compute them without a network.
 
-What sonographers name has its number here: horizontal repetitions (A-lines), vertical streaks that reach the bottom
-(B-lines), brightness and its fall with depth, movement of the pleura.
+What sonographers name has its number: repetitions (A-lines), streaks to the bottom (B-lines), movement of the pleura.
 
 Dimension letters: T frames, H W pixels of the picture without its letterbox, K features.
 """

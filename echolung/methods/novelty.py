@@ -115,7 +115,7 @@ class Usual(NamedTuple):
 
 @dataclass(frozen=True)
 class Novelty:
-    """What the training recordings are like, and how far from them a recording may lie."""
+    """Where the training recordings lie, and how far from them a recording may."""
 
     usual: Mapping[str, Usual]
     record: NoveltyRecord
