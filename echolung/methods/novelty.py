@@ -22,7 +22,6 @@ import pydantic
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.linalg import block_diag
 from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError, DataError
@@ -99,6 +98,7 @@ class Usual(NamedTuple):
 
     def fitted(self, x: np.ndarray) -> Usual:
         """With the covariance of coordinates (V, K + 1); off the directions, the variance is what shrinkage adds."""
+        from scipy.linalg import block_diag
         from sklearn.covariance import LedoitWolf
 
         found = LedoitWolf(store_precision=False).fit(x[:, :-1])
