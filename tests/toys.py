@@ -179,10 +179,6 @@ class Number(Kind):
             found[name] = patients @ counts.T / counts.sum(axis=1)
         return Scores(found)
 
-    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-        errors = values[..., 0] - units.y[held_out]
-        return {"mae": float(np.abs(errors).mean()), "bias": float(errors.mean())}
-
     def answer(self, task: Task, values: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame({"predicted": values[:, 0]})
 

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,9 @@ import pandas as pd
 from echolung.core.errors import DataError, SettingsError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
+from echolung.data.manifest import listed
 
-TOKENS, INDEX, RECORD = FILES = ("tokens.npy", "index.csv", "features.json")
+TOKENS, INDEX, RECORD = "tokens.npy", "index.csv", "features.json"
 INDEX_COLUMNS = ["sample_id", "sha256", "finite", "std", "seen_in_pretraining"]
 REMEDY = "Delete the folder and run `dvc repro embed`."
 
@@ -29,7 +29,6 @@ REMEDY = "Delete the folder and run `dvc repro embed`."
 class FeaturesRecord(Parameters):
     """features.json: what the tokens are of, and what they were made with."""
 
-    format: Literal["echolung-features"] = "echolung-features"
     key: str
     """Digest of all that the tokens depend on: weights, preprocessing, views, code, videos and their frames."""
     arm: str
@@ -59,9 +58,6 @@ class Features:
         """Open the store in `directory`; raises DataError if there is none or if its files do not belong together."""
         try:
             record = FeaturesRecord.parse(read_json(directory / RECORD), str(directory / RECORD))
-        except (SettingsError, TypeError, ValueError) as error:
-            raise DataError(f"{directory / RECORD} does not describe a feature store ({error})", REMEDY) from None
-        try:
             videos = pd.read_csv(
                 directory / INDEX,
                 dtype={"sample_id": str, "sha256": str},
@@ -69,7 +65,7 @@ class Features:
                 na_values={"std": [""]},
             )
             tokens = np.load(directory / TOKENS, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
+        except (SettingsError, OSError, EOFError, TypeError, ValueError) as error:
             raise DataError(f"{directory} is not a feature store ({error})", REMEDY) from None
         if (
             not isinstance(tokens, np.ndarray)  # an archive of arrays opens, too
@@ -87,16 +83,14 @@ class Features:
 
     def positions(self, sample_ids: Iterable[str]) -> np.ndarray:
         """Rows of `tokens` that hold these videos; raises DataError naming those that are missing."""
-        place, wanted = self._places, list(sample_ids)
-        missing = [name for name in wanted if name not in place]
-        if missing:
-            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        wanted = list(sample_ids)
+        if missing := [name for name in wanted if name not in self._places]:
             raise DataError(
                 f"the features of arm '{self.record.arm}' seed {self.record.seed} lack {len(missing)} videos:"
-                f" {', '.join(missing[:10])}{more}",
+                f" {listed(missing)}",
                 "Run `dvc repro embed`, so that every labelled video is embedded.",
             )
-        return np.array([place[name] for name in wanted], dtype=np.int64)
+        return np.array([self._places[name] for name in wanted], dtype=np.int64)
 
     def summary(self) -> pd.DataFrame:
         """One row per video: arm, seed, the index's columns, and the effective rank of the whole store."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,18 +21,9 @@ from echolung.data.manifest import read_manifest
 from echolung.embedding.features import Features
 
 
-class Clips(Protocol):
-    """Frames by sample id: a `ClipStore`, or `HeldClips`."""
-
-    def frames(self, sample_id: str) -> np.ndarray:
-        """uint8 (T, S, S)."""
-
-    def fps(self, sample_id: str) -> float: ...
-
-
 @dataclass(frozen=True)
 class HeldClips:
-    """Frames in memory."""
+    """As a `ClipStore`, in memory: frames uint8 (T, S, S) and frames per second by sample id."""
 
     held: dict[str, tuple[np.ndarray, float]]
 
@@ -50,7 +40,7 @@ class Part:
 
     manifest: pd.DataFrame
     """sample_id, path, height, width, fps, frames, codec and whatever else is known."""
-    clips: Clips
+    clips: ClipStore | HeldClips
     features: Features | None = None
 
 
@@ -59,24 +49,19 @@ class Recordings:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = list(parts)
-        self._part = {
-            name: number for number, part in enumerate(self.parts) for name in part.manifest["sample_id"].astype(str)
-        }
+        self._part = {str(name): at for at, part in enumerate(self.parts) for name in part.manifest["sample_id"]}
 
     @classmethod
     def of_sources(cls, ingest: Path, sources: Sequence[str], features: Sequence[Path] = ()) -> Recordings:
         """The sources below data/<study>/ingest; `features`: one feature store for each, of one encoder."""
         opened = [Features.open(path) for path in features] if features else [None] * len(sources)
-        return cls(
-            [
-                Part(read_manifest(ingest / name / "manifest.parquet"), ClipStore.open(ingest / name / "clips"), store)
-                for name, store in zip(sources, opened, strict=True)
-            ]
-        )
+        manifests = (read_manifest(ingest / name / "manifest.parquet") for name in sources)
+        stores = (ClipStore.open(ingest / name / "clips") for name in sources)
+        return cls([Part(*part) for part in zip(manifests, stores, opened, strict=True)])
 
     def manifest(self, sample_ids: Sequence[str]) -> pd.DataFrame:
         """What is known of these recordings, in their order."""
-        table = pd.concat([part.manifest for part in self.parts]) if len(self.parts) > 1 else self.parts[0].manifest
+        table = pd.concat([part.manifest for part in self.parts])
         return table.set_index("sample_id", drop=False).loc[list(sample_ids)]
 
     def frames(self, sample_id: str) -> np.ndarray:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from echolung.core.errors import DataError
 from echolung.core.runtime import atomic_path, read_json, write_json
 
 ROLES = ["candidate", "reference", "control", "baseline"]
 MORE = "more"
 TYPES = "types.json"
-"""Which columns of which table are numbers or truth values: a class may be named 0, NA or True."""
+"""The type of every column: a class may be named 0, NA or True."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,6 @@ class Comparison:
         """The arms: candidates first, the baseline last, else in the order of the study."""
         return sorted(self.roles, key=lambda arm: ROLES.index(self.roles[arm]))
 
-    def of_task(self, task: str) -> Comparison:
-        """The rows of one task."""
-        return self.of_tasks([task])
-
     def of_tasks(self, tasks: Sequence[str]) -> Comparison:
         """The rows of some tasks."""
         tables = {one.name: getattr(self, one.name) for one in fields(self) if one.name != MORE}
@@ -89,31 +85,17 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
     for name, table in tables.items():
         with atomic_path(directory / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.10g")
-    write_json(directory / TYPES, {name: {c: _type(table[c]) for c in table} for name, table in tables.items()})
+    write_json(directory / TYPES, {name: table.dtypes.astype(str).to_dict() for name, table in tables.items()})
     write_json(directory / "metrics.json", nested_metrics(comparison))
 
 
 def read_comparison(directory: Path) -> Comparison:
-    """What `write_comparison` wrote; raises DataError naming a missing table."""
-    types = read_json(directory / TYPES)
-    tables = {name: _read(directory / f"{name}.csv", columns) for name, columns in types.items()}
+    """What `write_comparison` wrote; raises DataError if there is none."""
+    types: dict[str, dict[str, Any]] = read_json(directory / TYPES)
+    tables = {}
+    for name, columns in types.items():
+        gaps = {column: [""] for column, kind in columns.items() if kind.startswith("float")}
+        path = directory / f"{name}.csv"
+        tables[name] = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=gaps)
     more = {name.removeprefix(f"{MORE}/"): tables.pop(name) for name in list(tables) if name.startswith(f"{MORE}/")}
     return Comparison(**tables, more=more)
-
-
-def _type(values: pd.Series) -> str:
-    if pd.api.types.is_bool_dtype(values):
-        return "truth"
-    return "number" if pd.api.types.is_numeric_dtype(values) else "text"
-
-
-def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist", "Run `dvc repro compare` to make it.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[])
-    for column, kind in types.items():
-        if kind == "number":
-            table[column] = pd.to_numeric(table[column].replace("", None))
-        elif kind == "truth":
-            table[column] = table[column] == "True"
-    return table

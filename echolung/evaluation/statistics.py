@@ -1,13 +1,13 @@
-"""Intervals and tests whose unit is the patient: plain numpy and scipy.
+"""Intervals and tests whose unit is the patient: videos of one patient are not independent.
 
-Videos of one patient are not independent, so whatever is resampled, flipped or counted here is a patient with
-all of their videos. Dimensions: P patients, B resamples, n units.
+Dimensions: P patients, B resamples, n units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # not scipy.stats: it takes a second to import, and every stage would pay it
@@ -60,38 +60,33 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 
     (p + z^2/2n +- z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n). `successes` may be a mean over random draws.
     """
-    if trials == 0:
-        return float("nan"), float("nan")
     z = float(special.ndtri((1 + LEVEL) / 2))
     share, spread = successes / trials, z * z / trials
-    centre = share + spread / 2
     margin = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    low, high = (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
+    low, high = ((share + spread / 2 + sign * margin) / (1 + spread) for sign in (-1, 1))
     return max(0.0, float(low)), min(1.0, float(high))
 
 
-@dataclass(frozen=True)
-class Permutation:
-    """A two-sided permutation test: its p-value, and whether all patterns were enumerated."""
+class Permutation(NamedTuple):
+    """A two-sided permutation test."""
 
     p_value: float
     exact: bool
+    """All sign patterns were enumerated."""
 
 
 def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> Permutation:
-    """Paired sign-flip permutation test of mean(differences) = 0, one difference per patient (P,), or per group of
-    patients who are not independent.
+    """Two-sided paired sign-flip test of mean(differences) = 0, one per patient or group of dependent patients (P,).
 
-    Each patient's difference is already the mean over all units, repeats and random draws, so one flip turns all of
-    them together: under the null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3).
-    Exact up to 16 patients, else Monte Carlo with p = (1 + hits) / (1 + permutations)
-    (Phipson & Smyth 2010, doi 10.2202/1544-6115.1585). Two-sided.
+    A difference is the mean over all units, repeats and random draws, so one flip turns all of them together: under the
+    null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3). Exact up to EXACT_PATIENTS,
+    else Monte Carlo with p = (1 + hits) / (1 + permutations) (Phipson & Smyth 2010, doi 10.2202/1544-6115.1585).
 
     With equal numbers of draws on both sides the size is exact; one draw against the mean of three is only nearly
     symmetric (simulated size 5.4% to 6.0% at 5% with exponential losses of 36 to 73 patients).
     """
     patients = len(differences)
-    if patients == 0 or not np.isfinite(differences).all():
+    if not np.isfinite(differences).all():
         raise DataError("the permutation test needs a finite difference for every patient", "Check the predictions.")
     observed = abs(differences.mean())
     # Sums in another order differ in the last digits: what equals the observed value must count as reaching it.
@@ -151,28 +146,20 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estim
 
 def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """AUROC, the share of negatives below each positive, and the share of positives above each negative."""
-    ranks = _midranks(score)
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    above = (ranks[positive] - _midranks(score[positive])) / negatives
-    below = 1 - (ranks[~positive] - _midranks(score[~positive])) / positives
+    from scipy.stats import rankdata
+
+    ranks = rankdata(score)
+    above = (ranks[positive] - rankdata(score[positive])) / (~positive).sum()
+    below = 1 - (ranks[~positive] - rankdata(score[~positive])) / positive.sum()
     return float(above.mean()), above, below
-
-
-def _midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
 
 
 def _estimate(difference: float, error: float, freedom: float) -> Estimate:
     """Interval and p-value of a difference whose standardised value follows t with `freedom`, normal if infinite."""
     if error == 0:
         return Estimate(difference, 0.0, difference, difference, 1.0 if difference == 0 else 0.0)
-    normal = np.isinf(freedom)
-    upper = (1 + LEVEL) / 2
-    margin = float(special.ndtri(upper) if normal else special.stdtrit(freedom, upper)) * error
-    tail = -abs(difference) / error
-    p_value = 2 * float(special.ndtr(tail) if normal else special.stdtr(freedom, tail))
+    margin = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    p_value = 2 * float(special.stdtr(freedom, -abs(difference) / error))
     return Estimate(difference, error, difference - margin, difference + margin, p_value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 SIGNIFICANCE = 0.05
 SEEDS_FOR_PRETRAINING = 3
@@ -13,78 +14,61 @@ SEEDS_FOR_PRETRAINING = 3
 
 @dataclass(frozen=True)
 class PairFacts:
-    """Which two arms are compared, on how much."""
+    """What two compared arms are."""
 
-    task: str
-    arm: str
-    reference: str
-    method: str
-    reference_method: str
-    reference_role: str
-    """reference, control or baseline; see `comparison.ROLES`."""
-    metric: str
-    """The loss that is tested."""
     label: str
-    """Its name in a sentence."""
+    """The name of the loss that is tested, in a sentence."""
+    reference_role: str
+    """reference, control or baseline."""
     pretrained: bool
     """The arm is a pretrained encoder."""
     confirmatory: bool
     """The pair is in the family that Holm corrects."""
     arm_seeds: int
     reference_seeds: int
-    n_patients: int
-    n_groups: int
-    """Split groups of the patients: what is resampled and flipped."""
-    n_videos: int
-    n_seen: int = 0
-    """Videos of the task that one of the two was pretrained on."""
 
 
-def verdict(
-    pair: PairFacts, difference: float, low: float, high: float, p_value: float, p_holm: float
-) -> tuple[str, str]:
-    """(better | worse | undecided, sentences) from the difference in loss, arm minus reference, and its interval.
+def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
+    """(better | worse | undecided, sentences) from the difference in loss, arm minus reference: a row of `pairs`.
 
     Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own.
     """
-    decisive = p_value if np.isnan(p_holm) else p_holm
-    chance = p_text(p_value) if np.isnan(p_holm) else f"{p_text(p_holm)} after Holm"
-    if np.isnan(p_holm):
-        chance += ", not corrected"
-    basis = f"{chance}; {patients(pair.n_patients, pair.n_groups)}, {pair.n_videos} videos"
-    arm, reference = _arm(pair), _reference(pair)
-    if decisive > SIGNIFICANCE:
+    p_value = row["p_holm"] if pair.confirmatory else row["p_value"]
+    chance = p_text(p_value) + (" after Holm" if pair.confirmatory else ", not corrected")
+    basis = f"{chance}; {patients(row['n_patients'], row['n_groups'])}, {row['n_videos']} videos"
+    arm, reference = _with_seeds(row["arm"], pair.arm_seeds), _reference(pair, row["reference"])
+    difference, low, high = row["difference"], row["low"], row["high"]
+    if p_value > SIGNIFICANCE:
+        outcome = "undecided"
         text = (
             f"No difference was shown between {arm} and {reference}: {pair.label} {signed(difference)}"
             f" [{signed(low)}, {signed(high)}] ({basis})."
         )
-        return "undecided", f"{text} {_reach(pair)}".strip()
-    outcome, direction = ("better", "lower") if difference < 0 else ("worse", "higher")
-    nearest, farthest = (-high, -low) if difference < 0 else (low, high)
-    text = (
-        f"{arm} predicted {outcome} than {reference}: {pair.label} {abs(difference):.3f} {direction}"
-        f" [{plain(nearest)}, {plain(farthest)}] ({basis})."
-    )
-    return outcome, f"{text} {_reach(pair)}".strip()
+    else:
+        outcome, direction = ("better", "lower") if difference < 0 else ("worse", "higher")
+        nearest, farthest = (-high, -low) if difference < 0 else (low, high)
+        text = (
+            f"{arm} predicted {outcome} than {reference}: {pair.label} {abs(difference):.3f} {direction}"
+            f" [{plain(nearest)}, {plain(farthest)}] ({basis})."
+        )
+    return outcome, f"{text} {_reach(pair, row)}".strip()
 
 
-def _arm(pair: PairFacts) -> str:
-    return pair.arm if pair.arm_seeds == 1 else f"{pair.arm} (mean of {pair.arm_seeds} seeds)"
+def _with_seeds(arm: str, seeds: int) -> str:
+    return arm if seeds == 1 else f"{arm} (mean of {seeds} seeds)"
 
 
-def _reference(pair: PairFacts) -> str:
+def _reference(pair: PairFacts, name: str) -> str:
     if pair.reference_role == "baseline":
-        return f"{pair.reference} (the baseline, which ignores the video)"
-    if pair.reference_role == "control":
-        return f"the {pair.reference} control"
-    return pair.reference if pair.reference_seeds == 1 else f"{pair.reference} (mean of {pair.reference_seeds} seeds)"
+        return f"{name} (the baseline, which ignores the video)"
+    return f"the {name} control" if pair.reference_role == "control" else _with_seeds(name, pair.reference_seeds)
 
 
-def _reach(pair: PairFacts) -> str:
+def _reach(pair: PairFacts, row: pd.Series) -> str:
     """How far the verdict reaches; empty where no pretraining is involved."""
-    if pair.n_seen:
+    if row["n_seen"]:
         return (
-            f"Not counted as evidence: {pair.n_seen} of the {pair.n_videos} videos were seen (without their labels)"
+            f"Not counted as evidence: {row['n_seen']} of the {row['n_videos']} videos were seen (without their labels)"
             " in pretraining."
         )
     if not pair.pretrained or pair.reference_role != "reference":

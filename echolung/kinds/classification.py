@@ -77,8 +77,7 @@ class Classification(Kind):
         rows["y"] = rows["stratum"].astype(float)
         for source in task.sources:
             present = set(rows.loc[rows["source"] == source, "label"])
-            absent = [name for name in task.classes if name not in present]
-            if absent:
+            if absent := [name for name in task.classes if name not in present]:
                 raise DataError(
                     f"no video of source '{source}' has {task.label} = {' or '.join(absent)}"
                     f" ({len(rows)} videos have one of {', '.join(task.classes)})",
@@ -122,41 +121,20 @@ class Classification(Kind):
         notes = dict.fromkeys(metrics.RANKINGS, note) if undefined else {}
         return Scores({name: np.stack(seeds) for name, seeds in values.items()}, notes)
 
-    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-        """A class absent from the fold is left out of its means; a ranking that no class allows is NaN."""
-        y, patient = _classes(units)[held_out], units.patient[held_out]
-        even = 1 / np.bincount(patient)[patient]
-        found: dict[str, list[float]] = {name: [] for name in metrics.METRICS}
-        for p in values:
-            confusion = metrics.confusion_matrix(y, p.argmax(axis=-1), p.shape[-1])
-            for name, decision in metrics.DECISIONS.items():
-                found[name].append(float(decision(confusion)))
-            for name, loss in metrics.LOSSES.items():
-                found[name].append(float(np.average(loss(y, p), weights=even)))
-            for name, ranking in metrics.RANKINGS.items():
-                areas = np.array([ranking(y == k, p[:, k], np.ones((1, len(y))))[0] for k in _ranked(units)])
-                found[name].append(float(np.mean(areas[~np.isnan(areas)])) if (~np.isnan(areas)).any() else np.nan)
-        return {name: float(np.mean(seeds)) for name, seeds in found.items()}
-
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
-        return {
-            "classes": by_class(units, key, counts),
-            "confusion": confusions(units, key),
-            "roc": roc(units, key),
-        }
+        return {"classes": by_class(units, key, counts), "confusion": confusions(units, key), "roc": roc(units, key)}
 
     def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, statistics.Estimate]:
         """DeLong, where a patient has one of two labels and no two patients share a split group.
 
         Not against the baseline, whose scores differ between folds but never within one.
         """
-        y = _classes(units)
-        of_patient = np.zeros(len(units.patients), dtype=np.int64)
-        of_patient[units.patient] = y
-        one_of_two = len(classes_of(units.task)) == 2 and (of_patient[units.patient] == y).all()
+        of_patient = units.per_patient(units.y)
+        one_of_two = len(classes_of(units.task)) == 2 and set(of_patient) <= {0.0, 1.0}
         if not one_of_two or units.groups < len(units.group) or reference[1] == self.baseline:
             return {}
-        both = (_patient_scores(units, one) for one in (key, reference))
+        of_units = (units.values[one][..., 1].mean(axis=(0, 1)) for one in (key, reference))
+        both = (np.round(units.per_patient(p), 12) for p in of_units)
         return {"DeLong, AUROC of patients pooled over folds": statistics.delong(of_patient == 1, *both)}
 
     def bar(self, task: Task) -> dict[str, float]:
@@ -182,12 +160,10 @@ class Classification(Kind):
             rows = table.loc[table.index.repeat(table["count"]), ["actual", "predicted"]]
             found[f"confusion/{task}-{arm}"] = rows
         for (task, label), table in judged_only(comparison, "roc").groupby(["task", "class"], sort=True):
+            point = ["point", "false_positive_rate"]
             table = table.assign(point=table.groupby("arm").cumcount())
-            curves = table.pivot(index="point", columns="arm", values="true_positive_rate")
-            rates = table.drop_duplicates("point").set_index("point")["false_positive_rate"]
-            curves = curves.reindex(columns=comparison.order)
-            curves.insert(0, "false_positive_rate", rates)
-            found[f"roc/{task}-{label}"] = curves
+            curves = table.pivot(index=point, columns="arm", values="true_positive_rate")
+            found[f"roc/{task}-{label}"] = curves.reindex(columns=comparison.order).reset_index(point[1])
         return found
 
 
@@ -216,9 +192,8 @@ def by_class(units: Units, key: Key, counts: np.ndarray) -> pd.DataFrame:
                 low, high = statistics.wilson_interval(estimate * groups, groups)
             else:
                 low, high = statistics.percentile_interval(values[1:, k])
-            row = {"class": label, "metric": name, "estimate": estimate, "low": low, "high": high}
-            rows.append(row | {"n_units": int(of_class.sum())})
-    return pd.DataFrame(rows)
+            rows.append((label, name, estimate, low, high, int(of_class.sum())))
+    return pd.DataFrame(rows, columns=["class", "metric", "estimate", "low", "high", "n_units"])
 
 
 def confusions(units: Units, key: Key) -> pd.DataFrame:
@@ -226,7 +201,7 @@ def confusions(units: Units, key: Key) -> pd.DataFrame:
     classes = classes_of(units.task)
     total = np.sum([_confusion(units, p, np.ones((1, len(units.y))))[0] for p in units.values[key]], axis=0)
     return pd.DataFrame(
-        {"actual": actual, "predicted": predicted, "count": int(total[i, j]), "seeds": len(units.seeds[key])}
+        {"actual": actual, "predicted": predicted, "count": int(total[i, j]), "seeds": len(units.values[key])}
         for i, actual in enumerate(classes)
         for j, predicted in enumerate(classes)
     )
@@ -234,16 +209,18 @@ def confusions(units: Units, key: Key) -> pd.DataFrame:
 
 def roc(units: Units, key: Key) -> pd.DataFrame:
     """One-vs-rest ROC of each ranked class: the vertical mean of its curves over seeds, repeats and folds."""
+    from sklearn.metrics import roc_curve  # a second to import, which `predict` does without
+
     y, classes = _classes(units), classes_of(units.task)
     frames = []
+    held_out = [(repeat, folds == fold) for repeat, folds in enumerate(units.folds) for fold in np.unique(folds)]
     for k in _ranked(units):
-        curves = []
-        for of_seed in units.values[key]:
-            for p, folds in zip(of_seed, units.folds, strict=True):
-                for fold in np.unique(folds):
-                    positive = y[folds == fold] == k
-                    if positive.any() and not positive.all():
-                        curves.append(metrics.roc_points(positive, p[folds == fold, k]))
+        curves = [
+            roc_curve(y[mine] == k, of_seed[repeat, mine, k], drop_intermediate=False)[:2]
+            for of_seed in units.values[key]
+            for repeat, mine in held_out
+            if 0 < (y[mine] == k).sum() < mine.sum()
+        ]
         if curves:
             false_rate, true_rate = metrics.mean_roc(curves)
             curve = {"class": classes[k], "false_positive_rate": false_rate, "true_positive_rate": true_rate}
@@ -264,8 +241,3 @@ def _confusion(units: Units, of_seed: np.ndarray, weights: np.ndarray) -> np.nda
     """Confusion matrices (B, K, K) of the decisions on the mean probability over repeats; of_seed (R, U, K)."""
     predicted = of_seed.mean(axis=0).argmax(axis=-1)
     return metrics.confusion_matrix(_classes(units), predicted, of_seed.shape[-1], weights)
-
-
-def _patient_scores(units: Units, key: Key) -> np.ndarray:
-    """Each patient's mean probability of class 1 over units, repeats and seeds (P,)."""
-    return np.round(units.per_patient(units.values[key][..., 1].mean(axis=(0, 1))), 12)  # as in kinds.predictions

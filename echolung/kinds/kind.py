@@ -1,7 +1,4 @@
-"""All that the platform must know of a kind of task.
-
-Gates, folds, comparison, report, MLflow runs, promotion, prediction and serving call a kind through this class only;
-the kinds there are: `echolung.kinds.kinds`.
+"""What a kind of task is: the rest of the platform calls it through this class only (`echolung.kinds.kinds`).
 
 Dimension letters: U units (videos or patients), P patients, S seeds of an arm, R repeats, K prediction columns,
 B resamples.
@@ -37,7 +34,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A figure of the report: how to draw it, its title, and how to read it."""
+    """A figure of the report."""
 
     draw: Callable[[Comparison, Mapping[str, str]], Any]
     """From the tasks of the kind and the colour of each arm; None if there is nothing to draw."""
@@ -53,7 +50,7 @@ class Kind(abc.ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     """In the order of the tables."""
     paired: ClassVar[tuple[str, ...]]
-    """Metrics of the main table, whose paired differences are reported."""
+    """Metrics of the main table, whose paired differences are reported; the loss is one of them."""
     loss: ClassVar[str]
     """The metric that is the mean of `losses`: the one paired test and promotion use it. Lower is better."""
     baseline: ClassVar[str]
@@ -86,11 +83,10 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts."""
+        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts.
 
-    @abc.abstractmethod
-    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-        """Every metric on the units `held_out` (U,) bool alone: values (S, units, K) -> mean over seeds."""
+        `units` may be one fold alone; what is not defined there is NaN.
+        """
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         """Further tables of one arm, by name; each becomes a csv of the comparison.

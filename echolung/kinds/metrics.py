@@ -1,8 +1,7 @@
 """Scores of class probabilities: plain numpy, vectorised over resamples.
 
-Two ideas carry the file. Scores of decisions are functions of a confusion matrix, so a thousand bootstrap resamples are
-one matrix product that gives a thousand confusion matrices. Scores of rankings take a weight per unit, so a resample is
-a row of weights and nothing is ever copied or sorted twice.
+Scores of decisions are functions of a confusion matrix, so a thousand bootstrap resamples are one matrix product that
+gives a thousand confusion matrices. Scores of rankings take a weight per unit, so a resample is a row of weights.
 
 Dimensions: n units (videos or patients), B resamples, K classes, F folds.
 """
@@ -40,14 +39,10 @@ METRICS = {
 }
 
 
-def confusion_matrix(
-    y: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Counts [..., actual, predicted]: (K, K), or (B, K, K) with `weights` (B, n)."""
+def confusion_matrix(y: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
+    """Counts (B, actual, predicted) under each row of `weights` (B, n)."""
     cells = np.zeros((len(y), classes * classes))
     cells[np.arange(len(y)), y * classes + predicted] = 1
-    if weights is None:
-        return cells.sum(axis=0).reshape(classes, classes)
     return (weights @ cells).reshape(-1, classes, classes)
 
 
@@ -134,15 +129,12 @@ def average_precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarr
     Shapes as `auroc`; NaN where a resample lacks either side.
     """
     order = np.argsort(-score, kind="stable")
-    ranked, hits = score[order], positive[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True) if len(ranked) else np.zeros(0, dtype=bool)
-    chosen = weights[:, order]
+    ranked, chosen = score[order], weights[:, order]
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     taken = np.cumsum(chosen, axis=1)[:, last_of_tie]
-    found = np.cumsum(chosen * hits, axis=1)[:, last_of_tie]
-    precision = found / np.where(taken > 0, taken, 1)
-    area = (np.diff(found, axis=1, prepend=0) * precision).sum(axis=1)
-    positives = (chosen * hits).sum(axis=1)
-    return np.where(chosen.sum(axis=1) > positives, _ratio(area, positives), np.nan)
+    found = np.cumsum(chosen * positive[order], axis=1)[:, last_of_tie]
+    area = (np.diff(found, axis=1, prepend=0) * found / np.where(taken > 0, taken, 1)).sum(axis=1)
+    return np.where(taken[:, -1] > found[:, -1], _ratio(area, found[:, -1]), np.nan)
 
 
 RANKINGS: dict[str, Ranking] = {"auroc": auroc, "auprc": average_precision}
@@ -160,7 +152,7 @@ def within_folds(
     """A ranking metric, one-vs-rest, as the mean of its within-fold values.
 
     Every fold has its own fitted model, and pooling would rank one model's scores against another's. Per class the mean
-    is over the folds where it is defined; the result is the plain mean over classes, NaN if a class is defined nowhere.
+    is over the folds where it is defined; the result is the mean over the classes that are defined anywhere.
 
     y (n,), probabilities (n, K), folds (n,), weights (B, n) -> values (B,) and the number of (fold, class) pairs left
     out because the fold lacks the class or its rest.
@@ -171,17 +163,7 @@ def within_folds(
         values = np.stack([ranking(y[fold] == k, probabilities[fold, k], weights[:, fold]) for fold in held_out], -1)
         undefined += sum(len(np.unique(y[fold] == k)) < 2 for fold in held_out)
         per_class.append(_mean_defined(values))
-    return np.mean(per_class, axis=0), undefined
-
-
-def roc_points(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False- and true-positive rate at every distinct threshold, from (0, 0) to (1, 1); NaN without both sides."""
-    order = np.argsort(-score, kind="stable")
-    ranked, hits = score[order], positive[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True) if len(ranked) else np.zeros(0, dtype=bool)
-    true_positives = np.append(0, np.cumsum(hits)[last_of_tie])
-    false_positives = np.append(0, np.cumsum(~hits)[last_of_tie])
-    return _ratio(false_positives, np.asarray((~hits).sum())), _ratio(true_positives, np.asarray(hits.sum()))
+    return _mean_defined(np.stack(per_class, -1)), undefined
 
 
 def mean_roc(curves: list[tuple[np.ndarray, np.ndarray]], points: int = 201) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from typing import Any, Literal, Self
 
@@ -10,18 +9,14 @@ import pandas as pd
 import pydantic
 
 from echolung.core.errors import DataError
-from echolung.core.parameters import Parameters
+from echolung.core.parameters import Parameters, nearest
 
 SAME = {"no": {"false", "off", "n"}, "yes": {"true", "on", "y"}}
 """Spellings of the values that YAML reads as false and true."""
 
 
 class Task(Parameters):
-    """What every kind of task has. A kind adds its own fields (`echolung.kinds.kind`).
-
-    `unit` is what one decision is about: "video", where every video has its own label, or "patient", where all videos
-    of a patient share the label and the answer is their mean.
-    """
+    """What every kind of task has; a kind adds its own fields."""
 
     model_config = pydantic.ConfigDict(coerce_numbers_to_str=True)  # YAML reads `classes: [0, 1]` as integers
 
@@ -32,6 +27,7 @@ class Task(Parameters):
     label: str
     """Manifest column that holds the label."""
     unit: Literal["video", "patient"]
+    """What a decision is about; where it is the patient, all videos of one share the label, and the mean answers."""
     where: dict[str, str] = {}
     """Manifest column -> the value it must have; other rows are not part of the task."""
     main: bool = True
@@ -61,19 +57,16 @@ class Task(Parameters):
 
     @property
     def split(self) -> Literal["cv", "official", "external"]:
-        """How its folds come about: cv, official or external."""
+        """How its folds come about."""
         return self.folds if self.train is None else "external"
 
 
 def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
     """Rows of the task's sources that satisfy `where`, each with its label as text in `label`.
 
-    Raises DataError naming the videos where a label is missing, a column is unknown or a sample id is repeated.
+    Raises DataError naming the videos where a label is missing, or a column that is unknown.
     """
     rows = manifest[manifest["source"].isin(task.sources)]
-    for source in task.sources:
-        if not (rows["source"] == source).any():
-            raise DataError(f"the manifest has no video of source '{source}'", "Correct the task's source.")
     for column, value in task.where.items():
         _require(rows, column, task.source)
         kept = rows[spelled(as_text(rows[column]), [value]) == value]
@@ -85,12 +78,6 @@ def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
             )
         rows = kept
     _require(rows, task.label, task.source)
-    repeated = rows["sample_id"][rows["sample_id"].duplicated()].unique()
-    if len(repeated):
-        raise DataError(
-            f"{len(repeated)} sample ids appear in more than one row: {listed(repeated)}",
-            "Give every video its own file name.",
-        )
     rows = rows.assign(label=as_text(rows[task.label]))
     missing = rows["sample_id"][rows["label"].isna() | (rows["label"] == "")]
     if len(missing):
@@ -103,28 +90,21 @@ def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
 
 def one_label_per_patient(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
     """`rows` (patient_id, y); raises DataError if the unit is the patient and a patient has two labels."""
-    if task.unit == "patient":
-        labels = rows.groupby("patient_id")["y"].nunique()
-        both = labels.index[labels > 1]
-        if len(both):
-            raise DataError(
-                f"{len(both)} patients have more than one value of '{task.label}': {listed(both)}",
-                "Correct the labels, or set the task's unit to video.",
-            )
+    labels = rows.groupby("patient_id")["y"].nunique()
+    both = labels.index[labels > 1]
+    if task.unit == "patient" and len(both):
+        raise DataError(
+            f"{len(both)} patients have more than one value of '{task.label}': {listed(both)}",
+            "Correct the labels, or set the task's unit to video.",
+        )
     return rows
 
 
 def as_text(values: pd.Series) -> pd.Series:
-    """A column as text, missing where it was missing; 1, 1.0 and "1" are the same label.
-
-    A nullable label is stored as float as soon as one value is missing.
-    """
-    if pd.api.types.is_bool_dtype(values):
+    """A column as text, missing where it was; 1, 1.0 (as pandas stores it beside a gap) and "1" are the same."""
+    whole = pd.api.types.is_float_dtype(values) and (values.dropna() == values.dropna().round()).all()
+    if whole or pd.api.types.is_bool_dtype(values):
         values = values.astype("Int64")
-    elif pd.api.types.is_float_dtype(values):
-        whole = values.dropna()
-        if (whole == whole.round()).all():
-            values = values.astype("Int64")
     return values.astype("string").str.strip()
 
 
@@ -141,11 +121,9 @@ def spelled(values: pd.Series, known: Collection[str]) -> pd.Series:
 
 def _require(rows: pd.DataFrame, column: str, source: str) -> None:
     if column not in rows.columns:
-        near = difflib.get_close_matches(column, [str(name) for name in rows.columns], n=1, cutoff=0.5)
-        raise DataError(
-            f"the manifest of source '{source}' has no column '{column}'",
-            f"Did you mean '{near[0]}'?" if near else f"It has: {', '.join(map(str, rows.columns))}.",
-        )
+        known = [str(name) for name in rows.columns]
+        problem = f"the manifest of source '{source}' has no column '{column}'{nearest(column, known)}"
+        raise DataError(problem, f"It has: {', '.join(known)}.")
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:

@@ -16,7 +16,7 @@ RANDOM = "random"
 
 
 class Arm(Parameters):
-    """A method, or several that read the same features; the encoder that makes these; what the arm is for."""
+    """Its method or methods, the encoder that makes their features, and what the arm is for."""
 
     method: tuple[str, ...]
     """Keys of `METHODS`. The first that suits a task judges the arm there; others are reported beside it."""

@@ -34,35 +34,6 @@ WEIGHTS = ("mean", "scale", "coefficients", "intercepts")
 REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
-class Majority(Method):
-    """The class frequencies of the training videos, each patient counting once where patients are the unit."""
-
-    kinds = ("classification",)
-    code = ("echolung.methods.cohort",)
-
-    def __init__(self, frequencies: Sequence[float]) -> None:
-        self.frequencies = list(frequencies)
-
-    @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
-        return cls(Cohort.of(training, task.unit).frequencies(len(classes_of(task))).tolist())
-
-    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
-        return np.tile(self.frequencies, (len(sample_ids), 1))
-
-    def save(self, directory: Path) -> None:
-        write_json(directory / "majority.json", self.frequencies)
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        try:
-            return cls([float(one) for one in read_json(directory / "majority.json")])
-        except (DataError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{directory} does not hold class frequencies ({error})", REMEDY) from None
-
-
 class Tabular(Method):
     """Penalised multinomial logistic regression on a table of numbers per video."""
 
@@ -82,20 +53,20 @@ class Tabular(Method):
     def fit(
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
-        cohort, classes = Cohort.of(training, task.unit), len(classes_of(task))
+        cohort = Cohort.of(training, task.unit)
         table = cls.table(recordings, cohort.sample_ids)
         x = table.to_numpy(float)
-        losses = np.empty((len(PENALTIES), len(cohort.folds)))
-        for i, penalty in enumerate(PENALTIES):
-            for j, fold in enumerate(cohort.folds):
-                kept, held_out = cohort.inner != fold, cohort.inner == fold
-                fitted = _logistic(x[kept], cohort.y[kept], cohort.weights(fold)[kept], penalty, classes)
-                losses[i, j] = cohort.log_loss(fold, _probabilities(fitted, x[held_out])[:, None])[0]
-        # Of equal penalties the stronger is taken.
-        penalty = PENALTIES[int(losses.mean(axis=1).argmin())]
-        search = pd.DataFrame({"penalty": PENALTIES, "log_loss": losses.mean(axis=1)})
+
+        def inner_loss(penalty: float, fold: int) -> float:
+            kept = cohort.inner != fold
+            fitted = _logistic(x[kept], cohort.y[kept], cohort.weights(fold)[kept], penalty)
+            return float(cohort.log_loss(fold, _probabilities(fitted, x[~kept])[:, None])[0])
+
+        losses = [np.mean([inner_loss(penalty, fold) for fold in cohort.folds]) for penalty in PENALTIES]
+        penalty = PENALTIES[int(np.argmin(losses))]  # of equal ones the stronger
+        search = pd.DataFrame({"penalty": PENALTIES, "log_loss": losses})
         search["chosen"] = search["penalty"] == penalty
-        return cls([str(name) for name in table], _logistic(x, cohort.y, cohort.weights(), penalty, classes), search)
+        return cls([str(name) for name in table], _logistic(x, cohort.y, cohort.weights(), penalty), search)
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         table = self.table(recordings, sample_ids).reindex(columns=self.columns, fill_value=0.0)
@@ -103,10 +74,8 @@ class Tabular(Method):
 
     def save(self, directory: Path) -> None:
         write_json(directory / "columns.json", self.columns)
-        save_file(
-            {name: np.ascontiguousarray(value) for name, value in self.weights.items()},
-            directory / "weights.safetensors",
-        )
+        weights = {name: np.ascontiguousarray(value) for name, value in self.weights.items()}
+        save_file(weights, directory / "weights.safetensors")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -114,10 +83,28 @@ class Tabular(Method):
             weights = load_file(directory / "weights.safetensors")
             return cls(read_json(directory / "columns.json"), {name: weights[name] for name in WEIGHTS}, pd.DataFrame())
         except (DataError, SafetensorError, OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{directory} does not hold a logistic regression ({error})", REMEDY) from None
+            raise CheckpointError(f"{directory} does not hold a fitted control ({error})", REMEDY) from None
 
     def search(self) -> pd.DataFrame:
         return self._search
+
+
+class Majority(Tabular):
+    """The class frequencies of the training videos, each patient counting once where patients are the unit."""
+
+    @staticmethod
+    def table(recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
+        return pd.DataFrame(index=list(sample_ids))
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        classes = len(classes_of(task))
+        frequencies = Cohort.of(training, task.unit).frequencies(classes)
+        nothing = {"mean": np.zeros(0), "scale": np.ones(0), "coefficients": np.zeros((classes, 0))}
+        with np.errstate(divide="ignore"):  # a class without a video
+            return cls([], nothing | {"intercepts": np.log(frequencies)}, pd.DataFrame())
 
 
 class SourceOnly(Tabular):
@@ -140,38 +127,23 @@ class HandMade(Tabular):
 
 def source_table(manifest: pd.DataFrame) -> pd.DataFrame:
     """What the file says of a video before a frame is looked at: one row of numbers each, index sample_id."""
-    numbers = {
-        "log_height": np.log2(manifest["height"].astype(float)),
-        "log_width": np.log2(manifest["width"].astype(float)),
-        "fps": manifest["fps"].astype(float),
-        "log_frames": np.log2(manifest["frames"].astype(float)),
-    }
-    kinds = pd.DataFrame(
-        {
-            "container": [PurePath(str(path)).suffix.lower() for path in manifest["path"]],
-            "codec": manifest["codec"].astype(str).to_numpy(),
-        },
-        index=manifest.index,
-    )
-    table = pd.concat([pd.DataFrame(numbers), pd.get_dummies(kinds, dtype=float)], axis=1)
-    return table.set_axis(pd.Index(manifest["sample_id"], name="sample_id"), axis=0)
+    rows = manifest.set_index("sample_id")
+    numbers = {f"log_{name}": np.log2(rows[name].astype(float)) for name in ("height", "width", "frames")}
+    kinds = {"container": [PurePath(str(path)).suffix.lower() for path in rows["path"]], "codec": rows["codec"]}
+    dummies = pd.get_dummies(pd.DataFrame(kinds, index=rows.index).astype(str), dtype=float)
+    return pd.concat([pd.DataFrame(numbers).assign(fps=rows["fps"].astype(float)), dummies], axis=1)
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float, classes: int) -> dict[str, np.ndarray]:
-    """Mean, scale (F,), coefficients (C, F) and intercepts (C,) of a fit to features x (V, F)."""
+def _logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float) -> dict[str, np.ndarray]:
+    """Mean, scale (F,), coefficients (C, F) and intercepts (C,) of a fit to features x (V, F); y has every class."""
     from sklearn.linear_model import LogisticRegression  # a second to import, which `predict` does without
 
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    coefficients, intercepts = np.zeros((classes, x.shape[1])), np.full(classes, -np.inf)
-    present = np.unique(y)
-    if len(present) == 1:  # one class alone: certain
-        intercepts[present] = 0.0
-    else:
-        model = LogisticRegression(C=penalty, max_iter=2000).fit((x - mean) / scale, y, sample_weight=weights)
-        two = len(present) == 2  # scikit-learn keeps the logit of the second class alone
-        coefficients[present] = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if two else model.coef_
-        intercepts[present] = np.append(-model.intercept_ / 2, model.intercept_ / 2) if two else model.intercept_
+    model = LogisticRegression(C=penalty, max_iter=2000).fit((x - mean) / scale, y, sample_weight=weights)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(coefficients) == 1:  # scikit-learn keeps the logit of the second of two classes alone
+        coefficients, intercepts = (np.concatenate([-one / 2, one / 2]) for one in (coefficients, intercepts))
     return {"mean": mean, "scale": scale, "coefficients": coefficients, "intercepts": intercepts}
 
 

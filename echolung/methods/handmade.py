@@ -1,7 +1,6 @@
 """Hand-made features of a video: brightness by depth, texture and motion, as one would compute them without a network.
 
-What sonographers name has its number here: horizontal repetitions (A-lines), vertical streaks that reach the bottom
-(B-lines), brightness and its fall with depth, movement of the pleura.
+What sonographers name has its number: repetitions (A-lines), streaks to the bottom (B-lines), movement of the pleura.
 
 Dimension letters: T frames, H W pixels of the picture without its letterbox, K features.
 """
@@ -14,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from echolung.embedding.recordings import Clips
+from echolung.embedding.recordings import Recordings
 
 _KNOWN: dict[tuple[int, tuple[int, ...]], dict[str, float]] = {}
 """Features that this process has computed, by content."""
@@ -24,11 +23,11 @@ BANDS = 8
 """Horizontal bands, from the probe to the depth."""
 
 
-def handmade_table(clips: Clips, sample_ids: Iterable[str]) -> pd.DataFrame:
+def handmade_table(recordings: Recordings, sample_ids: Iterable[str]) -> pd.DataFrame:
     """One row of features per video, index sample_id."""
     rows = {}
     for name in sample_ids:
-        frames = np.asarray(clips.frames(name))
+        frames = np.asarray(recordings.frames(name))
         key = (zlib.crc32(frames.tobytes()), frames.shape)  # every fold of a task asks for the same videos
         if key not in _KNOWN:
             _KNOWN[key] = handmade_features(frames)
@@ -89,8 +88,7 @@ def _repetition(x_THW: np.ndarray) -> dict[str, float]:
     """How much the depth profile repeats itself: the highest autocorrelation at a lag of 1/8 to 1/2 of the depth."""
     profile = x_THW.mean(axis=(0, 2))
     depth = len(profile)
-    trend = np.polynomial.Polynomial.fit(np.arange(depth), profile, min(3, depth - 1))(np.arange(depth))
-    wave = profile - trend
+    wave = profile - np.polynomial.Polynomial.fit(np.arange(depth), profile, min(3, depth - 1))(np.arange(depth))
     power = float((wave**2).sum())
     lags = range(max(1, depth // 8), depth // 2 + 1)
     if power < 1e-8 or not lags:
@@ -102,5 +100,5 @@ def _repetition(x_THW: np.ndarray) -> dict[str, float]:
 
 def _motion(now_THW: np.ndarray, after_THW: np.ndarray) -> dict[str, float]:
     change = np.abs(after_THW - now_THW)
-    found = {"motion": float(change.mean())}
-    return found | {f"band_{at}_motion": float(band.mean()) for at, band in enumerate(_bands(change))}
+    bands = {f"band_{at}_motion": float(band.mean()) for at, band in enumerate(_bands(change))}
+    return {"motion": float(change.mean()), **bands}

@@ -1,7 +1,4 @@
-"""What a method is: how out-of-fold answers come about.
-
-A method is fitted on training rows, answers for any recording, is saved to a folder and loaded from it; it may say what
-its answer rests on. The methods there are: `echolung.methods.methods`.
+"""What a method is: how out-of-fold answers come about. The methods there are: `echolung.methods.methods`.
 
 Dimension letters: n recordings, K columns of a prediction, V views.
 """

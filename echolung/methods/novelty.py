@@ -13,8 +13,9 @@ Dimension letters: V recordings, G groups of patients, D width of a token, P num
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydantic
@@ -25,7 +26,6 @@ from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError, DataError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import derived_seed
 from echolung.embedding.recordings import Recordings
 from echolung.evaluation.statistics import wilson_interval
 from echolung.methods.handmade import handmade_table
@@ -33,10 +33,11 @@ from echolung.methods.handmade import handmade_table
 FILE = "novelty.safetensors"
 REGIONS = 3  # along either side of a frame
 PARTS = 20  # groups are left out one at a time, or in so many parts if there are more
-DIRECTIONS = 256  # principal directions of the tokens' description that are kept, at most
+DIRECTIONS = 256  # principal directions of a description that are kept, at most
 FEWEST = 5  # groups that a threshold needs
 SCALE_FLOOR, FARTHEST = 1e-3, 10.0  # a number that hardly varies must not decide alone
 EPSILON = 1e-9
+NOT_FITTED = np.zeros(0)
 Descriptions = Mapping[str, np.ndarray]
 """`tokens` (V, 30 D) if there is an encoder, `handmade` (V, about 40); or the coordinates of both."""
 
@@ -62,55 +63,59 @@ class NoveltyRecord(Parameters):
     groups: int
 
 
-@dataclass(frozen=True)
-class Usual:
-    """Where one description of the training recordings lies; `directions` (P, K) are the axes of its coordinates."""
+class Usual(NamedTuple):
+    """Where one description of the training recordings lies.
+
+    Its coordinates (V, K + 1) are those along the principal `directions` (P, K), and the distance from all of them.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
     directions: np.ndarray
-    centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    precision: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    floor: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """Variance in a direction in which training recordings do not differ, (1,)."""
+    centre: np.ndarray = NOT_FITTED
+    precision: np.ndarray = NOT_FITTED
+    """Inverse covariance (K + 1, K + 1)."""
 
     @classmethod
     def axes(cls, name: str, x: np.ndarray) -> Usual:
         """Of descriptions (V, P); the covariance is still to be `fitted`."""
-        if name == "handmade":  # numbers of different scales
-            return cls(x.mean(axis=0), np.maximum(x.std(axis=0), SCALE_FLOOR), np.eye(x.shape[1]))
         from sklearn.decomposition import PCA
 
-        # With fewer recordings than DIRECTIONS this only turns the axes: leaving some out afterwards is exact.
-        pca = PCA(min(DIRECTIONS, len(x) - 1, x.shape[1]), random_state=0).fit(x)
-        return cls(pca.mean_, np.ones_like(pca.mean_), pca.components_.T)
+        # The hand-made numbers have different scales. With fewer recordings than DIRECTIONS, PCA only turns the axes:
+        # leaving some out afterwards is exact.
+        mean, scale = x.mean(axis=0), np.ones(x.shape[1])
+        if name == "handmade":
+            scale = np.maximum(x.std(axis=0), SCALE_FLOOR)
+        pca = PCA(min(DIRECTIONS, len(x) - 1, x.shape[1]), random_state=0).fit((x - mean) / scale)
+        return cls(mean, scale, pca.components_.T)
 
     def coordinates(self, x: np.ndarray) -> np.ndarray:
-        """Descriptions (V, P) -> (V, K + 1): along the axes, and the distance from all of them."""
+        """Descriptions (V, P) -> (V, K + 1)."""
         x = np.clip((x - self.mean) / self.scale, -FARTHEST, FARTHEST)
         along = x @ self.directions
         off = np.sqrt(np.maximum((x**2).sum(axis=1) - (along**2).sum(axis=1), 0))
         return np.column_stack([along, off])
 
     def fitted(self, x: np.ndarray) -> Usual:
-        """With the covariance of coordinates (V, K + 1)."""
+        """With the covariance of coordinates (V, K + 1); off the directions, the variance is what shrinkage adds."""
+        from scipy.linalg import block_diag
         from sklearn.covariance import LedoitWolf
 
         found = LedoitWolf(store_precision=False).fit(x[:, :-1])
-        covariance = found.covariance_ + EPSILON * np.eye(len(found.location_))
-        floor = np.atleast_1d(found.shrinkage_ * np.diag(covariance).mean() + EPSILON)
-        return replace(self, centre=found.location_, precision=np.linalg.inv(covariance), floor=floor)
+        covariance = found.covariance_ + EPSILON * np.eye(x.shape[1] - 1)
+        floor = found.shrinkage_ * np.diag(covariance).mean() + EPSILON
+        precision = block_diag(np.linalg.inv(covariance), 1 / floor)
+        return self._replace(centre=np.append(found.location_, 0), precision=precision)
 
     def distances(self, x: np.ndarray) -> np.ndarray:
         """Of coordinates (V, K + 1), (V,): about 1 for a recording like the others."""
-        apart = x[:, :-1] - self.centre
-        squares = ((apart @ self.precision) * apart).sum(axis=1) + x[:, -1] ** 2 / self.floor
-        return np.sqrt(squares / len(self.centre))
+        apart = x - self.centre
+        return np.sqrt(((apart @ self.precision) * apart).sum(axis=1) / self.directions.shape[1])
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """What the training recordings are like, and how far from them a recording may lie."""
+    """Where the training recordings lie, and how far from them a recording may."""
 
     usual: Mapping[str, Usual]
     record: NoveltyRecord
@@ -120,19 +125,18 @@ class Novelty:
         return _distances(self.usual, {name: one.coordinates(described[name]) for name, one in self.usual.items()})
 
     def save(self, directory: Path) -> None:
-        arrays = {f"{name}.{part}": array for name, one in self.usual.items() for part, array in vars(one).items()}
+        arrays = {f"{name}.{part}": array for name, one in self.usual.items() for part, array in one._asdict().items()}
         save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, directory / FILE)
 
     @classmethod
     def load(cls, directory: Path, record: NoveltyRecord) -> Novelty:
         """What `save` wrote; raises CheckpointError if the file is missing or damaged."""
-        parts: dict[str, dict[str, np.ndarray]] = {}
         try:
-            for key, array in load_file(directory / FILE).items():
-                name, part = key.split(".")
-                parts.setdefault(name, {})[part] = array
-            return cls({name: Usual(**arrays) for name, arrays in parts.items()}, record)
-        except (OSError, TypeError, ValueError, SafetensorError) as error:
+            arrays = load_file(directory / FILE)
+            names = sorted({key.split(".")[0] for key in arrays})
+            usual = {name: Usual(*(arrays[f"{name}.{part}"] for part in Usual._fields)) for name in names}
+            return cls(usual, record)
+        except (OSError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"{directory / FILE} is missing or damaged ({error})", "Promote a model again: `echolung promote TASK`."
             ) from None
@@ -166,7 +170,7 @@ def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: Novelt
 
     Raises DataError if there are fewer groups than FEWEST, or a description is not finite.
     """
-    names = np.unique(groups)
+    names, groups = np.unique(groups, return_inverse=True)
     if len(names) < FEWEST:
         remedy = f"Add recordings: of {FEWEST} patients at least."
         raise DataError(f"{len(names)} groups of patients are too few to tell what is unusual", remedy)
@@ -175,9 +179,10 @@ def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: Novelt
     usual = {name: Usual.axes(name, each) for name, each in descriptions.items()}
     known = {name: one.coordinates(descriptions[name]) for name, one in usual.items()}
     alarms = np.empty(len(groups))
-    for held, rest, distances in _left_out(usual, known, groups):
-        alarms[held] = distances > _threshold(usual, rest, groups[~held], settings.false_alarms)
-    measured = float(_group_weights(groups) @ alarms)
+    for rest, held, distances in _left_out(usual, known, groups):
+        others = {name: x[rest] for name, x in known.items()}
+        alarms[held] = distances > _threshold(usual, others, groups[rest], settings.false_alarms)
+    measured = float(alarms @ (1 / np.bincount(groups)[groups]))
     low, high = wilson_interval(measured, len(names))
     record = NoveltyRecord(
         threshold=_threshold(usual, known, groups, settings.false_alarms),
@@ -202,26 +207,19 @@ def _threshold(usual: Mapping[str, Usual], known: Descriptions, groups: np.ndarr
     The conformal quantile (Vovk et al. 2005): the new group counts as one more, farther out than all that are known.
     """
     distances = np.empty(len(groups))
-    for held, _, found in _left_out(usual, known, groups):
+    for _, held, found in _left_out(usual, known, groups):
         distances[held] = found
-    order = np.argsort(distances)
-    reached = np.cumsum(_group_weights(groups)[order])
-    place = int(np.searchsorted(reached, (1 - false_alarms) * (len(np.unique(groups)) + 1) - EPSILON))
-    return float(distances[order][min(place, len(order) - 1)])
+    count = len(np.unique(groups))
+    share = min(1.0, (1 - false_alarms) * (count + 1) / count - EPSILON)
+    return float(np.quantile(distances, share, weights=1 / np.bincount(groups)[groups], method="inverted_cdf"))
 
 
 def _left_out(
     usual: Mapping[str, Usual], known: Descriptions, groups: np.ndarray
-) -> Iterator[tuple[np.ndarray, Descriptions, np.ndarray]]:
-    """Leaves out whole groups: which recordings, bool (V,), the coordinates of the rest, and the distances from it."""
-    order = np.random.default_rng(derived_seed("novelty")).permutation(np.unique(groups))
-    for part in np.array_split(order, min(len(order), PARTS)):
-        held = np.isin(groups, part)
-        rest = {name: x[~held] for name, x in known.items()}
-        yield held, rest, _distances(_fit(usual, rest), {name: x[held] for name, x in known.items()})
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Leaves out whole groups: places of the rest and of those held out, and the distances of these from the rest."""
+    from sklearn.model_selection import GroupKFold
 
-
-def _group_weights(groups: np.ndarray) -> np.ndarray:
-    """A weight per recording (V,): those of a group share one."""
-    place, counts = np.unique(groups, return_inverse=True, return_counts=True)[1:]
-    return 1 / counts[place]
+    for rest, held in GroupKFold(min(len(np.unique(groups)), PARTS)).split(groups, groups=groups):
+        fitted = _fit(usual, {name: x[rest] for name, x in known.items()})
+        yield rest, held, _distances(fitted, {name: x[held] for name, x in known.items()})

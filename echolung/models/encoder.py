@@ -74,10 +74,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, clips: torch.Tensor) -> torch.Tensor:
-        """Grey clips uint8 (B, T, H, W) of `settings.frames` frames -> tokens float32 (B, N, D), without gradient.
-
-        bfloat16 arithmetic on a GPU, as in training; float32 on a CPU.
-        """
+        """Grey clips uint8 (B, T, H, W) -> tokens float32 (B, N, D), without gradient; bfloat16 inside on a GPU."""
         assert clips.shape[1] == self.settings.frames, f"a clip has {self.settings.frames} frames"
         pixels = self.pixels(clips)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import echolung
-from echolung.core.errors import CheckpointError, SettingsError
+from echolung.core.errors import CheckpointError, EcholungError
 from echolung.core.parameters import Parameters, chosen
-from echolung.core.runtime import atomic_directory, sha256_file, write_json
+from echolung.core.runtime import atomic_directory, read_json, sha256_file, write_json
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.encoders import ENCODERS, initial_encoder
 
@@ -74,33 +73,24 @@ def load_encoder(directory: Path) -> tuple[Encoder, EncoderRecord]:
 
     Raises CheckpointError if the folder holds no encoder, or one whose weights are damaged or do not fit its settings.
     """
-    directory = Path(directory)
     record = read_record(directory)
-    path = directory / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{directory} has {RECORD} but no {WEIGHTS}", REMEDY)
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error})", REMEDY) from None
     encoder = initial_encoder(record.settings, record.seed)
     try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
+        encoder.load_state_dict(load_file(directory / WEIGHTS))
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit the settings in {RECORD}: {reason}", REMEDY) from None
+        raise CheckpointError(
+            f"{directory / WEIGHTS} is missing, damaged or does not fit the settings in {RECORD} ({reason})", REMEDY
+        ) from None
     return encoder.eval().requires_grad_(False), record
 
 
 def read_record(directory: Path) -> EncoderRecord:
     """What the encoder in `directory` is, without its weights; raises CheckpointError if there is none."""
     path = directory / RECORD
-    if not path.is_file():
-        what = f"holds no {RECORD}" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
-        raise CheckpointError(f"{directory} {what}", f"{REMEDY} Pickled weights (.pt, .pth) are never loaded.")
     try:
-        return EncoderRecord.parse(json.loads(path.read_text()), str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not the record of an encoder ({error})", REMEDY) from None
-    except SettingsError as error:
-        raise CheckpointError(f"{path}: {error.problem}", REMEDY) from None
+        return EncoderRecord.parse(read_json(path), str(path))
+    except (EcholungError, OSError, TypeError, ValueError) as error:
+        reason = error.problem if isinstance(error, EcholungError) else str(error)
+        remedy = f"{REMEDY} Pickled weights (.pt, .pth) are never loaded."
+        raise CheckpointError(f"{path} is not the record of an encoder ({reason})", remedy) from None

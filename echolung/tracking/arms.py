@@ -25,7 +25,7 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *data
     others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`
     (with `_p_uncorrected` and, if confirmatory, `_p_holm`).
     """
-    mine, results = comparison.of_task(task), []
+    mine, results = comparison.of_tasks([task]), []
     paired = set(mine.pairs["metric"])
     for arm in [arm for arm in comparison.order if arm in set(mine.arms["arm"])]:
         rows = mine.arms[mine.arms["arm"] == arm]

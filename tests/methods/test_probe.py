@@ -136,7 +136,7 @@ def test_the_linear_probe_converges_to_logistic_regression(unit: str) -> None:
     study.tokens[:, 1] = study.tokens[:, 0]  # each epoch shows one view
     own, recordings = Cohort.of(study.training, unit), study.recordings()
     inputs = Inputs(recordings, own.sample_ids, ProbeForm(kind="linear", width=WIDTH, classes=3), batch=256)
-    chosen = Selection(learning_rate=3e-2, weight_decay=0.0, epochs=600, log_loss=0.0, fits=pd.DataFrame())
+    chosen = Selection(learning_rate=3e-2, weight_decay=0.0, epochs=600, fits=pd.DataFrame())
     probe = Linear(fit(inputs, own, ProbeSettings(batch=len(own.y)), chosen, seed=0), chosen.fits)
     x = normalised(recordings.tokens(own.sample_ids)).mean(axis=(1, 2))
     x = (x - x.mean(axis=0)) / x.std(axis=0)

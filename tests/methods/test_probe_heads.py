@@ -28,7 +28,6 @@ WIDTH, TOKENS, CLASSES = 24, 10, 3
 ATTENTIVE = ProbeForm(kind="attentive", width=WIDTH, classes=CLASSES, attention_head_width=8)
 FORMS = {
     "attentive": ATTENTIVE,
-    "attentive with mlp": ATTENTIVE.model_copy(update={"mlp_ratio": 2.0}),
     "linear": ProbeForm(kind="linear", width=WIDTH, classes=CLASSES),
 }
 EVERY_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -59,10 +58,6 @@ def textbook(probe: ProbeHeads, index: int, tokens: torch.Tensor) -> tuple[torch
     keys, values = (torch.einsum("bnd,akd->bank", x, w[name]) for name in ("key", "value"))
     weights = (torch.einsum("ak,bank->ban", w["query"], keys) / w["query"].shape[1] ** 0.5).softmax(dim=-1)
     z = torch.einsum("ban,bank->bak", weights, values).flatten(1) + w["value_bias"]
-    if probe.form.mlp_ratio:
-        hidden = F.layer_norm(z, (WIDTH,), w["mlp_norm"], w["mlp_norm_bias"], eps=1e-6)
-        hidden = F.gelu(F.linear(hidden, w["mlp_in"], w["mlp_in_bias"]))
-        z = z + F.linear(hidden, w["mlp_out"], w["mlp_out_bias"])
     return F.linear(z, w["classifier"], w["classifier_bias"]), weights
 
 
@@ -130,9 +125,8 @@ def test_a_saved_probe_answers_the_same(tmp_path: Path, form: ProbeForm) -> None
 )
 def test_what_is_not_a_probe_is_refused(tmp_path: Path, file: str, content: bytes | dict, message: str) -> None:
     """A form that claims more than its weights hold fills no memory."""
-    form = FORMS["attentive with mlp"]
-    save_probe(tmp_path, scrambled(form))
-    changed = json.dumps(form.model_dump() | content).encode() if isinstance(content, dict) else content
+    save_probe(tmp_path, scrambled(ATTENTIVE))
+    changed = json.dumps(ATTENTIVE.model_dump() | content).encode() if isinstance(content, dict) else content
     (tmp_path / file).write_bytes(changed)
     with pytest.raises(CheckpointError, match=message):
         load_probe(tmp_path)

@@ -156,7 +156,7 @@ def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_and_leaves_nothi
         ({"method": "attentive"}, PromotionError, r"no out-of-fold predictions of jepa seed 0 \(attentive\)"),
         ({"predictions": rows[rows["arm"] != "majority"]}, PromotionError, "no out-of-fold predictions of majority"),
         ({"predictions": rows.assign(split_digest="older")}, DataError, "another split"),
-        ({"predictions": rows[~(mine & (rows["fold"] == 1))]}, DataError, "fold 1"),
+        ({"predictions": rows[~(mine & (rows["fold"] == 1))]}, DataError, "lacks videos"),
         ({"encoder": candidates["stronger"].encoder}, DataError, "not made by"),
     ]
     for changes, kind, said in faults:

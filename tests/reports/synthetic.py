@@ -76,9 +76,6 @@ class Number(Kind):
         losses = self.losses(units.task, units.y, units.values[key]).mean(axis=1)
         return Scores({"mae": np.stack([units.per_patient(one) for one in losses]) @ counts.T / counts.sum(axis=1)})
 
-    def on_fold(self, units: Units, values: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-        return {"mae": float(self.losses(units.task, units.y[held_out], values).mean())}
-
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         points = pd.DataFrame({"true": units.y, "predicted": units.values[key][0, 0, :, 0]})
         return {"scatter": points, "agreement": pd.DataFrame({"estimate": [0.123], "low": [-1.5], "high": [1.25]})}

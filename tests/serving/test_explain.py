@@ -77,7 +77,8 @@ def test_colour_is_where_and_when_the_weight_is(tmp_path: Path, signed: bool, va
 
 def test_what_cannot_be_explained_or_written_is_said(folder: Path, model: Model, tmp_path: Path) -> None:
     looks = described(model, folder / "a.mp4")
-    silent = METHODS["majority"]([0.2, 0.3, 0.5])  # type: ignore[call-arg]
+    weights = {"mean": np.zeros(0), "scale": np.ones(0), "coefficients": np.zeros((3, 0)), "intercepts": np.zeros(3)}
+    silent = METHODS["majority"]([], weights, None)  # type: ignore[call-arg]
     made = Model.open(make_model(folder, "majority", usual({"handmade": looks["handmade"]}), silent, "majority"))
     with pytest.raises(DataError, match="'majority' cannot show what its answers rest on") as error:
         explain_files(made, [folder / "a.mp4"], tmp_path / "none", "m")

@@ -5,9 +5,9 @@ Parameters have a leading head axis, and each head its own learning rate and wei
 would end if trained alone.
 
 The attentive probe is the cross-attention block of V-JEPA 2's probe (Assran et al. 2025, arXiv 2506.09985): LayerNorm,
-one learned query, no output projection, a residual MLP where asked for, a linear classifier. With one query, the keys
-and values of the tokens need never be computed: W_k and the norm's affine are absorbed into the query, and W_v is
-applied after pooling. Both are exact, and turn N x D x D work per token and head into N x D.
+one learned query, no output projection, a linear classifier. With one query, the keys and values of the tokens need
+never be computed: W_k and the norm's affine are absorbed into the query, and W_v is applied after pooling. Both are
+exact, and turn N x D x D work per token and head into N x D.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 
 # Dimension letters: B clips, N tokens, D width, H probe heads, A attention heads, K width of an attention head,
-# M width of the MLP, C classes.
+# C classes.
 
 NORM_EPSILON = 1e-6
 VARIANCE_FLOOR = 1e-6
@@ -37,13 +37,12 @@ ProbeKind = Literal["attentive", "linear"]
 
 
 class ProbeForm(Parameters):
-    """What a probe is made of. `mlp_ratio` 0 leaves the residual MLP out; the linear probe uses neither of the last."""
+    """What a probe is made of; the linear probe has no attention heads."""
 
     kind: ProbeKind
     width: int = pydantic.Field(ge=1)
     classes: int = pydantic.Field(ge=2)
     attention_head_width: int = pydantic.Field(default=64, ge=1)
-    mlp_ratio: float = pydantic.Field(default=0.0, ge=0)
 
 
 class ProbeHeads(nn.Module):
@@ -115,21 +114,15 @@ class LinearHeads(ProbeHeads):
 
 
 class AttentiveHeads(ProbeHeads):
-    """One learned query attends to all tokens; what it gathers goes through an optional MLP to a linear classifier."""
+    """One learned query attends to all tokens; what it gathers goes to a linear classifier."""
 
-    decayed = ("classifier", "key", "value", "mlp_in", "mlp_out")
+    decayed = ("classifier", "key", "value")
     norm: Tensor
     norm_bias: Tensor
     query: Tensor
     key: Tensor
     value: Tensor
     value_bias: Tensor
-    mlp_norm: Tensor
-    mlp_norm_bias: Tensor
-    mlp_in: Tensor
-    mlp_in_bias: Tensor
-    mlp_out: Tensor
-    mlp_out_bias: Tensor
 
     def __init__(self, form: ProbeForm, heads: int, seed: int = 0) -> None:
         if form.width % form.attention_head_width:
@@ -138,33 +131,23 @@ class AttentiveHeads(ProbeHeads):
                 f" encoder's width {form.width}",
                 "Choose a divisor of the width, 64 for example.",
             )
-        self.hidden = round(form.width * form.mlp_ratio)
         super().__init__(form, heads, seed)
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        width, per_head, hidden = self.form.width, self.form.attention_head_width, self.hidden
+        width, per_head = self.form.width, self.form.attention_head_width
 
         def normal(std: float, *shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator) * std
 
-        parameters = {
+        return {
             "norm": torch.ones(width),
             "norm_bias": torch.zeros(width),
             "query": normal(0.02, width // per_head, per_head),
             "key": normal(width**-0.5, width // per_head, per_head, width),
             "value": normal(width**-0.5, width // per_head, per_head, width),
             "value_bias": torch.zeros(width),
+            **super().initial(generator),
         }
-        if hidden:
-            parameters |= {
-                "mlp_norm": torch.ones(width),
-                "mlp_norm_bias": torch.zeros(width),
-                "mlp_in": normal(width**-0.5, hidden, width),
-                "mlp_in_bias": torch.zeros(hidden),
-                "mlp_out": normal(hidden**-0.5, width, hidden),
-                "mlp_out_bias": torch.zeros(width),
-            }
-        return parameters | super().initial(generator)
 
     def inputs(self, tokens_BND: Tensor) -> Tensor:
         """(B, N, D): each token normalised."""
@@ -182,14 +165,7 @@ class AttentiveHeads(ProbeHeads):
         pooled_BQD = torch.bmm(torch.bmm(query_BQD, inputs_BND.mT).softmax(dim=-1), inputs_BND)
         pooled_BHAD = pooled_BQD.unflatten(1, value_HAKD.shape[:2]) * gain_HD[:, None] + offset_HD[:, None]
         z_BHD = torch.einsum("bhad,hakd->bhak", pooled_BHAD, value_HAKD).flatten(2) + self.value_bias[heads]
-        if self.hidden:
-            z_BHD = z_BHD + self._mlp(z_BHD, heads)
         return torch.einsum("bhd,hcd->bhc", z_BHD, self.classifier[heads]) + self.classifier_bias[heads]
-
-    def _mlp(self, z_BHD: Tensor, heads: slice) -> Tensor:
-        z_BHD = normalised(z_BHD, z_BHD.dtype) * self.mlp_norm[heads] + self.mlp_norm_bias[heads]
-        hidden_BHM = F.gelu(torch.einsum("bhd,hmd->bhm", z_BHD, self.mlp_in[heads]) + self.mlp_in_bias[heads])
-        return torch.einsum("bhm,hdm->bhd", hidden_BHM, self.mlp_out[heads]) + self.mlp_out_bias[heads]
 
 
 HEADS: dict[str, type[ProbeHeads]] = {"attentive": AttentiveHeads, "linear": LinearHeads}
@@ -198,14 +174,11 @@ HEADS: dict[str, type[ProbeHeads]] = {"attentive": AttentiveHeads, "linear": Lin
 class HeadwiseAdamW:
     """AdamW (Loshchilov & Hutter 2019) with a learning rate and a weight decay (H,) for every head."""
 
-    def __init__(
-        self, heads: ProbeHeads, learning_rates_H: Tensor, weight_decays_H: Tensor, epsilon: float = 1e-8
-    ) -> None:
+    def __init__(self, heads: ProbeHeads, learning_rates_H: Tensor, weight_decays_H: Tensor) -> None:
         self.heads = heads
         self.rates = learning_rates_H.to(heads.mean)
         self.kept = 1 - self.rates * weight_decays_H.to(heads.mean)
-        self.betas = (0.9, 0.999)
-        self.epsilon = epsilon
+        self.betas, self.epsilon = (0.9, 0.999), 1e-8
         self.steps = 0
         self.moments = {
             name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in heads.named_parameters()
@@ -265,7 +238,7 @@ def load_probe(directory: Path) -> ProbeHeads:
         tensors = load_file(directory / "probe.safetensors")
         # A form that claims to be wider than its weights would fill the memory before they are compared.
         widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-        if max(form.width, form.classes, round(form.width * form.mlp_ratio)) > widest:
+        if max(form.width, form.classes) > widest:
             raise ValueError(f"its form is {form.width} wide and its weights are {widest}")
         probe = HEADS[form.kind](form, heads=1)
         probe.load_state_dict(tensors)

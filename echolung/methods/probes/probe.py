@@ -29,8 +29,6 @@ class AttentiveSettings(ProbeSettings):
 
     attention_head_width: int = pydantic.Field(64, ge=1)
     """Channels of one attention head; divides the encoder's width."""
-    mlp_ratio: float = pydantic.Field(0.0, ge=0)
-    """Hidden width of the residual MLP as a multiple of the encoder's width; 0 for none."""
 
 
 class Probe(Method):
@@ -107,13 +105,8 @@ class Attentive(Probe):
 
     @classmethod
     def shape(cls, settings: Any, width: int, classes: int) -> ProbeForm:
-        return ProbeForm(
-            kind=cls.form,
-            width=width,
-            classes=classes,
-            attention_head_width=settings.attention_head_width,
-            mlp_ratio=settings.mlp_ratio,
-        )
+        own = settings.attention_head_width
+        return ProbeForm(kind=cls.form, width=width, classes=classes, attention_head_width=own)
 
     def words(self) -> str:
         heads = self.heads.form.width // self.heads.form.attention_head_width

@@ -55,7 +55,6 @@ class Selection:
     learning_rate: float
     weight_decay: float
     epochs: int
-    log_loss: float
     fits: pd.DataFrame
 
 
@@ -162,7 +161,7 @@ def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -
         ]
     )
     rate, decay = configurations[chosen]
-    return Selection(rate, decay, epoch, float(mean_EG[epoch, chosen]), fits)
+    return Selection(rate, decay, epoch, fits)
 
 
 def fit(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, selection: Selection, seed: int) -> ProbeHeads:
