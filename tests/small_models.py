@@ -18,12 +18,15 @@ from echolung.data.manifest import conform, write_manifest
 from echolung.data.splits import read_folds
 from echolung.data.video import encode
 from echolung.embedding.features import FeaturesRecord, write_index
+from echolung.embedding.summary import summarise
 from echolung.kinds.classification import ClassificationTask
 from echolung.methods.fitting import fit_one
 from echolung.methods.method import Method
 from echolung.methods.methods import METHODS
 from echolung.methods.novelty import Novelty, NoveltySettings, describe, fit_novelty
-from echolung.methods.probes.heads import HEADS, ProbeForm
+from echolung.methods.probes.heads import ProbeForm, ProbeHeads
+from echolung.methods.probes.linear import Linear
+from echolung.methods.probes.probe import Attentive
 from echolung.models.encoders import ENCODERS
 from echolung.models.weights import initialise, read_record
 from echolung.registry import models as registry
@@ -46,9 +49,14 @@ ENCODER = ENCODERS["video-vit"].Settings.parse(
 
 def drawn(kind: str) -> Method:
     """A probe of random weights."""
-    heads = HEADS[kind](ProbeForm(kind=kind, width=WIDTH, classes=3, attention_head_width=12), heads=1, seed=1)
+    if kind == "linear":
+        columns = [f"{name}_{channel}" for name in ("mean", "std") for channel in range(WIDTH)]
+        random = np.random.default_rng(2)
+        weights = {"coefficients": 0.3 * random.normal(size=(3, 2 * WIDTH)), "intercepts": np.zeros(3)}
+        return Linear(columns, weights, pd.DataFrame())
+    heads = ProbeHeads(ProbeForm(width=WIDTH, classes=3, attention_head_width=12), heads=1, seed=1)
     torch.nn.init.normal_(heads.classifier, std=0.3, generator=torch.Generator().manual_seed(2))
-    return METHODS[kind](heads, pd.DataFrame())  # type: ignore[call-arg]
+    return Attentive(heads, pd.DataFrame())
 
 
 def usual(described: Mapping[str, np.ndarray]) -> Novelty:
@@ -115,9 +123,7 @@ def registered(place: Store, study: str, folder: Path, tags: Mapping[str, str] |
 # --- a study with arms to promote ---
 
 VIDEOS, PATIENTS, FOLDS = 36, 18, 3
-SETTINGS = METHODS["linear"].Settings.parse(
-    {"learning_rates": [0.03], "weight_decays": [0.01], "epochs": 6, "batch": 12}, ""
-)
+SETTINGS = METHODS["linear"].Settings()
 SIGNALS = {"jepa": 1.5, "stronger": 6.0}
 """How much of the classes is in an arm's features."""
 
@@ -195,7 +201,9 @@ def _ingested(directory: Path, rows: pd.DataFrame, y: np.ndarray) -> None:
 
 def _embedded(directory: Path, tokens: np.ndarray, ids: list[str], arm: str, encoder: str) -> None:
     directory.mkdir(parents=True)
-    np.save(directory / "tokens.npy", tokens.astype(np.float16))
+    tokens = tokens.astype(np.float16)
+    np.save(directory / "tokens.npy", tokens)
+    np.save(directory / "summary.npy", np.stack([summarise(torch.from_numpy(one), (2, 2, 2)) for one in tokens]))
     record = FeaturesRecord(
         key=f"key-{arm}", arm=arm, seed=0, encoder_sha256=encoder, shape=tokens.shape, grid=(2, 2, 2),
         effective_rank=3.0, seen_in_pretraining=[],

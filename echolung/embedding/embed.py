@@ -14,7 +14,8 @@ from echolung.core.errors import DataError
 from echolung.core.parameters import Key, Parameters
 from echolung.core.runtime import Progress, atomic_directory, code_digest, digest, link, used_modules, write_json
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts
-from echolung.embedding.features import INDEX, RECORD, TOKENS, Features, FeaturesRecord, write_index
+from echolung.embedding.features import INDEX, RECORD, SUMMARY, TOKENS, Features, FeaturesRecord, write_index
+from echolung.embedding.summary import summarise
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.rank import effective_rank
 from echolung.models.weights import EncoderRecord, load_encoder
@@ -58,7 +59,7 @@ def embed(
         _compute(encoder, record, videos, store, settings, kept, key, on_progress)
         stored = Features.open(kept).record
     with atomic_directory(out) as directory:
-        for name in (TOKENS, INDEX):
+        for name in (TOKENS, SUMMARY, INDEX):
             link(kept / name, directory / name)
         # The same weights and videos may serve arms of other names.
         write_json(directory / RECORD, stored.model_copy(update={"arm": arm, "seed": record.seed}).model_dump())
@@ -81,17 +82,21 @@ def _compute(
     finite: list[bool] = []
     std: list[float] = []
     pooled: list[np.ndarray] = []
+    summaries: list[np.ndarray] = []
     with atomic_directory(out) as directory:
         with open(directory / TOKENS, "wb") as stream:
             # Written front to back, not through a memory map: a full disk is then an error and not a killed process.
             np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
             for tokens in _encoded(encoder, list(videos["sample_id"]), store, settings):
                 stream.write(tokens.contiguous().numpy().tobytes())
-                for video in tokens.float().flatten(1, 2):
-                    finite.append(bool(video.isfinite().all()))
-                    std.append(float(video.std(dim=0, correction=0).mean()))
-                    pooled.append(video.mean(dim=0).numpy())
+                for video in tokens:
+                    every = video.float().flatten(0, 1)
+                    finite.append(bool(every.isfinite().all()))
+                    std.append(float(every.std(dim=0, correction=0).mean()))
+                    pooled.append(every.mean(dim=0).numpy())
+                    summaries.append(summarise(video, encoder.grid))
                 on_progress(len(pooled), len(videos))
+        np.save(directory / SUMMARY, np.stack(summaries))
         seen = videos["sha256"].isin(set(record.trained_on))
         features = FeaturesRecord(
             key=key,

@@ -1,7 +1,8 @@
 """The feature store: one encoder's tokens of every video of one source, read by memory map.
 
-A directory of three files:
+A directory of four files:
     tokens.npy     float16 (V, views, N, D): videos, evaluation views, tokens, width
+    summary.npy    float32 (V, regions, statistics, D): `echolung.embedding.summary` of each video's tokens
     index.csv      one row per video, in the order of the tokens: sample_id, sha256, finite, std, seen_in_pretraining
     features.json  the encoder's arm and seed, and the digest of everything that the tokens depend on
 """
@@ -15,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from echolung.core.errors import DataError, SettingsError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.data.manifest import listed
+from echolung.embedding.summary import summarise
 
-TOKENS, INDEX, RECORD = "tokens.npy", "index.csv", "features.json"
+TOKENS, SUMMARY, INDEX, RECORD = "tokens.npy", "summary.npy", "index.csv", "features.json"
 INDEX_COLUMNS = ["sample_id", "sha256", "finite", "std", "seen_in_pretraining"]
 REMEDY = "Delete the folder and run `dvc repro embed`."
 
@@ -52,6 +55,8 @@ class Features:
     record: FeaturesRecord
     videos: pd.DataFrame
     tokens: np.ndarray
+    summaries: np.ndarray | None = None
+    """None in memory: computed when asked for."""
 
     @classmethod
     def open(cls, directory: Path) -> Features:
@@ -64,18 +69,20 @@ class Features:
                 keep_default_na=False,  # a video may be named "NA"
                 na_values={"std": [""]},
             )
-            tokens = np.load(directory / TOKENS, mmap_mode="r", allow_pickle=False)
+            tokens, summaries = (
+                np.load(directory / name, mmap_mode="r", allow_pickle=False) for name in (TOKENS, SUMMARY)
+            )
         except (SettingsError, OSError, EOFError, TypeError, ValueError) as error:
             raise DataError(f"{directory} is not a feature store ({error})", REMEDY) from None
         if (
             not isinstance(tokens, np.ndarray)  # an archive of arrays opens, too
             or list(videos.columns) != INDEX_COLUMNS
-            or len(videos) != len(tokens)
+            or not len(videos) == len(tokens) == len(summaries)
             or tokens.shape != record.shape
             or tokens.dtype != np.float16
         ):
             raise DataError(f"{directory}: tokens, index and record do not belong together", REMEDY)
-        return cls(record, videos, tokens)
+        return cls(record, videos, tokens, summaries)
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
@@ -91,6 +98,13 @@ class Features:
                 "Run `dvc repro embed`, so that every labelled video is embedded.",
             )
         return np.array([self._places[name] for name in wanted], dtype=np.int64)
+
+    def summarised(self, sample_ids: Iterable[str]) -> np.ndarray:
+        """float32 (n, regions, statistics, D)."""
+        places = self.positions(sample_ids)
+        if self.summaries is not None:
+            return np.asarray(self.summaries[places])
+        return np.stack([summarise(torch.from_numpy(self.tokens[place]), self.record.grid) for place in places])
 
     def summary(self) -> pd.DataFrame:
         """One row per video: arm, seed, the index's columns, and the effective rank of the whole store."""

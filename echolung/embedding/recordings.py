@@ -96,6 +96,18 @@ class Recordings:
             found[mine] = features.tokens[places] if views is None else features.tokens[places, views[mine]]
         return found
 
+    def summaries(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """`echolung.embedding.summary` of each recording's tokens: float32 (n, regions, statistics, D)."""
+        number = np.array([self._part[name] for name in sample_ids], dtype=np.int64)
+        found: list[np.ndarray] = [np.empty(0)] * len(number)
+        for at in np.unique(number):
+            mine = np.flatnonzero(number == at)
+            for place, summary in zip(
+                mine, self.features[at].summarised([sample_ids[int(i)] for i in mine]), strict=True
+            ):
+                found[place] = summary
+        return np.stack(found)
+
     def seen(self, sample_ids: Sequence[str]) -> np.ndarray:
         """Which of these the encoder was pretrained on: bool (n,); none where there is no encoder."""
         names = {name for part in self.parts if part.features for name in part.features.record.seen_in_pretraining}

@@ -1,9 +1,10 @@
 """Penalised multinomial logistic regression, solved to convergence: every fold and penalty in one batch.
 
-Minimises  sum_v w_v * log-loss_v / W  +  |coefficients|^2 / (2 C W)  with W = sum_v w_v: the objective of scikit-learn's
-LogisticRegression(C=C), with one row of coefficients per class for two classes too. Intercepts are not penalised. The
-features are rotated onto the principal axes of the weighted training rows, where the solution lies, and scaled by an
-upper bound of the curvature (Boehning 1992): L-BFGS then takes tens of steps, on separable classes as well.
+Minimises  sum_v w_v * log-loss_v / W  +  |coefficients|^2 / (2 C W)  with W = sum_v w_v, as LogisticRegression(C=C) of
+scikit-learn does, with one row of coefficients per class for two classes too. Intercepts are not penalised.
+
+The features are rotated onto the principal axes of the weighted training rows, where the solution lies, and scaled by
+an upper bound of the curvature (Boehning 1992): L-BFGS then takes tens of steps, on separable classes as well.
 
 Dimension letters: J training sets, G penalties, V rows, F features, R principal axes, K classes.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TOLERANCE = 1e-9
+TOLERANCE = 1e-7
 """Largest gradient entry, in the scaled coordinates, of a solved problem; losses are of order 1."""
 STEPS, MEMORY = 1000, 12
 

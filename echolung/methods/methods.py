@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from echolung.methods.controls import HandMade, Majority, SourceOnly
 from echolung.methods.method import Method
-from echolung.methods.probes.probe import Attentive, Linear
+from echolung.methods.probes.linear import Linear
+from echolung.methods.probes.probe import Attentive
 
 METHODS: dict[str, type[Method]] = {
     "attentive": Attentive,

@@ -1,11 +1,10 @@
 """Novelty: how far a recording lies from the training recordings, and the threshold from which it is flagged.
 
-A recording is described twice: by its `tokens` (of every channel the mean, the spread, and the change from one time
-step to the next, over the frame and in each of 3 x 3 regions) and by `handmade` brightness, texture and motion, because
-an encoder may ignore what it was never trained on. A model without an encoder has only the latter. The distance is the
-mean of the two Mahalanobis distances (PCA coordinates, Ledoit-Wolf covariance). The threshold is a conformal quantile
-of the training distances, each measured with its group of patients left out; the rate of false alarms is measured on
-groups that neither distance nor threshold has seen.
+A recording is described twice: by its `tokens` (`echolung.embedding.summary`) and by `handmade` brightness, texture and
+motion, because an encoder may ignore what it was never trained on. A model without an encoder has only the latter. The
+distance is the mean of the two Mahalanobis distances (PCA coordinates, Ledoit-Wolf covariance). The threshold is a
+conformal quantile of the training distances, each measured with its group of patients left out; the rate of false
+alarms is measured on groups that neither distance nor threshold has seen.
 
 Dimension letters: V recordings, G groups of patients, D width of a token, P numbers of a description, K directions.
 """
@@ -19,10 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pydantic
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError, DataError
 from echolung.core.parameters import Parameters
@@ -31,7 +28,6 @@ from echolung.evaluation.statistics import wilson_interval
 from echolung.methods.handmade import handmade_table
 
 FILE = "novelty.safetensors"
-REGIONS = 3  # along either side of a frame
 PARTS = 20  # groups are left out one at a time, or in so many parts if there are more
 DIRECTIONS = 256  # principal directions of a description that are kept, at most
 FEWEST = 5  # groups that a threshold needs
@@ -146,23 +142,9 @@ def describe(recordings: Recordings, sample_ids: Sequence[str]) -> dict[str, np.
     """The descriptions of V recordings, of their tokens if they have any."""
     found = {"handmade": handmade_table(recordings, sample_ids).to_numpy(np.float64)}
     if recordings.parts[0].features is not None:
-        grid = recordings.features[0].record.grid
-        rows = [_summary(torch.from_numpy(recordings.tokens([name])[0]), grid) for name in sample_ids]
-        found = {"tokens": np.stack(rows), **found}
+        summaries = recordings.summaries(sample_ids).astype(np.float64)
+        found = {"tokens": summaries.reshape(len(summaries), -1), **found}
     return found
-
-
-def _summary(tokens: torch.Tensor, grid: tuple[int, int, int]) -> np.ndarray:
-    """Mean, spread and change of tokens (views, N, D) on a grid (time, height, width): float64 (30 D,)."""
-    x = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-6).unflatten(1, grid)
-    change = (x[:, 1:] - x[:, :-1]).abs() if grid[0] > 1 else torch.zeros_like(x)
-    # Maps (D, height, width), averaged over views and time.
-    mean, square, moved = (values.mean(dim=(0, 1)).permute(2, 0, 1) for values in (x, x**2, change))
-    found = []
-    for regions in (1, REGIONS):
-        means, squares, moves = (F.adaptive_avg_pool2d(each, regions).flatten() for each in (mean, square, moved))
-        found += [means, (squares - means**2).clamp(min=0).sqrt(), moves]
-    return torch.cat(found).double().numpy()
 
 
 def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: NoveltySettings) -> Novelty:

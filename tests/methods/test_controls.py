@@ -16,9 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from echolung.core.errors import CheckpointError
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.classification import ClassificationTask
-from echolung.methods.controls import PENALTIES, HandMade, Majority, SourceOnly, Tabular
+from echolung.methods.controls import HandMade, Majority, SourceOnly
 from echolung.methods.fitting import outer_fold
 from echolung.methods.handmade import handmade_features
+from echolung.methods.tabular import LogisticSettings, Tabular, softmax
 
 
 def task(unit: str = "video", classes: int = 2) -> ClassificationTask:
@@ -26,11 +27,14 @@ def task(unit: str = "video", classes: int = 2) -> ClassificationTask:
     return ClassificationTask(kind="classification", source="s", label="l", classes=names, unit=unit)
 
 
-class Numbers(Tabular):
-    """A control on numbers that the manifest holds."""
+SETTINGS = LogisticSettings()
 
-    @staticmethod
-    def table(recordings: Recordings, sample_ids: list[str]) -> pd.DataFrame:
+
+class Numbers(Tabular):
+    """A regression on numbers that the manifest holds."""
+
+    @classmethod
+    def table(cls, recordings: Recordings, sample_ids: list[str]) -> pd.DataFrame:
         return recordings.manifest(sample_ids)[["age", "weight_kg"]].astype(float)
 
 
@@ -59,7 +63,7 @@ def test_majority_is_the_class_frequency_of_the_unit_of_decision(
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("unit", ["video", "patient"])
-def test_a_control_is_a_pipeline_of_scikit_learn_with_the_penalty_of_the_inner_folds(
+def test_a_regression_is_a_pipeline_of_scikit_learn_calibrated_and_with_the_penalty_of_the_inner_folds(
     classes: int, unit: str, tmp_path: Path
 ) -> None:
     patient = np.repeat(np.arange(30), np.resize([1, 2, 3], 30))
@@ -71,27 +75,45 @@ def test_a_control_is_a_pipeline_of_scikit_learn_with_the_penalty_of_the_inner_f
 
     def pipeline(penalty: float, rows: np.ndarray) -> Pipeline:
         weights = even[rows] * (len(y) / even[rows].sum())  # a total of V, whatever is held out
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
-        return model.fit(x[rows], y[rows], logisticregression__sample_weight=weights)
+        scaler = StandardScaler().fit(x[rows], sample_weight=weights)
+        # For two classes scikit-learn penalises one row of coefficients, half the difference of ours.
+        model = LogisticRegression(C=penalty * (2 if classes == 2 else 1), max_iter=5000, tol=1e-8)
+        return make_pipeline(scaler, model.fit(scaler.transform(x[rows]), y[rows], sample_weight=weights))
 
-    def loss(penalty: float, fold: int) -> float:
-        held_out = (training["inner"] == fold).to_numpy()
-        p = pd.DataFrame(pipeline(penalty, ~held_out).predict_proba(x[held_out])).assign(y=y[held_out])
-        units = p.groupby(of_patient[held_out]).mean() if unit == "patient" else p
+    def loss(p: np.ndarray, rows: np.ndarray) -> float:
+        table = pd.DataFrame(p).assign(y=y[rows])
+        units = table.groupby(of_patient[rows]).mean() if unit == "patient" else table
         return log_loss(units["y"], units.drop(columns="y"), labels=range(classes))
 
-    losses = [np.mean([loss(penalty, fold) for fold in (0, 1)]) for penalty in PENALTIES]
-    fitted = Numbers.fit(None, task(unit, classes), recordings, training, 0, tmp_path)
-    search, best = fitted.search(), PENALTIES[int(np.argmin(losses))]
+    held_out = [(training["inner"] == fold).to_numpy() for fold in (0, 1)]
+    losses = [
+        np.mean([loss(pipeline(penalty, ~rows).predict_proba(x[rows]), rows) for rows in held_out])
+        for penalty in SETTINGS.penalties
+    ]
+    fitted = Numbers.fit(SETTINGS, task(unit, classes), recordings, training, 0, tmp_path)
+    search, best = fitted.search(), SETTINGS.penalties[int(np.argmin(losses))]
     np.testing.assert_allclose(search["log_loss"], losses, rtol=1e-4)
     assert search.loc[search["chosen"], "penalty"].tolist() == [best]
+
+    prior = np.log(np.bincount(y, even) / even.sum())
+
+    def sharpened(p: np.ndarray, factor: float) -> np.ndarray:
+        return softmax(prior + factor * (np.log(p) - prior))
+
+    out = np.zeros((len(y), classes))
+    for rows in held_out:
+        out[rows] = pipeline(best, ~rows).predict_proba(x[rows])
+    everything = np.ones(len(y), bool)
+    factors = np.linspace(0, 4, 401)
+    wanted = factors[np.argmin([loss(sharpened(out, factor), everything) for factor in factors])]
+    assert search["sharpness"].max() == pytest.approx(wanted, abs=0.02)
     p = fitted.predict(recordings, test)
-    expected = pipeline(best, np.ones(len(y), bool)).predict_proba(Numbers.table(recordings, test).to_numpy())
-    np.testing.assert_allclose(p, expected, rtol=0, atol=1e-4)
+    of_test = pipeline(best, everything).predict_proba(Numbers.table(recordings, test).to_numpy())
+    np.testing.assert_allclose(p, sharpened(of_test, search["sharpness"].max()), rtol=0, atol=1e-4)
     fitted.save(tmp_path)
     np.testing.assert_array_equal(Numbers.load(tmp_path).predict(recordings, test), p)
     (tmp_path / "weights.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="does not hold a fitted control"):
+    with pytest.raises(CheckpointError, match="does not hold a fitted regression"):
         Numbers.load(tmp_path)
 
 
@@ -103,7 +125,7 @@ def test_source_only_reads_the_file_and_not_the_picture(tmp_path: Path) -> None:
     expected |= {"container_.mov": 0.0, "container_.mp4": 1.0, "codec_h264": 1.0}
     assert SourceOnly.table(recordings, ["s/b", "s/a"]).loc["s/a"].to_dict() == expected
     training = manifest[["sample_id", "patient_id"]].assign(y=[0, 1, 0, 1], inner=[0, 0, 1, 1])
-    fitted = SourceOnly.fit(None, task(), recordings, training, 0, tmp_path)
+    fitted = SourceOnly.fit(SETTINGS, task(), recordings, training, 0, tmp_path)
     new = Recordings([Part(manifest_of(["s/e"], "e", path="/x/e.avi", codec="vp9"), HeldClips({}))])
     assert np.isfinite(fitted.predict(new, ["s/e"])).all(), "containers that training lacks"
 

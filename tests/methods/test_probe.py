@@ -1,4 +1,4 @@
-"""Probes as methods: what they are chosen by, what reaches them, and what the fitted numbers agree with."""
+"""The attentive probe as a method: what it is chosen by, what reaches it, and what it finds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn import features_of, folds_of, manifest_of
-from sklearn.linear_model import LogisticRegression
 
 from echolung.core.errors import DataError, SettingsError
 from echolung.embedding.recordings import HeldClips, Part, Recordings
@@ -17,14 +16,12 @@ from echolung.methods.cohort import Cohort, unit_log_loss
 from echolung.methods.controls import Majority
 from echolung.methods.fitting import outer_fold
 from echolung.methods.probes import selection
-from echolung.methods.probes.heads import NORM_EPSILON, ProbeForm
-from echolung.methods.probes.probe import Attentive, Linear, Probe
-from echolung.methods.probes.selection import Inputs, ProbeSettings, Selection, fit
+from echolung.methods.probes.linear import Linear
+from echolung.methods.probes.probe import Attentive
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VIEWS, TOKENS, WIDTH = 2, 6, 16
 SEARCH = {"learning_rates": [3e-3, 1e-2], "weight_decays": [0.01, 0.5], "epochs": 4, "batch": 8}
-BOTH = pytest.mark.parametrize("method", [Attentive, Linear])
 LOSSES = ["log_loss_0", "log_loss_1", "log_loss_2"]
 
 
@@ -49,36 +46,32 @@ class Study:
         part = Part(manifest_of(names, self.patient), HeldClips({}), features_of(names, self.tokens))
         return Recordings([part])
 
-    def fit(
-        self, method: type[Probe], unit: str = "video", rows: pd.DataFrame | None = None, **changes: object
-    ) -> Probe:
-        own = {"attention_head_width": 8} if method is Attentive else {}
+    def fit(self, unit: str = "video", rows: pd.DataFrame | None = None, **changes: object) -> Attentive:
+        settings = Attentive.Settings(**SEARCH | {"attention_head_width": 8} | changes)
         training = self.training if rows is None else rows
-        return method.fit(method.Settings(**SEARCH | own | changes), task(unit), self.recordings(), training, 4, Path())
+        return Attentive.fit(settings, task(unit), self.recordings(), training, 4, Path())
 
 
-@BOTH
-def test_the_lowest_mean_inner_log_loss_is_chosen_and_each_configuration_scores_as_alone(method: type[Probe]) -> None:
+def test_the_lowest_mean_inner_log_loss_is_chosen_and_each_configuration_scores_as_alone() -> None:
     study = Study()
-    search = study.fit(method, "patient").search()
+    search = study.fit("patient").search()
     assert len(search) == 4 * 5
     np.testing.assert_allclose(search["log_loss"], search[LOSSES].mean(axis=1), rtol=1e-12)
     assert search.loc[search["chosen"], "log_loss"].tolist() == [search["log_loss"].min()]
     assert search.loc[search["chosen"], "epoch"].item() > 0, "there is something to find"
     assert np.ptp(search.loc[search["epoch"] == 0, "log_loss"]) < 1e-6, "class frequencies, whatever the configuration"
     for (rate, decay), mine in search.groupby(["learning_rate", "weight_decay"]):
-        alone = study.fit(method, "patient", learning_rates=[rate], weight_decays=[decay]).search()
+        alone = study.fit("patient", learning_rates=[rate], weight_decays=[decay]).search()
         np.testing.assert_allclose(mine[LOSSES], alone[LOSSES], rtol=0, atol=1e-5)
 
 
-@BOTH
-def test_a_held_out_label_reaches_nothing_but_its_own_score(method: type[Probe]) -> None:
+def test_a_held_out_label_reaches_nothing_but_its_own_score() -> None:
     """One video is held out: over the possible labels, exp(-log-loss) adds up to 1 if none of them was trained on."""
     study, p = Study(), 0.0
     held_out = np.arange(len(study.training)) == 5
     for y in range(3):
         rows = study.training.assign(inner=np.where(held_out, 0, -2), y=np.where(held_out, y, study.training["y"]))
-        p = p + np.exp(-study.fit(method, rows=rows).search()["log_loss"].to_numpy())
+        p = p + np.exp(-study.fit(rows=rows).search()["log_loss"].to_numpy())
     np.testing.assert_allclose(p, 1, rtol=0, atol=1e-6)
 
 
@@ -87,7 +80,7 @@ def test_a_search_that_finds_nothing_ends_at_the_class_frequencies(unit: str) ->
     stopped = 0
     for seed in range(4):
         study = Study(signal=0.0, seed=seed)
-        probe = study.fit(Linear, unit, learning_rates=[3e-2], weight_decays=[0.01])
+        probe = study.fit(unit, learning_rates=[3e-2], weight_decays=[0.01])
         majority = Majority.fit(None, task(unit), study.recordings(), study.training, 0, Path())
         p, frequencies = (one.predict(study.recordings(), study.test) for one in (probe, majority))
         search, same = probe.search(), np.allclose(p, frequencies, rtol=0, atol=1e-6)
@@ -97,25 +90,19 @@ def test_a_search_that_finds_nothing_ends_at_the_class_frequencies(unit: str) ->
 
 
 def test_tokens_that_do_not_fit_into_memory_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Study().fit(Attentive).search()
+    kept = Study().fit().search()
     monkeypatch.setattr(selection, "KEPT_BYTES", 0)
-    np.testing.assert_allclose(Study().fit(Attentive).search()[LOSSES], kept[LOSSES], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(Study().fit().search()[LOSSES], kept[LOSSES], rtol=0, atol=1e-5)
 
 
 def test_features_that_are_not_finite_and_searches_that_diverge_are_errors() -> None:
     study = Study()
     with pytest.raises(SettingsError, match=r"diverged.*learning_rates"):
-        study.fit(Linear, learning_rates=[1e39], weight_decays=[0.0])
+        study.fit(learning_rates=[1e39], weight_decays=[0.0])
     name = study.training["sample_id"].iloc[3]
     study.tokens[int(name[2:]), 1, 3, 2] = np.inf
     with pytest.raises(DataError, match=f"not finite: {name}"):
-        study.fit(Linear)
-
-
-def normalised(tokens: np.ndarray) -> np.ndarray:
-    tokens = tokens.astype(np.float16).astype(np.float64)
-    centred = tokens - tokens.mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(centred.var(axis=-1, keepdims=True) + NORM_EPSILON)
+        study.fit()
 
 
 def test_videos_are_weighed_and_scored_by_the_unit_of_decision() -> None:
@@ -130,36 +117,17 @@ def test_videos_are_weighed_and_scored_by_the_unit_of_decision() -> None:
     assert unit_log_loss(p, y, patient) == pytest.approx(-np.log([0.7, 0.8]).mean())
 
 
-@pytest.mark.parametrize("unit", ["video", "patient"])
-def test_the_linear_probe_converges_to_logistic_regression(unit: str) -> None:
-    study = Study(signal=0.3, patients=96)
-    study.tokens[:, 1] = study.tokens[:, 0]  # each epoch shows one view
-    own, recordings = Cohort.of(study.training, unit), study.recordings()
-    inputs = Inputs(recordings, own.sample_ids, ProbeForm(kind="linear", width=WIDTH, classes=3), batch=256)
-    chosen = Selection(learning_rate=3e-2, weight_decay=0.0, epochs=600, fits=pd.DataFrame())
-    probe = Linear(fit(inputs, own, ProbeSettings(batch=len(own.y)), chosen, seed=0), chosen.fits)
-    x = normalised(recordings.tokens(own.sample_ids)).mean(axis=(1, 2))
-    x = (x - x.mean(axis=0)) / x.std(axis=0)
-    reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(x, own.y, sample_weight=own.weights())
-    assert 0.45 < reference.score(x, own.y) < 0.95  # overlapping classes: the likelihood has a maximum
-    p = probe.predict(recordings, own.sample_ids)
-    np.testing.assert_allclose(p, reference.predict_proba(x), rtol=0, atol=2e-3)
-
-
 def test_the_attentive_probe_finds_what_the_mean_dilutes_and_survives_the_disk(tmp_path: Path) -> None:
-    study, loss = Study(signal=0.6, seed=1), {}
-    for method in (Attentive, Linear):
-        probe = study.fit(method, learning_rates=[1e-2], weight_decays=[0.1], epochs=15)
-        p = probe.predict(study.recordings(), study.test)
-        loss[method] = unit_log_loss(p[:, None], study.y, np.arange(len(study.y)))[0]
-        (folder := tmp_path / method.__name__).mkdir()
-        probe.save(folder)
-        loaded = method.load(folder)
-        assert np.array_equal(loaded.predict(study.recordings(), study.test), p)
-        maps = loaded.explain(study.recordings(), study.test[0])
-        assert (maps.weights.shape, maps.signed) == ((VIEWS, TOKENS, 1, 1), method is Linear)
-        if method is Attentive:
-            np.testing.assert_allclose(maps.weights.mean(axis=(1, 2, 3)), 1, rtol=1e-6)  # 1 is an even share
-            assert (maps.weights.argmax(axis=1) == 2).all(), "where the class shows"
-    assert loss[Attentive] < 0.7 * loss[Linear]
-    assert loss[Linear] < np.log(3)
+    study = Study(signal=0.6, seed=1)
+    probe = study.fit(learning_rates=[1e-2], weight_decays=[0.1], epochs=15)
+    linear = Linear.fit(Linear.Settings(reads=["mean"]), task(), study.recordings(), study.training, 0, tmp_path)
+    p, other = (one.predict(study.recordings(), study.test) for one in (probe, linear))
+    loss, of_linear = (unit_log_loss(one[:, None], study.y, np.arange(len(study.y)))[0] for one in (p, other))
+    assert loss < 0.7 * of_linear < 0.7 * np.log(3)
+    probe.save(tmp_path)
+    loaded = Attentive.load(tmp_path)
+    assert np.array_equal(loaded.predict(study.recordings(), study.test), p)
+    maps = loaded.explain(study.recordings(), study.test[0])
+    assert (maps.weights.shape, maps.signed) == ((VIEWS, TOKENS, 1, 1), False)
+    np.testing.assert_allclose(maps.weights.mean(axis=(1, 2, 3)), 1, rtol=1e-6)  # 1 is an even share
+    assert (maps.weights.argmax(axis=1) == 2).all(), "where the class shows"

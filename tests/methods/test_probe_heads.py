@@ -12,9 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError
-from echolung.methods.probes.attention import attention, contributions, token_weights
 from echolung.methods.probes.heads import (
-    HEADS,
     HeadwiseAdamW,
     ProbeForm,
     ProbeHeads,
@@ -25,18 +23,13 @@ from echolung.methods.probes.heads import (
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, TOKENS, CLASSES = 24, 10, 3
-ATTENTIVE = ProbeForm(kind="attentive", width=WIDTH, classes=CLASSES, attention_head_width=8)
-FORMS = {
-    "attentive": ATTENTIVE,
-    "linear": ProbeForm(kind="linear", width=WIDTH, classes=CLASSES),
-}
-EVERY_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+FORM = ProbeForm(width=WIDTH, classes=CLASSES, attention_head_width=8)
 
 
-def scrambled(form: ProbeForm, heads: int = 1) -> ProbeHeads:
+def scrambled(heads: int = 1) -> ProbeHeads:
     """Heads in double precision that differ from one another in every parameter and statistic."""
     generator = torch.Generator().manual_seed(3)
-    probe = HEADS[form.kind](form, heads).double()
+    probe = ProbeHeads(FORM, heads).double()
     with torch.no_grad():
         for name, value in probe.state_dict().items():
             noise = torch.randn(value.shape, generator=generator)
@@ -52,8 +45,6 @@ def textbook(probe: ProbeHeads, index: int, tokens: torch.Tensor) -> tuple[torch
     """Logits (B, C) of one head, and its attention (B, A, N), with keys and values of every token."""
     w = {name: value[index] for name, value in probe.state_dict().items()}
     x = (F.layer_norm(tokens, (WIDTH,), eps=1e-6) - w["mean"]) / w["std"]
-    if probe.form.kind == "linear":
-        return F.linear(x.mean(dim=1), w["classifier"], w["classifier_bias"]), torch.empty(0)
     x = x * w["norm"] + w["norm_bias"]
     keys, values = (torch.einsum("bnd,akd->bank", x, w[name]) for name in ("key", "value"))
     weights = (torch.einsum("ak,bank->ban", w["query"], keys) / w["query"].shape[1] ** 0.5).softmax(dim=-1)
@@ -61,9 +52,8 @@ def textbook(probe: ProbeHeads, index: int, tokens: torch.Tensor) -> tuple[torch
     return F.linear(z, w["classifier"], w["classifier_bias"]), weights
 
 
-@EVERY_FORM
-def test_heads_answer_as_in_the_textbook_all_at_once_or_some(form: ProbeForm) -> None:
-    probe, tokens = scrambled(form, 4), some_tokens()
+def test_heads_answer_as_in_the_textbook_all_at_once_or_some() -> None:
+    probe, tokens = scrambled(4), some_tokens()
     logits = probe(probe.inputs(tokens))
     torch.testing.assert_close(probe(probe.inputs(tokens), slice(1, 3)), logits[:, 1:3])
     for index in range(4):
@@ -71,7 +61,7 @@ def test_heads_answer_as_in_the_textbook_all_at_once_or_some(form: ProbeForm) ->
 
 
 def test_the_optimiser_is_torch_adamw_with_groups_per_head() -> None:
-    probe = scrambled(ATTENTIVE, 3)
+    probe = scrambled(3)
     rates, decays = [1e-3, 1e-2, 3e-2], [0.0, 0.3, 0.1]
     references = [{n: nn.Parameter(v[h].detach().clone()) for n, v in probe.named_parameters()} for h in range(3)]
     groups = [
@@ -91,23 +81,13 @@ def test_the_optimiser_is_torch_adamw_with_groups_per_head() -> None:
         torch.testing.assert_close(parameter, torch.stack([one[name] for one in references]), rtol=1e-6, atol=1e-7)
 
 
-def test_what_an_answer_rests_on_is_the_attention_or_the_contributions_to_its_logit() -> None:
-    attentive, linear, tokens = scrambled(ATTENTIVE), scrambled(FORMS["linear"]), some_tokens()
-    expected = textbook(attentive, 0, tokens)[1]
-    torch.testing.assert_close(attention(attentive, tokens), expected)
-    torch.testing.assert_close(token_weights(attentive, tokens, 2), expected.mean(dim=1))
-    added = contributions(linear, tokens)
-    torch.testing.assert_close(added.sum(dim=1) + linear.classifier_bias, textbook(linear, 0, tokens)[0])
-    changed = tokens.clone()
-    changed[:, 3] = torch.randn(WIDTH).double()
-    same = (contributions(linear, changed) == added).all(dim=2).all(dim=0)
-    assert same.tolist() == [token != 3 for token in range(TOKENS)], "each token's contribution is its own"
-    torch.testing.assert_close(token_weights(linear, tokens.half(), 2), added[..., 2], atol=5e-3, rtol=5e-2)
+def test_what_an_answer_rests_on_is_the_attention() -> None:
+    probe, tokens = scrambled(), some_tokens()
+    torch.testing.assert_close(probe.attention(tokens), textbook(probe, 0, tokens)[1])
 
 
-@EVERY_FORM
-def test_a_saved_probe_answers_the_same(tmp_path: Path, form: ProbeForm) -> None:
-    probe, tokens = scrambled(form).float(), some_tokens()[:, None]
+def test_a_saved_probe_answers_the_same(tmp_path: Path) -> None:
+    probe, tokens = scrambled().float(), some_tokens()[:, None]
     save_probe(tmp_path, probe)
     assert torch.equal(apply_probe(load_probe(tmp_path), tokens), apply_probe(probe, tokens))
     with pytest.raises(CheckpointError, match="48 wide"):
@@ -125,8 +105,8 @@ def test_a_saved_probe_answers_the_same(tmp_path: Path, form: ProbeForm) -> None
 )
 def test_what_is_not_a_probe_is_refused(tmp_path: Path, file: str, content: bytes | dict, message: str) -> None:
     """A form that claims more than its weights hold fills no memory."""
-    save_probe(tmp_path, scrambled(ATTENTIVE))
-    changed = json.dumps(ATTENTIVE.model_dump() | content).encode() if isinstance(content, dict) else content
+    save_probe(tmp_path, scrambled())
+    changed = json.dumps(FORM.model_dump() | content).encode() if isinstance(content, dict) else content
     (tmp_path / file).write_bytes(changed)
     with pytest.raises(CheckpointError, match=message):
         load_probe(tmp_path)

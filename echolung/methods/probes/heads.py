@@ -1,4 +1,4 @@
-"""Probes on frozen tokens: many heads of one kind, evaluated and trained in one batched pass.
+"""Attentive probes on frozen tokens: many heads, evaluated and trained in one batched pass.
 
 The backbone is frozen, so every head of a search (learning rate x weight decay x inner fold) reads the same tokens.
 Parameters have a leading head axis, and each head its own learning rate and weight decay; every head ends where it
@@ -13,7 +13,7 @@ exact, and turn N x D x D work per token and head into N x D.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import pydantic
 import torch
@@ -33,54 +33,68 @@ NORM_EPSILON = 1e-6
 VARIANCE_FLOOR = 1e-6
 """Added to a channel's variance before tokens are divided by its root."""
 
-ProbeKind = Literal["attentive", "linear"]
-
 
 class ProbeForm(Parameters):
-    """What a probe is made of; the linear probe has no attention heads."""
+    """What a probe is made of."""
 
-    kind: ProbeKind
     width: int = pydantic.Field(ge=1)
     classes: int = pydantic.Field(ge=2)
     attention_head_width: int = pydantic.Field(default=64, ge=1)
 
 
 class ProbeHeads(nn.Module):
-    """H heads of one kind, all with the same initial weights, drawn from `seed`, and a classifier of zeros.
+    """H heads, all with the same initial weights, drawn from `seed`, and a classifier of zeros.
 
     Tokens pass a parameter-free LayerNorm (`inputs`), then each channel is standardised by `mean` and `std` (H, D),
-    buffers that hold the statistics of each head's own training videos.
+    buffers that hold the statistics of each head's own training videos. One learned query attends to all tokens; what
+    it gathers goes to a linear classifier.
     """
 
-    decayed: tuple[str, ...] = ("classifier",)
+    decayed = ("classifier", "key", "value")
     """Names of the parameters that weight decay applies to: matrices, as usual, not biases and norms."""
     mean: Tensor
     std: Tensor
+    norm: Tensor
+    norm_bias: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    value_bias: Tensor
     classifier: Tensor
     classifier_bias: Tensor
 
     def __init__(self, form: ProbeForm, heads: int, seed: int = 0) -> None:
         super().__init__()
         self.form = form
-        self.register_buffer("mean", torch.zeros(heads, form.width))
-        self.register_buffer("std", torch.ones(heads, form.width))
-        for name, value in self.initial(torch.Generator().manual_seed(seed)).items():
-            self.register_parameter(name, nn.Parameter(value.expand(heads, *value.shape).clone()))
+        width, per_head = form.width, form.attention_head_width
+        if width % per_head:
+            raise SettingsError(
+                f"fit.methods.attentive.attention_head_width = {per_head} does not divide the encoder's width {width}",
+                "Choose a divisor of the width, 64 for example.",
+            )
+        generator = torch.Generator().manual_seed(seed)
 
-    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """The parameters of one head before training."""
-        return {
-            "classifier": torch.zeros(self.form.classes, self.form.width),
-            "classifier_bias": torch.zeros(self.form.classes),
+        def normal(std: float, *shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator) * std
+
+        self.register_buffer("mean", torch.zeros(heads, width))
+        self.register_buffer("std", torch.ones(heads, width))
+        initial = {
+            "norm": torch.ones(width),
+            "norm_bias": torch.zeros(width),
+            "query": normal(0.02, width // per_head, per_head),
+            "key": normal(width**-0.5, width // per_head, per_head, width),
+            "value": normal(width**-0.5, width // per_head, per_head, width),
+            "value_bias": torch.zeros(width),
+            "classifier": torch.zeros(form.classes, width),
+            "classifier_bias": torch.zeros(form.classes),
         }
+        for name, value in initial.items():
+            self.register_parameter(name, nn.Parameter(value.expand(heads, *value.shape).clone()))
 
     @property
     def heads(self) -> int:
         return self.mean.shape[0]
-
-    def inputs(self, tokens_BND: Tensor) -> Tensor:
-        """What `forward` takes, from tokens of any float type: the part of the work that is the same for every head."""
-        raise NotImplementedError
 
     def standardise(self, mean_HD: Tensor, variance_HD: Tensor) -> None:
         """Set the statistics that tokens are standardised by."""
@@ -97,57 +111,6 @@ class ProbeHeads(nn.Module):
         one = type(self)(self.form, heads=1)
         one.load_state_dict({name: value[index : index + 1] for name, value in self.state_dict().items()})
         return one.to(self.mean)
-
-
-class LinearHeads(ProbeHeads):
-    """Mean over the tokens, standardised, then a linear classifier: multinomial logistic regression."""
-
-    def inputs(self, tokens_BND: Tensor) -> Tensor:
-        """(B, D): the mean of each clip's normalised tokens."""
-        return normalised(tokens_BND, self.mean.dtype).mean(dim=1)
-
-    def forward(self, inputs_BD: Tensor, heads: slice = slice(None)) -> Tensor:
-        """Logits (B, H, C) of the heads asked for."""
-        x_HBD = (inputs_BD - self.mean[heads, None]) / self.std[heads, None]
-        logits_HBC = x_HBD @ self.classifier[heads].mT + self.classifier_bias[heads, None]
-        return logits_HBC.transpose(0, 1)
-
-
-class AttentiveHeads(ProbeHeads):
-    """One learned query attends to all tokens; what it gathers goes to a linear classifier."""
-
-    decayed = ("classifier", "key", "value")
-    norm: Tensor
-    norm_bias: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    value_bias: Tensor
-
-    def __init__(self, form: ProbeForm, heads: int, seed: int = 0) -> None:
-        if form.width % form.attention_head_width:
-            raise SettingsError(
-                f"fit.methods.attentive.attention_head_width = {form.attention_head_width} does not divide the"
-                f" encoder's width {form.width}",
-                "Choose a divisor of the width, 64 for example.",
-            )
-        super().__init__(form, heads, seed)
-
-    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        width, per_head = self.form.width, self.form.attention_head_width
-
-        def normal(std: float, *shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator) * std
-
-        return {
-            "norm": torch.ones(width),
-            "norm_bias": torch.zeros(width),
-            "query": normal(0.02, width // per_head, per_head),
-            "key": normal(width**-0.5, width // per_head, per_head, width),
-            "value": normal(width**-0.5, width // per_head, per_head, width),
-            "value_bias": torch.zeros(width),
-            **super().initial(generator),
-        }
 
     def inputs(self, tokens_BND: Tensor) -> Tensor:
         """(B, N, D): each token normalised."""
@@ -167,8 +130,16 @@ class AttentiveHeads(ProbeHeads):
         z_BHD = torch.einsum("bhad,hakd->bhak", pooled_BHAD, value_HAKD).flatten(2) + self.value_bias[heads]
         return torch.einsum("bhd,hcd->bhc", z_BHD, self.classifier[heads]) + self.classifier_bias[heads]
 
+    @torch.no_grad()
+    def attention(self, tokens_BND: Tensor) -> Tensor:
+        """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens.
 
-HEADS: dict[str, type[ProbeHeads]] = {"attentive": AttentiveHeads, "linear": LinearHeads}
+        The weights that `forward` pools the tokens by: they show what was read, not which class it supports.
+        """
+        inputs_BND = self.inputs(tokens_BND.to(self.mean.device))
+        query_AD = torch.einsum("ak,akd->ad", self.query[0], self.key[0]) * (self.norm[0] / self.std[0])
+        scores_BAN = torch.einsum("ad,bnd->ban", query_AD, inputs_BND) * self.query.shape[-1] ** -0.5
+        return scores_BAN.double().softmax(dim=-1)
 
 
 class HeadwiseAdamW:
@@ -240,7 +211,7 @@ def load_probe(directory: Path) -> ProbeHeads:
         widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
         if max(form.width, form.classes) > widest:
             raise ValueError(f"its form is {form.width} wide and its weights are {widest}")
-        probe = HEADS[form.kind](form, heads=1)
+        probe = ProbeHeads(form, heads=1)
         probe.load_state_dict(tensors)
     except (EcholungError, OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         problem = error.problem if isinstance(error, EcholungError) else str(error).splitlines()[0]

@@ -1,10 +1,10 @@
-"""The methods `attentive` and `linear`: probes on an encoder's frozen tokens."""
+"""The method `attentive`: one learned query attends to all of an encoder's frozen tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,7 @@ from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
 from echolung.methods.cohort import Cohort
 from echolung.methods.method import Maps, Method
-from echolung.methods.probes.attention import token_weights
-from echolung.methods.probes.heads import ProbeForm, ProbeHeads, ProbeKind, apply_probe, load_probe, save_probe
+from echolung.methods.probes.heads import ProbeForm, ProbeHeads, apply_probe, load_probe, save_probe
 from echolung.methods.probes.selection import Inputs, ProbeSettings, fit, select
 
 CHUNK = 16
@@ -31,13 +30,13 @@ class AttentiveSettings(ProbeSettings):
     """Channels of one attention head; divides the encoder's width."""
 
 
-class Probe(Method):
-    """A probe chosen on the inner folds, then fitted on all training videos."""
+class Attentive(Method):
+    """Chosen on the inner folds, then fitted on all training videos."""
 
     kinds = ("classification",)
     reads_tokens = True
+    Settings = AttentiveSettings
     code = ("echolung.methods.probes", "echolung.methods.cohort")
-    form: ClassVar[ProbeKind]
 
     def __init__(self, heads: ProbeHeads, search: pd.DataFrame) -> None:
         self.heads, self._search = heads, search
@@ -46,15 +45,12 @@ class Probe(Method):
     def fit(
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
-        form = cls.shape(settings, recordings.shape[-1], len(classes_of(task)))
+        width, classes = recordings.shape[-1], len(classes_of(task))
+        form = ProbeForm(width=width, classes=classes, attention_head_width=settings.attention_head_width)
         cohort = Cohort.of(training, task.unit)
         inputs = Inputs(recordings, cohort.sample_ids, form, settings.batch)
         chosen = select(inputs, cohort, settings, seed)
         return cls(fit(inputs, cohort, settings, chosen, seed), chosen.fits)
-
-    @classmethod
-    def shape(cls, settings: Any, width: int, classes: int) -> ProbeForm:
-        return ProbeForm(kind=cls.form, width=width, classes=classes)
 
     @torch.no_grad()
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
@@ -77,38 +73,11 @@ class Probe(Method):
         return self._search
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
-        tokens = torch.from_numpy(recordings.tokens([sample_id])[0])
-        weights = token_weights(self.heads, tokens, int(self.predict(recordings, [sample_id])[0].argmax()))
+        weights = self.heads.attention(torch.from_numpy(recordings.tokens([sample_id])[0])).cpu()
+        of = f"mean over {weights.shape[1]} heads" if weights.shape[1] > 1 else "one head"
         grid = recordings.features[0].record.grid
         return Maps(
-            weights=weights.double().cpu().unflatten(1, grid).numpy() * weights.shape[1],
-            signed=self.heads.form.kind == "linear",
-            words=self.words(),
+            weights=weights.mean(dim=1).unflatten(1, grid).numpy() * weights.shape[2],
+            signed=False,
+            words=f"attention of the probe's query ({of}), in even shares: 1, a token like any other, has no colour",
         )
-
-    def words(self) -> str:
-        return "what each token adds to the logit of the answer (exact for this linear probe), times the tokens"
-
-
-class Linear(Probe):
-    """Multinomial logistic regression on the mean token."""
-
-    form = "linear"
-    Settings = ProbeSettings
-
-
-class Attentive(Probe):
-    """One learned query attends to all tokens."""
-
-    form = "attentive"
-    Settings = AttentiveSettings
-
-    @classmethod
-    def shape(cls, settings: Any, width: int, classes: int) -> ProbeForm:
-        own = settings.attention_head_width
-        return ProbeForm(kind=cls.form, width=width, classes=classes, attention_head_width=own)
-
-    def words(self) -> str:
-        heads = self.heads.form.width // self.heads.form.attention_head_width
-        of = f"mean over {heads} heads" if heads > 1 else "one head"
-        return f"attention of the probe's query ({of}), in even shares: 1, a token like any other, has no colour"

@@ -26,7 +26,7 @@ from echolung.core.errors import DataError, SettingsError
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
 from echolung.methods.cohort import Cohort
-from echolung.methods.probes.heads import HEADS, HeadwiseAdamW, ProbeForm, ProbeHeads
+from echolung.methods.probes.heads import HeadwiseAdamW, ProbeForm, ProbeHeads
 
 # Dimension letters: V videos, B videos of a batch, U units of decision, J inner folds, G configurations, H = J x G
 # heads, E epochs, N tokens, D width, C classes.
@@ -59,7 +59,7 @@ class Selection:
 
 
 class Inputs:
-    """What heads of one kind read of the videos `sample_ids`.
+    """What heads read of the videos `sample_ids`.
 
     Places 0..V-1 count along `sample_ids`. Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read
     from disk batch by batch. Raises DataError naming videos whose features are not finite.
@@ -70,10 +70,9 @@ class Inputs:
         self.form, self.batch = form, batch
         self.views, tokens, width = recordings.shape
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._prepare = HEADS[form.kind](form, heads=1).to(self.device).inputs
+        self._prepare = ProbeHeads(form, heads=1).to(self.device).inputs
         self._kept: Tensor | None = None
-        per_video = self.views * width * (1 if form.kind == "linear" else tokens)
-        keep = 4 * per_video * len(self.names) <= KEPT_BYTES
+        keep = 4 * self.views * tokens * width * len(self.names) <= KEPT_BYTES
         kept = torch.empty(0, device=self.device)
         means, squares = [], []
         for places in self.chunks(np.arange(len(self.names))):
@@ -107,7 +106,7 @@ class Inputs:
 
     def heads(self, weights_HV: Tensor, cohort: Cohort, seed: int) -> ProbeHeads:
         """New heads, each with the statistics and class frequencies of its own weighted training videos."""
-        heads = HEADS[self.form.kind](self.form, len(weights_HV), seed).to(self.device)
+        heads = ProbeHeads(self.form, len(weights_HV), seed).to(self.device)
         share_HV = weights_HV / weights_HV.sum(dim=1, keepdim=True)
         mean_HD = share_HV @ self.mean_VD
         heads.standardise(mean_HD, (share_HV @ self.square_VD - mean_HD.square()).clamp_min(0))

@@ -1,0 +1,147 @@
+"""Penalised logistic regression on a table of numbers per video: the linear probe, and the controls.
+
+The penalty is chosen on the inner folds by log-loss, all folds and penalties in one solve. Probabilities are calibrated
+on the same folds by one number: the logits' distance from the class frequencies is multiplied by `sharpness`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import pydantic
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from echolung.core.errors import CheckpointError, DataError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import read_json, write_json
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.classification import classes_of
+from echolung.kinds.task import Task
+from echolung.methods.cohort import Cohort, unit_log_loss
+from echolung.methods.method import Method
+
+WEIGHTS = ("coefficients", "intercepts")
+SHARPEST = 4.0
+REMEDY = "Promote a model again: `echolung promote TASK`."
+
+
+class LogisticSettings(Parameters):
+    """The search."""
+
+    penalties: tuple[pydantic.PositiveFloat, ...] = pydantic.Field((1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1)
+    """C of the regressions: the smaller, the nearer to the class frequencies."""
+
+
+class Tabular(Method):
+    """Multinomial logistic regression; a subclass says on which numbers."""
+
+    kinds = ("classification",)
+    Settings = LogisticSettings
+    code: ClassVar[tuple[str, ...]] = (
+        "echolung.methods.tabular",
+        "echolung.methods.logistic",
+        "echolung.methods.cohort",
+    )
+
+    def __init__(self, columns: list[str], weights: dict[str, np.ndarray], search: pd.DataFrame) -> None:
+        """`weights`: coefficients (C, F) and intercepts (C,)."""
+        self.columns, self.weights, self._search = columns, weights, search
+
+    @classmethod
+    @abc.abstractmethod
+    def table(cls, recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
+        """One row of numbers per video, index sample_id."""
+
+    @classmethod
+    def columns_of(cls, settings: Any, table: pd.DataFrame) -> list[str]:
+        """The columns to read."""
+        return list(table)
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        cohort = Cohort.of(training, task.unit)
+        table = cls.table(recordings, cohort.sample_ids)
+        table = table[cls.columns_of(settings, table)]
+        if bad := [str(name) for name in table.index[~np.isfinite(table.to_numpy(float)).all(axis=1)]]:
+            raise DataError(
+                f"the features of {len(bad)} videos are not finite: {', '.join(bad[:10])}",
+                "Look at these videos and at the encoder, then run `dvc repro embed`.",
+            )
+        weights, search = _choose(table.to_numpy(float, copy=True), cohort, len(classes_of(task)), settings.penalties)
+        return cls([str(name) for name in table], weights, search)
+
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        table = self.table(recordings, sample_ids).reindex(columns=self.columns, fill_value=0.0)
+        return softmax(table.to_numpy(float) @ self.weights["coefficients"].T + self.weights["intercepts"])
+
+    def save(self, directory: Path) -> None:
+        write_json(directory / "columns.json", self.columns)
+        weights = {name: np.ascontiguousarray(value) for name, value in self.weights.items()}
+        save_file(weights, directory / "weights.safetensors")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        try:
+            weights = load_file(directory / "weights.safetensors")
+            return cls(read_json(directory / "columns.json"), {name: weights[name] for name in WEIGHTS}, pd.DataFrame())
+        except (DataError, SafetensorError, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{directory} does not hold a fitted regression ({error})", REMEDY) from None
+
+    def search(self) -> pd.DataFrame:
+        return self._search
+
+
+def _choose(
+    x: np.ndarray, cohort: Cohort, classes: int, penalties: Sequence[float]
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """The penalty with the lowest mean log-loss on the inner folds, of equal ones the stronger; fitted on all rows."""
+    import torch
+
+    from echolung.methods.logistic import solve
+
+    folds, penalties = list(cohort.folds), sorted(penalties)
+    weights_JV = np.stack([*(cohort.weights(fold) for fold in folds), cohort.weights()])  # the last: all rows
+    solved = solve(torch.from_numpy(x), torch.from_numpy(cohort.y), torch.from_numpy(weights_JV), penalties, classes)
+    logits_JGVC = solved.logits(torch.from_numpy(x)).numpy()
+    losses = [
+        cohort.log_loss(fold, softmax(logits_JGVC[j][:, cohort.inner == fold]).swapaxes(0, 1))
+        for j, fold in enumerate(folds)
+    ]
+    mean_G = np.mean(losses, axis=0)
+    best = int(np.argmin(mean_G))
+    prior = np.log(np.maximum(cohort.frequencies(classes), np.finfo(float).tiny))
+    held_out = np.concatenate([np.flatnonzero(cohort.inner == fold) for fold in folds])
+    apart = np.concatenate([logits_JGVC[j, best, cohort.inner == fold] for j, fold in enumerate(folds)]) - prior
+    sharpness = _sharpness(apart, prior, cohort, held_out)
+    search = pd.DataFrame({"penalty": penalties, "log_loss": mean_G})
+    search = search.assign(**{f"log_loss_{fold}": loss_G for fold, loss_G in zip(folds, losses, strict=True)})
+    search["chosen"] = search.index == best
+    search["sharpness"] = np.where(search["chosen"], sharpness, np.nan)
+    coefficients, intercepts = solved.coefficients[-1, best].numpy(), solved.intercepts[-1, best].numpy()
+    return {"coefficients": sharpness * coefficients, "intercepts": prior + sharpness * (intercepts - prior)}, search
+
+
+def _sharpness(apart: np.ndarray, prior: np.ndarray, cohort: Cohort, rows: np.ndarray) -> float:
+    """The factor, 0 to SHARPEST, on the logits' distance from the prior: the lowest log-loss of held-out rows."""
+    from scipy.optimize import minimize_scalar
+
+    unit = cohort.patient[rows] if cohort.by_patient else rows
+
+    def loss(factor: float) -> float:
+        return float(unit_log_loss(softmax(prior + factor * apart)[:, None], cohort.y[rows], unit)[0])
+
+    return float(minimize_scalar(loss, bounds=(0, SHARPEST), method="bounded").x)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(p / p.sum(axis=-1, keepdims=True))

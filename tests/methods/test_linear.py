@@ -1,0 +1,94 @@
+"""The batched regression against scikit-learn, and the linear probe on statistics of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn import features_of, folds_of, manifest_of
+from sklearn.linear_model import LogisticRegression
+
+from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.summary import summarise
+from echolung.kinds.classification import ClassificationTask
+from echolung.methods.fitting import outer_fold
+from echolung.methods.logistic import TOLERANCE, solve
+from echolung.methods.probes.linear import Linear
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PENALTIES = [1e-4, 1e-2, 1.0, 100.0]
+
+
+@pytest.mark.parametrize(("rows", "features", "classes"), [(60, 12, 3), (40, 150, 2), (40, 150, 4)])
+def test_every_fold_and_penalty_is_solved_as_by_scikit_learn(rows: int, features: int, classes: int) -> None:
+    random = np.random.default_rng(rows)
+    y = random.integers(classes, size=rows)
+    x = random.normal(size=(rows, features)) * random.uniform(0.01, 30, features) + 5
+    x += np.eye(classes)[y] @ random.normal(size=(classes, features)) * x.std(axis=0) * 0.3
+    weights = random.uniform(0.5, 2, (3, rows)) * (random.integers(3, size=rows) != np.arange(3)[:, None])
+    solved = solve(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(weights), PENALTIES, classes)
+    assert solved.gradient <= TOLERANCE
+    logits = solved.logits(torch.from_numpy(x)).numpy()
+    for j, w in enumerate(weights):
+        share = w / w.sum()
+        z = (x - share @ x) / np.sqrt(share @ x**2 - (share @ x) ** 2)
+        for g, penalty in enumerate(PENALTIES):
+            c = penalty * (2 if classes == 2 else 1)  # one row of coefficients there, two opposite ones here
+            reference = LogisticRegression(C=c, tol=1e-9, max_iter=20000).fit(z[w > 0], y[w > 0], w[w > 0])
+            found = torch.from_numpy(logits[j, g]).softmax(dim=-1).numpy()
+            np.testing.assert_allclose(found, reference.predict_proba(z), rtol=0, atol=5e-4)
+
+
+def test_separable_and_constant_features_end_and_leave_the_rest_alone() -> None:
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1], 20)
+    x = np.column_stack([y * 1e6, random.normal(size=40), np.full(40, 7.0)])
+    solved = solve(torch.from_numpy(x), torch.from_numpy(y), torch.ones(1, 40), [1e6], 2)
+    assert solved.gradient <= TOLERANCE
+    assert (solved.logits(torch.from_numpy(x))[0, 0].argmax(dim=-1).numpy() == y).all()
+    assert torch.equal(solved.coefficients[..., 2], torch.zeros(1, 1, 2, dtype=torch.float64))
+    nothing = solve(torch.full((40, 5), 3.0), torch.from_numpy(y), torch.ones(1, 40), [1.0], 2)
+    torch.testing.assert_close(
+        nothing.logits(torch.full((1, 5), 3.0)).softmax(-1).flatten(), torch.tensor([0.5, 0.5]).double()
+    )
+
+
+def test_a_summary_holds_mean_deviation_and_change_of_the_frame_and_of_its_regions() -> None:
+    tokens = torch.randn(2, 2 * 3 * 3, 4, generator=torch.Generator().manual_seed(0)).half()
+    found = summarise(tokens, (2, 3, 3))
+    x = tokens.double()
+    x = ((x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()).unflatten(1, (2, 9))
+    assert found.shape == (10, 3, 4)
+    flat = x.flatten(0, 2)
+    change = (x[:, 1] - x[:, 0]).abs()
+    for place, wanted in enumerate([flat.mean(0), flat.std(0, correction=0), change.mean(dim=(0, 1))]):
+        np.testing.assert_allclose(found[0, place], wanted, atol=1e-5)
+    np.testing.assert_allclose(found[1 + 5, 0], x[:, :, 5].mean(dim=(0, 1)), atol=1e-5)
+    np.testing.assert_allclose(found[1 + 5, 2], change[:, 5].mean(dim=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("reads", [["mean"], ["std"], ["mean", "std", "change"]])
+def test_the_linear_probe_reads_what_it_is_told_and_its_maps_add_up_to_the_logit(
+    reads: list[str], tmp_path: Path
+) -> None:
+    """Class 1 has the mean of class 0 and a wider spread."""
+    random = np.random.default_rng(0)
+    y, names = np.arange(60) % 2, [f"s/{number:02d}" for number in range(60)]
+    tokens = random.normal(size=(60, 2, 6, 8))
+    tokens[..., 0] *= (1 + 3 * y)[:, None, None]
+    manifest = manifest_of(names, range(60))
+    recordings = Recordings([Part(manifest, HeldClips({}), features_of(names, tokens))])
+    training, test = outer_fold(folds_of(manifest, y), 0, 0)
+    task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
+    probe = Linear.fit(Linear.Settings(reads=reads), task, recordings, training, 0, tmp_path)
+    right = probe.predict(recordings, list(test["sample_id"])).argmax(axis=1) == test["y"]
+    assert right.mean() > 0.8 if "std" in reads else right.mean() < 0.75
+    name = test["sample_id"].iloc[0]
+    maps = probe.explain(recordings, name)
+    assert maps.signed and maps.weights.shape == (2, 6, 1, 1)
+    table = Linear.table(recordings, [name])[probe.columns]
+    logits = probe.weights["coefficients"] @ table.to_numpy(float)[0]
+    answer = probe.predict(recordings, [name])[0].argmax()
+    assert maps.weights.mean() == pytest.approx(logits[answer], abs=1e-3)
