@@ -187,21 +187,6 @@ class Settings(Parameters):
             )
         return arm
 
-    def stages(self) -> list[str]:
-        """The runs that make the study, as the tracking store names them: one per stage and item of dvc.yaml."""
-        items: dict[str, Iterable[str]] = {
-            "phantom": self.phantom,
-            "ingest": self.ingest.sources,
-            "split": self.tasks,
-            "initialise": [""],
-            "pretrain": self.pretrain.encoders,
-            "embed": self.embed.sources,
-            "fit": self.tasks,
-            "compare": [""],
-            "report": [""],
-        }
-        return [f"{stage}@{item}" if item else stage for stage, keys in items.items() for item in keys]
-
     def section(self, stage: str, key: str = "") -> dict[str, Any]:
         """The parameters of one stage, as plain values for the tracking store."""
         everything = self.model_dump(mode="json")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from echolung.stage import exit_cleanly, project_root
+from echolung.stage import exit_cleanly, project
 
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
@@ -42,13 +42,11 @@ def require_free(port: int) -> None:
     """Raise BusyError if something else listens on the port."""
     from echolung.core.errors import BusyError
 
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind(("127.0.0.1", port))
-        except OSError as error:
-            problem = f"port {port} cannot be used ({error.strerror})"
-            raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        problem = f"port {port} cannot be used ({os.strerror(error.errno or 0)})"
+        raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
 
 
 @click.command()
@@ -68,12 +66,10 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
       echolung promote blues-covid --arm random
     """
     from echolung.registry.promote import promote as run_promotion
-    from echolung.settings import load
     from echolung.tracking.experiments import stage_run
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     task = settings.known_task(task)
     candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.candidate(task)))
     tracking = store(root, settings.tracking)
@@ -112,12 +108,10 @@ def rollback(task: str, to: int | None) -> None:
       echolung rollback pocus-pathology --to 3
     """
     from echolung.registry.rollback import roll_back
-    from echolung.settings import load
     from echolung.tracking.experiments import stage_run
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     name = settings.known_task(task)
     tracking = store(root, settings.tracking)
     parameters = {"task": name, "to": to or "the one before"}
@@ -188,11 +182,9 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     from echolung.serving.answers import as_json, as_text
     from echolung.serving.explain import explain_files
     from echolung.serving.model import Model
-    from echolung.settings import load
     from echolung.tracking.store import store, where
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     name = settings.known_task(task)
     for video in videos:  # a wrong path is an error before any file is decoded
         with opened(video):
@@ -240,12 +232,10 @@ def serve(task: str, port: int, root: Path | None) -> None:
     from echolung.data.ffmpeg import require_ffmpeg
     from echolung.registry.models import champion
     from echolung.serving.request import ROOT_VARIABLE, Limits
-    from echolung.settings import load
     from echolung.tracking.store import store
 
-    project = project_root()
-    settings = load(project)
-    place = store(project, settings.tracking)
+    here, settings = project()
+    place = store(here, settings.tracking)
     version = champion(place, settings.study, settings.known_task(task))
     require_ffmpeg()
     require_free(port)

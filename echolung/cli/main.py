@@ -12,7 +12,7 @@ import click
 from echolung.cli import champions
 from echolung.cli import run as running
 from echolung.cli.champions import become_mlflow, clean, require_free
-from echolung.stage import project_root
+from echolung.stage import project, project_root
 
 if TYPE_CHECKING:
     from echolung.phantom.heart import View
@@ -146,10 +146,8 @@ def show() -> None:
     from echolung.doctor.project import at_work
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
-    from echolung.settings import load
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     try:
         comparison = read_comparison(root / "data" / settings.study / "compare")
     except DataError as error:
@@ -163,32 +161,24 @@ def show() -> None:
 
 @main.command()
 @click.argument("name")
-@click.option("--command", default="dvc repro", show_default=True, help="What made the study.")
 @clean
-def publish(name: str, command: str) -> None:
+def publish(name: str) -> None:
     """Write the study's small results to reports/NAME, to be committed: no video, and no frame of one.
 
     \b
     Example:
-      echolung publish lung-laptop --command "echolung run --study lung --scale laptop"
+      echolung publish lung-laptop
     """
     import pandas as pd
 
     from echolung.evaluation.comparison import read_comparison
-    from echolung.reports.publish import made
     from echolung.reports.publish import publish as write
-    from echolung.settings import load
-    from echolung.tracking.experiments import stage_times
-    from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
-    data = root / "data" / settings.study
+    root, settings = project()
+    data, report, target = root / "data" / settings.study, root / "reports" / settings.study, root / "reports" / name
     comparison = read_comparison(data / "compare")
     predictions = {task: pd.read_parquet(data / "fit" / task / "predictions.parquet") for task in settings.tasks}
-    stages = stage_times(store(root, settings.tracking), settings.study, settings.stages())
-    report, target = root / "reports" / settings.study, root / "reports" / name
-    files = write(report, comparison, settings.tasks, predictions, target, made(command, stages))
+    files = write(report, comparison, settings.tasks, predictions, target)
     click.echo(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB.")
     click.echo(f"To commit them: git add -f {target.relative_to(root)}")
 
@@ -203,12 +193,10 @@ def ui(port: int) -> None:
     Example:
       echolung ui --port 5010
     """
-    from echolung.settings import load
     from echolung.tracking.experiments import close_abandoned
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     place = store(root, settings.tracking)
     close_abandoned(place, settings.study)
     require_free(port)

@@ -1,7 +1,7 @@
 """A study's small results as a folder to commit: numbers, tables, predictions and figures, but no frame of a video.
 
-README.md                the answers, and how, when and where they were made
-table.md, metrics.json   every arm's metrics with intervals
+README.md                the answers
+table.md, metrics.json   every arm's metrics with intervals; the code and machine that made them
 params.yaml              all parameters
 comparison/              the tables of the comparison
 predictions/*.csv.gz     every video's out-of-fold predictions
@@ -22,7 +22,6 @@ from echolung.core.runtime import atomic_directory
 from echolung.evaluation.comparison import Comparison, write_comparison
 from echolung.kinds.task import Task
 from echolung.reports.answer import answers
-from echolung.reports.study import machine
 
 COPIED = ("table.md", "metrics.json", "params.yaml")
 FRAMES = "frames.png"
@@ -35,11 +34,10 @@ def publish(
     tasks: Mapping[str, Task],
     predictions: Mapping[str, pd.DataFrame],
     target: Path,
-    made: Mapping[str, str],
 ) -> list[Path]:
     """Write the folder `target` from the folder `report`, the comparison and the predictions of every task.
 
-    `made`: how, when and where, by name. Returns the files; raises DataError if the report is not complete.
+    Returns the files; raises DataError if the report is not complete.
     """
     missing = [name for name in (*COPIED, "figures") if not (report / name).exists()]
     if missing:
@@ -51,32 +49,14 @@ def publish(
         write_comparison(comparison, folder / "comparison")
         (folder / "comparison" / "metrics.json").unlink()  # the same as the copied one
         (folder / "predictions").mkdir()
-        for task, table in predictions.items():
-            _write_predictions(folder / "predictions" / f"{task}.csv.gz", table)
-        lines = [f"# {target.name}", "", *(f"- {task}: {one.text}" for task, one in answers(comparison, tasks).items())]
-        lines += ["", *(f"- {name}: {text}" for name, text in made.items()), ""]
+        for task, table in predictions.items():  # to four digits and without a time: always the same bytes
+            rows = table.drop(columns=["task"]).sort_values(["arm", "method", "arm_seed", "repeat", "sample_id"])
+            text = rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+            (folder / "predictions" / f"{task}.csv.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+        found = answers(comparison, tasks)
         pictures = sorted(path.name for path in (folder / "figures").glob("differences*.png"))
+        lines = [f"# {target.name}", "", *(f"- {task}: {answer.text}" for task, answer in found.items()), ""]
         lines += [f"![Differences from the references](figures/{name})" for name in pictures]
-        lines += ["", "Every arm's metrics: [table.md](table.md). Research use only.", ""]
+        lines += ["", "Every arm's metrics, and how they were made: [table.md](table.md). Research use only.", ""]
         (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
     return sorted(path for path in target.rglob("*") if path.is_file())
-
-
-def _write_predictions(path: Path, table: pd.DataFrame) -> None:
-    """Values to four digits and no time in the file: the same predictions give the same bytes."""
-    rows = table.drop(columns=["task"]).sort_values(["arm", "method", "arm_seed", "repeat", "sample_id"])
-    text = rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
-
-
-def made(command: str, stages: pd.DataFrame) -> dict[str, str]:
-    """The lines of the README about `stages`, one row per stage: started (text), minutes, revision."""
-    days = sorted({str(start)[:10] for start in stages["started"]})
-    revisions = list(dict.fromkeys(stages["revision"]))
-    return {
-        "Command": f"`{command}`",
-        "Date": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])) or "unknown",
-        "Revision": ", ".join(revisions) or "unknown",
-        "Machine": machine(),
-        "Minutes": f"{stages['minutes'].sum():.0f}",
-    }
