@@ -42,7 +42,7 @@ def main() -> None:
             encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
             samples=samples(settings.tasks, folds, set(shown), here.data("ingest")),
-            commands=study.commands(origin),
+            revision=origin.get("git_revision", "<revision>"),
             phantom=bool(sources["drawn"].all()),
             beside=[here.data("compare", "metrics.json"), here.root / "params.yaml"],
         )

@@ -34,45 +34,23 @@ def arm_colours(comparison: Comparison) -> dict[str, str]:
 
 def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
     """Each arm minus the references, with 95% intervals of the paired differences; None without a reference."""
-    pairs, roles = comparison.pairs, comparison.roles
-    table = pairs[pairs["primary"] & pairs["reference"].map(roles).eq("reference")]
+    pairs = comparison.pairs
+    table = pairs[pairs["primary"] & pairs["reference"].map(comparison.roles).eq("reference")]
     if table.empty:
         return None
-    tasks, order = list(table["task"].unique()), comparison.order
-    rows = list(table[["task", "arm", "reference"]].drop_duplicates().itertuples(index=False, name=None))
-    rows.sort(key=lambda row: (tasks.index(row[0]), order.index(row[1]), order.index(row[2])))
-    several = table["reference"].nunique() > 1
-    titles: dict[str, float] = {}
-    heights: list[float] = []
-    height = 0.0
-    for task, *_ in rows:  # from the top down: a task's name, below it its rows
-        if task not in titles:
-            titles[task] = height = height - 0.8
-        height -= 1
-        heights.append(height)
-    figure, panels = new_figure(1, len(kind.paired), 1.0 - 0.27 * height, sharey=True)
-    for panel, metric in zip(panels[0], kind.paired, strict=True):
-        found = table[table["metric"] == metric].set_index(["task", "arm", "reference"])
-        extent = np.nanmax(np.abs(found[["low", "high"]].to_numpy(dtype=float)), initial=0.01) * 1.12
-        better = (0, extent) if kind.metrics[metric].higher_is_better else (-extent, 0)
-        panel.axvspan(*better, color="#eaf4ee", zorder=0)
-        panel.axvline(0, color=SOFT, lw=1)
-        for height, row in zip(heights, rows, strict=True):
-            one = found.loc[[row]].iloc[0]
-            panel.plot([one["low"], one["high"]], [height] * 2, lw=1.8, color=colours[row[1]], solid_capstyle="butt")
-            panel.plot(one["difference"], height, "o", ms=6, color=colours[row[1]], mec="white", mew=0.7)
-        for task in tasks[1:]:
-            panel.axhline(titles[task] + 0.5, color=FAINT, lw=0.8)
-        panel.set_xlim(-extent, extent)
-        panel.set_ylim(height - 0.6, -0.2)
-        panel.grid(axis="y", visible=False)
-        panel.xaxis.set_major_locator(ticks(4, symmetric=True))
-        panel.set_title(kind.metrics[metric].label)
-    names = [f"{arm} − {reference}" if several else arm for _, arm, reference in rows]
-    panels[0][0].set_yticks([*heights, *titles.values()], [*names, *tasks], color=INK)
-    for label in panels[0][0].get_yticklabels()[len(rows) :]:
-        label.set_fontweight("bold")
-    what = "an arm minus a reference" if several else f"an arm minus {table['reference'].iloc[0]}"
+    references = table["reference"].unique()
+    labels = table["arm"] if len(references) == 1 else table["arm"] + " − " + table["reference"]
+    figure, panels = _intervals(table.assign(label=labels, estimate=table["difference"]), comparison, kind, colours)
+    for column, metric in enumerate(kind.paired):
+        ends = table.loc[table["metric"] == metric, ["low", "high"]].to_numpy(dtype=float)
+        extent = np.nanmax(np.abs(ends), initial=0.01) * 1.12
+        for panel in [row[column] for row in panels]:
+            better = (0, extent) if kind.metrics[metric].higher_is_better else (-extent, 0)
+            panel.axvspan(*better, color="#eaf4ee", zorder=0)
+            panel.axvline(0, color=SOFT, lw=1)
+            panel.set_xlim(-extent, extent)
+            panel.xaxis.set_major_locator(ticks(4, symmetric=True))
+    what = f"an arm minus {references[0]}" if len(references) == 1 else "an arm minus a reference"
     note(figure, f"Mark: {what}, on the same patients. Line: 95% interval. Shaded: better.")
     return figure
 
@@ -80,30 +58,38 @@ def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) 
 def estimates(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure:
     """Every arm's metrics with 95% intervals."""
     table = comparison.arms[comparison.arms["primary"]]
-    tasks = list(table["task"].unique())
-    most = table.groupby("task")["arm"].nunique().max()
-    figure, panels = new_figure(len(tasks), len(kind.paired), 0.75 + len(tasks) * (0.62 + 0.27 * most))
-    for row, task in zip(panels, tasks, strict=True):
-        mine = table[table["task"] == task]
-        arms = [arm for arm in comparison.order if arm in set(mine["arm"])]
-        for panel, metric in zip(row, kind.paired, strict=True):
-            found = mine[mine["metric"] == metric].set_index("arm")
-            for place, arm in enumerate(reversed(arms)):
-                _estimate(panel, place, found.loc[arm].to_dict(), colours[arm])
-            names = list(reversed(arms)) if panel is row[0] else [""] * len(arms)
-            panel.set_yticks(range(len(arms)), names, color=INK, fontsize=9)
-            panel.set_ylim(-0.6, len(arms) - 0.4)
-            panel.grid(axis="y", visible=False)
-            panel.xaxis.set_major_locator(ticks(4))
-            panel.set_xlabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '→←')} better")
+    figure, panels = _intervals(table.assign(label=table["arm"]), comparison, kind, colours)
+    for row, (task, mine) in zip(panels, table.groupby("task", sort=False), strict=True):
         row[0].set_title(f"{task}\n")
         subtitle(row[0], basis(mine))
     note(figure, "Mark: estimate (mean over an arm's seeds). Line: 95% interval. Band: range of single seeds.")
     return figure
 
 
+def _intervals(
+    table: pd.DataFrame, comparison: Comparison, kind: Kind, colours: Mapping[str, str]
+) -> tuple[Figure, list[list[Axes]]]:
+    """A row of panels per task and a column per metric, which show each `label`'s estimate, low and high."""
+    tasks, most = list(table["task"].unique()), table.groupby("task")["label"].nunique().max()
+    figure, panels = new_figure(len(tasks), len(kind.paired), 0.75 + len(tasks) * (0.62 + 0.27 * most))
+    table = table.sort_values("arm", key=lambda arms: -arms.map(comparison.order.index), kind="stable")
+    for row, task in zip(panels, tasks, strict=True):
+        for panel, metric in zip(row, kind.paired, strict=True):
+            shown = table[(table["task"] == task) & (table["metric"] == metric)]
+            for place, found in enumerate(shown.to_dict("records")):
+                _estimate(panel, place, found, colours[found["arm"]])
+            names = list(shown["label"]) if panel is row[0] else [""] * len(shown)
+            panel.set_yticks(range(len(shown)), names, color=INK, fontsize=9)
+            panel.set_ylim(-0.6, len(shown) - 0.4)
+            panel.grid(axis="y", visible=False)
+            panel.xaxis.set_major_locator(ticks(4))
+            panel.set_xlabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '→←')} better")
+        row[0].set_title(task)
+    return figure, panels
+
+
 def _estimate(panel: Axes, place: int, found: Mapping[Any, Any], colour: str) -> None:
-    if found["seeds"] > 1:
+    if found.get("seeds", 1) > 1:
         seeds = [found["seed_low"], found["seed_high"]]
         panel.plot(seeds, [place] * 2, lw=9, color=colour, alpha=0.22, zorder=1, solid_capstyle="butt")
     panel.plot([found["low"], found["high"]], [place] * 2, lw=1.8, color=colour, zorder=2, solid_capstyle="butt")
@@ -172,7 +158,6 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     numeric = history.select_dtypes("number").drop(columns=["seed", "step", *COMPUTE], errors="ignore")
     varying = [name for name in numeric if numeric[name].nunique() > 1 and name != "loss"]
     shown = ["loss", *sorted(varying, key=lambda name: name not in FIRST)][:PANELS]
-    constant = [f"{name} {numeric[name].max():g}" for name in numeric if numeric[name].nunique() == 1]
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
     encoders, seeds = list(history["encoder"].unique()), sorted(history["seed"].unique())
@@ -190,6 +175,5 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     hide(flat[len(shown) :])
     keys = [Line2D([], [], color=colours.get(encoder, FAINT), lw=3, label=encoder) for encoder in encoders]
     keys += [Line2D([], [], color=INK, lw=1.2, ls=styles[seed], label=f"seed {seed}") for seed in seeds]
-    title = f"Constant: {', '.join(constant)}" if constant else None
-    figure.legend(handles=keys, loc="outside lower left", ncols=6, title=title, title_fontsize=8, alignment="left")
+    figure.legend(handles=keys, loc="outside lower left", ncols=6)
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,8 +50,8 @@ class ReportInputs:
     validation: Path | None = None
     """Folder of the gates' findings."""
     samples: Sequence[Sample] = ()
-    commands: Sequence[tuple[str, str]] = ()
-    """(command, comment) that make the report again."""
+    revision: str = "<revision>"
+    """Of the code; with a `+` where there were uncommitted changes."""
     phantom: bool = False
     """Every video is drawn, none recorded."""
     beside: Sequence[Path] = ()
@@ -117,7 +116,8 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
     with atomic_path(files["page"]) as temporary:
         temporary.write_text(_page(inputs, shown), encoding="utf-8")
     with atomic_path(files["table"]) as temporary:
-        temporary.write_text(table_markdown(inputs.comparison, inputs.tasks), encoding="utf-8")
+        made = "".join(f"- {name}: {text}\n" for name, text in [*inputs.facts.items(), ("Date", inputs.when)])
+        temporary.write_text(f"{table_markdown(inputs.comparison, inputs.tasks)}\n{made}", encoding="utf-8")
     for source in inputs.beside:
         files[source.stem] = out / source.name
         with atomic_path(out / source.name) as temporary:
@@ -136,7 +136,7 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
         compared=_compared(inputs),
         answers=answers(comparison, tasks),
         collapsed=collapsed(inputs.ranks, comparison),
-        controls=against_controls(comparison),
+        controls=against_controls(comparison, tasks),
         reading=READING,
         tables=task_tables(comparison, tasks),
         details={
@@ -199,16 +199,11 @@ def _with_intervals(table: pd.DataFrame, value: str = "estimate") -> pd.DataFram
 
 
 def _tasks(tasks: Mapping[str, Task]) -> pd.DataFrame:
-    folds = {"cv": "cross-validation", "official": "official split"}
-    shown = {"kind", "source", "label", "unit", "main", "folds", "train"}
-    rows = []
-    for name, task in tasks.items():
-        row = {"task": name, "kind": task.kind, "source": task.source, "label": task.label, "per": task.unit}
-        row |= {"folds": folds.get(task.split, f"trained on {task.train}")}
-        row |= {"tests": "confirmatory" if task.main else "exploratory"}
-        rest = {key: value for key, value in task.model_dump(mode="json", exclude=shown).items() if value}
-        rows.append(row | {"details": re.sub(r"[\[\]{}']", "", "; ".join(f"{k}: {v}" for k, v in rest.items()))})
-    return pd.DataFrame(rows)
+    def written(value: Any) -> str:
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    values = {name: task.model_dump(mode="json") for name, task in tasks.items()}
+    return pd.DataFrame([{"task": name} | {k: written(v) for k, v in of.items() if v} for name, of in values.items()])
 
 
 def _checks(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -19,34 +19,21 @@ PHANTOM_LICENSE = "synthetic"
 """How the licence of a drawn video begins."""
 
 
-def commands(origin: Mapping[str, str]) -> list[tuple[str, str]]:
-    """How to make the page again, with the code of this `provenance`: (command, comment)."""
-    revision, _, changed = origin.get("git_revision", "<revision>").partition("+")
-    return [
-        ("git clone <this repository> echolung && cd echolung", ""),
-        (f"git checkout {revision[:10]}", "there were uncommitted changes, which this revision lacks" * bool(changed)),
-        ("make setup && source .venv/bin/activate", "the pinned packages"),
-        ("cp <the params.yaml beside this page> .", ""),
-        ("dvc repro", ""),
-        ("echolung ui", "its runs, in MLflow"),
-    ]
-
-
 def facts(parameters: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, str]:
     """Parameters, code and machine in a few lines; all parameters are in params.yaml."""
+    import torch
+
     split, pretrain = parameters["split"], parameters["pretrain"]
-    used = list(dict.fromkeys(encoder["objective"] for encoder in pretrain["encoders"].values()))
-    objectives = {name: _short(pretrain["objectives"].get(name, {})) for name in used}
     methods = dict.fromkeys(method for arm in parameters["arms"].values() for method in arm["method"])
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "scikit-learn", "mlflow"))
     return {
         "Code": f"echolung {origin['echolung_version']}, git {origin.get('git_revision', 'unknown')}",
-        "Pretraining": _short(pretrain["training"]) if used else "none",
-        **{f"Objective {name}": text or "defaults" for name, text in objectives.items()},
+        "Pretraining": _short(pretrain["training"]) if pretrain["encoders"] else "none",
         "Methods": ", ".join(methods),
         "Cross-validation": f"{split['outer']} outer × {split['inner']} inner folds grouped by patient,"
         f" {split['repeats']} repeat(s)",
-        "Machine": machine(),
+        "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}",
         "Software": f"Python {platform.python_version()}, {packages}",
     }
 
@@ -55,14 +42,6 @@ def _short(values: Mapping[str, Any]) -> str:
     """The plain values among parameters."""
     plain = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain.items())
-
-
-def machine() -> str:
-    """This machine in a few words."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}"
 
 
 def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
@@ -128,10 +107,8 @@ def effective_ranks(features: Iterable[Path]) -> pd.DataFrame:
         record = Features.open(folder).record
         source, arm = folder.parent.parent.name, folder.parent.name
         most = min(record.shape[0], record.shape[3])
-        rows.append({"source": source, "arm": arm, "rank": record.effective_rank, "most": most})
+        rows.append([source, arm, record.effective_rank, most])
     named = {"seeds": ("rank", "size"), "mean": ("rank", "mean"), "low": ("rank", "min"), "high": ("rank", "max")}
     columns = ["source", "arm", *named, "most"]
-    if not rows:
-        return pd.DataFrame(columns=columns)
-    grouped = pd.DataFrame(rows).groupby(["source", "arm"], sort=False)
+    grouped = pd.DataFrame(rows, columns=["source", "arm", "rank", "most"]).groupby(["source", "arm"], sort=False)
     return grouped.agg(**named, most=("most", "first")).reset_index()[columns]

@@ -63,11 +63,11 @@ def test_candidates_that_differ_are_named() -> None:
 
 
 def test_a_candidate_is_compared_with_each_control(comparison: Comparison) -> None:
-    found = decided(comparison, "worse", "hand-made", p_value=0.034)
-    assert against_controls(found) == ["jepa against hand-made: worse on lung (p = 0.034) and blues (p = 0.034)."]
+    found = decided(comparison, "worse", "hand-made", difference=0.25, p_value=0.034)
     found.verdicts.loc[found.verdicts["task"] == "blues", "outcome"] = "undecided"
-    assert against_controls(found) == [
-        "jepa against hand-made: worse on lung (p = 0.034); no difference shown on blues."
+    assert against_controls(found, TASKS) == [
+        "lung: jepa (log-loss +0.25, p = 0.034) predicted worse than hand-made.",
+        "blues: no difference was shown between hand-made and jepa (p = 0.034).",
     ]
 
 
