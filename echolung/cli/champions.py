@@ -7,29 +7,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from echolung.stage import exit_cleanly, project
+from echolung.stage import project
 
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
     from echolung.settings import Settings
-
-
-def clean(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the command become one line with the remedy, and an exit code."""
-
-    @wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        with exit_cleanly():
-            command(*arguments, **options)
-
-    return wrapped
 
 
 def become_mlflow(arguments: list[str]) -> None:
@@ -53,7 +40,6 @@ def require_free(port: int) -> None:
 @click.argument("task")
 @click.option("--arm", help="The candidate; by default the task's first arm with the role `candidate`.")
 @click.option("--reset", is_flag=True, help="Compare with the baseline only, not with the champion.")
-@clean
 def promote(task: str, arm: str | None, reset: bool) -> None:
     """Make an arm the champion of TASK, if its out-of-fold scores allow.
 
@@ -95,7 +81,6 @@ def _one_at_a_time(root: Path, settings: Settings, task: str) -> contextlib.Abst
 @click.command()
 @click.argument("task")
 @click.option("--to", type=click.IntRange(min=1), help="Version; by default the one that the champion followed.")
-@clean
 def rollback(task: str, to: int | None) -> None:
     """Make an earlier champion of TASK the champion again.
 
@@ -165,7 +150,6 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
     type=click.Path(path_type=Path, file_okay=False),
     help="A folder for pictures (gif and png) of what each answer rests on.",
 )
-@clean
 def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None) -> None:
     """Ask a task's champion about video FILES.
 
@@ -217,7 +201,6 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="The folder below which videos are read; by default the current one.",
 )
-@clean
 def serve(task: str, port: int, root: Path | None) -> None:
     """Serve TASK's champion by HTTP, on this machine only (127.0.0.1) and without a password.
 

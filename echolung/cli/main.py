@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from echolung.cli import champions
-from echolung.cli import run as running
-from echolung.cli.champions import become_mlflow, clean, require_free
-from echolung.stage import project, project_root
+from echolung.cli import champions, run
+from echolung.cli.champions import become_mlflow, require_free
+from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
     from echolung.phantom.heart import View
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Group(click.Group):
+    """Errors of a command become one line with the remedy, and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with exit_cleanly():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="echolung")
 def main() -> None:
     """What has a model learned from unlabelled ultrasound, and does it help where labels are few?
@@ -49,7 +56,6 @@ def phantom() -> None:
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
-@clean
 def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, size: int) -> None:
     """Draw a heart with a chosen ejection fraction: apical four-chamber view (a4c) or parasternal short axis (psax).
 
@@ -69,7 +75,6 @@ def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, si
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
-@clean
 def phantom_lung(video: Path, pattern: str, seed: int, frames: int, size: int) -> None:
     """Draw a lung: A-lines (regular), consolidation (pneumonia), B-lines and a broken pleura (covid).
 
@@ -84,7 +89,6 @@ def phantom_lung(video: Path, pattern: str, seed: int, frames: int, size: int) -
 
 @phantom.command("sheet")
 @click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
-@clean
 def phantom_sheet(picture: Path) -> None:
     """Draw a contact sheet of hearts and lungs (png).
 
@@ -105,7 +109,6 @@ def phantom_sheet(picture: Path) -> None:
 @click.option("--deep", is_flag=True, help="Also start Ray.")
 @click.option("--fix", is_flag=True, help="After moving or copying the project: point its MLflow store to this folder.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object on standard output.")
-@clean
 def doctor(
     study: str | None, scale: str | None, changes: tuple[str, ...], deep: bool, fix: bool, as_json: bool
 ) -> None:
@@ -134,7 +137,6 @@ def doctor(
 
 
 @main.command()
-@clean
 def show() -> None:
     """Print the answer of each task, the comparison, and where the report is.
 
@@ -161,7 +163,6 @@ def show() -> None:
 
 @main.command()
 @click.argument("name")
-@clean
 def publish(name: str) -> None:
     """Write the study's small results to reports/NAME, to be committed: no video, and no frame of one.
 
@@ -169,23 +170,17 @@ def publish(name: str) -> None:
     Example:
       echolung publish lung-laptop
     """
-    import pandas as pd
-
-    from echolung.evaluation.comparison import read_comparison
     from echolung.reports.publish import publish as write
 
     root, settings = project()
-    data, report, target = root / "data" / settings.study, root / "reports" / settings.study, root / "reports" / name
-    comparison = read_comparison(data / "compare")
-    predictions = {task: pd.read_parquet(data / "fit" / task / "predictions.parquet") for task in settings.tasks}
-    files = write(report, comparison, settings.tasks, predictions, target)
+    target = root / "reports" / name
+    files = write(root / "reports" / settings.study, root / "data" / settings.study, settings.tasks, target)
     click.echo(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB.")
     click.echo(f"To commit them: git add -f {target.relative_to(root)}")
 
 
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
-@clean
 def ui(port: int) -> None:
     """Open the MLflow UI of this project, for this machine only (127.0.0.1).
 
@@ -204,10 +199,5 @@ def ui(port: int) -> None:
     become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
 
 
-for command in (running.run, running.clean):
+for command in (run.run, run.clean, champions.promote, champions.rollback, champions.predict, champions.serve):
     main.add_command(command)
-for command in (champions.promote, champions.rollback, champions.predict, champions.serve):
-    main.add_command(command)
-
-if __name__ == "__main__":
-    main()

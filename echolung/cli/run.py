@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from echolung.cli.champions import clean as errors_as_lines
 from echolung.stage import project_root
 
 
@@ -20,7 +19,6 @@ from echolung.stage import project_root
 @click.option("-S", "--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter; may be repeated.")
 @click.option("--print", "only_print", is_flag=True, help="Print the command with everything quoted, and stop.")
 @click.argument("dvc_options", nargs=-1, type=click.UNPROCESSED)
-@errors_as_lines
 def run(
     study: str | None,
     scale: str | None,
@@ -62,7 +60,6 @@ def run(
 
 
 @click.command()
-@errors_as_lines
 def clean() -> None:
     """Delete everything that was made from the videos, for every study: data, reports, runs and models.
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
 import pandas as pd
 
-from echolung.core.drawing import styled
+from echolung.core.drawing import STYLE
 from echolung.core.runtime import atomic_directory, atomic_path
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.evaluation.verdicts import plain
@@ -100,7 +101,7 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
     """Write index.html, table.md, figures/ and plots/ under `out`; returns name, path and bytes of each file."""
     files = {"page": out / "index.html", "table": out / "table.md"}
     shown: dict[str, list[dict[str, Any]]] = {}
-    with atomic_directory(out / "figures") as target, styled():
+    with atomic_directory(out / "figures") as target, matplotlib.rc_context(STYLE):
         for name, section, draw, title, caption in _planned(inputs):
             if (drawn := draw()) is None:
                 continue
@@ -116,8 +117,10 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
     with atomic_path(files["page"]) as temporary:
         temporary.write_text(_page(inputs, shown), encoding="utf-8")
     with atomic_path(files["table"]) as temporary:
-        made = "".join(f"- {name}: {text}\n" for name, text in [*inputs.facts.items(), ("Date", inputs.when)])
-        temporary.write_text(f"{table_markdown(inputs.comparison, inputs.tasks)}\n{made}", encoding="utf-8")
+        pictures = [f"![Differences](figures/{path.name})" for path in files.values() if "differences" in path.name]
+        made = [f"- {name}: {text}" for name, text in [*inputs.facts.items(), ("Date", inputs.when)]]
+        lines = [f"# {inputs.study}", "", table_markdown(inputs.comparison, inputs.tasks), *pictures, "", *made, ""]
+        temporary.write_text("\n".join(lines), encoding="utf-8")
     for source in inputs.beside:
         files[source.stem] = out / source.name
         with atomic_path(out / source.name) as temporary:

@@ -187,8 +187,8 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str]) -> list[l
 
 
 def table_markdown(comparison: Comparison, tasks: Mapping[str, Task]) -> str:
-    """The tables as Markdown."""
-    lines = []
+    """The answers and tables as Markdown."""
+    lines = [*(f"- {task}: {answer.text}" for task, answer in answers(comparison, tasks).items()), ""]
     for table in [*task_tables(comparison, tasks), *task_tables(comparison, tasks, "pairs")]:
         lines += [f"**{table.task}** ({table.basis})", ""]
         lines += ["| | method | " + " | ".join(table.heads) + " |", "|---|---|" + "---|" * len(table.heads)]

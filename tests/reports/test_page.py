@@ -16,7 +16,7 @@ from synthetic import HOSTILE, NUMBER, NUMBERS, TABLES, TASKS, Number, compared
 
 from echolung.core.errors import DataError
 from echolung.core.runtime import write_json
-from echolung.evaluation.comparison import Comparison, read_comparison
+from echolung.evaluation.comparison import Comparison, read_comparison, write_comparison
 from echolung.kinds.kinds import KINDS
 from echolung.reports.answer import answers
 from echolung.reports.page import ReportInputs, write_report
@@ -146,29 +146,33 @@ def test_what_a_run_does_not_have_is_left_out_and_nothing_stale_stays(tmp_path: 
     assert not any(word in text for word in ("Pretraining", "Videos", "Data checks", "phantom"))
 
 
-def test_what_is_published_can_be_read_back_and_shows_no_frame(report, comparison, tmp_path) -> None:
-    shuffled = {name: table.sample(frac=1, random_state=1) for name, table in ALL_TABLES.items()}
-    for name, tables in (("a", ALL_TABLES), ("b", shuffled)):
-        target = tmp_path / name
-        files = publish(report[1], comparison, ALL, tables, target)
-    names = {str(path.relative_to(target)) for path in files}
-    assert {"table.md", "metrics.json", "params.yaml", "figures/roc-classification.png"} <= names
+@pytest.fixture
+def data(comparison: Comparison, tmp_path: Path) -> Path:
+    """data/<study> as the stages leave it."""
+    write_comparison(comparison, tmp_path / "data" / "compare")
+    for task, table in ALL_TABLES.items():
+        (tmp_path / "data" / "fit" / task).mkdir(parents=True)
+        table.to_parquet(tmp_path / "data" / "fit" / task / "predictions.parquet")
+    return tmp_path / "data"
+
+
+def test_what_is_published_can_be_read_back_and_shows_no_frame(report, comparison, data, tmp_path) -> None:
+    target = tmp_path / "out"
+    names = {str(path.relative_to(target)) for path in publish(report[1], data, ALL, target)}
+    assert {"README.md", "metrics.json", "params.yaml", "figures/roc-classification.png"} <= names
     assert not any("frames" in name or name.endswith((".npy", ".html")) for name in names)
     pd.testing.assert_frame_equal(read_comparison(target / "comparison").pairs, comparison.pairs, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(target / "predictions" / "lung.parquet"), TABLES["lung"])
     text = (target / "README.md").read_text()
-    assert all((target / linked).is_file() for linked in re.findall(r"\(([\w/.-]+\.\w+)\)", text))
+    linked = re.findall(r"\(([\w/.-]+\.\w+)\)", text)
+    assert linked and all((target / name).is_file() for name in linked)
     assert all(answer.text in text for answer in answers(comparison, ALL).values())
-    assert "- Code: git abc1234\n" in (target / "table.md").read_text()
-    first, second = (tmp_path / name / "predictions" / "lung.csv.gz" for name in "ab")
-    assert first.read_bytes() == second.read_bytes()
-    keys = ["arm", "method", "arm_seed", "sample_id"]
-    rows, asked = (table.sort_values(keys, ignore_index=True) for table in (pd.read_csv(first), TABLES["lung"]))
-    assert rows["p_1"].to_numpy() == pytest.approx(asked["p_1"].round(4).to_numpy(), abs=1e-9)  # four digits
+    assert "- Code: git abc1234\n" in text
 
 
 @pytest.mark.parametrize("missing", ["metrics.json", "figures"])
-def test_an_unfinished_report_is_not_published(report, comparison, tmp_path, missing) -> None:
+def test_an_unfinished_report_is_not_published(report, data, tmp_path, missing) -> None:
     shutil.copytree(report[1], tmp_path / "report", ignore=shutil.ignore_patterns(missing))
     with pytest.raises(DataError, match=f"{missing} does not exist"):
-        publish(tmp_path / "report", comparison, ALL, TABLES, tmp_path / "out")
+        publish(tmp_path / "report", data, ALL, tmp_path / "out")
     assert not (tmp_path / "out").exists()
