@@ -131,9 +131,7 @@ class Settings(Parameters):
         return f"untrained/{arm}" if encoder == RANDOM else f"pretrained/{encoder}"
 
     def seeds(self, arm: str) -> tuple[int, ...]:
-        """The seeds of an arm; raises SettingsError if there is no such arm."""
-        if arm not in self.arms:
-            raise SettingsError(f"study {self.study} has no arm '{arm}'", f"Its arms: {', '.join(self.arms)}.")
+        """The seeds of an arm."""
         chosen = self.arms[arm]
         if chosen.pretrained:
             return chosen.seeds or self.pretrain.seeds
@@ -164,11 +162,6 @@ class Settings(Parameters):
         wanted = {name for key, task in self.tasks.items() if source in task.sources for name in self.encoders_of(key)}
         return [name for name in self.arms if name in wanted]
 
-    def candidate(self, task: str) -> str:
-        """The arm that `promote` takes if none is named: the first candidate of the task."""
-        arms = self.arms_of(task)
-        return next((name for name, arm in arms.items() if arm.role == "candidate"), next(iter(arms)))
-
     def known_task(self, task: str | None) -> str:
         """`task`, or the first one if None; raises SettingsError naming the nearest if the study has no such task."""
         if task is None:
@@ -179,12 +172,14 @@ class Settings(Parameters):
             raise SettingsError(f"study {self.study} has no task '{task}'", f"{hint}It has: {', '.join(self.tasks)}.")
         return task
 
-    def known_arm(self, task: str, arm: str) -> str:
-        """`arm`; raises SettingsError if it does not take part in the task."""
-        if arm not in (arms := self.arms_of(task)):
-            raise SettingsError(
-                f"arm '{arm}' takes no part in {task}", f"Arms of {task}: {', '.join(arms)}. Name one with --arm."
-            )
+    def known_arm(self, task: str, arm: str | None) -> str:
+        """`arm`, or the task's first candidate if None; raises SettingsError if it does not take part in the task."""
+        arms = self.arms_of(task)
+        if arm is None:
+            return next((name for name in arms if arms[name].role == "candidate"), next(iter(arms)))
+        if arm not in arms:
+            remedy = f"Arms of {task}: {', '.join(arms)}. Name one with --arm."
+            raise SettingsError(f"arm '{arm}' takes no part in {task}", remedy)
         return arm
 
     def section(self, stage: str, key: str = "") -> dict[str, Any]:
@@ -196,9 +191,9 @@ class Settings(Parameters):
         if stage == "fit":
             section["arms"] = everything["arms"]
         if stage == "pretrain" and key in self.pretrain.encoders:
-            own = self.pretrain.encoders[key]
-            section["encoders"] = {key: everything["pretrain"]["encoders"][key]}
-            section["objectives"] = {own.objective: everything["pretrain"]["objectives"].get(own.objective, {})}
+            own = section["encoders"][key]
+            section["encoders"], used = {key: own}, own["objective"]
+            section["objectives"] = {used: section["objectives"].get(used, {})}
             section["encoder"] = self.shape(key).model_dump(mode="json")
         return section
 

@@ -120,7 +120,7 @@ def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPa
     assert fits[-1] == ("majority", "majority", 0)
     assert {name: vars(shape)["depth"] for name, (shape, _) in settings.untrained().items()} == {"random": 4, "deep": 6}
     assert settings.shape("own").model_dump() == settings.encoder.model_dump() | {"depth": 2}
-    assert settings.candidate("pocus-pathology") == "jepa"
+    assert settings.known_arm("pocus-pathology", None) == "jepa"
     with pytest.raises(SettingsError, match=r"no task 'pocus-patology'.*Did you mean 'pocus-pathology'"):
         settings.known_task("pocus-patology")
     with pytest.raises(SettingsError, match="arm 'own' takes no part in pocus-pathology"):

@@ -57,7 +57,7 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
 
     root, settings = project()
     task = settings.known_task(task)
-    candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.candidate(task)))
+    candidate = _candidate(root, settings, task, settings.known_arm(task, arm))
     tracking = store(root, settings.tracking)
     with (
         _one_at_a_time(root, settings, task),

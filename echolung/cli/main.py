@@ -144,19 +144,11 @@ def show() -> None:
     Example:
       echolung show
     """
-    from echolung.core.errors import BusyError, DataError
-    from echolung.doctor.project import at_work
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
 
     root, settings = project()
-    try:
-        comparison = read_comparison(root / "data" / settings.study / "compare")
-    except DataError as error:
-        if stages := at_work(root, settings.study):
-            problem = f"study {settings.study} has no comparison yet; running: {', '.join(stages)}"
-            raise BusyError(problem, "Wait for it to end.") from error
-        raise
+    comparison = read_comparison(root / "data" / settings.study / "compare")
     click.echo(table_text(comparison, settings.tasks))
     click.echo(f"\nReport: {root / 'reports' / settings.study / 'index.html'}\nRuns:   echolung ui")
 

@@ -136,7 +136,6 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
     return environment.get_template("template.html").render(
         inputs=inputs,
         figures=shown,
-        compared=_compared(inputs),
         answers=answers(comparison, tasks),
         collapsed=collapsed(inputs.ranks, comparison),
         controls=against_controls(comparison, tasks),
@@ -160,13 +159,6 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
         checks=_checks(read_findings(inputs.validation) if inputs.validation else []),
         limits=_limits(inputs),
     )
-
-
-def _compared(inputs: ReportInputs) -> str:
-    """What the study compares, as the title of the page."""
-    roles = inputs.comparison.roles
-    of = {role: ", ".join(arm for arm in roles if roles[arm] == role) for role in ("candidate", "reference")}
-    return f"{of['candidate'] or 'controls'} compared with {of['reference'] or 'the baseline'}"
 
 
 def _shown(table: pd.DataFrame) -> dict[str, Any] | None:
@@ -219,11 +211,12 @@ def _checks(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for one in found["expectations"]
         if not one["success"]
     ]
-    rows = []
-    for one in findings:
-        judged = ", ".join(f"{count} {name}" for name, count in one["rows"].items())
-        rows.append([one["stage"], one["key"], "{passed} of {expectations}".format(**one["summary"]), judged])
-    return {**of, "unmet": unmet, "table": {"heads": ["stage", "of", "met", "rows"], "rows": rows}}
+    table = pd.DataFrame(
+        {"stage": one["stage"], "of": one["key"], "met": "{passed} of {expectations}".format(**one["summary"])}
+        | {"rows": ", ".join(f"{count} {name}" for name, count in one["rows"].items())}
+        for one in findings
+    )
+    return {**of, "unmet": unmet, "table": _shown(table)}
 
 
 def _limits(inputs: ReportInputs) -> list[str]:
