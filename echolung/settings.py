@@ -25,7 +25,6 @@ from echolung.models.encoder import ClipSettings
 from echolung.models.encoders import ENCODERS
 from echolung.phantom.settings import PhantomSettings
 from echolung.pretraining.settings import PretrainSettings
-from echolung.reports.settings import ReportSettings
 from echolung.tracking.store import TrackingSettings
 
 
@@ -39,6 +38,15 @@ class FitSettings(Parameters):
     def of(self, method: str) -> Parameters:
         """The parameters of one method."""
         return self.methods.get(method) or METHODS[method].Settings()
+
+
+class ReportSettings(Parameters):
+    """What the report shows."""
+
+    frames: bool = False
+    """Sample frames of recorded videos. Most data sets do not permit it; phantoms are always shown."""
+    arms: tuple[str, ...] = ()
+    """The arms, for `dvc plots`: every plotted file has a column for each."""
 
 
 class Settings(Parameters):

@@ -85,13 +85,6 @@ class Stage:
             if findings.is_file():
                 self.run.attach(findings, "validation")
 
-    def trial(self, arm: str, seed: int, resume_key: str) -> contextlib.AbstractContextManager[Run]:
-        """The tracked run of one pretraining trial; the same `resume_key` continues the same run."""
-        from echolung.tracking import experiments
-
-        section = self.settings.section(self.name, arm)
-        return experiments.trial_run(self.store, self.settings.study, arm, seed, section, resume_key)
-
     def progress(self, label: str) -> Progress:
         """A progress bar, as a callable(done, total); one line every ten seconds where the output is a file."""
         from tqdm import tqdm

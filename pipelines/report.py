@@ -1,6 +1,5 @@
 """report: figures, tables and one HTML page; one MLflow run per task and arm. Run by DVC: dvc repro report"""
 
-import datetime
 import itertools
 
 import click
@@ -34,7 +33,6 @@ def main() -> None:
             tasks=settings.tasks,
             arms=settings.report.arms,
             facts=study.facts(settings.model_dump(mode="json"), origin),
-            when=datetime.date.today().isoformat(),
             sources=sources,
             encoders=study.encoders(encoders),
             ranks=study.effective_ranks(sorted(itertools.chain(*features))),
@@ -43,7 +41,6 @@ def main() -> None:
             validation=here.validation,
             samples=samples(settings.tasks, folds, set(shown), here.data("ingest")),
             revision=origin.get("git_revision", "<revision>"),
-            phantom=bool(sources["drawn"].all()),
             beside=[here.data("compare", "metrics.json"), here.root / "params.yaml"],
         )
         out = here.validation.parent

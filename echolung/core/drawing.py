@@ -36,6 +36,7 @@ STYLE = {
     "ytick.color": SOFT,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
+    "ytick.major.size": 0,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "text.parse_math": False,  # names may contain dollar signs

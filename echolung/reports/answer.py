@@ -37,23 +37,20 @@ def tested(comparison: Comparison) -> pd.DataFrame:
     return rows.assign(role=rows["arm"].map(roles), against=rows["reference"].map(roles))
 
 
-def answers(comparison: Comparison, tasks: Mapping[str, Task], numbers: bool = True) -> dict[str, Answer]:
-    """task -> how its candidates compare with the references, and which of them were not shown to beat the baseline.
-
-    `numbers`: with effects and p-values.
-    """
+def answers(comparison: Comparison, tasks: Mapping[str, Task]) -> dict[str, Answer]:
+    """task -> how its candidates compare with the references, and which of them were not shown to beat the baseline."""
     found = tested(comparison)
     found = found[found["role"] == "candidate"]
     names = [task for task in tasks if (comparison.arms["task"] == task).any()]
-    return {name: _answer(found[found["task"] == name], tasks[name], numbers) for name in names}
+    return {name: _answer(found[found["task"] == name], tasks[name]) for name in names}
 
 
-def _answer(rows: pd.DataFrame, task: Task, numbers: bool) -> Answer:
+def _answer(rows: pd.DataFrame, task: Task) -> Answer:
     main = rows[rows["against"] == "reference"]
     low = rows[(rows["against"] == "baseline") & (rows["outcome"] != "better")]
     if main.empty:
         return Answer("none", "No candidate was compared with a reference.")
-    parts = _sentences(main, task, numbers)
+    parts = _sentences(main, task)
     if len(low):
         subject = f"{_joined(low['arm'])} {'was' if len(low) == 1 else 'were'} "
         who = "" if set(low["arm"]) == set(main["arm"]) else subject
@@ -67,7 +64,7 @@ def _answer(rows: pd.DataFrame, task: Task, numbers: bool) -> Answer:
     return Answer(outcomes[0] if len(outcomes) == 1 else "mixed", f"{text}.")
 
 
-def _sentences(rows: pd.DataFrame, task: Task, numbers: bool = True) -> list[str]:
+def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
     """One per reference and outcome: `jepa (log-loss −0.25, p = 0.012) predicted better than random`."""
     loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
     for reference, against in rows.groupby("reference", sort=False):
@@ -76,7 +73,7 @@ def _sentences(rows: pd.DataFrame, task: Task, numbers: bool = True) -> list[str
             for row in against[against["outcome"] == outcome].to_dict("records"):
                 effect = "" if outcome == "undecided" else f"{loss} {signed(row['difference'], 2)}, "
                 p = p_text(row["p_value"] if pd.isna(row["p_holm"]) else row["p_holm"])
-                names.append(row["arm"] + SEEN * (row["n_seen"] > 0) + f" ({effect}{p})" * numbers)
+                names.append(row["arm"] + SEEN * (row["n_seen"] > 0) + f" ({effect}{p})")
             if names and outcome == "undecided":
                 parts.append(f"no difference was shown between {reference} and {_joined(names, 'or')}")
             elif names:

@@ -33,17 +33,27 @@ def arm_colours(comparison: Comparison) -> dict[str, str]:
 
 
 def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
-    """Each arm minus the references, with 95% intervals of the paired differences; None without a reference."""
+    """Each arm minus the references: paired differences with 95% intervals, and those of each held-out fold.
+
+    None without a reference.
+    """
     pairs = comparison.pairs
     table = pairs[pairs["primary"] & pairs["reference"].map(comparison.roles).eq("reference")]
     if table.empty:
         return None
     references = table["reference"].unique()
     labels = table["arm"] if len(references) == 1 else table["arm"] + " − " + table["reference"]
-    figure, panels = _intervals(table.assign(label=labels, estimate=table["difference"]), comparison, kind, colours)
+    values = judged_only(comparison, "folds").set_index(["task", "metric", "arm", "step"])["value"].sort_index()
+    folds = [
+        (values[task, metric, arm] - values[task, metric, reference]).to_numpy(dtype=float)
+        for task, metric, arm, reference in table[["task", "metric", "arm", "reference"]].itertuples(index=False)
+    ]
+    table = table.assign(label=labels, estimate=table["difference"], folds=folds)
+    figure, panels = _intervals(table, comparison, kind, colours)
     for column, metric in enumerate(kind.paired):
-        ends = table.loc[table["metric"] == metric, ["low", "high"]].to_numpy(dtype=float)
-        extent = np.nanmax(np.abs(ends), initial=0.01) * 1.12
+        shown = table[table["metric"] == metric]
+        ends = np.concatenate([*shown["folds"], shown["low"], shown["high"]])
+        extent = np.nanmax(np.abs(ends), initial=0.01) * 1.05
         for panel in [row[column] for row in panels]:
             better = (0, extent) if kind.metrics[metric].higher_is_better else (-extent, 0)
             panel.axvspan(*better, color="#eaf4ee", zorder=0)
@@ -51,7 +61,7 @@ def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) 
             panel.set_xlim(-extent, extent)
             panel.xaxis.set_major_locator(ticks(4, symmetric=True))
     what = f"an arm minus {references[0]}" if len(references) == 1 else "an arm minus a reference"
-    note(figure, f"Mark: {what}, on the same patients. Line: 95% interval. Shaded: better.")
+    note(figure, f"Mark: {what}, on the same patients. Line: 95% interval. Ticks below: single held-out folds.")
     return figure
 
 
@@ -83,7 +93,8 @@ def _intervals(
             panel.set_ylim(-0.6, len(shown) - 0.4)
             panel.grid(axis="y", visible=False)
             panel.xaxis.set_major_locator(ticks(4))
-            panel.set_xlabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '→←')} better")
+            arrow = "→" if kind.metrics[metric].higher_is_better else "←"
+            panel.set_xlabel(f"{kind.metrics[metric].label} {arrow} better")
         row[0].set_title(task)
     return figure, panels
 
@@ -94,57 +105,8 @@ def _estimate(panel: Axes, place: int, found: Mapping[Any, Any], colour: str) ->
         panel.plot(seeds, [place] * 2, lw=9, color=colour, alpha=0.22, zorder=1, solid_capstyle="butt")
     panel.plot([found["low"], found["high"]], [place] * 2, lw=1.8, color=colour, zorder=2, solid_capstyle="butt")
     panel.plot(found["estimate"], place, "o", ms=6, color=colour, mec="white", mew=0.7, zorder=3)
-
-
-def _arrow(kind: Kind, metric: str, arrows: str) -> str:
-    return arrows[0] if kind.metrics[metric].higher_is_better else arrows[1]
-
-
-def folds(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
-    """Each candidate beside its reference, one line per held-out fold; None without candidates."""
-    pairs, roles = comparison.pairs, comparison.roles
-    compared = pairs["arm"].map(roles).eq("candidate") & pairs["reference"].map(roles).eq("reference")
-    pairs = pairs[pairs["primary"] & compared].drop_duplicates(["task", "arm", "reference"])
-    if pairs.empty:
-        return None
-    table = judged_only(comparison, "folds")
-    metrics = list(dict.fromkeys([*kind.paired[:2], kind.loss]))
-    tasks = list(pairs["task"].unique())
-    figure, panels = new_figure(len(tasks), len(metrics), 0.4 + 2.4 * len(tasks))
-    for row, task in zip(panels, tasks, strict=True):
-        mine = pairs[pairs["task"] == task]
-        shown = [arm for pair in mine.to_dict("records") for arm in (pair["reference"], pair["arm"])]
-        for panel, metric in zip(row, metrics, strict=True):
-            of_metric = table[(table["task"] == task) & (table["metric"] == metric)]
-            values = of_metric.pivot(index="step", columns="arm", values="value")
-            _fold_lines(panel, values[shown], kind.metrics[metric].higher_is_better, colours)
-            panel.set_ylabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '↑↓')} better")
-        row[0].set_title(f"{task} · {of_metric['step'].nunique()} held-out folds")
-    note(figure, "Line: one held-out fold (mean over seeds); blue: the right arm is better, orange: worse. Bar: mean.")
-    return figure
-
-
-def _fold_lines(panel: Axes, values: pd.DataFrame, higher_is_better: bool, colours: Mapping[str, str]) -> None:
-    """Columns in pairs: reference, candidate, reference, candidate, ..."""
-    table = values.to_numpy(dtype=float)
-    for left in range(0, table.shape[1], 2):
-        for line in table:
-            gain = (line[left + 1] - line[left]) * (1 if higher_is_better else -1)
-            colour = FAINT if gain == 0 or np.isnan(gain) else COLOURS[0] if gain > 0 else COLOURS[1]
-            panel.plot([left, left + 1], line[left : left + 2], color=colour, lw=1.1, alpha=0.65, zorder=2)
-        if left:
-            panel.axvline(left - 0.5, color=FAINT, lw=0.8)
-    for place, arm in enumerate(values.columns):
-        points = table[:, place]
-        panel.plot([place] * len(points), points, "o", ms=4.5, color=colours[arm], mec="white", mew=0.6, zorder=3)
-        if not np.isnan(points).all():
-            panel.plot([place - 0.14, place + 0.14], [np.nanmean(points)] * 2, lw=3, color=INK, zorder=4)
-    crowded = len(values.columns) > 2
-    names = [("\n" if place % 2 and crowded else "") + arm for place, arm in enumerate(values.columns)]
-    panel.set_xticks(range(len(names)), names, color=INK, fontsize=8 if crowded else 9)
-    panel.set_xlim(-0.35, len(names) - 0.65)
-    panel.grid(axis="x", visible=False)
-    panel.yaxis.set_major_locator(ticks(5))
+    folds = found.get("folds", ())
+    panel.plot(folds, [place - 0.28] * len(folds), "|", ms=5, color=colour, alpha=0.7)
 
 
 def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None:

@@ -38,7 +38,6 @@ class ReportInputs:
     arms: Sequence[str] = ()
     """The arms of the study; each has a column in the data for `dvc plots`."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    when: str = ""
     sources: pd.DataFrame = field(default_factory=pd.DataFrame)
     encoders: pd.DataFrame = field(default_factory=pd.DataFrame)
     """`study.encoders`"""
@@ -53,8 +52,6 @@ class ReportInputs:
     samples: Sequence[Sample] = ()
     revision: str = "<revision>"
     """Of the code; with a `+` where there were uncommitted changes."""
-    phantom: bool = False
-    """Every video is drawn, none recorded."""
     beside: Sequence[Path] = ()
     """Files to copy into the folder of the page."""
 
@@ -64,18 +61,17 @@ COLLAPSE = (
     " number of directions that its features use) falls towards 1."
 )
 GENERIC: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "differences": (figures.differences, "Difference from the reference", "If a line crosses zero, the sign is open."),
+    "differences": (
+        figures.differences,
+        "Difference from the reference",
+        "Shaded: better. If a line crosses zero, the sign is open. Folds are small and share training patients: look"
+        " for consistency among them, not for significance.",
+    ),
     "estimates": (
         figures.estimates,
         "Every arm's metrics",
         "Overlapping intervals do not mean that two arms are equal: the paired differences above use that both are"
         " scored on the same patients.",
-    ),
-    "folds": (
-        figures.folds,
-        "Each held-out fold under both arms",
-        "A fold is small and folds share training patients: look for consistency, not for significance. Means may"
-        " differ a little from the table, where the decisions of all folds count together.",
     ),
 }
 
@@ -118,7 +114,7 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
         temporary.write_text(_page(inputs, shown), encoding="utf-8")
     with atomic_path(files["table"]) as temporary:
         pictures = [f"![Differences](figures/{path.name})" for path in files.values() if "differences" in path.name]
-        made = [f"- {name}: {text}" for name, text in [*inputs.facts.items(), ("Date", inputs.when)]]
+        made = [f"- {name}: {text}" for name, text in inputs.facts.items()]
         lines = [f"# {inputs.study}", "", table_markdown(inputs.comparison, inputs.tasks), *pictures, "", *made, ""]
         temporary.write_text("\n".join(lines), encoding="utf-8")
     for source in inputs.beside:
@@ -135,6 +131,7 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
     comparison, tasks = inputs.comparison, inputs.tasks
     return environment.get_template("template.html").render(
         inputs=inputs,
+        drawn=_drawn(inputs),
         figures=shown,
         answers=answers(comparison, tasks),
         collapsed=collapsed(inputs.ranks, comparison),
@@ -159,6 +156,11 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
         checks=_checks(read_findings(inputs.validation) if inputs.validation else []),
         limits=_limits(inputs),
     )
+
+
+def _drawn(inputs: ReportInputs) -> bool:
+    """Whether every video is drawn, none recorded."""
+    return "drawn" in inputs.sources and bool(inputs.sources["drawn"].all())
 
 
 def _shown(table: pd.DataFrame) -> dict[str, Any] | None:
@@ -224,7 +226,7 @@ def _limits(inputs: ReportInputs) -> list[str]:
     arms = inputs.comparison.arms
     controls = ", ".join(dict.fromkeys(arms.loc[arms["role"] == "control", "arm"])) or "none"
     found = [
-        "The videos are drawn. Nothing here is evidence about patients." * inputs.phantom,
+        "The videos are drawn. Nothing here is evidence about patients." * _drawn(inputs),
         few_seeds(inputs.comparison),
         f"A claim about an encoder must also hold against controls without one. Controls here: {controls}.",
         "Intervals are for these fitted models on other patients like these, not for another training run, hospital or"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -28,6 +29,7 @@ def facts(parameters: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str,
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "scikit-learn", "mlflow"))
     return {
+        "Date": datetime.date.today().isoformat(),
         "Code": f"echolung {origin['echolung_version']}, git {origin.get('git_revision', 'unknown')}",
         "Pretraining": _short(pretrain["training"]) if pretrain["encoders"] else "none",
         "Methods": ", ".join(methods),

@@ -75,14 +75,13 @@ def report(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> 
         tasks=ALL,
         arms=["jepa", "random", "hand-made"],
         facts={"Code": "git abc1234", "scale": HOSTILE},
-        sources=pd.DataFrame({"source": ["pocus"], "videos": [80], "minutes": [math.nan]}),
+        sources=pd.DataFrame({"source": ["pocus"], "videos": [80], "drawn": True, "minutes": [math.nan]}),
         ranks=pd.DataFrame(ranks, columns=["source", "arm", "seeds", "mean", "low", "high", "most"]),
         history=pd.DataFrame({"encoder": "jepa-0", "seed": 0, "step": range(30), "loss": 1 / (1 + np.arange(30))}),
         encoder_of={"jepa": "jepa-0"},
         validation=folder / "validation",
         samples=[Sample(f"covid · {HOSTILE}", np.full((3, 16, 16), 90, np.uint8))],
         revision="0123456789ab+changes",
-        phantom=True,
         beside=beside,
     )
     return write_report(inputs, folder / "report"), folder / "report"
@@ -112,7 +111,7 @@ def test_every_number_is_on_the_page_and_nothing_is_said_twice(page: Page, compa
         "fit of lung: critical: expected of rows: p is one; found: 7",
         "All videos are drawn phantoms",
         "Research use only",
-        "per patient: 40 patients, 80 videos",
+        "blues, per patient: 40 patients, 80 videos",
         "git checkout 0123456789  # there were uncommitted changes",
         "git abc1234",
         "0, 1",  # the classes of a task
@@ -126,7 +125,7 @@ def test_every_file_is_listed_and_each_kind_has_its_own_figures_and_metrics(repo
     table, directory = report
     assert set(table["path"]) == {str(path) for path in directory.rglob("*") if path.is_file()}
     assert all(Path(path).stat().st_size == size > 0 for path, size in zip(table["path"], table["bytes"], strict=True))
-    names = {f"{name}-{kind}" for name in ("differences", "estimates", "folds") for kind in KINDS if kind in str(ALL)}
+    names = {f"{name}-{kind}" for name in ("differences", "estimates") for kind in KINDS if kind in str(ALL)}
     names |= {"confusion-classification", "scatter-number", "training", "frames"}
     assert {f"figure {name}" for name in names} <= set(table["name"])
     assert "Table: scatter" not in page.text  # drawn
