@@ -14,7 +14,6 @@ def main() -> None:
         from echolung.evaluation.comparison import read_comparison
         from echolung.reports import study
         from echolung.reports.page import ReportInputs, write_report
-        from echolung.reports.samples import samples
         from echolung.tracking.arms import arm_results
         from echolung.tracking.experiments import Dataset, arm_run
         from echolung.tracking.provenance import provenance
@@ -39,7 +38,7 @@ def main() -> None:
             history=study.read_history(itertools.chain(*encoders.values())),
             encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
-            samples=samples(settings.tasks, folds, set(shown), here.data("ingest")),
+            samples=study.samples(settings.tasks, folds, set(shown), here.data("ingest")),
             revision=origin.get("git_revision", "<revision>"),
             beside=[here.data("compare", "metrics.json"), here.root / "params.yaml"],
         )

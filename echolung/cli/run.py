@@ -77,18 +77,15 @@ def clean() -> None:
 
 
 def derived(root: Path) -> list[Path]:
-    """What the stages and commands make: outputs of dvc.yaml, work in progress, runs and models."""
+    """What the stages and commands make: outputs, work in progress, runs and models."""
     import yaml
     from pydantic import TypeAdapter, ValidationError
 
     from echolung.composition import names
     from echolung.core.parameters import Key
 
-    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
-    bodies = [stage.get("do", stage) for stage in stages]
-    outs = [out if isinstance(out, str) else next(iter(out)) for body in bodies for out in body.get("outs", [])]
-    # data/<study>/<stage>, whatever is in it. Of data/raw/<study> only the drawn sets: yours may be beside them.
-    below = {out.split("/")[2] for out in outs if out.startswith("data/${study}/")}
+    # Of data/<study> the stages' own folders, of data/raw/<study> the drawn sets: yours may be beside them.
+    below = ("ingest", "split", "encoders", "embed", "fit", "compare")
     made = [root / place for place in ("data/cache", "data/demo", "data/locks", "mlruns/artifacts", "dvc.lock")]
     made += (root / "mlruns").glob("mlflow.db*")
     for file in [root / "params.yaml", *(root / "conf" / "study" / f"{name}.yaml" for name in names(root, "study"))]:

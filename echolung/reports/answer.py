@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -19,15 +18,6 @@ COLLAPSING = 0.5
 the same network on the same videos, whose ranks differ by about a tenth; some loss of rank is normal in training."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer of one task."""
-
-    outcome: str
-    """better, worse or undecided; mixed if candidates differ; none without a candidate."""
-    text: str
-
-
 def tested(comparison: Comparison) -> pd.DataFrame:
     """The tests of the loss between primary methods: `Comparison.pairs` and verdicts, with both arms' roles as `role`
     and `against`."""
@@ -37,7 +27,7 @@ def tested(comparison: Comparison) -> pd.DataFrame:
     return rows.assign(role=rows["arm"].map(roles), against=rows["reference"].map(roles))
 
 
-def answers(comparison: Comparison, tasks: Mapping[str, Task]) -> dict[str, Answer]:
+def answers(comparison: Comparison, tasks: Mapping[str, Task]) -> dict[str, str]:
     """task -> how its candidates compare with the references, and which of them were not shown to beat the baseline."""
     found = tested(comparison)
     found = found[found["role"] == "candidate"]
@@ -45,11 +35,11 @@ def answers(comparison: Comparison, tasks: Mapping[str, Task]) -> dict[str, Answ
     return {name: _answer(found[found["task"] == name], tasks[name]) for name in names}
 
 
-def _answer(rows: pd.DataFrame, task: Task) -> Answer:
+def _answer(rows: pd.DataFrame, task: Task) -> str:
     main = rows[rows["against"] == "reference"]
     low = rows[(rows["against"] == "baseline") & (rows["outcome"] != "better")]
     if main.empty:
-        return Answer("none", "No candidate was compared with a reference.")
+        return "No candidate was compared with a reference."
     parts = _sentences(main, task)
     if len(low):
         subject = f"{_joined(low['arm'])} {'was' if len(low) == 1 else 'were'} "
@@ -60,8 +50,7 @@ def _answer(rows: pd.DataFrame, task: Task) -> Answer:
         text = f"exploratory: {text}"
     if text.startswith(("no difference", "exploratory")):  # not the name of an arm
         text = text[0].upper() + text[1:]
-    outcomes = main["outcome"].unique()
-    return Answer(outcomes[0] if len(outcomes) == 1 else "mixed", f"{text}.")
+    return f"{text}."
 
 
 def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
@@ -85,7 +74,9 @@ def against_controls(comparison: Comparison, tasks: Mapping[str, Task]) -> list[
     """How the candidates compare with the controls, a line per task; these p-values are not corrected."""
     found = tested(comparison)
     found = found[(found["role"] == "candidate") & (found["against"] == "control")]
-    return [f"{task}: {'; '.join(_sentences(rows, tasks[task]))}." for task, rows in found.groupby("task", sort=False)]
+    return [
+        f"{task}: {'; '.join(_sentences(rows, tasks[str(task)]))}." for task, rows in found.groupby("task", sort=False)
+    ]
 
 
 def few_seeds(comparison: Comparison) -> str:

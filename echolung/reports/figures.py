@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from echolung.core.drawing import COLOURS, FAINT, GREYS, INK, PALE, SOFT, hide, new_figure, note, subtitle, ticks
+from echolung.core.drawing import COLOURS, FAINT, GREYS, INK, PALE, SOFT, WIDTH, hide, new_figure, note, subtitle, ticks
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.kind import Kind
+from echolung.reports.study import Sample
 from echolung.reports.tables import basis
 
 PANELS = 6
@@ -138,4 +139,21 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     keys = [Line2D([], [], color=colours.get(encoder, FAINT), lw=3, label=encoder) for encoder in encoders]
     keys += [Line2D([], [], color=INK, lw=1.2, ls=styles[seed], label=f"seed {seed}") for seed in seeds]
     figure.legend(handles=keys, loc="outside lower left", ncols=6)
+    return figure
+
+
+def sample_frames(samples: Sequence[Sample]) -> Figure | None:
+    """A contact sheet: one video per row, time from left to right."""
+    if not samples:
+        return None
+    columns = max(len(sample.frames) for sample in samples)
+    figure, panels = new_figure(len(samples), columns, (0.22 + WIDTH / columns) * len(samples))
+    figure.set_facecolor("#0b0f14")
+    for row, sample in zip(panels, samples, strict=True):
+        hide(row)
+        for panel, frame in zip(row, sample.frames, strict=False):
+            panel.imshow(frame, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+        caption = row[0].text(0, 1.04, sample.caption, transform=row[0].transAxes, color="#dfe6ee", fontweight="bold")
+        caption.set_in_layout(False)  # it is wider than its panel
+    figure.set_layout_engine("constrained", h_pad=0.16, w_pad=0.06)
     return figure

@@ -24,7 +24,7 @@ from echolung.kinds.task import Task
 from echolung.reports import figures
 from echolung.reports.answer import against_controls, answers, collapsed, few_seeds
 from echolung.reports.plots import write_plots
-from echolung.reports.samples import Sample, sample_frames
+from echolung.reports.study import Sample
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
 
 
@@ -90,7 +90,7 @@ def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any]
     of_encoder = {encoder: colours[arm] for arm, encoder in inputs.encoder_of.items() if arm in colours}
     curves = partial(figures.training, inputs.history, of_encoder)
     yield "training", "training", curves, "Self-supervised training", COLLAPSE
-    yield "frames", "frames", partial(sample_frames, inputs.samples), "Sample frames", "One video per row."
+    yield "frames", "frames", partial(figures.sample_frames, inputs.samples), "Sample frames", "One video per row."
 
 
 def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:

@@ -6,14 +6,18 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from echolung.data.clips import ClipStore
 from echolung.data.manifest import read_manifest
 from echolung.embedding.features import Features
+from echolung.kinds.task import Task
 from echolung.models.weights import read_record
 
 PHANTOM_LICENSE = "synthetic"
@@ -44,6 +48,32 @@ def _short(values: Mapping[str, Any]) -> str:
     """The plain values among parameters."""
     plain = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain.items())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few frames of one video, uint8 (n, H, W), and what it shows."""
+
+    caption: str
+    frames: np.ndarray
+
+
+def samples(
+    tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], shown: Collection[str], ingest: Path, frames: int = 6
+) -> list[Sample]:
+    """The first scored video of each stratum (class) of the tasks whose source is among `shown`, evenly spaced frames.
+
+    `ingest` is the folder of the sources' clip stores.
+    """
+    found = []
+    for name in [name for name, task in tasks.items() if task.source in shown]:
+        store = ClipStore.open(ingest / tasks[name].source / "clips")
+        rows = folds[name][folds[name]["fold"] >= 0].sort_values(["stratum", "sample_id"]).drop_duplicates("stratum")
+        for sample_id, label in rows[["sample_id", "label"]].itertuples(index=False, name=None):
+            video = store.frames(sample_id)
+            places = np.linspace(0, len(video) - 1, frames).round().astype(int)
+            found.append(Sample(f"{label} · {sample_id}", np.asarray(video[places])))
+    return found
 
 
 def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:

@@ -30,7 +30,6 @@ class Row:
     label: str
     method: str
     cells: list[str]
-    difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str]) -> list[Row]:
             if by_metric[metric]["test"]:
                 cells[place] += f", {chance(by_metric[metric])}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
-        rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells, difference=True))
+        rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells))
     return rows
 
 
@@ -151,7 +150,7 @@ def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
 def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 100) -> str:
     """The comparison for a terminal: a line of answer per task, one table, and how to read it."""
     found = answers(comparison, tasks)
-    lines = [line for task, answer in found.items() for line in _wrapped(f"{task}: {answer.text}", width, "    ")]
+    lines = [line for task, answer in found.items() for line in _wrapped(f"{task}: {answer}", width, "    ")]
     rows = [row for kind, names in by_kind(tasks).items() for row in _of_kind(comparison, KINDS[kind], names)]
     sizes = [max(len(row[place]) for row in rows if len(row) > 1) for place in range(len(rows[0]))]
     sizes[0] = min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes[1:]))
@@ -193,7 +192,7 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str]) -> list[l
 
 def table_markdown(comparison: Comparison, tasks: Mapping[str, Task]) -> str:
     """The answers and tables as Markdown."""
-    lines = [*(f"- {task}: {answer.text}" for task, answer in answers(comparison, tasks).items()), ""]
+    lines = [*(f"- {task}: {answer}" for task, answer in answers(comparison, tasks).items()), ""]
     for table in [*task_tables(comparison, tasks), *task_tables(comparison, tasks, "pairs")]:
         lines += [f"**{table.task}** ({table.basis})", ""]
         grid = table.grid()

@@ -21,7 +21,7 @@ from echolung.kinds.kinds import KINDS
 from echolung.reports.answer import answers
 from echolung.reports.page import ReportInputs, write_report
 from echolung.reports.publish import publish
-from echolung.reports.samples import Sample
+from echolung.reports.study import Sample
 from echolung.reports.tables import table_text, task_tables
 
 ALL, ALL_TABLES = {**TASKS, "ef": NUMBER}, {**TABLES, "ef": NUMBERS}
@@ -165,7 +165,7 @@ def test_what_is_published_can_be_read_back_and_shows_no_frame(report, compariso
     text = (target / "README.md").read_text()
     linked = re.findall(r"\(([\w/.-]+\.\w+)\)", text)
     assert linked and all((target / name).is_file() for name in linked)
-    assert all(answer.text in text for answer in answers(comparison, ALL).values())
+    assert all(answer in text for answer in answers(comparison, ALL).values())
     assert "- Code: git abc1234\n" in text
 
 
