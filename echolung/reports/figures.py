@@ -44,9 +44,9 @@ def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) 
         return None
     references = table["reference"].unique()
     labels = table["arm"] if len(references) == 1 else table["arm"] + " − " + table["reference"]
-    values = judged_only(comparison, "folds").set_index(["task", "metric", "arm", "step"])["value"].sort_index()
+    values = judged_only(comparison, "folds").pivot(index=["task", "metric", "step"], columns="arm", values="value")
     folds = [
-        (values[task, metric, arm] - values[task, metric, reference]).to_numpy(dtype=float)
+        (values[arm] - values[reference]).loc[task, metric].to_numpy(dtype=float)
         for task, metric, arm, reference in table[["task", "metric", "arm", "reference"]].itertuples(index=False)
     ]
     table = table.assign(label=labels, estimate=table["difference"], folds=folds)

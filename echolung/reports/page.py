@@ -197,10 +197,11 @@ def _with_intervals(table: pd.DataFrame, value: str = "estimate") -> pd.DataFram
 
 def _tasks(tasks: Mapping[str, Task]) -> pd.DataFrame:
     def written(value: Any) -> str:
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts = [f"{key}: {one}" for key, one in value.items()] if isinstance(value, dict) else value
+        return ", ".join(map(str, parts)) if isinstance(parts, list) else str(parts)
 
-    values = {name: task.model_dump(mode="json") for name, task in tasks.items()}
-    return pd.DataFrame([{"task": name} | {k: written(v) for k, v in of.items() if v} for name, of in values.items()])
+    values = {name: task.model_dump(mode="json", exclude_none=True) for name, task in tasks.items()}
+    return pd.DataFrame([{"task": name} | {k: written(v) for k, v in of.items()} for name, of in values.items()])
 
 
 def _checks(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
