@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from echolung.core.errors import SettingsError
+from echolung.core.parameters import nearest
 
 GROUPS = ("study", "scale")
 """Folders of conf/; one file of each is composed."""
@@ -50,8 +50,7 @@ def compose(root: Path, study: str | None = None, scale: str | None = None, chan
     for group, name in named.items():
         known = names(root, group)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"Did you mean '{near[0]}'? " if near else ""
+            hint = nearest(name, known, "Did you mean '{}'? ")
             raise SettingsError(f"conf/{group} has no '{name}'", f"{hint}It has: {', '.join(known)}.")
     chosen = at_hand(root) | named
     overrides = [quoted(change) for change in changes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,7 +10,7 @@ import pydantic
 import yaml
 
 from echolung.core.errors import SettingsError
-from echolung.core.parameters import Key, Parameters, chosen
+from echolung.core.parameters import Key, Parameters, chosen, nearest
 from echolung.data.ingest import IngestSettings
 from echolung.data.splits import SplitSettings
 from echolung.embedding.embed import EmbedSettings
@@ -175,8 +174,7 @@ class Settings(Parameters):
         if task is None:
             return next(iter(self.tasks))
         if task not in self.tasks:
-            near = difflib.get_close_matches(task, self.tasks, n=1, cutoff=0.4)
-            hint = f"Did you mean '{near[0]}'? " if near else ""
+            hint = nearest(task, self.tasks, "Did you mean '{}'? ")
             raise SettingsError(f"study {self.study} has no task '{task}'", f"{hint}It has: {', '.join(self.tasks)}.")
         return task
 

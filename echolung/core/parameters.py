@@ -90,10 +90,10 @@ class chosen:
         return self.settings(value[self.key]).model_validate(value)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`: did you mean 'x'?` for the known name closest to `name`; empty if none is close."""
+def nearest(name: str, known: Iterable[str], hint: str = ": did you mean '{}'?") -> str:
+    """`hint` with the known name that is closest to `name`; empty if none is close."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f": did you mean '{near[0]}'?" if near else ""
+    return hint.format(near[0]) if near else ""
 
 
 def _describe(fault: Any) -> str:

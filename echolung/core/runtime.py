@@ -174,12 +174,8 @@ def read_json(path: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """JSON for numpy scalars and arrays, paths, and whatever else has an exact text."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    """JSON for paths, and for numpy's scalars and arrays."""
+    return str(value) if isinstance(value, Path) else value.tolist()
 
 
 def workspace(root: Path) -> Path:

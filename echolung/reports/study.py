@@ -87,18 +87,10 @@ def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
                 "videos": len(manifest),
                 "patients": manifest["patient_id"].nunique(),
                 "frames": int(manifest["frames"].sum()),
-                "frames per second": _span(manifest["fps"]),
-                "pixels wide": _span(manifest["width"]),
-                "codecs": ", ".join(sorted(manifest["codec"].dropna().unique())),
                 "drawn": bool(manifest["license"].str.startswith(PHANTOM_LICENSE).fillna(False).all()),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _span(values: pd.Series) -> str:
-    low, high = f"{values.min():g}", f"{values.max():g}"
-    return low if low == high else f"{low} to {high}"
 
 
 def encoders(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
