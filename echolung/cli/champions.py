@@ -7,29 +7,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from echolung.stage import exit_cleanly, project_root
+from echolung.stage import project
 
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
     from echolung.settings import Settings
-
-
-def clean(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the command become one line with the remedy, and an exit code."""
-
-    @wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        with exit_cleanly():
-            command(*arguments, **options)
-
-    return wrapped
 
 
 def become_mlflow(arguments: list[str]) -> None:
@@ -42,20 +29,17 @@ def require_free(port: int) -> None:
     """Raise BusyError if something else listens on the port."""
     from echolung.core.errors import BusyError
 
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind(("127.0.0.1", port))
-        except OSError as error:
-            problem = f"port {port} cannot be used ({error.strerror})"
-            raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        problem = f"port {port} cannot be used ({os.strerror(error.errno or 0)})"
+        raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
 
 
 @click.command()
 @click.argument("task")
 @click.option("--arm", help="The candidate; by default the task's first arm with the role `candidate`.")
 @click.option("--reset", is_flag=True, help="Compare with the baseline only, not with the champion.")
-@clean
 def promote(task: str, arm: str | None, reset: bool) -> None:
     """Make an arm the champion of TASK, if its out-of-fold scores allow.
 
@@ -68,14 +52,12 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
       echolung promote blues-covid --arm random
     """
     from echolung.registry.promote import promote as run_promotion
-    from echolung.settings import load
     from echolung.tracking.experiments import stage_run
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     task = settings.known_task(task)
-    candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.candidate(task)))
+    candidate = _candidate(root, settings, task, settings.known_arm(task, arm))
     tracking = store(root, settings.tracking)
     with (
         _one_at_a_time(root, settings, task),
@@ -99,7 +81,6 @@ def _one_at_a_time(root: Path, settings: Settings, task: str) -> contextlib.Abst
 @click.command()
 @click.argument("task")
 @click.option("--to", type=click.IntRange(min=1), help="Version; by default the one that the champion followed.")
-@clean
 def rollback(task: str, to: int | None) -> None:
     """Make an earlier champion of TASK the champion again.
 
@@ -112,12 +93,10 @@ def rollback(task: str, to: int | None) -> None:
       echolung rollback pocus-pathology --to 3
     """
     from echolung.registry.rollback import roll_back
-    from echolung.settings import load
     from echolung.tracking.experiments import stage_run
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     name = settings.known_task(task)
     tracking = store(root, settings.tracking)
     parameters = {"task": name, "to": to or "the one before"}
@@ -171,7 +150,6 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
     type=click.Path(path_type=Path, file_okay=False),
     help="A folder for pictures (gif and png) of what each answer rests on.",
 )
-@clean
 def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None) -> None:
     """Ask a task's champion about video FILES.
 
@@ -188,11 +166,9 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     from echolung.serving.answers import as_json, as_text
     from echolung.serving.explain import explain_files
     from echolung.serving.model import Model
-    from echolung.settings import load
     from echolung.tracking.store import store, where
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     name = settings.known_task(task)
     for video in videos:  # a wrong path is an error before any file is decoded
         with opened(video):
@@ -225,7 +201,6 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="The folder below which videos are read; by default the current one.",
 )
-@clean
 def serve(task: str, port: int, root: Path | None) -> None:
     """Serve TASK's champion by HTTP, on this machine only (127.0.0.1) and without a password.
 
@@ -240,12 +215,10 @@ def serve(task: str, port: int, root: Path | None) -> None:
     from echolung.data.ffmpeg import require_ffmpeg
     from echolung.registry.models import champion
     from echolung.serving.request import ROOT_VARIABLE, Limits
-    from echolung.settings import load
     from echolung.tracking.store import store
 
-    project = project_root()
-    settings = load(project)
-    place = store(project, settings.tracking)
+    here, settings = project()
+    place = store(here, settings.tracking)
     version = champion(place, settings.study, settings.known_task(task))
     require_ffmpeg()
     require_free(port)
