@@ -75,13 +75,17 @@ def promote(
     warnings = _warnings(candidate, origin)
     if present is not None and not same:
         warnings.append(f"Chosen over version {present.number} by this very loss: expect it to be a little too good.")
+    facts = {
+        "study": candidate.study, "kind": candidate.task.kind, "unit": candidate.task.unit, "arm": candidate.arm,
+        "arm_seed": candidate.seed, "method": candidate.method, "videos": len(training),
+        "patients": training["patient_id"].nunique(), "follows": before or "",
+    }  # fmt: skip
     tags = {
+        **{key: str(value) for key, value in facts.items()},
         **evidence.tags(),
-        **_tags(candidate, scores),
-        **{key: value for key, value in origin.items() if not key.startswith("mlflow.")},
+        **origin,
         "fingerprint": fingerprint,
         "code": code,
-        "follows": str(before or ""),
         "reasons": "\n".join(reasons),
         "warnings": "\n".join(warnings),
         "outside": words(novelty.record),
@@ -103,7 +107,7 @@ def promote(
         version = registry.register(store, run, candidate.study, candidate.name, folder, columns, tags, card)
     registry.make_champion(store, name, version.number)
     event = f"champion, promoted over version {before}" if before else "champion, the first"
-    registry.note(store, name, version.number, event, "promoted_at")
+    registry.note(store, name, version.number, event)
     run.metrics({f"out_of_fold/{metric}": score.estimate for metric, score in scores.items()})
     run.metrics({"outside/false_alarm_rate": novelty.record.measured, "outside/threshold": novelty.record.threshold})
     return Promotion("promoted", name, version.number, reasons, warnings, tags["outside"])
@@ -112,24 +116,11 @@ def promote(
 def _refuse_rolled_back(store: Store, name: str, fingerprint: str, task: str) -> None:
     """Raise PromotionError if exactly this model was rolled back."""
     for number, tags in registry.versions(store, name):
-        if tags.get("fingerprint") == fingerprint and "rolled_back_at" in tags:
+        if tags.get("fingerprint") == fingerprint and (when := registry.rolled_back_at(tags)):
             raise PromotionError(
-                f"this very model was champion as version {number} and was rolled back at {tags['rolled_back_at']}",
+                f"exactly this model was champion as version {number} and was rolled back at {when}",
                 f"To return to it: `echolung rollback {task} --to {number}`. {RESET_REMEDY}",
             )
-
-
-def _tags(candidate: Candidate, scores: dict[str, Score]) -> dict[str, str]:
-    """What the model is, and every metric with its interval."""
-    rows = candidate.training
-    values: dict[str, object] = {
-        "study": candidate.study, "kind": candidate.task.kind, "unit": candidate.task.unit, "arm": candidate.arm,
-        "arm_seed": candidate.seed, "method": candidate.method, "videos": len(rows),
-        "patients": rows["patient_id"].nunique(),
-    }  # fmt: skip
-    for metric, one in scores.items():
-        values[f"out_of_fold_{metric}"] = f"{one.estimate:.4f} (95% interval {one.low:.4f} to {one.high:.4f})"
-    return {key: str(value) for key, value in values.items()}
 
 
 def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:

@@ -16,10 +16,10 @@ INITS = {"reference": "random", "control": "control", "baseline": "baseline", "c
 """A run's tag `init`, by the arm's role."""
 
 
-def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *datasets: Dataset) -> list[ArmResult]:
+def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, dataset: Dataset) -> list[ArmResult]:
     """One result per arm of `task`, candidates first.
 
-    `encoders` has one row per encoder, with the column `arm`; its other columns become parameters.
+    `encoders` has one row per arm with an encoder; its other columns become parameters.
 
     Metrics of the primary method that are compared in pairs have plain names (`auroc`, with `_low` and `_high`), its
     others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`
@@ -30,24 +30,22 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *data
     for arm in [arm for arm in comparison.order if arm in set(mine.arms["arm"])]:
         rows = mine.arms[mine.arms["arm"] == arm]
         first = rows[rows["primary"]].iloc[0]
-        made = encoders[encoders["arm"] == arm] if len(encoders) else encoders
-        sizes = {size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")}
+        encoder = encoders[encoders["arm"] == arm].drop(columns="arm").to_dict("records")
         verdicts = mine.verdicts[mine.verdicts["arm"] == arm].to_dict("records")
         results.append(
             ArmResult(
                 task=task,
                 arm=arm,
                 init=INITS[first["role"]],
-                data_digest=datasets[0].digest if datasets else "",
                 parameters={
                     "method": first["method"],
                     "unit": first["unit"],
-                    **sizes,
-                    **{column: _joined(made[column]) for column in made.columns.drop("arm", errors="ignore")},
+                    **{size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")},
+                    **(encoder[0] if encoder else {}),
                 },
                 metrics={**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])},
                 folds=_folds(mine.folds, arm, first["method"], paired),
-                datasets=datasets,
+                dataset=dataset,
                 tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
             )
         )
@@ -88,7 +86,3 @@ def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list
         {row["metric"]: _number(row["value"]) for row in of_step.to_dict("records")}
         for _, of_step in mine.groupby("step", sort=True)
     ]
-
-
-def _joined(values: pd.Series) -> str:
-    return ", ".join(str(value) for value in values.drop_duplicates())

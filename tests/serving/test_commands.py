@@ -38,7 +38,7 @@ def project(folder: Path, tracking: Store) -> Path:
     for warning, follows in (("", ""), ("Fitted on 2 videos.", "1")):
         tags = {"warnings": warning, "follows": follows}
         version = registered(tracking, "phantom", folder / "whole" / "model", tags)
-        note(tracking, version.name, version.number, "champion", "promoted_at")
+        note(tracking, version.name, version.number, "champion")
     return tracking.root
 
 
