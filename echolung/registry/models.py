@@ -20,6 +20,7 @@ import pandas as pd
 
 from echolung.core.errors import CheckpointError, NoChampionError, RegistryError
 from echolung.serving.model import read_model
+from echolung.serving.request import INPUTS
 from echolung.tracking.run import Run
 from echolung.tracking.store import SQLITE, Store
 
@@ -32,8 +33,6 @@ REQUIREMENTS = [
     "mlflow", "numpy", "pandas", "psutil", "pydantic", "pyyaml", "safetensors", "scikit-learn", "scipy", "torch",
     "torchcodec",
 ]  # fmt: skip
-INPUTS = ("video", "content")
-"""Columns of a request: a path, or the bytes of a video file as base64; one of them in each row."""
 LOCAL = """
     SELECT v.version, v.storage_location FROM registered_model_aliases a
     JOIN model_versions v ON v.name = a.name AND v.version = a.version WHERE a.name = ? AND a.alias = ?"""

@@ -9,7 +9,6 @@ import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.core.runtime import atomic_path
-from echolung.methods.method import Method
 from echolung.serving.answers import OUTSIDE, RESEARCH_ONLY, cell
 from echolung.serving.model import Model
 
@@ -22,15 +21,14 @@ def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str)
     """
     from echolung.serving.pictures import Caption, Picture, write_gif, write_png
 
-    if type(model.method).explain is Method.explain:
-        raise _unexplained(model)
     tables, stems = [], [path.stem for path in paths]
     for place, path in enumerate(paths):
         batch = model.read([path])
         tables.append(model.answer(batch))
         maps = model.method.explain(batch.recordings, batch.ids[0])
         if maps is None:
-            raise _unexplained(model)
+            problem = f"the method '{model.record.method}' cannot show what its answers rest on"
+            raise DataError(problem, "Leave out --explain.")
         picture = Picture(*model.clips(batch, batch.ids[0]), maps)
         caption = Caption(*_answer(model, tables[-1].iloc[0]), maps.words, f"{title}. {RESEARCH_ONLY}", path.name)
         count = stems[: place + 1].count(path.stem)
@@ -48,8 +46,3 @@ def _answer(model: Model, row: pd.Series) -> tuple[str, str]:
         return OUTSIDE, f"distance {row['distance']:.2f} to the training videos, threshold {row['threshold']:.2f}"
     first, *others = model.kind.answer_columns(model.task)
     return f"{first}: {cell(row[first])}", "   ".join(f"{name} {cell(row[name])}" for name in others)
-
-
-def _unexplained(model: Model) -> DataError:
-    problem = f"the method '{model.record.method}' cannot show what its answers rest on"
-    return DataError(problem, "Leave out --explain.")
