@@ -53,27 +53,23 @@ def promote(
     enough, DataError if predictions, features and split do not belong together.
     """
     name = registry.model_name(candidate.study, candidate.name)
-    fingerprint, code = candidate.fingerprint(novelty_settings), candidate.code
+    fingerprint = candidate.fingerprint(novelty_settings)
     before = registry.champion_number(store, name)
     present = registry.find_version(store, name, before) if before and not reset else None
-    same = present is not None and present.tags.get("fingerprint") == fingerprint
-    if present is not None and same and present.tags.get("code") == code:
+    if present and present.tags.get("fingerprint") == fingerprint:
+        reasons = [f"{candidate.label} on these data is the champion already; --reset makes it again"]
         told = present.tags["warnings"].splitlines()
-        reasons = [f"{candidate.label} on these data is the champion already"]
         return Promotion("unchanged", name, present.number, reasons, told, present.tags["outside"])
-    if present is not None and not same:
+    if present:
         _refuse_rolled_back(store, name, fingerprint, candidate.name)
     scores = candidate.scores(bootstrap)
     evidence = candidate.evidence(scores)
-    # The champion itself, made by changed code, would never be better than itself.
-    reasons = decide(evidence, Evidence.of_tags(present.tags) if present and not same else None)
-    if same:
-        reasons.insert(0, "the same model made again, because the code that fits it has changed")
+    reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)
     origin, training = provenance(store.root), candidate.training
     described = describe(candidate.recordings, list(training["sample_id"]))
     novelty = fit_novelty(described, training["split_group"].to_numpy(str), novelty_settings)
     warnings = _warnings(candidate, origin)
-    if present is not None and not same:
+    if present:
         warnings.append(f"Chosen over version {present.number} by this very loss: expect it to be a little too good.")
     facts = {
         "study": candidate.study, "kind": candidate.task.kind, "unit": candidate.task.unit, "arm": candidate.arm,
@@ -85,7 +81,6 @@ def promote(
         **evidence.tags(),
         **origin,
         "fingerprint": fingerprint,
-        "code": code,
         "reasons": "\n".join(reasons),
         "warnings": "\n".join(warnings),
         "outside": words(novelty.record),
@@ -103,7 +98,7 @@ def promote(
             frame_size=candidate.frame_size, novelty=novelty.record,
         )  # fmt: skip
         write_model(folder, record, method, novelty, candidate.encoder)
-        columns, card = Model.open(folder).columns, _card(candidate, scores, reasons, [*warnings, tags["outside"]])
+        columns, card = Model.open(folder).columns, _card(candidate, scores, [*warnings, tags["outside"]])
         version = registry.register(store, run, candidate.study, candidate.name, folder, columns, tags, card)
     registry.make_champion(store, name, version.number)
     event = f"champion, promoted over version {before}" if before else "champion, the first"
@@ -137,7 +132,7 @@ def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _card(candidate: Candidate, scores: dict[str, Score], reasons: list[str], warnings: list[str]) -> str:
+def _card(candidate: Candidate, scores: dict[str, Score], warnings: list[str]) -> str:
     """The version's description in Markdown."""
     encoder = f" on the frozen encoder of arm `{candidate.arm}`" if candidate.encoder else ""
     lines = [
@@ -150,8 +145,6 @@ def _card(candidate: Candidate, scores: dict[str, Score], reasons: list[str], wa
             f"| {label.label} | {one.estimate:.3f} | {one.low:.3f} to {one.high:.3f} | {one.baseline:.3f} |"
             for label, one in zip(candidate.kind.metrics.values(), scores.values(), strict=True)
         ),
-        "\nWhy it was promoted:\n",
-        *(f"- {reason}" for reason in reasons),
         "\nWarnings:\n",
         *(f"- {warning}" for warning in warnings),
     ]

@@ -10,13 +10,13 @@ import math
 import pandas as pd
 
 from echolung.evaluation.comparison import Comparison
-from echolung.tracking.experiments import ArmResult, Dataset
+from echolung.tracking.experiments import ArmResult
 
 INITS = {"reference": "random", "control": "control", "baseline": "baseline", "candidate": "pretrained"}
 """A run's tag `init`, by the arm's role."""
 
 
-def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, dataset: Dataset) -> list[ArmResult]:
+def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str) -> list[ArmResult]:
     """One result per arm of `task`, candidates first.
 
     `encoders` has one row per arm with an encoder; its other columns become parameters.
@@ -37,6 +37,7 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, datas
                 task=task,
                 arm=arm,
                 init=INITS[first["role"]],
+                data_digest=data_digest,
                 parameters={
                     "method": first["method"],
                     "unit": first["unit"],
@@ -45,7 +46,6 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, datas
                 },
                 metrics={**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])},
                 folds=_folds(mine.folds, arm, first["method"], paired),
-                dataset=dataset,
                 tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
             )
         )

@@ -15,7 +15,6 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -156,17 +155,6 @@ def trial_run(
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A table that an arm's run read. `context`: training or evaluation."""
-
-    frame: pd.DataFrame
-    source: Path
-    name: str
-    digest: str
-    context: str
-
-
-@dataclass(frozen=True)
 class ArmResult:
     """The comparison's results of one arm on one task."""
 
@@ -174,12 +162,13 @@ class ArmResult:
     arm: str
     init: str
     """`pretrained`, `random`, `control` or `baseline`."""
+    data_digest: str
+    """Of the task's split."""
     parameters: Mapping[str, Any]
     metrics: Mapping[str, float | None]
     """`balanced_accuracy`, `balanced_accuracy_low`, `balanced_accuracy_high` and so on."""
     folds: Sequence[Mapping[str, float | None]]
     """Metrics of each outer fold, in the order repeat x fold: logged as `fold/<metric>`, a step each."""
-    dataset: Dataset
     tags: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -188,23 +177,23 @@ def arm_run(store: Store, study: str, result: ArmResult) -> Run:
 
     The latest run of a task and arm has the tag `current` = true, older ones false.
     """
-    experiment, data = _experiment(store, study), result.dataset
+    experiment = _experiment(store, study)
     own = {"study": study, "task": result.task, "arm": result.arm}
-    content = [own, result.init, data.digest, result.parameters, result.metrics, result.folds]
+    content = [own, result.init, result.data_digest, result.parameters, result.metrics, result.folds]
     runs, fingerprint = _find(store, experiment, **own), digest(content)
-    same = [run for run in runs if run.data.tags["fingerprint"] == fingerprint and run.info.status == "FINISHED"]
+    same = [run for run in runs if run.data.tags.get("fingerprint") == fingerprint and run.info.status == "FINISHED"]
     same = [run for run in same if "incomplete" not in run.data.tags]
     if same:
         current = Run(store, same[0].info.run_id)
     else:
-        tags = {**result.tags, **own, "init": result.init, "data_digest": data.digest, "fingerprint": fingerprint}
+        tags = {**result.tags, **own, "init": result.init, "data_digest": result.data_digest}
         label = result.init if result.init == result.arm else f"{result.init} ({result.arm})"
-        with _closing(_create(store, experiment, f"{label} - {result.task}", tags)) as current:
+        made = _create(store, experiment, f"{label} - {result.task}", {**tags, "fingerprint": fingerprint})
+        with _closing(made) as current:
             current.parameters({"task": result.task, "arm": result.arm, "init": result.init, **result.parameters})
             current.metrics(result.metrics)
             folds = [{f"fold/{name}": value for name, value in fold.items()} for fold in result.folds]
             current.series(list(enumerate(folds)))
-            current.dataset(data.frame, data.source, data.name, data.digest, data.context)
     for old in runs:
         if old.info.run_id != current.id and old.data.tags.get("current") == "true":
             Run(store, old.info.run_id).tags({"current": "false"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,21 +53,6 @@ class Run:
         """Keep a file, or a folder with everything in it, as artifacts; the same name again replaces it."""
         call = "log_artifacts" if path.is_dir() else "log_artifact"
         self._write(lambda client: getattr(client, call)(self.id, str(path), folder or None))
-
-    def dataset(self, frame: pd.DataFrame, source: Path, name: str, digest: str, context: str) -> None:
-        """Record a table that the run read: its file, digest, columns and size. `context`: evaluation, for example."""
-
-        def write(client: Any) -> None:
-            import mlflow.data
-            from mlflow.entities import DatasetInput, InputTag
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about integer columns
-                data = mlflow.data.from_pandas(frame, source=str(source), name=name, digest=digest[:36])
-            item = DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
-            client.log_inputs(self.id, datasets=[item])
-
-        self._write(write)
 
     def replay(self, history: pd.DataFrame) -> None:
         """Log the points of a training history (`step`, and a column per metric) that the store does not have."""

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import GateError, TrackingError
-from echolung.tracking.experiments import ArmResult, Dataset, arm_run, stage_run, stage_times, trial_run
+from echolung.tracking.experiments import ArmResult, arm_run, stage_run, stage_times, trial_run
 from echolung.tracking.provenance import gone, process
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store, TrackingSettings, store, where
@@ -74,15 +74,14 @@ def series(tracking: Store, run: Run, name: str) -> list[tuple[int, float]]:
 
 
 def result(**changes: object) -> ArmResult:
-    split = pd.DataFrame({"sample_id": ["pocus/a", "pocus/b"], "fold": [0, 1]})
     values: dict[str, object] = {
         "task": "pocus-pathology",
         "arm": "jepa",
         "init": "pretrained",
+        "data_digest": "d1",
         "parameters": {"seeds": [0, 1], "encoder": {"width": 192}},
         "metrics": {"balanced_accuracy": 0.7, "balanced_accuracy_low": 0.6, "balanced_accuracy_high": 0.8},
         "folds": [{"balanced_accuracy": 0.65}, {"balanced_accuracy": 0.75}, {"balanced_accuracy": None}],
-        "dataset": Dataset(split, Path("/tmp/split.csv"), "pocus-pathology", "f" * 64, "evaluation"),
     }
     return ArmResult(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -236,7 +235,7 @@ def test_a_stage_outlives_its_store_and_warns_once(
     with trial_run(tracking, "phantom", "jepa", 11, {}, "outage") as run:
         run.metrics({"loss": 3.0}, step=1)
         with monkeypatch.context() as outage:
-            for write in ("log_batch", "log_artifact", "log_inputs", "get_metric_history"):
+            for write in ("log_batch", "log_artifact", "get_metric_history"):
                 outage.setattr(f"mlflow.tracking.MlflowClient.{write}", refuse)
             run.live(2, {"loss": 2.0})
             run.metrics({"loss_last": 1.0})
@@ -272,7 +271,7 @@ def test_a_run_cut_off_while_it_was_written_is_replaced(tracking: Store, monkeyp
         def die(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(Run, "dataset", die)
+        patch.setattr(Run, "series", die)
         with pytest.raises(KeyboardInterrupt):
             arm_run(tracking, "cut", result())
     run = arm_run(tracking, "cut", result())
