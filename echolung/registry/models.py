@@ -91,15 +91,9 @@ def local_champion(uri: str, study: str, task: str) -> Version | None:
 
 def champion_number(store: Store, name: str) -> int | None:
     """The champion's version number, without a look at its files; None if there is none."""
-    from mlflow.exceptions import MlflowException
-
     with store.connected() as client:
-        try:
-            return int(client.get_model_version_by_alias(name, CHAMPION).version)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model; no such alias
-                return None
-            raise
+        aliases = [model.aliases for model in client.search_registered_models(f"name = '{name}'")]
+    return int(aliases[0][CHAMPION]) if aliases and CHAMPION in aliases[0] else None
 
 
 def find_version(store: Store, name: str, number: int) -> Version:

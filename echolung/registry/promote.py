@@ -60,8 +60,12 @@ def promote(
         reasons = [f"{candidate.label} on these data is the champion already; --reset makes it again"]
         told = present.tags["warnings"].splitlines()
         return Promotion("unchanged", name, present.number, reasons, told, present.tags["outside"])
-    if present:
-        _refuse_rolled_back(store, name, fingerprint, candidate.name)
+    for number, own in registry.versions(store, name) if present else []:
+        if own.get("fingerprint") == fingerprint and (when := registry.rolled_back_at(own)):
+            raise PromotionError(
+                f"exactly this model was champion as version {number} and was rolled back at {when}",
+                f"To return to it: `echolung rollback {candidate.name} --to {number}`. {RESET_REMEDY}",
+            )
     scores = candidate.scores(bootstrap)
     evidence = candidate.evidence(scores)
     reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)
@@ -106,16 +110,6 @@ def promote(
     run.metrics({f"out_of_fold/{metric}": score.estimate for metric, score in scores.items()})
     run.metrics({"outside/false_alarm_rate": novelty.record.measured, "outside/threshold": novelty.record.threshold})
     return Promotion("promoted", name, version.number, reasons, warnings, tags["outside"])
-
-
-def _refuse_rolled_back(store: Store, name: str, fingerprint: str, task: str) -> None:
-    """Raise PromotionError if exactly this model was rolled back."""
-    for number, tags in registry.versions(store, name):
-        if tags.get("fingerprint") == fingerprint and (when := registry.rolled_back_at(tags)):
-            raise PromotionError(
-                f"exactly this model was champion as version {number} and was rolled back at {when}",
-                f"To return to it: `echolung rollback {task} --to {number}`. {RESET_REMEDY}",
-            )
 
 
 def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:

@@ -56,16 +56,12 @@ def decide(candidate: Evidence, champion: Evidence | None) -> list[str]:
                 "It needs more data or a better encoder.",
             )
         return [f"out of fold: {'; '.join(found)}"]
-    for what, own, other in (
-        ("data", candidate.data_digest, champion.data_digest),
-        ("splits", candidate.split_digest, champion.split_digest),
-    ):
-        if own != other:
-            raise PromotionError(
-                f"champion and candidate were scored on different {what} ({other}, {own}), so that their"
-                f" {candidate.metric} ({champion.loss:.4f}, {candidate.loss:.4f}) cannot be compared",
-                RESET_REMEDY,
-            )
+    if (candidate.data_digest, candidate.split_digest) != (champion.data_digest, champion.split_digest):
+        raise PromotionError(
+            f"champion and candidate were scored on different data or splits, so that their {candidate.metric}"
+            f" ({champion.loss:.4f}, {candidate.loss:.4f}) cannot be compared",
+            RESET_REMEDY,
+        )
     numbers = f"{candidate.metric} {candidate.loss:.4f}, champion {champion.loss:.4f}, on the same data and split"
     if not candidate.loss < champion.loss:
         raise PromotionError(f"the candidate is not better than the champion out of fold: {numbers}", RESET_REMEDY)

@@ -23,13 +23,13 @@ def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str)
 
     tables, stems = [], [path.stem for path in paths]
     for place, path in enumerate(paths):
-        batch = model.read([path])
-        tables.append(model.answer(batch))
-        maps = model.method.explain(batch.recordings, batch.ids[0])
+        one = model.read(path)
+        tables.append(model.answer(one))
+        maps = model.method.explain(one.recordings, one.name)
         if maps is None:
             problem = f"the method '{model.record.method}' cannot show what its answers rest on"
             raise DataError(problem, "Leave out --explain.")
-        picture = Picture(*model.clips(batch, batch.ids[0]), maps)
+        picture = Picture(*model.clips(one), maps)
         caption = Caption(*_answer(model, tables[-1].iloc[0]), maps.words, f"{title}. {RESEARCH_ONLY}", path.name)
         count = stems[: place + 1].count(path.stem)
         name = path.stem if count == 1 else f"{path.stem}-{count}"

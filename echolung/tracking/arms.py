@@ -6,6 +6,7 @@ That page lists metrics by name in a short box: few have plain names, so that it
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 
 import pandas as pd
 
@@ -44,7 +45,7 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_
                     **{size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")},
                     **(encoder[0] if encoder else {}),
                 },
-                metrics={**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])},
+                metrics=_known({**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])}),
                 folds=_folds(mine.folds, arm, first["method"], paired),
                 tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
             )
@@ -52,37 +53,29 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_
     return results
 
 
-def _scores(rows: pd.DataFrame, paired: set[str]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+def _scores(rows: pd.DataFrame, paired: set[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
     for row in rows.to_dict("records"):
         prefix = "" if row["metric"] in paired else "more/"
         name = f"{prefix if row['primary'] else row['method'] + '/'}{row['metric']}"
-        found |= _interval(name, row["estimate"], row["low"], row["high"])
+        found |= {name: row["estimate"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
     return found
 
 
-def _differences(pairs: pd.DataFrame, arm: str, method: str) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+def _differences(pairs: pd.DataFrame, arm: str, method: str) -> dict[str, float]:
+    found: dict[str, float] = {}
     for row in pairs[(pairs["arm"] == arm) & (pairs["method"] == method)].to_dict("records"):
         name = f"minus_{row['reference']}/{row['metric']}"
-        found |= _interval(name, row["difference"], row["low"], row["high"])
-        found[f"{name}_p_uncorrected"] = _number(row["p_value"])
-        found[f"{name}_p_holm"] = _number(row["p_holm"])
-    return {name: value for name, value in found.items() if value is not None}
+        found |= {name: row["difference"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
+        found |= {f"{name}_p_uncorrected": row["p_value"], f"{name}_p_holm": row["p_holm"]}
+    return found
 
 
-def _interval(name: str, estimate: float, low: float, high: float) -> dict[str, float | None]:
-    return {name: _number(estimate), f"{name}_low": _number(low), f"{name}_high": _number(high)}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list[dict[str, float | None]]:
+def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list[dict[str, float]]:
     """Metrics of each outer fold, in the order of the comparison's steps."""
     mine = folds[(folds["arm"] == arm) & (folds["method"] == method) & folds["metric"].isin(paired)]
-    return [
-        {row["metric"]: _number(row["value"]) for row in of_step.to_dict("records")}
-        for _, of_step in mine.groupby("step", sort=True)
-    ]
+    return [_known(rows.set_index("metric")["value"].to_dict()) for _, rows in mine.groupby("step", sort=True)]
+
+
+def _known(values: Mapping[Hashable, float]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items() if not math.isnan(value)}

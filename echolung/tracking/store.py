@@ -109,11 +109,10 @@ def _reported(store: Store) -> Iterator[None]:
         text = str(error).strip() or type(error).__name__
         said = re.search(r"\(\w+\.\w*Error\) (.+)", text)  # by the database, among many lines of SQLAlchemy
         line = said[1] if said else text.splitlines()[0][:300]
-        raise TrackingError(f"the tracking store {store.uri} cannot be used: {line}", _remedy(error, store)) from error
+        raise TrackingError(f"the tracking store {store.uri} cannot be used: {line}", _remedy(text, store)) from error
 
 
-def _remedy(error: Exception, store: Store) -> str:
-    text = str(error)
+def _remedy(text: str, store: Store) -> str:
     if "locked" in text:
         return "Another program is writing to it: end it (a paused `mlflow ui`, a database browser) and try again."
     if "schema" in text or "Can't locate revision" in text:
@@ -122,6 +121,4 @@ def _remedy(error: Exception, store: Store) -> str:
         return "The file is damaged: restore a copy, or move it away to start a new history."
     if store.uri.startswith("http"):
         return "Is the server running and reachable? Unset MLFLOW_TRACKING_URI (or `tracking.uri`) for the local store."
-    if isinstance(error, OSError) or any(word in text for word in ("readonly", "unable to open", "full", "I/O")):
-        return "Check that the folder exists and can be written to, and that the disk is not full."
-    return "See `mlflow doctor`; the store can be moved away to start a new history."
+    return "Is the folder writable, and the disk not full? The store can be moved away to start a new history."
