@@ -186,7 +186,6 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     from echolung.data.containers import opened
     from echolung.registry.models import champion, local_champion
     from echolung.serving.answers import as_json, as_text
-    from echolung.serving.explain import explain_files
     from echolung.serving.model import Model
     from echolung.settings import load
     from echolung.tracking.store import store, where
@@ -202,6 +201,8 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     model = Model.open(version.folder)
     title = f"{version.name} version {version.number}"
     if explain:
+        from echolung.serving.explain import explain_files
+
         answers = explain_files(model, videos, explain, title)
     else:
         with click.progressbar(length=len(videos), hidden=len(videos) < 20, file=sys.stderr) as bar:

@@ -18,7 +18,7 @@ def examine(
     """
     settings, parameters = project.parameters(root, study, scale, changes)
     compute = settings.pretrain.compute if settings else None
-    found = [machine.packages(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu))]
+    found = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu))]
     found += [machine.ray(deep, settings.workers if settings else 1), machine.disk(root), *machine.git(root)]
     found += [machine.dvc(root), parameters, project.running(root)]
     if settings is None:

@@ -21,23 +21,20 @@ SECONDS = 2.0
 """Within which a Ray cluster must answer."""
 
 
-def packages(root: Path) -> Finding:
-    """This Python's packages (`pip check`), and whether `echolung`, `python` and `dvc` are those of this folder."""
+def python(root: Path) -> Finding:
+    """Whether `echolung`, `python` and `dvc` are those of this folder and of one environment."""
     import echolung
 
     code, here = Path(echolung.__file__).parents[1], Path(sys.executable).parent
-    repair = "Install again: ./bootstrap.sh"
     if (root / "echolung").is_dir() and not code.samefile(root):
-        return Finding(GROUP, "Python", "error", f"`echolung` runs the code of {code}, not of {root}", repair)
+        return Finding(
+            GROUP, "Python", "error", f"`echolung` runs the code of {code}, not of {root}", "Run ./bootstrap.sh"
+        )
     for program in ("python", "dvc"):
         found = shutil.which(program)
         if found is None or not Path(found).parent.samefile(here):
             said = f"`{program}` is {found or 'not on the path'}; stages need that of {here}"
             return Finding(GROUP, "Python", "error", said, f"source {shlex.quote(str(here / 'activate'))}")
-    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
-    if checked.returncode and "No module named pip" not in checked.stderr:
-        said = (checked.stdout + checked.stderr).strip().replace("\n", "; ")
-        return Finding(GROUP, "Python", "warning", f"pip check: {said[:300]}", repair)
     return Finding(GROUP, "Python", "ok", f"{sys.version.split()[0]} in {here.parent}")
 
 

@@ -134,7 +134,6 @@ def register(
     `columns` are those of its answers, with their types (string, double, boolean).
     """
     import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
@@ -156,11 +155,8 @@ def register(
         logged = client.create_logged_model(experiment, FOLDER, source_run_id=run.id)
         client.log_model_artifacts(logged.model_id, f"{temporary}/mlflow")
         client.finalize_logged_model(logged.model_id, "READY")
-        try:
+        if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=f"Video files in, answers to {task} out.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
         # A local store would look up the model's URI in MLflow's global store.
         source = logged.artifact_location if store.artifacts else logged.model_uri
         found = client.create_model_version(

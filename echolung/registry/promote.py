@@ -5,10 +5,11 @@ The scores that a version carries are out-of-fold scores of the procedure; no pa
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -82,8 +83,8 @@ def promote(
     }  # fmt: skip
     tags = {
         **{key: str(value) for key, value in facts.items()},
-        **evidence.tags(),
         **origin,
+        "evidence": json.dumps(asdict(evidence)),
         "fingerprint": fingerprint,
         "reasons": "\n".join(reasons),
         "warnings": "\n".join(warnings),
@@ -128,12 +129,9 @@ def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:
 
 def _card(candidate: Candidate, scores: dict[str, Score], warnings: list[str]) -> str:
     """The version's description in Markdown."""
-    encoder = f" on the frozen encoder of arm `{candidate.arm}`" if candidate.encoder else ""
     lines = [
-        f"Video files in, answers to `{candidate.name}` ({candidate.task.kind}) out; one decision per"
-        f" {candidate.task.unit}. Research use only; not a medical device.",
-        f"\nMethod `{candidate.method}`{encoder} (seed {candidate.seed}), refitted on all patients. Scores are of the"
-        " procedure, out of fold:",
+        f"Method `{candidate.method}` of arm `{candidate.arm}` (seed {candidate.seed}), refitted on all patients; one"
+        f" decision per {candidate.task.unit}. For research use only; not a medical device. Scores are out of fold:",
         "\n| metric | estimate | 95% interval | baseline |\n|---|---|---|---|",
         *(
             f"| {label.label} | {one.estimate:.3f} | {one.low:.3f} to {one.high:.3f} | {one.baseline:.3f} |"

@@ -19,6 +19,7 @@ from echolung.serving.model import Model
 
 INPUTS = ("video", "content")
 """Columns of a request: a path, or the bytes of a video file as base64; one of them in each row."""
+REMEDY = "Give each row `content`, a video file's bytes as base64, or, where nothing is served, `video`, a path."
 LARGEST_MB = 256
 """The largest video file that is accepted as `content`, in MB (10^6 bytes)."""
 
@@ -32,7 +33,7 @@ def answer(model: Model, rows: pd.DataFrame, paths: bool) -> pd.DataFrame:
     with tempfile.TemporaryDirectory(prefix="echolung-") as folder:
         files = [_file(row, Path(folder, f"content[{i}]"), paths) for i, row in enumerate(rows.to_dict("records"))]
         if not files:
-            raise RequestError("the request has no video", _remedy(paths))
+            raise RequestError("the request has no video", REMEDY)
         try:
             table = model.predict(files)
         except EcholungError as error:
@@ -44,20 +45,14 @@ def _file(row: dict[Any, Any], temporary: Path, paths: bool) -> Path:
     """The file to decode; a row's `content` is written to `temporary`."""
     given = [name for name in INPUTS if isinstance(row.get(name), str) and row[name]]
     if len(given) != 1 or (given == ["video"] and not paths):
-        raise RequestError(
-            f"{temporary.name} cannot be read: the row has {' and '.join(given) or 'nothing'}", _remedy(paths)
-        )
+        raise RequestError(f"{temporary.name} cannot be read: the row has {' and '.join(given) or 'nothing'}", REMEDY)
     if given == ["video"]:
         return Path(row["video"])
     try:
         content = base64.b64decode("".join(row["content"].split()), validate=True)  # it may have line breaks
     except (binascii.Error, ValueError) as error:
-        raise RequestError(f"{temporary.name} is not base64 ({error})", _remedy(paths)) from None
+        raise RequestError(f"{temporary.name} is not base64 ({error})", REMEDY) from None
     if len(content) > LARGEST_MB * 1_000_000:
         raise RequestError(f"{temporary.name} is larger than {LARGEST_MB} MB", "Cut the video.")
     temporary.write_bytes(content)
     return temporary
-
-
-def _remedy(paths: bool) -> str:
-    return f"Give each row {'`video`, a path, or ' if paths else ''}`content`, a video file's bytes as base64."

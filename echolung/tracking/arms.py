@@ -6,7 +6,7 @@ That page lists metrics by name in a short box: few have plain names, so that it
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -43,7 +43,7 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_
                     "method": first["method"],
                     "unit": first["unit"],
                     **{size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")},
-                    **(encoder[0] if encoder else {}),
+                    **{str(name): value for row in encoder for name, value in row.items()},
                 },
                 metrics=_known({**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])}),
                 folds=_folds(mine.folds, arm, first["method"], paired),
@@ -74,8 +74,10 @@ def _differences(pairs: pd.DataFrame, arm: str, method: str) -> dict[str, float]
 def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list[dict[str, float]]:
     """Metrics of each outer fold, in the order of the comparison's steps."""
     mine = folds[(folds["arm"] == arm) & (folds["method"] == method) & folds["metric"].isin(paired)]
-    return [_known(rows.set_index("metric")["value"].to_dict()) for _, rows in mine.groupby("step", sort=True)]
+    return [
+        _known(dict(zip(rows["metric"], rows["value"], strict=True))) for _, rows in mine.groupby("step", sort=True)
+    ]
 
 
-def _known(values: Mapping[Hashable, float]) -> dict[str, float]:
-    return {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if not math.isnan(value)}

@@ -92,7 +92,7 @@ def _closing(run: Run) -> Iterator[Run]:
             run.close("KILLED")
             raise
         except BaseException as error:
-            run.tags({"error": f"{type(error).__name__}: {error}"[:5000]})
+            run.tag("error", f"{type(error).__name__}: {error}"[:5000])
             run.close("FAILED")
             raise
         run.close()
@@ -196,8 +196,8 @@ def arm_run(store: Store, study: str, result: ArmResult) -> Run:
             current.series(list(enumerate(folds)))
     for old in runs:
         if old.info.run_id != current.id and old.data.tags.get("current") == "true":
-            Run(store, old.info.run_id).tags({"current": "false"})
-    current.tags({"current": "true"})
+            Run(store, old.info.run_id).tag("current", "false")
+    current.tag("current", "true")
     return current
 
 

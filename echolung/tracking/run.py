@@ -42,12 +42,9 @@ class Run:
         params = [Param(str(name), str(value)) for row in flat.to_dict("records") for name, value in row.items()]
         self._write(lambda client: client.log_batch(self.id, params=params))
 
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Set or replace tags."""
-        from mlflow.entities import RunTag
-
-        tags = [RunTag(name, str(value)) for name, value in values.items()]
-        self._write(lambda client: client.log_batch(self.id, tags=tags))
+    def tag(self, name: str, value: str) -> None:
+        """Set or replace a tag."""
+        self._write(lambda client: client.set_tag(self.id, name, value))
 
     def attach(self, path: Path, folder: str = "") -> None:
         """Keep a file, or a folder with everything in it, as artifacts; the same name again replaces it."""

@@ -95,7 +95,7 @@ def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
 
 def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        machine, "packages", lambda root: Finding("machine", "Python", "warning", "is [not] new", "do it")
+        machine, "python", lambda root: Finding("machine", "Python", "warning", "is [not] new", "do it")
     )
     monkeypatch.setattr(machine, "dvc", lambda root: Finding("machine", "DVC", "ok", ""))
     change(root, split__oter=3)
@@ -118,16 +118,16 @@ def test_without_ffmpeg_it_says_how_to_get_it(root: Path, monkeypatch: pytest.Mo
 
 
 def test_the_code_and_the_programs_are_those_of_this_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.packages(root).level == "ok"
+    assert machine.python(root).level == "ok"
     other = root / "bin"
     other.mkdir()
     shutil.copy("/bin/true", other / "dvc")
     monkeypatch.setenv("PATH", f"{other}:{os.environ['PATH']}")
-    stops(machine.packages(root), f"`dvc` is {other}/dvc", "source ")
+    stops(machine.python(root), f"`dvc` is {other}/dvc", "source ")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    stops(machine.packages(root), "bin/activate")
+    stops(machine.python(root), "bin/activate")
     (root / "echolung").mkdir()  # copied here, with an environment that was made in another folder
-    stops(machine.packages(root), f"`echolung` runs the code of {ROOT}", "./bootstrap.sh")
+    stops(machine.python(root), f"`echolung` runs the code of {ROOT}", "./bootstrap.sh")
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
