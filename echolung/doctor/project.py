@@ -60,16 +60,11 @@ def tracking(root: Path, settings: Settings) -> Finding:
     return Finding(GROUP, "tracking", "ok", f"{uri}{origin}")
 
 
-def at_work(root: Path, study: str = "") -> list[str]:
-    """Stages of a study (of all, if none is named) that are running, each with its process."""
-    locks = sorted((root / "data" / "locks").glob(f"{study}-*.lock" if study else "*.lock"))
-    return [f"{path.stem} ({process})" for path in locks if (process := holder(path))]
-
-
 def running(root: Path) -> Finding:
-    """Stages that are running in this folder."""
-    stages = at_work(root)
-    remedy = "A second run of the same stage waits some seconds for it, and stops: wait for it, or stop it."
+    """Stages that are running in this folder, each with its process."""
+    locks = sorted((root / "data" / "locks").glob("*.lock"))
+    stages = [f"{path.stem} ({process})" for path in locks if (process := holder(path))]
     if stages:
+        remedy = "A second run of the same stage waits some seconds for it, and stops: wait for it, or stop it."
         return Finding(GROUP, "running", "warning", ", ".join(stages), remedy)
     return Finding(GROUP, "running", "ok", "no stage")

@@ -10,14 +10,11 @@ Everything goes through a client bound to an explicit address, so that any proce
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import pandas as pd
 
 from echolung.core.runtime import digest
 from echolung.tracking.provenance import gone, process, provenance
@@ -199,25 +196,3 @@ def arm_run(store: Store, study: str, result: ArmResult) -> Run:
             Run(store, old.info.run_id).tag("current", "false")
     current.tag("current", "true")
     return current
-
-
-def stage_times(store: Store, study: str, stages: Iterable[str]) -> pd.DataFrame:
-    """When each of `stages` (`Settings.stages`) last finished, in the order they began; one that never did has no row.
-
-    Columns: stage, started (UTC), minutes (with the interrupted runs that it resumed), revision (of the code).
-    """
-    runs = _find(store, _experiment(store, study, "stages"), study=study)
-    rows = []
-    for stage in stages:
-        legs: list[Any] = []
-        last: list[Any] = []
-        for run in sorted((run for run in runs if run.info.run_name == stage), key=lambda run: run.info.start_time):
-            legs.append(run)
-            if run.info.status == "FINISHED":
-                last, legs = legs, []
-        if last:
-            minutes = sum((leg.info.end_time or leg.info.start_time) - leg.info.start_time for leg in last) / 60_000
-            revisions = dict.fromkeys(leg.data.tags.get("git_revision", "unknown") for leg in last)
-            short = ", ".join(re.sub(r"(?<=\w{10})\w+", "", revision) for revision in revisions)
-            rows.append((stage, pd.Timestamp(last[0].info.start_time, unit="ms"), minutes, short))
-    return pd.DataFrame(rows, columns=["stage", "started", "minutes", "revision"]).sort_values("started")

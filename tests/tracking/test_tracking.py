@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import GateError, TrackingError
-from echolung.tracking.experiments import ArmResult, arm_run, stage_run, stage_times, trial_run
+from echolung.tracking.experiments import ArmResult, arm_run, stage_run, trial_run
 from echolung.tracking.provenance import gone, process
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store, TrackingSettings, store, where
@@ -170,25 +170,6 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
         pass
     assert tags(tracking, run)["git_revision"] == f"{revision}+changed"
-
-
-def test_stage_times_are_of_the_last_finished_run_and_those_that_it_resumed(tracking: Store) -> None:
-    client, minute = tracking.client(), 60_000
-    with stage_run(tracking, "resumed", "probe", "covid", {}) as run:
-        pass
-    experiment = client.get_run(run.id).info.experiment_id
-    client.delete_run(run.id)
-    runs = [
-        *((1, 9, "FINISHED", "a" * 40), (20, 25, "KILLED", "b" * 40)),
-        *((30, 40, "KILLED", "b" * 40), (40, 43, "FINISHED", "c" * 40 + "+changed"), (600, 601, "FAILED", "d" * 40)),
-    ]
-    for start, end, ended, revision in runs:
-        tags = {"study": "resumed", "git_revision": revision}
-        made = client.create_run(experiment, start_time=start * minute, run_name="probe@covid", tags=tags)
-        client.set_terminated(made.info.run_id, ended, end * minute)
-    (found,) = stage_times(tracking, "resumed", ["probe@covid", "report"]).to_dict("records")  # no report finished
-    assert str(found["started"]) == "1970-01-01 00:20:00" and found["minutes"] == 5 + 10 + 3
-    assert found["revision"] == "bbbbbbbbbb, cccccccccc+changed"
 
 
 # --- a pretraining trial ---
