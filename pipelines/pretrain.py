@@ -33,7 +33,7 @@ def main(name: str) -> None:
             seeds = pretrain(
                 runs,
                 target,
-                on_metrics={seed: trial.logger() for seed, trial in trials.items()},
+                on_metrics={seed: trial.live for seed, trial in trials.items()},
                 on_progress=here.progress(f"pretraining {name}"),
             )
             here.check({"seeds": seeds})

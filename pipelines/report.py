@@ -15,7 +15,7 @@ def main() -> None:
         from echolung.reports import study
         from echolung.reports.page import ReportInputs, write_report
         from echolung.tracking.arms import arm_results
-        from echolung.tracking.experiments import Dataset, arm_run
+        from echolung.tracking.experiments import arm_run
         from echolung.tracking.provenance import provenance
 
         settings, origin = here.settings, provenance(here.root)
@@ -47,8 +47,7 @@ def main() -> None:
         here.run.attach(out / "index.html")
         here.run.attach(out / "params.yaml")
         for task, table in folds.items():
-            split = Dataset(table, here.data("split", f"{task}.csv"), task, folds_digest(table), "evaluation")
-            for result in arm_results(comparison, task, inputs.encoders, split):
+            for result in arm_results(comparison, task, inputs.encoders, folds_digest(table)):
                 arm_run(here.store, settings.study, result).attach(out / "figures", "figures")
 
 

@@ -164,7 +164,6 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     from echolung.data.containers import opened
     from echolung.registry.models import champion, local_champion
     from echolung.serving.answers import as_json, as_text
-    from echolung.serving.explain import explain_files
     from echolung.serving.model import Model
     from echolung.tracking.store import store, where
 
@@ -178,6 +177,8 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     model = Model.open(version.folder)
     title = f"{version.name} version {version.number}"
     if explain:
+        from echolung.serving.explain import explain_files
+
         answers = explain_files(model, videos, explain, title)
     else:
         with click.progressbar(length=len(videos), hidden=len(videos) < 20, file=sys.stderr) as bar:
@@ -196,25 +197,19 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
 @click.command()
 @click.argument("task")
 @click.option("--port", default=5001, show_default=True, type=click.IntRange(1, 65535))
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="The folder below which videos are read; by default the current one.",
-)
-def serve(task: str, port: int, root: Path | None) -> None:
+def serve(task: str, port: int) -> None:
     """Serve TASK's champion by HTTP, on this machine only (127.0.0.1) and without a password.
 
-    A row has either `video`, a path below --root, or `content`, the bytes of a video file as base64.
+    A row has `content`, the bytes of a video file as base64.
 
     \b
     Examples:
-      echolung serve pocus-pathology --port 5002 --root ward
-      curl -s http://127.0.0.1:5002/invocations -H 'Content-Type: application/json' \\
-        -d '{"dataframe_records": [{"video": "a1.mp4"}]}'
+      echolung serve pocus-pathology --port 5002
+      printf '{"dataframe_records": [{"content": "%s"}]}' "$(base64 < a1.mp4 | tr -d '\\n')" |
+        curl -s http://127.0.0.1:5002/invocations -H 'Content-Type: application/json' -d @-
     """
     from echolung.data.ffmpeg import require_ffmpeg
     from echolung.registry.models import champion
-    from echolung.serving.request import ROOT_VARIABLE, Limits
     from echolung.tracking.store import store
 
     here, settings = project()
@@ -222,12 +217,10 @@ def serve(task: str, port: int, root: Path | None) -> None:
     version = champion(place, settings.study, settings.known_task(task))
     require_ffmpeg()
     require_free(port)
-    os.environ[ROOT_VARIABLE] = str((root or Path(os.environ.get(ROOT_VARIABLE) or ".")).resolve())
-    Limits.of_environment(serving=True)
     os.environ |= {"MLFLOW_TRACKING_URI": place.uri, "MLFLOW_REGISTRY_URI": place.uri}
     # MLflow starts its server by name: the environment need not be activated for that.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     click.echo(f"{version.name} version {version.number}: http://127.0.0.1:{port}/invocations   Ctrl-C ends it.")
-    click.echo(f"Videos are read below {os.environ[ROOT_VARIABLE]}. For research use only; not a medical device.")
+    click.echo("For research use only; not a medical device.")
     model = ["models", "serve", "-m", f"models:/{version.name}/{version.number}", "--env-manager", "local"]
     become_mlflow([*model, "--host", "127.0.0.1", "--port", str(port)])
