@@ -20,7 +20,8 @@ REMEDY = "Run `dvc repro` to ingest the source again."
 def clip_indices(total_frames: int, fps: float, frames: int, clip_fps: float, start_seconds: float) -> np.ndarray:
     """Indices of the frames of a clip: int64 (frames,), each in [0, total_frames).
 
-    `total_frames` is 1 or more. Frame k of the clip is the one shown at `start_seconds + k / clip_fps`; beyond the end the last frame repeats.
+    Frame k of the clip is the one shown at `start_seconds + k / clip_fps`; beyond the end the last frame repeats.
+    `total_frames` is 1 or more.
     """
     seconds = start_seconds + np.arange(frames) / clip_fps
     # A time exactly between two frames belongs to the later one.
