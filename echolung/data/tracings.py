@@ -7,12 +7,9 @@ clip store.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from echolung.core.runtime import atomic_path
 from echolung.data.geometry import Letterbox
 
 COLUMNS = ("sample_id", "frame", "structure", "points")
@@ -29,9 +26,3 @@ def moved(tracings: pd.DataFrame, manifest: pd.DataFrame, size: int) -> pd.DataF
         for (height, width, aspect), polygon in zip(shapes, known["points"], strict=True)
     ]
     return known.assign(points=points)[list(COLUMNS)].reset_index(drop=True)
-
-
-def write_tracings(path: Path, tracings: pd.DataFrame) -> None:
-    """Write tracings as parquet, atomically."""
-    with atomic_path(path) as temporary:
-        tracings.to_parquet(temporary, index=False)
