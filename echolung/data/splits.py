@@ -135,14 +135,10 @@ def _assign(rows: pd.DataFrame, folds: int, parameter: str, least: int, *seed: o
     scarce = groups[groups < least]
     if len(scarce) or total < folds:
         counted = ", ".join(f"{_named(rows, stratum)} has {count}" for stratum, count in scarce.items())
-        most = min(total, int(groups.min())) if least == folds else total
-        lower = (
-            f"Set {parameter} to at most {most}" if most >= 2 and most < folds else "Leave the class out of the task"
-        )
         raise DataError(
             f"fewer patients than folds: {counted or 'all classes have few'} independent patients (of {total} in all)"
             f" for {folds} folds of {parameter}",
-            f"{lower}, or add patients.",
+            f"Set {parameter} lower, leave the class out of the task, or add patients.",
         )
     drawn: list[tuple[tuple[int, int, int, int], pd.Series]] = []
     units = rows.drop_duplicates(["split_group", "stratum"])
@@ -184,11 +180,6 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
             f"{len(unknown)} videos have no patient, group or label: {listed(unknown)}",
             "Name the patient of every video: without it, a patient could be on both sides of a split.",
         )
-    repeated = rows["sample_id"][rows["sample_id"].duplicated()].unique()
-    if len(repeated):
-        raise DataError(
-            f"{len(repeated)} sample ids are repeated: {listed(repeated)}", "Give every video its own name."
-        )
     kinds = dict.fromkeys(("sample_id", "source", "patient_id", "split_group", "label"), "str")
     return rows.astype({**kinds, "y": "float64", "stratum": "int64"}).sort_values("sample_id", ignore_index=True)
 
@@ -209,18 +200,12 @@ def read_folds(path: Path) -> pd.DataFrame:
     try:
         # As text first: patient "007" is not a number and a patient named "NA" is not missing.
         folds = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", "Run `dvc repro split` to make it.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        outer = sum(str(name).startswith("inner_") for name in folds.columns)
+        text = ("sample_id", "source", "patient_id", "split_group", "label")
+        numbers = [name for name in fold_columns(outer) if name not in (*text, "y")]
+        return folds[fold_columns(outer)].astype({"y": "float64"} | dict.fromkeys(numbers, "int64"))
+    except (FileNotFoundError, KeyError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} is not a table of folds ({error})", "Delete it and run `dvc repro split`.") from None
-    outer = sum(str(name).startswith("inner_") for name in folds.columns)
-    if list(folds.columns) != fold_columns(outer) or folds.empty:
-        raise DataError(f"{path} is not a table of folds", "Delete it and run `dvc repro split`.")
-    numbers = [name for name in folds.columns if name in ("stratum", "repeat", "fold") or name.startswith("inner_")]
-    try:
-        return folds.astype({"y": "float64"} | dict.fromkeys(numbers, "int64"))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}", "Delete it and run `dvc repro split`.") from None
 
 
 def folds_digest(folds: pd.DataFrame) -> str:

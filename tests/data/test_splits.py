@@ -174,11 +174,14 @@ def test_more_repeats_or_other_inner_folds_keep_the_earlier_outer_folds() -> Non
 @pytest.mark.parametrize(
     ("table", "changes", "problem"),
     [
-        (small(20, 4), {}, r"'class 1' has 4 independent patients \(of 24 in all\) for 5 folds.*outer to at most 4"),
-        (small(4, 4), {"outer": 2, "inner": 6}, r"few independent patients \(of 4 in all\) for 6.*inner to at most 4"),
+        (small(20, 4), {}, r"'class 1' has 4 independent patients \(of 24 in all\) for 5 folds.*Set split.outer lower"),
+        (
+            small(4, 4),
+            {"outer": 2, "inner": 6},
+            r"few independent patients \(of 4 in all\) for 6.*Set split.inner lower",
+        ),
         (small(12, 2), {"outer": 2, "inner": 2}, r"'class 1' has 1 independent patients .* of split.inner"),
         (small(6, 6).assign(patient_id=[None, *"abcdefghijk"]), {}, "1 videos have no patient, group or label: 0-0"),
-        (pd.concat([small(6, 6), small(6, 6)[:1]]), {}, "1 sample ids are repeated: 0-0"),
         (
             small(8, 6).assign(split_group=[*"abcdefgh", *"rrrstu"]),
             {},
