@@ -36,12 +36,13 @@ from echolung.core.runtime import (
     workspace,
     write_json,
 )
-from echolung.data import tracings, video
+from echolung.data import video
 from echolung.data.clips import write_index
 from echolung.data.containers import regular
 from echolung.data.ffmpeg import require_ffmpeg
 from echolung.data.manifest import VIDEO_COLUMNS, conform, write_manifest
 from echolung.data.sources.layouts import scan
+from echolung.data.tracings import moved
 from echolung.data.workers import as_done
 
 CODE = ("echolung.data.packets", "echolung.data.video", "echolung.data.geometry", "echolung.data.containers")
@@ -133,9 +134,8 @@ def ingest(
     rows = [_failed(None, fault) if fault else known[content] for content, fault in hashed]
     facts_table = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS])
     manifest = conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
-    drawn = pd.DataFrame(columns=list(tracings.COLUMNS)) if found.tracings is None else found.tracings
     clips = {name: facts for name, facts in zip(manifest["sample_id"], rows, strict=True) if facts["frames"]}
-    return Ingested(manifest, tracings.moved(drawn, manifest, size), clips, size, cache)
+    return Ingested(manifest, moved(found.tracings, manifest, size), clips, size, cache)
 
 
 def _hashed(paths: Sequence[Path], workers: int) -> list[tuple[str, str]]:

@@ -133,7 +133,7 @@ def test_what_an_official_split_lacks_is_named() -> None:
     for sides, problem in [
         ("0", r"the official split of set says 0\. Set `folds: cv`"),
         (None, "says nothing"),
-        ("TRAIN", "puts no video of the task in TEST"),
+        ("TRAIN", "says TRAIN"),
         ([*["TRAIN"] * 12, *["TEST"] * 12], "no video of 'class 1' to train on|no video of 'class 0' to test"),
     ]:
         with pytest.raises(DataError, match=problem):

@@ -18,6 +18,7 @@ import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.data.manifest import listed, require_columns
+from echolung.data.tracings import COLUMNS
 
 LICENSE_LINE = "License of these videos:"
 """First line of the LICENSE of a set in a public layout that is not the public set itself, for example a phantom."""
@@ -30,13 +31,13 @@ UTF8_REMEDY = "Save it again as CSV in UTF-8 (in a spreadsheet: Save as, CSV UTF
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a layout's reader found: the manifest's rows, tracings if the set has any, and what was assumed.
+    """What a layout's reader found: the manifest's rows, tracings and what was assumed.
 
     tracings: sample_id, frame, structure, points; see `echolung.data.tracings`.
     """
 
     manifest: pd.DataFrame
-    tracings: pd.DataFrame | None = None
+    tracings: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
     notes: tuple[str, ...] = ()
 
 
