@@ -21,7 +21,7 @@ DOWNLOAD_REMEDY = "Copy or download the file again; if the original is damaged, 
 ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
 
 ENOUGH = 512
-"""Bytes of a file's beginning that `container` and `nature` need."""
+"""Bytes of a file's beginning that `opened` needs."""
 HEADER = 1 << 18
 """Bytes of a mkv, webm or wmv file's beginning that are searched for the pixel aspect ratio."""
 MOVIE_HEADER = 1 << 24
@@ -40,6 +40,10 @@ _PREFIXES = {
     b"FLV\x01": "flv",
     b"OggS": "ogg",
 }
+_OTHERS = (
+    (128, b"DICM", "it is a DICOM file"),
+    (0, b"version https://git-lfs", "it is a Git LFS pointer: run `git lfs pull`"),
+)
 _TRANSPORT = 0x47  # every 188 bytes of an MPEG transport stream, or every 192 of a camcorder's
 
 
@@ -54,15 +58,6 @@ def container(head: bytes) -> str | None:
         if len(head) >= ENOUGH and len(marks) >= 2 and set(marks) == {_TRANSPORT}:
             return "mts"
     return next((name for prefix, name in _PREFIXES.items() if head.startswith(prefix)), None)
-
-
-def nature(head: bytes) -> str:
-    """What a file that begins with `head` is instead of a supported video, else what is supported."""
-    if head[128:132] == b"DICM":
-        return "it is a DICOM file"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer: run `git lfs pull`"
-    return ACCEPTED
 
 
 class Source:
@@ -121,7 +116,8 @@ def opened(path: Path) -> Iterator[Source]:
         stream.seek(0)
         kind = container(head)
         if kind is None:
-            raise VideoError(f"{path} is not a supported video ({nature(head)})", "Convert it, or give another file.")
+            fault = next((what for at, mark, what in _OTHERS if head.startswith(mark, at)), ACCEPTED)
+            raise VideoError(f"{path} is not a supported video ({fault})", "Convert it, or give another file.")
         yield Source(path, stream, size, kind)
 
 

@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -56,12 +56,7 @@ class SourceSettings(Parameters):
     """One data set: where it is and how it is laid out."""
 
     layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "folder"]
-    root: Path
-
-    @pydantic.field_validator("root")
-    @classmethod
-    def _home(cls, root: Path) -> Path:
-        return root.expanduser()
+    root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
 
 
 class IngestSettings(Parameters):

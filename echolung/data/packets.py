@@ -23,8 +23,6 @@ CHUNK = 32
 """Most frames held at full size at a time, while decoding and encoding."""
 CHUNK_BYTES = 1 << 24
 """Most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB."""
-LUMA_AT_ONCE = 1 << 20
-"""Pixels converted to grey at a time."""
 MAX_PIXELS = 4096 * 4096
 """Most pixels of a frame; larger ones would fill the memory. No scanner's screen has a third of it."""
 MAX_UNPACKED = 1 << 28
@@ -100,7 +98,6 @@ class Packets:
             if packet is None:
                 break
             self.read += 1
-            self._check_length(self.read)  # packets without a frame are work, too
             try:
                 ready = self.decoder.decode(packet)
             except RuntimeError:
@@ -219,13 +216,5 @@ def _check_pixels(path: Path, height: int, width: int) -> None:
 
 def luma(rgb: np.ndarray) -> np.ndarray:
     """ITU-R BT.601 luma of one frame, uint8 (3, H, W) -> uint8 (H, W); its integer weights keep grey values exactly."""
-    grey = np.empty(rgb.shape[1:], np.uint8)
-    step = max(1, LUMA_AT_ONCE // rgb.shape[2])
-    for top in range(0, len(grey), step):
-        rows = rgb[:, top : top + step]
-        total = rows[0] * np.uint16(77)
-        total += rows[1] * np.uint16(150)
-        total += rows[2] * np.uint16(29)
-        total += np.uint16(128)
-        grey[top : top + step] = total >> 8
-    return grey
+    total = rgb[0] * np.uint16(77) + rgb[1] * np.uint16(150) + rgb[2] * np.uint16(29) + np.uint16(128)
+    return (total >> 8).astype(np.uint8)

@@ -23,6 +23,7 @@ from echolung.data.manifest import listed, require_columns
 
 How = Literal["cv", "official", "external"]
 
+TEXT_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "label")
 TABLE_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "y", "stratum", "label")
 UNUSED, ALWAYS_TRAINED = -1, -2
 """Values of `inner_j`: not in the training set of outer fold j; in it, and never held out by an inner fold."""
@@ -178,7 +179,7 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
             f"{len(unknown)} videos have no patient, group or label: {listed(unknown)}",
             "Name the patient of every video: without it, a patient could be on both sides of a split.",
         )
-    kinds = dict.fromkeys(("sample_id", "source", "patient_id", "split_group", "label"), "str")
+    kinds = dict.fromkeys(TEXT_COLUMNS, "str")
     return rows.astype({**kinds, "y": "float64", "stratum": "int64"}).sort_values("sample_id", ignore_index=True)
 
 
@@ -199,8 +200,7 @@ def read_folds(path: Path) -> pd.DataFrame:
         # As text first: patient "007" is not a number and a patient named "NA" is not missing.
         folds = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
         outer = sum(str(name).startswith("inner_") for name in folds.columns)
-        text = ("sample_id", "source", "patient_id", "split_group", "label")
-        numbers = [name for name in fold_columns(outer) if name not in (*text, "y")]
+        numbers = [name for name in fold_columns(outer) if name not in (*TEXT_COLUMNS, "y")]
         return folds[fold_columns(outer)].astype({"y": "float64"} | dict.fromkeys(numbers, "int64"))
     except (FileNotFoundError, KeyError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} is not a table of folds ({error})", "Delete it and run `dvc repro split`.") from None

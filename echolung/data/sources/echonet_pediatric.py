@@ -42,7 +42,6 @@ def scan(root: Path, source: str) -> Scan:
 
 
 def _view(layout: Layout, view: str, source: str) -> pd.DataFrame:
-    layout.folder(view)
     layout.folder(f"{view}/{FOLDER}")
     path = f"{view}/{TABLE}"
     table = layout.table(path, COLUMNS)
