@@ -6,6 +6,8 @@ EchoNet. Dimension letters: T frames, H W pixels of the source, S side of the sq
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ class Letterbox:
     def frames(self, frames: np.ndarray) -> np.ndarray:
         """uint8 (T, H, W) -> uint8 (T, S, S): bilinear, antialiased if it shrinks."""
         moved = np.zeros((len(frames), self.size, self.size), np.uint8)
-        step = max(1, FLOATS_AT_ONCE // max(np.prod(self.source), np.prod(self.inner)))
+        step = max(1, FLOATS_AT_ONCE // max(math.prod(self.source), math.prod(self.inner)))
         for start in range(0, len(frames), step):
             pixels = torch.from_numpy(np.ascontiguousarray(frames[start : start + step])).float()[:, None]
             inner = F.interpolate(pixels, self.inner, mode="bilinear", antialias=True)[:, 0]
@@ -62,4 +64,5 @@ class Letterbox:
 
 def letterbox(frames: np.ndarray, size: int, pixel_aspect: float = 1.0) -> np.ndarray:
     """Fit frames into a square without distortion: uint8 (T, H, W) -> uint8 (T, size, size)."""
-    return Letterbox(*frames.shape[1:], size, pixel_aspect).frames(frames)
+    height, width = frames.shape[1:]
+    return Letterbox(height, width, size, pixel_aspect).frames(frames)

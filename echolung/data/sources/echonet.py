@@ -60,7 +60,7 @@ def read_tracings(
 
     `outline` makes a polygon (P, 2) of the cells of a frame (lines, columns).
     """
-    rows: list[tuple[str, int, str, list[list[float]]]] = []
+    rows: list[tuple[object, ...]] = []
     if path in layout.files:
         table = layout.table(path, ("FileName", *columns, "Frame"), repeats=True)
         table = table[~table["Frame"].str.lower().str.startswith("no ")]  # "No Systolic": there is no such tracing

@@ -81,9 +81,10 @@ class Layout:
         text, separator = (rest, stated[1]) if stated else (text, max(SEPARATORS, key=first.count))
         if separator != ",":
             self.notes.append(f"{path.name}: cells are separated by {SEPARATORS.get(separator, repr(separator))}")
-        form = {"header": None, "dtype": str, "na_filter": False, "skip_blank_lines": False}
         try:
-            cells = pd.read_csv(io.StringIO(text), sep=separator, **form).apply(lambda column: column.str.strip())
+            cells = pd.read_csv(
+                io.StringIO(text), sep=separator, header=None, dtype=str, na_filter=False, skip_blank_lines=False
+            ).apply(lambda column: column.str.strip())
         except ValueError as error:
             remedy = f"Put cells that contain the separator in quotes. {self.how_to_get}"
             raise DataError(f"{path} is not a csv table ({' '.join(str(error).split())})", remedy) from None
