@@ -19,7 +19,7 @@ import pydantic
 from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import atomic_path, derived_seed
-from echolung.data.manifest import listed, require_columns
+from echolung.data.manifest import listed
 
 How = Literal["cv", "official", "external"]
 
@@ -110,7 +110,6 @@ def _as_sides(names: pd.Series) -> pd.Series:
 
 def _official_sides(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     """TRAIN, VAL or TEST of every row."""
-    require_columns(table.columns, ["split_official"], "the manifest")
     sides = rows["sample_id"].map(_as_sides(table.set_index(table["sample_id"].astype(str))["split_official"]))
     remedy = "Set `folds: cv` for the task, or name TRAIN, TEST (and VAL) in the source's own split."
     named = set(sides.fillna("nothing"))
@@ -171,7 +170,6 @@ def _named(rows: pd.DataFrame, stratum: object) -> str:
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
     """TABLE_COLUMNS, typed and in the order of the sample ids."""
-    require_columns(table.columns, TABLE_COLUMNS, "the table to split")
     rows = table[list(TABLE_COLUMNS)].reset_index(drop=True)
     unknown = rows["sample_id"][rows[["patient_id", "split_group", "y", "stratum"]].isna().any(axis=1)]
     if len(unknown):

@@ -128,8 +128,6 @@ def test_an_official_split_is_kept_and_leaks_nothing(seed: int, validation: bool
 
 def test_what_an_official_split_lacks_is_named() -> None:
     table = small(12, 12)
-    with pytest.raises(DataError, match="no column 'split_official'"):
-        make_folds(table, settings(), "official")
     for sides, problem in [
         ("0", r"the official split of set says 0\. Set `folds: cv`"),
         (None, "says nothing"),
