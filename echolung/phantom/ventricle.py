@@ -6,41 +6,30 @@ percent. Dimension letters: T frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
 from echolung.phantom.simulator import Floats
+
+Motion = Callable[[int], tuple[Floats, Floats]]
+"""Positions x and z, each (N,), of points in a frame."""
 
 WIDEST = 0.62  # where along the axis, from apex (0) to mitral plane (1), the ventricle is widest
 FULLNESS = 1 - ((1 - WIDEST) ** 3 + WIDEST**3) / (3 * WIDEST**2)  # volume / volume of the enclosing cylinder
 _SYSTOLE = 0.36  # of a beat
 
 
-@dataclass(frozen=True)
 class HeartAnatomy:
-    """Dimensions of a heart at end-diastole, and its rate."""
+    """Random dimensions of a heart at end-diastole, and its rate; a low ejection fraction `ef` makes it wide."""
 
-    length: float  # of the left ventricle, apex to mitral plane
-    diameter: float
-    wall: float
-    right_width: float
-    atrium_length: float
-    heart_rate: float  # beats per minute
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, ef: float) -> HeartAnatomy:
-        """A random heart; one with a low ejection fraction `ef` is wide, as in patients."""
-        widened = 0.1 * np.clip((50 - ef) / 30, 0, 1)
-        length = rng.uniform(74, 90)
-        return cls(
-            length=length,
-            diameter=length * (rng.uniform(0.46, 0.58) + widened),
-            wall=rng.uniform(8, 11.5),
-            right_width=rng.uniform(22, 31),
-            atrium_length=rng.uniform(34, 44),
-            heart_rate=rng.uniform(60, 100),
-        )
+    def __init__(self, rng: np.random.Generator, ef: float) -> None:
+        self.length = rng.uniform(74, 90)  # of the left ventricle, apex to mitral plane
+        self.diameter = self.length * (rng.uniform(0.46, 0.58) + 0.1 * np.clip((50 - ef) / 30, 0, 1))
+        self.wall = rng.uniform(8, 11.5)
+        self.right_width = rng.uniform(22, 31)
+        self.atrium_length = rng.uniform(34, 44)
+        self.heart_rate = rng.uniform(60, 100)  # beats per minute
 
 
 def outline(s: Floats | float) -> Floats:
@@ -67,44 +56,25 @@ def mitral_opening(phase: Floats, systole: float) -> Floats:
     return (np.clip(1.1 * early + 0.8 * kick, 0, 1) * (filling > 0)).astype(np.float32)
 
 
-@dataclass(frozen=True)
 class Ventricle:
-    """The ventricle in every frame of a video; end-diastole and end-systole are exactly on frames."""
+    """A ventricle that ejects `ef` percent, in every frame of a video that begins `start` frames into a beat.
 
-    anatomy: HeartAnatomy
-    ejection_fraction: float
-    frames_per_beat: int
-    volumes: Floats  # (T,)
-    lengths: Floats  # (T,)
-    half_widths: Floats  # (T,) the largest
-    opening: Floats  # (T,) of the mitral valve
-    end_diastole: int
-    end_systole: int
+    End-diastole and end-systole are exactly on frames: the beat is rounded to a whole number of frames, so beats repeat
+    exactly. Every video has a complete systole: if necessary `start` is moved, or the heart beats faster.
+    """
 
-    @classmethod
-    def beating(cls, anatomy: HeartAnatomy, ef: float, frames: int, fps: float, start: int) -> Ventricle:
-        """A ventricle that ejects `ef` percent; the video begins `start` frames into a beat.
-
-        The beat is rounded to a whole number of frames, so beats repeat exactly. Every video has a complete systole: if
-        necessary `start` is moved, or the heart beats faster.
-        """
+    def __init__(self, anatomy: HeartAnatomy, ef: float, frames: int, fps: float, start: int) -> None:
+        self.anatomy = anatomy
         beat = min(max(6, round(fps * 60 / anatomy.heart_rate)), int((frames - 1) / _SYSTOLE))
         systole = max(1, round(_SYSTOLE * beat))
-        end_diastole = min(-start % beat, frames - 1 - systole)
-        phase = ((np.arange(frames) - end_diastole) % beat / beat).astype(np.float32)
+        self.frames_per_beat = beat
+        self.end_diastole = min(-start % beat, frames - 1 - systole)
+        self.end_systole = self.end_diastole + systole
+        phase = ((np.arange(frames) - self.end_diastole) % beat / beat).astype(np.float32)
         emptied = ef / 100 * contraction(phase, systole / beat)
         full = np.pi / 4 * anatomy.diameter**2 * anatomy.length * FULLNESS / 1000
-        volumes = full * (1 - emptied)
+        self.volumes = full * (1 - emptied)  # (T,)
         # A healthy ventricle shortens by about a sixth; the change in width accounts for the rest of the volume.
-        lengths = anatomy.length * (1 - 0.27 * emptied)
-        return cls(
-            anatomy=anatomy,
-            ejection_fraction=ef,
-            frames_per_beat=beat,
-            volumes=volumes,
-            lengths=lengths,
-            half_widths=np.sqrt(volumes * 1000 / (np.pi * lengths * FULLNESS)),
-            opening=mitral_opening(phase, systole / beat),
-            end_diastole=end_diastole,
-            end_systole=end_diastole + systole,
-        )
+        self.lengths = anatomy.length * (1 - 0.27 * emptied)  # (T,)
+        self.half_widths = np.sqrt(self.volumes * 1000 / (np.pi * self.lengths * FULLNESS))  # (T,) the largest
+        self.opening = mitral_opening(phase, systole / beat)  # (T,) of the mitral valve

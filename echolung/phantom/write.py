@@ -62,8 +62,9 @@ def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, si
     codec = _codec(path, frames, size)
     heart = draw_heart(ejection_fraction, frames, _FPS, size, seed, view)
     video.encode(path, heart.frames, _FPS, codec)
-    ends = [heart.ventricle.end_diastole, heart.ventricle.end_systole]
-    (full, empty), (wide, narrow) = heart.ventricle.volumes[ends], heart.heart.areas[ends]
+    ventricle = heart.heart.ventricle
+    ends = [ventricle.end_diastole, ventricle.end_systole]
+    (full, empty), (wide, narrow) = ventricle.volumes[ends], heart.heart.areas[ends]
     return (
         f"{path} written: ejection fraction {ejection_fraction:g}%, left ventricle {full:.0f} to {empty:.0f} ml, "
         f"area {wide:.1f} to {narrow:.1f} cm2."
@@ -109,7 +110,7 @@ def _draw(one: Plan, root: Path) -> Drawn:
 def _draw_heart(one: HeartPlan, root: Path) -> Drawn:
     heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view)
     video.encode(root / one.file, heart.frames, one.fps, "mjpeg")
-    ventricle, areas = heart.ventricle, heart.heart.areas
+    ventricle, areas = heart.heart.ventricle, heart.heart.areas
     full, empty = ventricle.end_diastole, ventricle.end_systole
     truth = {
         "view": one.view,
@@ -129,9 +130,8 @@ def _discs(one: HeartPlan, heart: HeartVideo) -> list[dict[str, Any]]:
     """EchoNet-Dynamic's tracings: the long axis and 20 discs from the apex down, at end-diastole and end-systole."""
     assert isinstance(heart.heart, FourChamber)
     rows: list[dict[str, Any]] = []
-    for frame in (heart.ventricle.end_diastole, heart.ventricle.end_systole):
-        axis = heart.heart.long_axis(frame, heart.scanner, one.size)
-        for (x1, y1), (x2, y2) in [axis, *heart.heart.discs(frame, heart.scanner, one.size)]:
+    for frame in (heart.heart.ventricle.end_diastole, heart.heart.ventricle.end_systole):
+        for (x1, y1), (x2, y2) in heart.pixels(frame, *heart.heart.chords(frame)):
             rows.append({"FileName": Path(one.file).name, "X1": x1, "Y1": y1, "X2": x2, "Y2": y2, "Frame": frame})
     return rows
 
@@ -139,7 +139,7 @@ def _discs(one: HeartPlan, heart: HeartVideo) -> list[dict[str, Any]]:
 def _polygons(one: HeartPlan, heart: HeartVideo) -> list[dict[str, Any]]:
     """EchoNet-Pediatric's tracings: the border of the cavity at end-diastole and end-systole; one may be missing."""
     rows: list[dict[str, Any]] = []
-    ends = {"No Diastolic": heart.ventricle.end_diastole, "No Systolic": heart.ventricle.end_systole}
+    ends = {"No Diastolic": heart.heart.ventricle.end_diastole, "No Systolic": heart.heart.ventricle.end_systole}
     for missing, frame in ends.items():
         if one.untraced == missing:
             rows.append({"X": None, "Y": None, "Frame": missing})
