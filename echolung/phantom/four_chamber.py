@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echolung.phantom.breathing import Breathing, Pose
-from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, unit_scatterers
+from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
 from echolung.phantom.ventricle import WIDEST, HeartAnatomy, Motion, Ventricle, outline
 
 _RIGHT_WALL = 4.0
@@ -53,7 +53,6 @@ class FourChamber:
         """How the tissue that is at (x, z), each (N,), at end-diastole moves."""
         ventricle, anatomy = self.ventricle, self.ventricle.anatomy
         full_length, full_half_width = anatomy.length, anatomy.diameter / 2
-        x, z = np.asarray(x, np.float32), np.asarray(z, np.float32)
         distance, outer = np.abs(x), _outer_half_width(anatomy, z)
         shape = outline(np.clip(z / full_length, 0, 1))
         muscle = np.maximum(distance**2 - (full_half_width * shape) ** 2, 0)  # 0 inside the cavity
@@ -66,6 +65,7 @@ class FourChamber:
         right = 0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0)) * fading_down
         # The valve plane moves towards the apex; the back of the atria does not.
         plane = np.clip(1 - (z - full_length) / (anatomy.atrium_length + 8), 0, 1)
+        shape, muscle, fading, fading_down, right, plane = single(shape, muscle, fading, fading_down, right, plane)
 
         def at(frame: int) -> tuple[Floats, Floats]:
             length, half_width = float(ventricle.lengths[frame]), float(ventricle.half_widths[frame])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echolung.phantom.breathing import Breathing, Pose
-from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, unit_scatterers
+from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
 from echolung.phantom.ventricle import Motion, Ventricle, outline
 
 _RIGHT_WALL = 3.5
@@ -85,9 +85,12 @@ class ShortAxis:
         fading = np.exp(-beyond / 22)  # share of the muscle's motion that a point follows
         # The free wall of the right ventricle moves towards the septum.
         right = 0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0))
+        across, down, distance, shape = single(across, down, distance, shape)
+        muscle, fading, right = single(muscle, fading, right)
 
         def at(frame: int) -> tuple[Floats, Floats]:
-            radius, scale = self.radii[frame], self.radii[frame] / np.float32(self._full)
+            radius = np.float32(self.radii[frame])
+            scale = radius / np.float32(self._full)
             # The ring keeps its volume: as the long axis gets shorter, its area grows.
             ring = np.sqrt((radius * shape) ** 2 + muscle / self._shortened(frame))
             outside = distance + (ring - distance) * fading - (1 - scale**2) * right
@@ -129,8 +132,8 @@ class ShortAxis:
         # Positions in the unit disc, along the radius and across it.
         self._outwards = (distance * np.cos(angle)).astype(np.float32)
         self._across = (distance * np.sin(angle)).astype(np.float32)
-        strength = decibels(3.0) * np.sqrt(np.pi * np.square(self._discs).sum() / count)
-        self._papillary = unit_scatterers(rng, count) * strength
+        density = np.pi * np.square(self._discs).sum() / count
+        self._papillary = unit_scatterers(rng, count) * decibels(3.0) * np.sqrt(density)
 
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
         """Scatterers that do not move with the tissue, the papillary muscles: x, z and amplitude, each (N,)."""

@@ -93,20 +93,22 @@ class Scanner:
             turns = np.float32(2 / self.wavelength) * depth[inside]
             phase = np.float32(-2 * np.pi) * (turns - np.floor(turns))
             amplitude *= np.cos(phase) + np.complex64(1j) * np.sin(phase)
-        grid = self._interpolation(row, column).T @ amplitude.view(np.float32).reshape(-1, 2)
+        down, right = row % 1, column % 1
+        both = down * right
+        spread = self._interpolation(row, column, 1 - down - right + both, right - both, down - both, both).T
+        grid = spread @ amplitude.view(np.float32).reshape(-1, 2)
         return np.ascontiguousarray(grid).view(np.complex64).reshape(self.samples, self.beams)
 
-    def _interpolation(self, row: Floats, column: Floats) -> scipy.sparse.csr_array:
-        """Linear interpolation of a flat polar grid at points (N,), as a matrix (N, R A)."""
-        top, left = row.astype(np.int32), column.astype(np.int32)
-        down, right = (row - top).astype(row.dtype), (column - left).astype(row.dtype)
-        corner, both = top * np.int32(self.beams) + left, down * right
+    def _interpolation(self, row: Floats, column: Floats, *shares: Floats) -> scipy.sparse.csr_array:
+        """Linear interpolation at points (N,) of the polar grid, (N, R A), given the shares of the four cells around.
+
+        A sparse matrix is several times faster than np.bincount.
+        """
+        corner = row.astype(np.int32) * np.int32(self.beams) + column.astype(np.int32)
         cells = np.stack([corner, corner + 1, corner + self.beams, corner + self.beams + 1], 1)
-        shares = np.stack([1 - down - right + both, right - both, down - both, both], 1).astype(np.float32)
-        # With four entries per point this is several times faster than np.bincount.
         starts = np.arange(0, 4 * len(row) + 1, 4, dtype=np.int32)
-        shape = (len(row), self.samples * self.beams)
-        return scipy.sparse.csr_array((shares.ravel(), cells.ravel(), starts), shape=shape)
+        values, shape = np.stack(shares, 1).astype(np.float32), (len(row), self.samples * self.beams)
+        return scipy.sparse.csr_array((values.ravel(), cells.ravel(), starts), shape=shape)
 
     def receive(self, field: Complexes) -> Complexes:
         """Apply the point-spread function to scatterers on the polar grid, (..., R, A), giving the baseband echo.
@@ -153,7 +155,9 @@ class Scanner:
         row = np.clip(depth.ravel()[shown] * (self.samples / self.depth) - 0.5, 0, self.samples - 1.001)
         column = (angle.ravel()[shown] - self.angles[0]) / (self.angles[1] - self.angles[0])
         frames = np.zeros((len(polar), height * width), np.uint8)
-        grey = self._interpolation(row, column) @ polar.reshape(len(polar), -1).T
+        down, right = row % 1, column % 1
+        shares = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
+        grey = self._interpolation(row, column, *shares) @ polar.reshape(len(polar), -1).T
         frames[:, shown] = np.rint(grey).T
         return frames.reshape(-1, height, width)
 
@@ -186,3 +190,8 @@ def decibels(value: Floats | float) -> Floats:
 def unit_scatterers(rng: np.random.Generator, count: int) -> Complexes:
     """Circular complex Gaussian amplitudes of unit variance, (count,)."""
     return (rng.standard_normal((count, 2), dtype=np.float32) * np.float32(np.sqrt(0.5))).view(np.complex64)[:, 0]
+
+
+def single(*arrays: Floats) -> list[Floats]:
+    """In single precision."""
+    return [np.asarray(array, np.float32) for array in arrays]
