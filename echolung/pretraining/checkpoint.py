@@ -5,11 +5,14 @@ The file is replaced atomically: a killed run leaves the last whole checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -48,14 +51,10 @@ def save(directory: Path, progress: Progress, module: nn.Module, optimizer: torc
 
 def read_progress(directory: Path) -> Progress | None:
     """The progress that the checkpoint in `directory` records, or None without one. Reads no tensor."""
-    path = directory / NAME
-    if not path.exists():
+    if not (directory / NAME).exists():
         return None
-    with _opened(path) as file:
-        try:
-            return Progress(**json.loads(file.metadata()["progress"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, error) from None
+    with _reading(directory / NAME) as file:
+        return Progress(**json.loads(file.metadata()["progress"]))
 
 
 def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -63,18 +62,24 @@ def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 
     Raises CheckpointError if it is damaged or belongs to other parts.
     """
-    path = directory / NAME
-    with _opened(path) as file:
+    with _reading(directory / NAME) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    parameters = dict(module.named_parameters())
-    try:
-        weights = {name: tensors.pop(f"weights/{name}") for name in module.state_dict()}
-        module.load_state_dict(weights)
+        module.load_state_dict({name: tensors.pop(f"weights/{name}") for name in module.state_dict()})
+        parameters = dict(module.named_parameters())
         for label, tensor in tensors.items():
             _, key, name = label.split("/")
             optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise _damaged(path, error) from None
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint ({error})", f"Delete {path} to start over."
+        ) from None
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -84,19 +89,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return [f"{key}: {other.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != other.get(key)]
 
 
-def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        items = [_flat(inner, f"{place}.{key}" if place else str(key)) for key, inner in value.items()]
-        return {key: inner for item in items for key, inner in item.items()}
-    return {place: json.loads(json.dumps(value))}  # tuples become lists, as they do on disk
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged or not a checkpoint ({error})", f"Delete {path} to start over.")
+def _flat(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted key, as they are on disk: tuples become lists."""
+    (flat,) = pd.json_normalize(json.loads(json.dumps(fingerprint))).to_dict("records")
+    return flat

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
@@ -25,8 +25,10 @@ from echolung.models.encoder import Encoder
 from echolung.models.rank import effective_rank
 from echolung.pretraining import checkpoint
 from echolung.pretraining.objectives import OBJECTIVES
-from echolung.pretraining.run import SeedRun
 from echolung.pretraining.sampling import fixed_clips
+
+if TYPE_CHECKING:
+    from echolung.pretraining.run import SeedRun
 
 OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""

@@ -22,13 +22,11 @@ from echolung.models.rank import effective_rank
 from echolung.models.vit import VideoViT
 from echolung.pretraining import checkpoint
 from echolung.pretraining import run as run_module
-from echolung.pretraining import settings as settings_module
 from echolung.pretraining.jepa import Jepa
 from echolung.pretraining.loop import Trained, train
 from echolung.pretraining.run import SeedRun
 from echolung.pretraining.sampling import CropSettings, TrainingClips
-from echolung.pretraining.schedule import ScheduleSettings
-from echolung.pretraining.settings import PretrainSettings
+from echolung.pretraining.settings import PretrainSettings, TrainingSettings
 
 torch.set_num_threads(1)
 
@@ -189,11 +187,11 @@ def test_precision_is_what_the_device_has_and_part_of_a_run(
     def resolved(precision: str, device: str) -> str:
         return settings(precision=precision).of("hearts").precision_on(device)
 
-    monkeypatch.setattr(settings_module, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert resolved("auto", "cpu") == "float32"
     (line,) = checkpoint.differences(depends(store, device="cuda"), depends(store))
     assert line == "training.precision: float32 -> bf16"
-    (tmp_path / "cpuinfo").write_text("flags\t: sse amx_bf16 avx\n")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert resolved("auto", "cpu") == "bf16"
     rounded, exact = (run(store, tmp_path / name, precision=name, steps=4) for name in ("auto", "float32"))
     assert not same(rounded, exact)
@@ -272,10 +270,10 @@ def test_an_encoder_overrides_the_training() -> None:
 
 
 def test_schedule_warms_up_holds_and_cools_down() -> None:
-    rates = ScheduleSettings(steps=10, learning_rate=1.0, warmup_steps=4, warmup_from=0.2, cooldown_steps=4)
+    rates = TrainingSettings(batch=1, steps=10, learning_rate=1.0, warmup_steps=4, warmup_from=0.2, cooldown_steps=4)
     expected = [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert [rates.rate(step) for step in range(10)] == pytest.approx(expected)
-    constant = ScheduleSettings(steps=3, learning_rate=0.5)
+    constant = TrainingSettings(batch=1, steps=3, learning_rate=0.5)
     assert [constant.rate(step) for step in range(3)] == [0.5] * 3
 
 
