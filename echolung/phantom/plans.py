@@ -6,6 +6,7 @@ function of the settings.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class HeartPlan:
     view: View
     ejection_fraction: float
     seed: int
-    child: dict[str, Any] | None = None  # see `_child`
+    child: dict[str, Any] | None = None  # see `_draw_child`
     untraced: str = ""  # the tracing that is missing: No Systolic or No Diastolic
 
 
@@ -83,41 +84,38 @@ Plan = HeartPlan | LungPlan
 
 def plan(settings: PhantomSettings) -> list[Plan]:
     """The videos of a data set, sorted by patient."""
-    layouts: dict[Layout, Callable[[PhantomSettings], Sequence[Plan]]] = {
-        "echonet": _hearts,
-        "echonet_pediatric": _children,
+    layouts: dict[Layout, Callable[..., Sequence[Plan]]] = {
+        "echonet": _adult,
+        "echonet_pediatric": _child,
         "pocus": _pocus,
         "covid_blues": _covid_blues,
     }
-    return list(layouts[settings.layout](settings))
-
-
-def _hearts(settings: PhantomSettings) -> list[HeartPlan]:
-    plans = []
+    plans: list[Plan] = []
     for number in range(settings.patients):
         rng = seeded(settings.seed, settings.layout, number)
-        ef = _ejection_fraction(rng, weak=0.25)
-        name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
-        split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
-        seed = derived_seed(settings.seed, "heart", number)
-        plans.append(_heart(settings, rng, f"Videos/{name}.avi", name, split, "a4c", ef, seed))
+        plans += layouts[settings.layout](settings, rng, number, plans)
     return plans
 
 
-def _children(settings: PhantomSettings) -> list[HeartPlan]:
-    """One examination per child with one video per view. Hearts have adult sizes."""
-    plans: list[HeartPlan] = []
-    for number in range(settings.patients):
-        rng = seeded(settings.seed, settings.layout, number)
-        ef, child = _ejection_fraction(rng, weak=0.12), _child(rng)
-        name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
-        patient, examination = f"CR{name[:7]}", f"CR{name[7:14]}"
-        seed = derived_seed(settings.seed, "child", number)
-        for view in VIEWS:
-            instance = 2 * int(rng.integers(50)) + VIEWS.index(view)
-            file = f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi"
-            untraced = _UNTRACED.get(len(plans) % 16, "")
-            plans.append(_heart(settings, rng, file, patient, str(number % 10), view, ef, seed, child, untraced))
+def _adult(settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]) -> list[HeartPlan]:
+    ef = _ejection_fraction(rng, weak=0.25)
+    name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
+    split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
+    seed = derived_seed(settings.seed, "heart", number)
+    return [_heart(settings, rng, f"Videos/{name}.avi", name, split, "a4c", ef, seed)]
+
+
+def _child(settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]) -> list[HeartPlan]:
+    """One examination with one video per view. Hearts have adult sizes."""
+    ef, facts, plans = _ejection_fraction(rng, weak=0.12), _draw_child(rng), []
+    name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
+    patient, examination = f"CR{name[:7]}", f"CR{name[7:14]}"
+    seed = derived_seed(settings.seed, "child", number)
+    for index, view in enumerate(VIEWS):
+        instance = 2 * int(rng.integers(50)) + index
+        file = f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi"
+        untraced = _UNTRACED.get((len(earlier) + index) % 16, "")
+        plans.append(_heart(settings, rng, file, patient, str(number % 10), view, ef, seed, facts, untraced))
     return plans
 
 
@@ -125,7 +123,7 @@ def _heart(settings: PhantomSettings, rng: np.random.Generator, *fields: Any) ->
     return HeartPlan(_frames(settings, rng), settings.fps, settings.size, *fields)
 
 
-def _child(rng: np.random.Generator) -> dict[str, Any]:
+def _draw_child(rng: np.random.Generator) -> dict[str, Any]:
     """A random child of 0 to 18 years: sex, completed years, kg and cm, of which one may be missing, as in real data.
 
     Weight follows the rules of thumb of paediatric life support. The drawing does not depend on them.
@@ -148,41 +146,38 @@ def _ejection_fraction(rng: np.random.Generator, weak: float) -> float:
     return float(np.clip(rng.normal(61, 6), 45, 78))
 
 
-def _pocus(settings: PhantomSettings) -> list[LungPlan]:
-    plans: list[LungPlan] = []
-    for number, diagnosis in enumerate(_diagnoses(settings.patients)):
-        rng = seeded(settings.seed, settings.layout, number)
-        source = _source(settings, diagnosis, rng)
-        patient = {"patient": str(number + 1), "positive": diagnosis == "covid", "anatomy": LungPatient.draw(rng)}
-        extra = (0, 1, -1)[number % 3] if settings.videos_per_patient > 1 else 0
-        for video in range(settings.videos_per_patient + extra):
-            prefix, suffix = _PREFIXES[diagnosis], source.suffix
-            if diagnosis == "pneumonia" and not any(p.file.startswith("convex/pneu") for p in plans):
-                prefix = "pneu"  # the public set has one such name and one such suffix
-            if suffix == ".mp4" and not any(p.file.endswith(".MP4") for p in plans):
-                suffix = ".MP4"
-            file = f"convex/{prefix}_phantom-{source.name}_pat{number + 1}_vid{video + 1}{suffix}"
-            plans.append(_lung(settings, rng, file, **patient, diagnosis=diagnosis, source=source))
+def _pocus(settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]) -> list[LungPlan]:
+    diagnosis = _diagnoses(settings.patients)[number]
+    source = _source(settings, diagnosis, rng)
+    patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": diagnosis == "covid"}
+    patient |= {"source": source, "anatomy": LungPatient.draw(rng)}
+    plans = []
+    extra = (0, 1, -1)[number % 3] if settings.videos_per_patient > 1 else 0
+    for video in range(settings.videos_per_patient + extra):
+        prefix, suffix = _PREFIXES[diagnosis], source.suffix
+        if video == 0 and diagnosis == "pneumonia" and not any(p.file.startswith("convex/pneu") for p in earlier):
+            prefix = "pneu"  # the public set has one such name and one such suffix
+        if video == 0 and suffix == ".mp4" and not any(p.file.endswith(".MP4") for p in earlier):
+            suffix = ".MP4"
+        file = f"convex/{prefix}_phantom-{source.name}_pat{number + 1}_vid{video + 1}{suffix}"
+        plans.append(_lung(settings, rng, file, **patient))
     return plans
 
 
-def _covid_blues(settings: PhantomSettings) -> list[LungPlan]:
-    plans: list[LungPlan] = []
-    for number in range(settings.patients):
-        rng = seeded(settings.seed, settings.layout, number)
-        positive = number % 2 == 0
-        # The PCR test detects the virus, not lung disease: some positive lungs are healthy, some negative ones are not.
-        shares = (0.22, 0.0, 0.78) if positive else (0.82, 0.11, 0.07)
-        diagnosis: Pattern = ("regular", "pneumonia", "covid")[rng.choice(3, p=shares)]
-        source = _source(settings, "covid" if positive else "regular", rng)
-        patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": positive}
-        patient |= {"source": source, "anatomy": LungPatient.draw(rng)}
-        points = sorted(rng.choice(_POINTS, settings.videos_per_patient, replace=False))
-        if len(points) > 1 and rng.random() < 0.15:  # one point recorded twice instead of another
-            points[-1] = f"{points[0]}_2"
-        for point in points:
-            plans.append(_lung(settings, rng, f"lus_videos/patient_{number + 1}_{point}.mp4", **patient))
-    return plans
+def _covid_blues(
+    settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]
+) -> list[LungPlan]:
+    positive = number % 2 == 0
+    # The PCR test detects the virus, not lung disease: some positive lungs are healthy, some negative ones are not.
+    shares = (0.22, 0.0, 0.78) if positive else (0.82, 0.11, 0.07)
+    diagnosis: Pattern = ("regular", "pneumonia", "covid")[rng.choice(3, p=shares)]
+    source = _source(settings, "covid" if positive else "regular", rng)
+    patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": positive}
+    patient |= {"source": source, "anatomy": LungPatient.draw(rng)}
+    points = sorted(rng.choice(_POINTS, settings.videos_per_patient, replace=False))
+    if len(points) > 1 and rng.random() < 0.15:  # one point recorded twice instead of another
+        points[-1] = f"{points[0]}_2"
+    return [_lung(settings, rng, f"lus_videos/patient_{number + 1}_{point}.mp4", **patient) for point in points]
 
 
 def _lung(settings: PhantomSettings, rng: np.random.Generator, file: str, **patient: Any) -> LungPlan:
@@ -213,6 +208,7 @@ def _frames(settings: PhantomSettings, rng: np.random.Generator) -> int:
     return max(8, round(settings.frames * rng.uniform(0.8, 1.2)))
 
 
+@functools.cache
 def _diagnoses(total: int) -> list[Pattern]:
     """`total` diagnoses in the shares of the public set, evenly mixed."""
     order: list[Pattern] = []

@@ -20,7 +20,7 @@ from echolung.core.errors import SettingsError
 from echolung.core.runtime import Progress, atomic_directory
 from echolung.data import video
 from echolung.data.workers import as_done
-from echolung.phantom.findings import PATTERNS, draw_findings, draw_severity
+from echolung.phantom.findings import Pattern, draw_findings, draw_severity
 from echolung.phantom.four_chamber import FourChamber
 from echolung.phantom.heart import HeartVideo, View, draw_heart
 from echolung.phantom.lung import LungPatient, draw_lung
@@ -68,10 +68,8 @@ def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, si
     )
 
 
-def write_lung(path: Path, pattern: str, seed: int, frames: int, size: int) -> str:
+def write_lung(path: Path, pattern: Pattern, seed: int, frames: int, size: int) -> str:
     """Draw one lung to a video file, container by suffix; returns a line describing it."""
-    if pattern not in PATTERNS:
-        raise SettingsError(f"unknown lung pattern '{pattern}'", f"Choose one of {', '.join(PATTERNS)}.")
     codec = _codec(path, frames, size)
     rng = seeded("lung", seed)
     patient = LungPatient.draw(rng)

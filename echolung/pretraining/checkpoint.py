@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,17 @@ from echolung.core.runtime import atomic_path
 NAME = "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
     """How far a run is, and what it depends on."""
 
-    step: int
-    """Steps done."""
     fingerprint: dict[str, Any]
     """Parameters, code and data; see `differences`."""
-    history: list[dict[str, Any]]
+    step: int = 0
+    """Steps done."""
+    history: list[dict[str, Any]] = field(default_factory=list)
     """One row per logged step."""
-    losses: list[float]
+    losses: list[float] = field(default_factory=list)
     """Losses since the last logged step."""
 
 

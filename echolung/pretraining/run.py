@@ -20,13 +20,8 @@ from echolung.pretraining.objectives import OBJECTIVES
 from echolung.pretraining.settings import UNCHANGING, PretrainSettings, TrainingSettings
 
 HISTORY = "history.csv"
-NEUTRAL = {
-    "echolung.models.encoders",
-    "echolung.pretraining.checkpoint",
-    "echolung.pretraining.objectives",
-    "echolung.pretraining.run",
-    "echolung.pretraining.settings",
-}
+NEUTRAL = {f"echolung.pretraining.{name}" for name in ("checkpoint", "objectives", "run", "settings")}
+NEUTRAL |= {"echolung.models.encoders"}
 """Modules that cannot change a result: files and parameters, and the dicts that import every encoder and objective."""
 
 

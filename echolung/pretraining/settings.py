@@ -10,8 +10,6 @@ import torch
 from echolung.core.parameters import Key, Parameters, chosen
 from echolung.pretraining.objectives import OBJECTIVES
 
-SEAM = chosen(lambda: OBJECTIVES, "objective")
-
 
 class PretrainedEncoder(Parameters):
     """One pretrained encoder: what it learns, from which source, and where it differs from the others."""
@@ -24,12 +22,6 @@ class PretrainedEncoder(Parameters):
     """Overrides of the section `encoder`."""
     training: dict[str, Any] = {}
     """Overrides of `pretrain.training`."""
-
-    @pydantic.field_validator("objective")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        SEAM.settings(value)
-        return value
 
 
 class TrainingSettings(Parameters):
@@ -121,4 +113,4 @@ class PretrainSettings(Parameters):
         objective = self.encoders[name].objective
         if objective in self.objectives:
             return self.objectives[objective]
-        return SEAM.settings(objective).parse({}, f"pretrain.objectives.{objective}")
+        return chosen(lambda: OBJECTIVES, "objective").settings(objective).parse({}, f"pretrain.objectives.{objective}")
