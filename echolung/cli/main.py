@@ -15,6 +15,7 @@ from echolung.cli.champions import become_mlflow, clean, require_free
 from echolung.stage import project_root
 
 if TYPE_CHECKING:
+    from echolung.phantom.findings import Pattern
     from echolung.phantom.heart import View
 
 
@@ -70,7 +71,7 @@ def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, si
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
 @clean
-def phantom_lung(video: Path, pattern: str, seed: int, frames: int, size: int) -> None:
+def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: int) -> None:
     """Draw a lung: A-lines (regular), consolidation (pneumonia), B-lines and a broken pleura (covid).
 
     \b

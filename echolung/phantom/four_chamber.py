@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from echolung.phantom.breathing import Breathing, Pose
+from echolung.phantom.motion import WIDEST, Breathing, HeartAnatomy, Motion, Pose, Ventricle, outline
 from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
-from echolung.phantom.ventricle import WIDEST, HeartAnatomy, Motion, Ventricle, outline
 
 _RIGHT_WALL = 4.0
+_LEAFLETS = 480  # scatterers
 _CUT = 1 / WIDEST - 1  # where the mitral plane cuts the ellipse: distance from its centre, in half-lengths
 _FULLNESS = WIDEST / 2 * (np.pi / 2 + _CUT * np.sqrt(1 - _CUT**2) + np.arcsin(_CUT))  # area / bounding rectangle
 
@@ -30,7 +30,11 @@ class FourChamber:
         self.poses = breathing.poses(self.rest, times)
         self.deepest = float(self.rest.depth) + anatomy.length + anatomy.atrium_length + breathing.axial
         self.areas = 2 * ventricle.half_widths * ventricle.lengths * np.float32(_FULLNESS / 100)  # cm2, (T,)
-        self._draw_leaflets(rng)
+        # Scatterers on the leaflets of the valves.
+        self._leaflets = unit_scatterers(rng, _LEAFLETS) * decibels(4.0)
+        self._thickness = rng.normal(0, 0.5, _LEAFLETS).astype(np.float32)
+        self._along = rng.random(_LEAFLETS, dtype=np.float32)  # 0 at the hinge, 1 at the tip
+        self._hinges = self.tissue(*np.array(_hinges(anatomy), np.float32).T)
 
     def inside(self, x: Floats, z: Floats) -> NDArray[np.bool_]:
         """Whether points (T, H, W) are in the cavity."""
@@ -112,12 +116,6 @@ class FourChamber:
             level = np.where(np.hypot(x - hinge_x, z - hinge_z) < 3.2, 8.0, level)
         return np.where(cavities, -30.0 + 2 * SmoothField.draw(rng, 10, 10)(x, z), level).astype(np.float32)
 
-    def _draw_leaflets(self, rng: np.random.Generator, count: int = 480) -> None:
-        self._leaflets = unit_scatterers(rng, count) * decibels(4.0)
-        self._thickness = rng.normal(0, 0.5, count).astype(np.float32)
-        self._along = rng.random(count, dtype=np.float32)  # 0 at the hinge, 1 at the tip
-        self._hinges = self.tissue(*np.array(_hinges(self.ventricle.anatomy), np.float32).T)
-
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
         """Scatterers that do not move with the tissue, the mitral and tricuspid leaflets: x, z and amplitude, (N,).
 
@@ -129,7 +127,7 @@ class FourChamber:
         swing = np.float32(0.22) + np.float32(1.05) * self.ventricle.opening[frame]  # angle with the valve plane
         reach = 0.53 * span
         tip_x, tip_z = inwards * reach * np.cos(swing), -reach * np.sin(swing)
-        along, k, bow = self._along, np.arange(len(self._along)) % 4, np.sin(np.pi * self._along) * 0.08
+        along, k, bow = self._along, np.arange(_LEAFLETS) % 4, np.sin(np.pi * self._along) * 0.08
         x = hinge_x[k] + along * tip_x[k] + self._thickness
         z = hinge_z[k] + along * tip_z[k] - bow * span[k] + self._thickness
         return x.astype(np.float32), z.astype(np.float32), self._leaflets

@@ -1,7 +1,7 @@
 """A beating, breathing heart in one of two views, drawn from scatterers that move with the tissue.
 
 Scatterers are placed once, at end-diastole, with the echogenicity of their tissue. The view moves them with the beat
-(four_chamber.py, short_axis.py), and the whole heart moves with the breath (breathing.py). Reverberation in the chest
+(four_chamber.py, short_axis.py), and the whole heart moves with the breath (motion.py). Reverberation in the chest
 wall and rib shadows do not move. Lengths are millimetres. Dimension letters: T frames, H W pixels, R depth samples,
 A beams, N scatterers.
 """
@@ -14,11 +14,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from echolung.phantom.breathing import Breathing, Pose
 from echolung.phantom.four_chamber import FourChamber
+from echolung.phantom.motion import Breathing, HeartAnatomy, Pose, Ventricle
 from echolung.phantom.short_axis import ShortAxis
 from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
-from echolung.phantom.ventricle import HeartAnatomy, Ventricle
 
 View = Literal["a4c", "psax"]
 VIEWS: tuple[View, ...] = get_args(View)

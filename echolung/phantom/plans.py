@@ -92,7 +92,7 @@ def plan(settings: PhantomSettings) -> list[Plan]:
     }
     plans: list[Plan] = []
     for number in range(settings.patients):
-        rng = seeded(settings.seed, settings.layout, number)
+        rng = np.random.default_rng(derived_seed(settings.seed, settings.layout, number))
         plans += layouts[settings.layout](settings, rng, number, plans)
     return plans
 
@@ -197,11 +197,6 @@ def _source(settings: PhantomSettings, diagnosis: Pattern, rng: np.random.Genera
     """A patient's source: the one tied to the diagnosis, or a random one."""
     bound, free = rng.random() < settings.nuisance_tied_to_label, SOURCES[rng.integers(len(SOURCES))]
     return _TIED[diagnosis] if bound else free
-
-
-def seeded(*parts: object) -> np.random.Generator:
-    """A random generator seeded by `parts`."""
-    return np.random.default_rng(derived_seed(*parts))
 
 
 def _frames(settings: PhantomSettings, rng: np.random.Generator) -> int:

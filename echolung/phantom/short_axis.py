@@ -16,11 +16,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from echolung.phantom.breathing import Breathing, Pose
+from echolung.phantom.motion import Breathing, Motion, Pose, Ventricle, outline
 from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
-from echolung.phantom.ventricle import Motion, Ventricle, outline
 
 _RIGHT_WALL = 3.5
+_PAPILLARY = 480  # scatterers
 _CHEST = 19.0  # from the probe to the pericardium
 
 
@@ -35,6 +35,7 @@ class ShortAxis:
         level = float(outline(rng.uniform(0.5, 0.62)))
         # Amplitude and direction: oval, triangular.
         self._ovals = [(rng.uniform(0, most), rng.uniform(0, 2 * np.pi)) for most in (0.05, 0.025)]
+        self._lengths = ventricle.lengths / np.float32(anatomy.length)  # (T,) relative to end-diastole
         self.radii = ventricle.half_widths * level  # (T,) of the circle with the cavity's area
         self._full = anatomy.diameter / 2 * level  # that radius at end-diastole
         self.areas = np.pi * self.radii**2 / 100  # cm2, (T,)
@@ -47,7 +48,14 @@ class ShortAxis:
         self.rest = Pose(x=rng.uniform(7, 14), depth=_CHEST + top + rng.uniform(0, 6), tilt=rng.uniform(-0.12, 0.12))
         self.poses = breathing.poses(self.rest, times)
         self.deepest = float(np.max(self.poses.depth)) + float(self._outer(np.pi))
-        self._draw_papillary_muscles(rng)
+        # Scatterers of the anterolateral and posteromedial papillary muscles: two discs at the wall.
+        self._clocks = np.array([rng.uniform(1.95, 2.3), rng.uniform(3.75, 4.05)])  # about 4 and half past 7
+        self._discs = np.array([rng.uniform(4, 5.5), rng.uniform(4, 5.5)])  # their radii at end-diastole
+        distance, angle = np.sqrt(rng.random(_PAPILLARY)), 2 * np.pi * rng.random(_PAPILLARY)
+        self._outwards = (distance * np.cos(angle)).astype(np.float32)  # in the unit disc, along the radius
+        self._across = (distance * np.sin(angle)).astype(np.float32)
+        density = np.pi * np.square(self._discs).sum() / _PAPILLARY
+        self._papillary = unit_scatterers(rng, _PAPILLARY) * decibels(3.0) * np.sqrt(density)
 
     def _shape(self, clock: Floats | float) -> Floats:
         """Distance from the axis to the border, relative to the radius of the circle with the same area."""
@@ -80,28 +88,24 @@ class ShortAxis:
         beyond = np.maximum(distance - self._outer(clock), 0)
         width = np.maximum(self._right(clock), 1)
         reach = beyond / width
-        across, down, shape = x / distance, z / distance, self._shape(clock)
-        muscle = np.maximum(distance**2 - (self._full * shape) ** 2, 0)  # 0 inside the cavity
-        fading = np.exp(-beyond / 22)  # share of the muscle's motion that a point follows
-        # The free wall of the right ventricle moves towards the septum.
-        right = 0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0))
-        across, down, distance, shape = single(across, down, distance, shape)
-        muscle, fading, right = single(muscle, fading, right)
+        across, down, shape = single(x / distance, z / distance, self._shape(clock))
+        muscle, fading, right = single(
+            np.maximum(distance**2 - (self._full * self._shape(clock)) ** 2, 0),  # 0 inside the cavity
+            np.exp(-beyond / 22),  # share of the muscle's motion that a point follows
+            # The free wall of the right ventricle moves towards the septum.
+            0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0)),
+        )
 
         def at(frame: int) -> tuple[Floats, Floats]:
             radius = np.float32(self.radii[frame])
             scale = radius / np.float32(self._full)
             # The ring keeps its volume: as the long axis gets shorter, its area grows.
-            ring = np.sqrt((radius * shape) ** 2 + muscle / self._shortened(frame))
+            ring = np.sqrt((radius * shape) ** 2 + muscle / np.float32(self._lengths[frame]))
             outside = distance + (ring - distance) * fading - (1 - scale**2) * right
             moved = np.where(muscle > 0, outside, distance * scale)
             return across * moved, down * moved
 
         return at
-
-    def _shortened(self, frame: int) -> np.float32:
-        """Length of the long axis relative to end-diastole."""
-        return np.float32(self.ventricle.lengths[frame] / self.ventricle.anatomy.length)
 
     def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: np.random.Generator) -> Floats:
         """Echo level in dB relative to average muscle, of tissue at (x, z) at end-diastole in the beam at `beam`."""
@@ -124,22 +128,11 @@ class ShortAxis:
         level += squarely + np.where(pericardium | right_wall, 6 * facing - 3, 0)
         return np.where(cavities, -30.0 + 2 * SmoothField.draw(rng, 10, 10)(x, z), level).astype(np.float32)
 
-    def _draw_papillary_muscles(self, rng: np.random.Generator, count: int = 480) -> None:
-        """The anterolateral and posteromedial muscles: two discs at the wall."""
-        self._clocks = np.array([rng.uniform(1.95, 2.3), rng.uniform(3.75, 4.05)])  # about 4 and half past 7
-        self._discs = np.array([rng.uniform(4, 5.5), rng.uniform(4, 5.5)])  # their radii at end-diastole
-        distance, angle = np.sqrt(rng.random(count)), 2 * np.pi * rng.random(count)
-        # Positions in the unit disc, along the radius and across it.
-        self._outwards = (distance * np.cos(angle)).astype(np.float32)
-        self._across = (distance * np.sin(angle)).astype(np.float32)
-        density = np.pi * np.square(self._discs).sum() / count
-        self._papillary = unit_scatterers(rng, count) * decibels(3.0) * np.sqrt(density)
-
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
         """Scatterers that do not move with the tissue, the papillary muscles: x, z and amplitude, each (N,)."""
-        radius = self._discs / np.sqrt(float(self._shortened(frame)))  # they thicken as they shorten
+        radius = self._discs / np.sqrt(float(self._lengths[frame]))  # they thicken as they shorten
         middle = self.radii[frame] * self._shape(self._clocks) - 0.75 * radius
-        k = np.arange(len(self._papillary)) % 2
+        k = np.arange(_PAPILLARY) % 2
         out = (middle[k] + radius[k] * self._outwards).astype(np.float32)
         side = (radius[k] * self._across).astype(np.float32)
         cos, sin = np.cos(self._clocks[k]).astype(np.float32), np.sin(self._clocks[k]).astype(np.float32)

@@ -17,14 +17,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from echolung.core.errors import SettingsError
-from echolung.core.runtime import Progress, atomic_directory
+from echolung.core.runtime import Progress, atomic_directory, derived_seed
 from echolung.data import video
 from echolung.data.workers import as_done
 from echolung.phantom.findings import Pattern, draw_findings, draw_severity
 from echolung.phantom.four_chamber import FourChamber
 from echolung.phantom.heart import HeartVideo, View, draw_heart
 from echolung.phantom.lung import LungPatient, draw_lung
-from echolung.phantom.plans import HeartPlan, LungPlan, plan, seeded
+from echolung.phantom.plans import HeartPlan, LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.tables import TABLES
 
@@ -71,7 +71,7 @@ def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, si
 def write_lung(path: Path, pattern: Pattern, seed: int, frames: int, size: int) -> str:
     """Draw one lung to a video file, container by suffix; returns a line describing it."""
     codec = _codec(path, frames, size)
-    rng = seeded("lung", seed)
+    rng = np.random.default_rng(derived_seed("lung", seed))
     patient = LungPatient.draw(rng)
     # In a data set some videos of sick patients look healthy; a single video always shows the pattern asked for.
     severity = 0 if pattern == "regular" else max(2, draw_severity(pattern, rng))

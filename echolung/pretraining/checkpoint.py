@@ -84,12 +84,7 @@ def _reading(path: Path) -> Iterator[Any]:
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """What differs between two fingerprints, as lines `key: theirs -> ours`; empty if a run may continue."""
-    mine, other = _flat(ours), _flat(theirs)
-    keys = sorted(mine.keys() | other.keys())
+    # As they are on disk, where tuples are lists; nested keys become a.b.
+    mine, other = (pd.json_normalize(json.loads(json.dumps(one))).to_dict("records")[0] for one in (ours, theirs))
+    keys = sorted(str(key) for key in mine.keys() | other.keys())
     return [f"{key}: {other.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != other.get(key)]
-
-
-def _flat(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """Values by dotted key, as they are on disk: tuples become lists."""
-    (flat,) = pd.json_normalize(json.loads(json.dumps(fingerprint))).to_dict("records")
-    return flat

@@ -69,10 +69,8 @@ class _Loop:
         self.rows = slice(self.rank * share, (self.rank + 1) * share)
 
         torch.manual_seed(derived_seed(run.seed, "parts"))
-        objective = OBJECTIVES[run.objective](
-            run.encoder, run.settings.objective(run.name), run.seed, run.training.steps
-        )
-        self.objective = objective.to(device)
+        build, settings = OBJECTIVES[run.objective], run.settings.objective(run.name)
+        self.objective = build(run.encoder, settings, run.seed, run.training.steps).to(device)
         groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)
         self.bf16 = self.settings.precision_on(device.type) == "bf16"
@@ -125,8 +123,7 @@ class _Loop:
                 f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}",
                 "Lower pretrain.training.learning_rate, lengthen warmup_steps, or set clip_gradient (1.0, say).",
             )
-        limit = self.settings.clip_gradient or math.inf
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.clip_gradient or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.objective.after_step(step)
