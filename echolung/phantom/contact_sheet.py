@@ -31,7 +31,7 @@ def contact_sheet(path: Path) -> None:
     """Write the contact sheet as a png."""
     figure = Figure(figsize=(11, 6), facecolor="#0c0d10", layout="constrained")
     tiles = figure.subplots(3, 6).flat
-    captions = list[str]()
+    captions: list[str] = []
     for view, ef, seed in _HEARTS:
         video = draw_heart(ef, 40, 25, _SIZE, seed, view)
         ventricle = video.heart.ventricle

@@ -14,8 +14,7 @@ in the coordinates of the lung. Dimension letters: T frames, R depth samples, A 
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +92,7 @@ def draw_lung(
 ) -> LungVideo:
     """Draw a lung with these findings, uint8 frames (frames, *size)."""
     rng = np.random.default_rng(seed)
-    scanner = dataclasses.replace(patient.scanner, samples=max(160, round(1.4 * max(size))), beams=max(112, max(size)))
+    scanner = replace(patient.scanner, samples=max(160, round(1.4 * max(size))), beams=max(112, max(size)))
     breath = 2 * np.pi * (patient.breath_rate / 60 * np.arange(frames) / fps + rng.random())
     slide = (patient.slide * np.sin(breath)).astype(np.float32)
     rest = patient.pleura_depth(scanner.angles)

@@ -84,20 +84,20 @@ Plan = HeartPlan | LungPlan
 
 def plan(settings: PhantomSettings) -> list[Plan]:
     """The videos of a data set, sorted by patient."""
-    layouts: dict[Layout, Callable[..., Sequence[Plan]]] = {
+    plans: list[Plan] = []
+    layouts: dict[Layout, Callable[[PhantomSettings, np.random.Generator, int], Sequence[Plan]]] = {
         "echonet": _adult,
         "echonet_pediatric": _child,
-        "pocus": _pocus,
+        "pocus": functools.partial(_pocus, earlier=plans),
         "covid_blues": _covid_blues,
     }
-    plans: list[Plan] = []
     for number in range(settings.patients):
         rng = np.random.default_rng(derived_seed(settings.seed, settings.layout, number))
-        plans += layouts[settings.layout](settings, rng, number, plans)
+        plans += layouts[settings.layout](settings, rng, number)
     return plans
 
 
-def _adult(settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]) -> list[HeartPlan]:
+def _adult(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
     ef = _ejection_fraction(rng, weak=0.25)
     name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
     split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
@@ -105,7 +105,7 @@ def _adult(settings: PhantomSettings, rng: np.random.Generator, number: int, ear
     return [_heart(settings, rng, f"Videos/{name}.avi", name, split, "a4c", ef, seed)]
 
 
-def _child(settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]) -> list[HeartPlan]:
+def _child(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
     """One examination with one video per view. Hearts have adult sizes."""
     ef, facts, plans = _ejection_fraction(rng, weak=0.12), _draw_child(rng), []
     name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
@@ -114,7 +114,7 @@ def _child(settings: PhantomSettings, rng: np.random.Generator, number: int, ear
     for index, view in enumerate(VIEWS):
         instance = 2 * int(rng.integers(50)) + index
         file = f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi"
-        untraced = _UNTRACED.get((len(earlier) + index) % 16, "")
+        untraced = _UNTRACED.get((2 * number + index) % 16, "")
         plans.append(_heart(settings, rng, file, patient, str(number % 10), view, ef, seed, facts, untraced))
     return plans
 
@@ -164,9 +164,7 @@ def _pocus(settings: PhantomSettings, rng: np.random.Generator, number: int, ear
     return plans
 
 
-def _covid_blues(
-    settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]
-) -> list[LungPlan]:
+def _covid_blues(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[LungPlan]:
     positive = number % 2 == 0
     # The PCR test detects the virus, not lung disease: some positive lungs are healthy, some negative ones are not.
     shares = (0.22, 0.0, 0.78) if positive else (0.82, 0.11, 0.07)
