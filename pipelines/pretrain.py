@@ -17,7 +17,7 @@ from echolung.stage import stage
 def main(name: str) -> None:
     with stage("pretrain", name) as here, contextlib.ExitStack() as stack:
         from echolung.compute.pretraining import pretrain, seed_runs
-        from echolung.pretraining.result import HISTORY
+        from echolung.pretraining.run import HISTORY
         from echolung.tracking.experiments import trial_run
 
         settings = here.settings.pretrain

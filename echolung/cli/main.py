@@ -14,6 +14,7 @@ from echolung.cli.champions import become_mlflow, require_free
 from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
+    from echolung.phantom.findings import Pattern
     from echolung.phantom.heart import View
 
 
@@ -75,7 +76,7 @@ def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, si
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
-def phantom_lung(video: Path, pattern: str, seed: int, frames: int, size: int) -> None:
+def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: int) -> None:
     """Draw a lung: A-lines (regular), consolidation (pneumonia), B-lines and a broken pleura (covid).
 
     \b

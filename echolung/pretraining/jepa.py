@@ -51,7 +51,7 @@ class Jepa(Objective):
         if not self.encoder.maskable:
             raise SettingsError(
                 f"the objective jepa cannot train an encoder of kind '{encoder.kind}', which takes no masks",
-                "Choose another kind of encoder, or another objective for it.",
+                "Choose another kind of encoder, or another objective.",
             )
         if self.encoder.grid[1] * self.encoder.grid[2] < 2:
             raise SettingsError(
