@@ -19,7 +19,9 @@ setup:
 	@./bootstrap.sh $(VENV)
 
 demo: setup
-	@python -m echolung.composition
+	@grep -qx 'study: phantom' params.yaml && grep -qx 'scale: demo' params.yaml || { printf '%s\n' \
+	  'echolung: params.yaml is not the demonstration.' 'For the demonstration: echolung run --study phantom --scale demo' \
+	  'For params.yaml as it is: dvc repro' >&2; exit 1; }
 	@dvc repro -q
 	@./demo.sh
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from echolung.core.errors import SettingsError
-from echolung.stage import exit_cleanly, project_root
+from echolung.core.parameters import nearest
 
 GROUPS = ("study", "scale")
 """Folders of conf/; one file of each is composed."""
@@ -51,20 +50,16 @@ def compose(root: Path, study: str | None = None, scale: str | None = None, chan
     for group, name in named.items():
         known = names(root, group)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"Did you mean '{near[0]}'? " if near else ""
+            hint = nearest(name, known, "Did you mean '{}'? ")
             raise SettingsError(f"conf/{group} has no '{name}'", f"{hint}It has: {', '.join(known)}.")
     chosen = at_hand(root) | named
-    files = [f"{group}={name}" for group, name in chosen.items()]
-    parameters = _compose(root, files)
-    if chosen.get("study", parameters.get("study")) != parameters.get("study"):
-        path = f"conf/study/{chosen['study']}.yaml"
-        remedy = f"Change that line to `study: {chosen['study']}`."
-        raise SettingsError(f"{path} says `study: {parameters.get('study')}`", remedy)
-    overrides = [_addition(parameters, quoted(change)) for change in changes]
-    words = [f"{group}={name}" for group, name in named.items()] + overrides
-    command = ("dvc", "exp", "run", *(word for override in words for word in ("-S", override)))
-    return Composition(_compose(root, [*files, *overrides]) if overrides else parameters, command)
+    overrides = [quoted(change) for change in changes]
+    parameters = _compose(root, [*(f"{group}={name}" for group, name in chosen.items()), *overrides])
+    if (written := parameters.get("study")) != chosen.get("study", written):
+        path, remedy = f"conf/study/{chosen['study']}.yaml", f"Change that line to `study: {chosen['study']}`."
+        raise SettingsError(f"{path} says `study: {written}`", remedy)
+    words = [*(f"{group}={name}" for group, name in named.items()), *overrides]
+    return Composition(parameters, ("dvc", "exp", "run", *(part for word in words for part in ("-S", word))))
 
 
 def _compose(root: Path, overrides: list[str]) -> dict[str, Any]:
@@ -96,30 +91,19 @@ def quoted(change: str) -> str:
         return change  # deletes a key
     if not equals or not key.strip():
         raise SettingsError(f"'{change}' does not set a parameter", "Write KEY=VALUE, e.g. split.seed=1")
-    value = os.path.expanduser(value)
+    if key in GROUPS:
+        raise SettingsError(f"'{key}' is more than a parameter", f"Write --{key} {value}")
+    # conf/ leaves some keys to their default, and Hydra wants a `++` for these.
+    key, value = f"++{key.lstrip('+')}", os.path.expanduser(value)
     try:
         override = OverridesParser.create().parse_override(f"{key}={value}")
-    except HydraException:
-        pass
-    else:
         read = override.value()
         kept = not isinstance(read, str) or read == value or value[:1] in ("'", '"')
         if kept and not override.is_sweep_override():
             return f"{key}={value}"
+    except HydraException:
+        pass
     return f"{key}={QuotedString(text=value, quote=Quote.double).with_quotes()}"
-
-
-def _addition(parameters: dict[str, Any], override: str) -> str:
-    """The override, with the `++` that Hydra wants for a key that conf/ leaves to its default."""
-    section: Any = parameters
-    key = override.partition("=")[0]
-    if key.startswith(("~", "+")) or key in GROUPS:
-        return override
-    for part in key.split("."):
-        if not isinstance(section, dict) or part not in section:
-            return f"++{override}"
-        section = section[part]
-    return override
 
 
 def edited(root: Path) -> list[str]:
@@ -130,24 +114,6 @@ def edited(root: Path) -> list[str]:
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        inner = [_flat(below, f"{place}.{key}" if place else str(key)) for key, below in value.items()]
-        return {key: leaf for one in inner for key, leaf in one.items()}
-    return {place: value}
-
-
-def require_demonstration(root: Path) -> None:
-    """Raise SettingsError unless params.yaml is the study `phantom` at the scale `demo`, as conf/ has it."""
-    chosen = at_hand(root)
-    if chosen == {"study": "phantom", "scale": "demo"} and not edited(root):
-        return
-    name = " ".join(f"{group}={value}" for group, value in chosen.items())
-    raise SettingsError(
-        f"params.yaml is not the demonstration (it is {name or 'not of conf/'}, perhaps edited)",
-        "For the demonstration: echolung run --study phantom --scale demo. For params.yaml as it is: dvc repro",
-    )
-
-
-if __name__ == "__main__":  # make demo
-    with exit_cleanly():
-        require_demonstration(project_root())
+    if not isinstance(value, dict) or not value:
+        return {place[1:]: value}
+    return {key: leaf for name, below in value.items() for key, leaf in _flat(below, f"{place}.{name}").items()}

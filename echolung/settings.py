@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,7 +10,7 @@ import pydantic
 import yaml
 
 from echolung.core.errors import SettingsError
-from echolung.core.parameters import Key, Parameters, chosen
+from echolung.core.parameters import Key, Parameters, chosen, nearest
 from echolung.data.ingest import IngestSettings
 from echolung.data.splits import SplitSettings
 from echolung.embedding.embed import EmbedSettings
@@ -25,7 +24,6 @@ from echolung.models.encoder import ClipSettings
 from echolung.models.encoders import ENCODERS
 from echolung.phantom.settings import PhantomSettings
 from echolung.pretraining.settings import PretrainSettings
-from echolung.reports.settings import ReportSettings
 from echolung.tracking.store import TrackingSettings
 
 
@@ -39,6 +37,15 @@ class FitSettings(Parameters):
     def of(self, method: str) -> Parameters:
         """The parameters of one method."""
         return self.methods.get(method) or METHODS[method].Settings()
+
+
+class ReportSettings(Parameters):
+    """What the report shows."""
+
+    frames: bool = False
+    """Sample frames of recorded videos. Most data sets do not permit it; phantoms are always shown."""
+    arms: tuple[str, ...] = ()
+    """The arms, for `dvc plots`: every plotted file has a column for each."""
 
 
 class Settings(Parameters):
@@ -131,9 +138,7 @@ class Settings(Parameters):
         return f"untrained/{arm}" if encoder == RANDOM else f"pretrained/{encoder}"
 
     def seeds(self, arm: str) -> tuple[int, ...]:
-        """The seeds of an arm; raises SettingsError if there is no such arm."""
-        if arm not in self.arms:
-            raise SettingsError(f"study {self.study} has no arm '{arm}'", f"Its arms: {', '.join(self.arms)}.")
+        """The seeds of an arm."""
         chosen = self.arms[arm]
         if chosen.pretrained:
             return chosen.seeds or self.pretrain.seeds
@@ -164,43 +169,24 @@ class Settings(Parameters):
         wanted = {name for key, task in self.tasks.items() if source in task.sources for name in self.encoders_of(key)}
         return [name for name in self.arms if name in wanted]
 
-    def candidate(self, task: str) -> str:
-        """The arm that `promote` takes if none is named: the first candidate of the task."""
-        arms = self.arms_of(task)
-        return next((name for name, arm in arms.items() if arm.role == "candidate"), next(iter(arms)))
-
     def known_task(self, task: str | None) -> str:
         """`task`, or the first one if None; raises SettingsError naming the nearest if the study has no such task."""
         if task is None:
             return next(iter(self.tasks))
         if task not in self.tasks:
-            near = difflib.get_close_matches(task, self.tasks, n=1, cutoff=0.4)
-            hint = f"Did you mean '{near[0]}'? " if near else ""
+            hint = nearest(task, self.tasks, "Did you mean '{}'? ")
             raise SettingsError(f"study {self.study} has no task '{task}'", f"{hint}It has: {', '.join(self.tasks)}.")
         return task
 
-    def known_arm(self, task: str, arm: str) -> str:
-        """`arm`; raises SettingsError if it does not take part in the task."""
-        if arm not in (arms := self.arms_of(task)):
-            raise SettingsError(
-                f"arm '{arm}' takes no part in {task}", f"Arms of {task}: {', '.join(arms)}. Name one with --arm."
-            )
+    def known_arm(self, task: str, arm: str | None) -> str:
+        """`arm`, or the task's first candidate if None; raises SettingsError if it does not take part in the task."""
+        arms = self.arms_of(task)
+        if arm is None:
+            return next((name for name in arms if arms[name].role == "candidate"), next(iter(arms)))
+        if arm not in arms:
+            remedy = f"Arms of {task}: {', '.join(arms)}. Name one with --arm."
+            raise SettingsError(f"arm '{arm}' takes no part in {task}", remedy)
         return arm
-
-    def stages(self) -> list[str]:
-        """The runs that make the study, as the tracking store names them: one per stage and item of dvc.yaml."""
-        items: dict[str, Iterable[str]] = {
-            "phantom": self.phantom,
-            "ingest": self.ingest.sources,
-            "split": self.tasks,
-            "initialise": [""],
-            "pretrain": self.pretrain.encoders,
-            "embed": self.embed.sources,
-            "fit": self.tasks,
-            "compare": [""],
-            "report": [""],
-        }
-        return [f"{stage}@{item}" if item else stage for stage, keys in items.items() for item in keys]
 
     def section(self, stage: str, key: str = "") -> dict[str, Any]:
         """The parameters of one stage, as plain values for the tracking store."""
@@ -211,9 +197,9 @@ class Settings(Parameters):
         if stage == "fit":
             section["arms"] = everything["arms"]
         if stage == "pretrain" and key in self.pretrain.encoders:
-            own = self.pretrain.encoders[key]
-            section["encoders"] = {key: everything["pretrain"]["encoders"][key]}
-            section["objectives"] = {own.objective: everything["pretrain"]["objectives"].get(own.objective, {})}
+            own = section["encoders"][key]
+            section["encoders"], used = {key: own}, own["objective"]
+            section["objectives"] = {used: section["objectives"].get(used, {})}
             section["encoder"] = self.shape(key).model_dump(mode="json")
         return section
 

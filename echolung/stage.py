@@ -18,7 +18,6 @@ from echolung.core.runtime import Progress, disk_error, exclusive, seed_everythi
 
 if TYPE_CHECKING:
     import pandas as pd
-    import psutil
 
     from echolung.settings import Settings
     from echolung.tracking.run import Run
@@ -40,6 +39,14 @@ def project_root() -> Path:
         if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
             return folder
     raise DataError(f"{start} is not inside an EchoLung project", "Change to the folder that holds dvc.yaml.")
+
+
+def project() -> tuple[Path, Settings]:
+    """The project's folder and parameters."""
+    from echolung.settings import load
+
+    root = project_root()
+    return root, load(root)
 
 
 @dataclass(frozen=True)
@@ -74,32 +81,22 @@ class Stage:
         try:
             check(self.name, key, tables, self.validation, **facts)
         finally:
-            for suffix in ("json", "html"):
-                findings = self.validation / f"{self.name}-{key}.{suffix}"
-                if findings.is_file():
-                    self.run.attach(findings, "validation")
-
-    def trial(self, arm: str, seed: int, resume_key: str) -> contextlib.AbstractContextManager[Run]:
-        """The tracked run of one pretraining trial; the same `resume_key` continues the same run."""
-        from echolung.tracking import experiments
-
-        section = self.settings.section(self.name, arm)
-        return experiments.trial_run(self.store, self.settings.study, arm, seed, section, resume_key)
+            findings = self.validation / f"{self.name}-{key}.json"
+            if findings.is_file():
+                self.run.attach(findings, "validation")
 
     def progress(self, label: str) -> Progress:
         """A progress bar, as a callable(done, total); one line every ten seconds where the output is a file."""
         from tqdm import tqdm
 
-        bars: list[tqdm[Any]] = []
+        interval = 0.2 if sys.stderr.isatty() else 10.0
+        bar = tqdm(desc=label, mininterval=interval, delay=1e-3, smoothing=0.1, dynamic_ncols=True)
 
         def advance(done: int, total: int) -> None:
-            if not bars:
-                interval = 0.2 if sys.stderr.isatty() else 10.0
-                bars.append(tqdm(total=total, desc=label, mininterval=interval, smoothing=0.1, dynamic_ncols=True))
-            bars[0].total = total
-            bars[0].update(done - bars[0].n)
+            bar.total = total
+            bar.update(done - bar.n)
             if done >= total:
-                bars[0].close()
+                bar.close()
 
         return advance
 
@@ -112,12 +109,10 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
     """
     with exit_cleanly():
         _end_with_dvc()
-        root = project_root()
-        from echolung.settings import load
+        root, settings = project()
         from echolung.tracking import experiments
         from echolung.tracking.store import store
 
-        settings = load(root)
         title = f"{name}@{key}" if key else name
         lock = root / "data" / "locks" / f"{settings.study}-{title}.lock"
         with exclusive(lock, f"stage {title}", PATIENCE if "DVC_STAGE" in os.environ else 1.0):
@@ -150,10 +145,15 @@ def _end_with_dvc() -> None:
         return
     import psutil
 
+    def command(process: psutil.Process) -> str:
+        try:
+            return " ".join(process.cmdline())
+        except psutil.Error:
+            return ""
+
     # DVC starts a stage through a shell, whose command line names the script.
-    above = (parent for parent in psutil.Process().parents() if not _names_script(parent))
-    dvc = next(above, None)
-    if dvc is None or (dvc.pid == 1 and not _command(dvc).count("dvc")):  # it ended before we looked for it
+    dvc = next((parent for parent in psutil.Process().parents() if "pipelines." not in command(parent)), None)
+    if dvc is None or (dvc.pid == 1 and "dvc" not in command(dvc)):  # it ended before we looked for it
         raise KeyboardInterrupt
 
     def watch() -> None:
@@ -163,16 +163,3 @@ def _end_with_dvc() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _names_script(process: psutil.Process) -> bool:
-    return "pipelines." in _command(process)
-
-
-def _command(process: psutil.Process) -> str:
-    import psutil
-
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""

@@ -17,17 +17,23 @@ from echolung.stage import stage
 def main(name: str) -> None:
     with stage("pretrain", name) as here, contextlib.ExitStack() as stack:
         from echolung.compute.pretraining import pretrain, seed_runs
-        from echolung.pretraining.result import HISTORY
+        from echolung.pretraining.run import HISTORY
+        from echolung.tracking.experiments import trial_run
 
         settings = here.settings.pretrain
         pool = here.data("ingest", settings.encoders[name].pool, "clips")
         runs = seed_runs(name, settings, here.settings.shape(name), pool, here.scratch("pretrain", name))
-        trials = {run.seed: stack.enter_context(here.trial(name, run.seed, digest(run.fingerprint()))) for run in runs}
+        section = here.settings.section("pretrain", name)
+        trials = {}
+        for run in runs:  # a resumed training goes on in the same tracked run
+            key = digest(run.fingerprint())
+            tracked = trial_run(here.store, here.settings.study, name, run.seed, section, key)
+            trials[run.seed] = stack.enter_context(tracked)
         with atomic_directory(here.data("encoders", "pretrained", name)) as target:
             seeds = pretrain(
                 runs,
                 target,
-                on_metrics={seed: trial.logger() for seed, trial in trials.items()},
+                on_metrics={seed: trial.live for seed, trial in trials.items()},
                 on_progress=here.progress(f"pretraining {name}"),
             )
             here.check({"seeds": seeds})

@@ -1,6 +1,5 @@
 """report: figures, tables and one HTML page; one MLflow run per task and arm. Run by DVC: dvc repro report"""
 
-import datetime
 import itertools
 
 import click
@@ -15,9 +14,8 @@ def main() -> None:
         from echolung.evaluation.comparison import read_comparison
         from echolung.reports import study
         from echolung.reports.page import ReportInputs, write_report
-        from echolung.reports.samples import samples
         from echolung.tracking.arms import arm_results
-        from echolung.tracking.experiments import Dataset, arm_run
+        from echolung.tracking.experiments import arm_run
         from echolung.tracking.provenance import provenance
 
         settings, origin = here.settings, provenance(here.root)
@@ -34,16 +32,14 @@ def main() -> None:
             tasks=settings.tasks,
             arms=settings.report.arms,
             facts=study.facts(settings.model_dump(mode="json"), origin),
-            when=datetime.date.today().isoformat(),
             sources=sources,
             encoders=study.encoders(encoders),
             ranks=study.effective_ranks(sorted(itertools.chain(*features))),
             history=study.read_history(itertools.chain(*encoders.values())),
             encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
-            samples=samples(settings.tasks, folds, set(shown), here.data("ingest")),
-            commands=study.commands(origin),
-            phantom=bool(sources["drawn"].all()),
+            samples=study.samples(settings.tasks, folds, set(shown), here.data("ingest")),
+            revision=origin.get("git_revision", "<revision>"),
             beside=[here.data("compare", "metrics.json"), here.root / "params.yaml"],
         )
         out = here.validation.parent
@@ -51,8 +47,7 @@ def main() -> None:
         here.run.attach(out / "index.html")
         here.run.attach(out / "params.yaml")
         for task, table in folds.items():
-            split = Dataset(table, here.data("split", f"{task}.csv"), task, folds_digest(table), "evaluation")
-            for result in arm_results(comparison, task, inputs.encoders, split):
+            for result in arm_results(comparison, task, inputs.encoders, folds_digest(table)):
                 arm_run(here.store, settings.study, result).attach(out / "figures", "figures")
 
 

@@ -90,7 +90,7 @@ class Project:
 
     def echolung(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`echolung ARGUMENTS`, with this project's own code."""
-        return self.run(sys.executable, "-m", "echolung.cli.main", *arguments)
+        return self.run(sys.executable, "-m", "echolung", *arguments)
 
     def change(self, **changes: Any) -> None:
         """Edit params.yaml; `a__b=1` sets a.b."""

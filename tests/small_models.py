@@ -97,8 +97,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def described(model: Model, path: Path) -> dict[str, np.ndarray]:
     """A file as novelty sees it."""
-    batch = model.read([path])
-    return describe(batch.recordings, batch.ids)
+    one = model.read(path)
+    return describe(one.recordings, [one.name])
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,18 +120,8 @@ def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPa
     assert fits[-1] == ("majority", "majority", 0)
     assert {name: vars(shape)["depth"] for name, (shape, _) in settings.untrained().items()} == {"random": 4, "deep": 6}
     assert settings.shape("own").model_dump() == settings.encoder.model_dump() | {"depth": 2}
-    assert settings.candidate("pocus-pathology") == "jepa"
+    assert settings.known_arm("pocus-pathology", None) == "jepa"
     with pytest.raises(SettingsError, match=r"no task 'pocus-patology'.*Did you mean 'pocus-pathology'"):
         settings.known_task("pocus-patology")
     with pytest.raises(SettingsError, match="arm 'own' takes no part in pocus-pathology"):
         settings.known_arm("pocus-pathology", "own")
-
-
-def test_the_stages_of_a_study_are_those_of_dvc_yaml() -> None:
-    values, expected = yaml.safe_load((ROOT / "params.yaml").read_text()), []
-    for stage, how in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
-        items = values if "foreach" in how else [""]
-        for key in re.findall(r"[\w-]+", how.get("foreach", "")):
-            items = items[key]
-        expected += [f"{stage}@{item}" if item else stage for item in items]
-    assert load(ROOT).stages() == expected

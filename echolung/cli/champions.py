@@ -7,29 +7,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from echolung.stage import exit_cleanly, project_root
+from echolung.stage import project
 
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
     from echolung.settings import Settings
-
-
-def clean(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the command become one line with the remedy, and an exit code."""
-
-    @wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        with exit_cleanly():
-            command(*arguments, **options)
-
-    return wrapped
 
 
 def become_mlflow(arguments: list[str]) -> None:
@@ -42,20 +29,17 @@ def require_free(port: int) -> None:
     """Raise BusyError if something else listens on the port."""
     from echolung.core.errors import BusyError
 
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind(("127.0.0.1", port))
-        except OSError as error:
-            problem = f"port {port} cannot be used ({error.strerror})"
-            raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        problem = f"port {port} cannot be used ({os.strerror(error.errno or 0)})"
+        raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
 
 
 @click.command()
 @click.argument("task")
 @click.option("--arm", help="The candidate; by default the task's first arm with the role `candidate`.")
 @click.option("--reset", is_flag=True, help="Compare with the baseline only, not with the champion.")
-@clean
 def promote(task: str, arm: str | None, reset: bool) -> None:
     """Make an arm the champion of TASK, if its out-of-fold scores allow.
 
@@ -68,14 +52,12 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
       echolung promote blues-covid --arm random
     """
     from echolung.registry.promote import promote as run_promotion
-    from echolung.settings import load
     from echolung.tracking.experiments import stage_run
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     task = settings.known_task(task)
-    candidate = _candidate(root, settings, task, settings.known_arm(task, arm or settings.candidate(task)))
+    candidate = _candidate(root, settings, task, settings.known_arm(task, arm))
     tracking = store(root, settings.tracking)
     with (
         _one_at_a_time(root, settings, task),
@@ -99,7 +81,6 @@ def _one_at_a_time(root: Path, settings: Settings, task: str) -> contextlib.Abst
 @click.command()
 @click.argument("task")
 @click.option("--to", type=click.IntRange(min=1), help="Version; by default the one that the champion followed.")
-@clean
 def rollback(task: str, to: int | None) -> None:
     """Make an earlier champion of TASK the champion again.
 
@@ -112,12 +93,10 @@ def rollback(task: str, to: int | None) -> None:
       echolung rollback pocus-pathology --to 3
     """
     from echolung.registry.rollback import roll_back
-    from echolung.settings import load
     from echolung.tracking.experiments import stage_run
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     name = settings.known_task(task)
     tracking = store(root, settings.tracking)
     parameters = {"task": name, "to": to or "the one before"}
@@ -171,7 +150,6 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
     type=click.Path(path_type=Path, file_okay=False),
     help="A folder for pictures (gif and png) of what each answer rests on.",
 )
-@clean
 def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None) -> None:
     """Ask a task's champion about video FILES.
 
@@ -186,13 +164,10 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     from echolung.data.containers import opened
     from echolung.registry.models import champion, local_champion
     from echolung.serving.answers import as_json, as_text
-    from echolung.serving.explain import explain_files
     from echolung.serving.model import Model
-    from echolung.settings import load
     from echolung.tracking.store import store, where
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     name = settings.known_task(task)
     for video in videos:  # a wrong path is an error before any file is decoded
         with opened(video):
@@ -202,6 +177,8 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     model = Model.open(version.folder)
     title = f"{version.name} version {version.number}"
     if explain:
+        from echolung.serving.explain import explain_files
+
         answers = explain_files(model, videos, explain, title)
     else:
         with click.progressbar(length=len(videos), hidden=len(videos) < 20, file=sys.stderr) as bar:
@@ -220,41 +197,30 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
 @click.command()
 @click.argument("task")
 @click.option("--port", default=5001, show_default=True, type=click.IntRange(1, 65535))
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="The folder below which videos are read; by default the current one.",
-)
-@clean
-def serve(task: str, port: int, root: Path | None) -> None:
+def serve(task: str, port: int) -> None:
     """Serve TASK's champion by HTTP, on this machine only (127.0.0.1) and without a password.
 
-    A row has either `video`, a path below --root, or `content`, the bytes of a video file as base64.
+    A row has `content`, the bytes of a video file as base64.
 
     \b
     Examples:
-      echolung serve pocus-pathology --port 5002 --root ward
-      curl -s http://127.0.0.1:5002/invocations -H 'Content-Type: application/json' \\
-        -d '{"dataframe_records": [{"video": "a1.mp4"}]}'
+      echolung serve pocus-pathology --port 5002
+      printf '{"dataframe_records": [{"content": "%s"}]}' "$(base64 < a1.mp4 | tr -d '\\n')" |
+        curl -s http://127.0.0.1:5002/invocations -H 'Content-Type: application/json' -d @-
     """
     from echolung.data.ffmpeg import require_ffmpeg
     from echolung.registry.models import champion
-    from echolung.serving.request import ROOT_VARIABLE, Limits
-    from echolung.settings import load
     from echolung.tracking.store import store
 
-    project = project_root()
-    settings = load(project)
-    place = store(project, settings.tracking)
+    here, settings = project()
+    place = store(here, settings.tracking)
     version = champion(place, settings.study, settings.known_task(task))
     require_ffmpeg()
     require_free(port)
-    os.environ[ROOT_VARIABLE] = str((root or Path(os.environ.get(ROOT_VARIABLE) or ".")).resolve())
-    Limits.of_environment(serving=True)
     os.environ |= {"MLFLOW_TRACKING_URI": place.uri, "MLFLOW_REGISTRY_URI": place.uri}
     # MLflow starts its server by name: the environment need not be activated for that.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     click.echo(f"{version.name} version {version.number}: http://127.0.0.1:{port}/invocations   Ctrl-C ends it.")
-    click.echo(f"Videos are read below {os.environ[ROOT_VARIABLE]}. For research use only; not a medical device.")
+    click.echo("For research use only; not a medical device.")
     model = ["models", "serve", "-m", f"models:/{version.name}/{version.number}", "--env-manager", "local"]
     become_mlflow([*model, "--host", "127.0.0.1", "--port", str(port)])

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from echolung.cli import champions
-from echolung.cli import run as running
-from echolung.cli.champions import become_mlflow, clean, require_free
-from echolung.stage import project_root
+from echolung.cli import champions, run
+from echolung.cli.champions import become_mlflow, require_free
+from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
+    from echolung.phantom.findings import Pattern
     from echolung.phantom.heart import View
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Group(click.Group):
+    """Errors of a command become one line with the remedy, and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with exit_cleanly():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="echolung")
 def main() -> None:
     """What has a model learned from unlabelled ultrasound, and does it help where labels are few?
@@ -49,7 +57,6 @@ def phantom() -> None:
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
-@clean
 def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, size: int) -> None:
     """Draw a heart with a chosen ejection fraction: apical four-chamber view (a4c) or parasternal short axis (psax).
 
@@ -69,8 +76,7 @@ def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, si
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
-@clean
-def phantom_lung(video: Path, pattern: str, seed: int, frames: int, size: int) -> None:
+def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: int) -> None:
     """Draw a lung: A-lines (regular), consolidation (pneumonia), B-lines and a broken pleura (covid).
 
     \b
@@ -84,7 +90,6 @@ def phantom_lung(video: Path, pattern: str, seed: int, frames: int, size: int) -
 
 @phantom.command("sheet")
 @click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
-@clean
 def phantom_sheet(picture: Path) -> None:
     """Draw a contact sheet of hearts and lungs (png).
 
@@ -105,7 +110,6 @@ def phantom_sheet(picture: Path) -> None:
 @click.option("--deep", is_flag=True, help="Also start Ray.")
 @click.option("--fix", is_flag=True, help="After moving or copying the project: point its MLflow store to this folder.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object on standard output.")
-@clean
 def doctor(
     study: str | None, scale: str | None, changes: tuple[str, ...], deep: bool, fix: bool, as_json: bool
 ) -> None:
@@ -134,7 +138,6 @@ def doctor(
 
 
 @main.command()
-@clean
 def show() -> None:
     """Print the answer of each task, the comparison, and where the report is.
 
@@ -142,60 +145,35 @@ def show() -> None:
     Example:
       echolung show
     """
-    from echolung.core.errors import BusyError, DataError
-    from echolung.doctor.project import at_work
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
-    from echolung.settings import load
 
-    root = project_root()
-    settings = load(root)
-    try:
-        comparison = read_comparison(root / "data" / settings.study / "compare")
-    except DataError as error:
-        if stages := at_work(root, settings.study):
-            problem = f"study {settings.study} has no comparison yet; running: {', '.join(stages)}"
-            raise BusyError(problem, "Wait for it to end.") from error
-        raise
+    root, settings = project()
+    comparison = read_comparison(root / "data" / settings.study / "compare")
     click.echo(table_text(comparison, settings.tasks))
     click.echo(f"\nReport: {root / 'reports' / settings.study / 'index.html'}\nRuns:   echolung ui")
 
 
 @main.command()
 @click.argument("name")
-@click.option("--command", default="dvc repro", show_default=True, help="What made the study.")
-@clean
-def publish(name: str, command: str) -> None:
+def publish(name: str) -> None:
     """Write the study's small results to reports/NAME, to be committed: no video, and no frame of one.
 
     \b
     Example:
-      echolung publish lung-laptop --command "echolung run --study lung --scale laptop"
+      echolung publish lung-laptop
     """
-    import pandas as pd
-
-    from echolung.evaluation.comparison import read_comparison
-    from echolung.reports.publish import made
     from echolung.reports.publish import publish as write
-    from echolung.settings import load
-    from echolung.tracking.experiments import stage_times
-    from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
-    data = root / "data" / settings.study
-    comparison = read_comparison(data / "compare")
-    predictions = {task: pd.read_parquet(data / "fit" / task / "predictions.parquet") for task in settings.tasks}
-    stages = stage_times(store(root, settings.tracking), settings.study, settings.stages())
-    report, target = root / "reports" / settings.study, root / "reports" / name
-    files = write(report, comparison, settings.tasks, predictions, target, made(command, stages))
+    root, settings = project()
+    target = root / "reports" / name
+    files = write(root / "reports" / settings.study, root / "data" / settings.study, settings.tasks, target)
     click.echo(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB.")
     click.echo(f"To commit them: git add -f {target.relative_to(root)}")
 
 
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
-@clean
 def ui(port: int) -> None:
     """Open the MLflow UI of this project, for this machine only (127.0.0.1).
 
@@ -203,12 +181,10 @@ def ui(port: int) -> None:
     Example:
       echolung ui --port 5010
     """
-    from echolung.settings import load
     from echolung.tracking.experiments import close_abandoned
     from echolung.tracking.store import store
 
-    root = project_root()
-    settings = load(root)
+    root, settings = project()
     place = store(root, settings.tracking)
     close_abandoned(place, settings.study)
     require_free(port)
@@ -216,10 +192,5 @@ def ui(port: int) -> None:
     become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
 
 
-for command in (running.run, running.clean):
+for command in (run.run, run.clean, champions.promote, champions.rollback, champions.predict, champions.serve):
     main.add_command(command)
-for command in (champions.promote, champions.rollback, champions.predict, champions.serve):
-    main.add_command(command)
-
-if __name__ == "__main__":
-    main()

@@ -5,42 +5,31 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from echolung.cli.champions import clean as errors_as_lines
 from echolung.stage import project_root
-
-if TYPE_CHECKING:
-    from echolung.settings import Settings
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--study", help="A file of conf/study; without it, the study of params.yaml.")
 @click.option("--scale", help="A file of conf/scale; without it, the scale of params.yaml.")
 @click.option("-S", "--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter; may be repeated.")
-@click.option("--queue", is_flag=True, help="Only queue it; `dvc queue start` runs what is queued.")
-@click.option("--temp", is_flag=True, help="Run it in a copy of the project.")
 @click.option("--print", "only_print", is_flag=True, help="Print the command with everything quoted, and stop.")
 @click.argument("dvc_options", nargs=-1, type=click.UNPROCESSED)
-@errors_as_lines
 def run(
     study: str | None,
     scale: str | None,
     changes: tuple[str, ...],
-    queue: bool,
-    temp: bool,
     only_print: bool,
     dvc_options: tuple[str, ...],
 ) -> None:
     """Run a study: checks the parameters, then calls `dvc exp run` (`dvc repro` if nothing is named).
 
     VALUE needs no quotes for Hydra: paths with spaces, umlauts, `=`, `(` or `#` are taken as they are, and `~` is the
-    home folder. Further options go to DVC.
+    home folder. Further options go to DVC: --queue for later (`dvc queue start`), --temp for a copy of the project.
 
     \b
     Examples:
@@ -52,13 +41,12 @@ def run(
 
     root = project_root()
     words = ["dvc", "repro"]
-    if study or scale or changes or queue or temp:
+    if study or scale or changes or {"--queue", "--temp"} & {*dvc_options}:
         composed = compose(root, study, scale, changes)
-        settings = Settings.parse(composed.parameters, "what was set")
-        words = [*composed.command, *(["--queue"] * queue), *(["--temp"] * temp)]
-        if queue or temp:
-            words += [word for override in _absolute_roots(root, settings) for word in ("-S", override)]
-        lost = [] if study else [one for one in edited(root) if one.partition("=")[0] not in _keys(changes)]
+        Settings.parse(composed.parameters, "what was set")
+        words = [*composed.command]
+        named = {change.partition("=")[0].lstrip("+") for change in changes}
+        lost = [] if study else [one for one in edited(root) if one.partition("=")[0] not in named]
         if lost:
             click.echo(f"Edits of params.yaml that go back to conf/: {', '.join(lost)}. To keep one: --set", err=True)
     words += dvc_options
@@ -71,29 +59,7 @@ def run(
     os.execv(sys.executable, [sys.executable, "-m", *words])
 
 
-def _keys(changes: tuple[str, ...]) -> set[str]:
-    return {change.partition("=")[0].lstrip("+") for change in changes}
-
-
-def _absolute_roots(root: Path, settings: Settings) -> list[str]:
-    """Overrides for sources that the copy of a queued experiment would lack: in neither Git nor DVC."""
-    from echolung.composition import quoted
-
-    found = []
-    for key, source in settings.ingest.sources.items():
-        place = root / source.root
-        drawn = key in settings.phantom
-        imported = any((root / f"{folder}.dvc").is_file() for folder in (source.root, *source.root.parents))
-        if source.root.is_absolute() or drawn or imported or not place.exists():
-            continue
-        tracked = subprocess.run(["git", "-C", str(root), "ls-files", str(place)], capture_output=True, check=False)
-        if not tracked.stdout:
-            found.append(quoted(f"ingest.sources.{key}.root={os.path.normpath(place)}"))
-    return found
-
-
 @click.command()
-@errors_as_lines
 def clean() -> None:
     """Delete everything that was made from the videos, for every study: data, reports, runs and models.
 
@@ -103,42 +69,32 @@ def clean() -> None:
     Example:
       echolung clean
     """
-    root = project_root()
-    made, folders = derived(root)
-    for path in made:
+    for path in derived(project_root()):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for folder in folders:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
-def derived(root: Path) -> tuple[list[Path], list[Path]]:
-    """What the stages and commands make (outputs of dvc.yaml, work in progress), and the folders that may get empty."""
+def derived(root: Path) -> list[Path]:
+    """What the stages and commands make: outputs, work in progress, runs and models."""
     import yaml
     from pydantic import TypeAdapter, ValidationError
 
     from echolung.composition import names
     from echolung.core.parameters import Key
 
-    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
-    bodies = [stage.get("do", stage) for stage in stages]
-    outs = [out if isinstance(out, str) else next(iter(out)) for body in bodies for out in body.get("outs", [])]
-    # data/<study>/<stage>, whatever is in it. Of data/raw/<study> only the drawn sets: yours may be beside them.
-    below = {out.split("/")[2] for out in outs if out.startswith("data/${study}/")}
+    # Of data/<study> the stages' own folders, of data/raw/<study> the drawn sets: yours may be beside them.
+    below = ("ingest", "split", "encoders", "embed", "fit", "compare")
     made = [root / place for place in ("data/cache", "data/demo", "data/locks", "mlruns/artifacts", "dvc.lock")]
     made += (root / "mlruns").glob("mlflow.db*")
-    folders = []
     for file in [root / "params.yaml", *(root / "conf" / "study" / f"{name}.yaml" for name in names(root, "study"))]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         try:  # a name with dots or slashes would lead elsewhere, and no stage accepts it
             study, *drawn = TypeAdapter(list[Key]).validate_python([values["study"], *(values.get("phantom") or {})])
         except (KeyError, TypeError, ValidationError):
             continue
-        data, raw = root / "data" / study, root / "data" / "raw" / study
-        made += [data / stage for stage in below] + [raw / key for key in drawn]
+        made += [root / "data" / study / stage for stage in below]
+        made += [root / "data" / "raw" / study / key for key in drawn]
         made += [root / "data" / f"{study}-runs", root / "reports" / study]
-        folders += [data, raw]
-    return made, folders
+    return made

@@ -54,9 +54,9 @@ def fit_task(
         one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[method].model_dump(mode="json")}
         one["_depends"] = digest([*depends, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
         configurations += [one | place for place in outer]
-    gpus = max(METHODS[method].gpus for _, method, _ in fits)
-    function = functools.partial(fit_one, str(data), str(runs / "work"))
-    results = run_trials(function, configurations, runs / "finished", f"fit-{name}", workers, on_progress, gpus=gpus)
+    resources = {"cpu": 1, "gpu": max(METHODS[method].gpus for _, method, _ in fits)}
+    function, place = functools.partial(fit_one, str(data), str(runs / "work")), runs / "finished"
+    results = run_trials(function, configurations, place, f"fit-{name}", workers, on_progress, resources=resources)
     search = [result["search"] for result in results if len(result["search"])]
     return (
         pd.concat([result["predictions"] for result in results], ignore_index=True),

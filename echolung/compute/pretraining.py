@@ -22,8 +22,7 @@ from echolung.core.errors import EcholungError, SettingsError, TrialError
 from echolung.core.runtime import Progress
 from echolung.models.encoder import ClipSettings
 from echolung.pretraining.loop import OnMetrics
-from echolung.pretraining.result import finish, finished, outlook, row
-from echolung.pretraining.run import SeedRun
+from echolung.pretraining.run import SeedRun, finish, finished, outlook, row
 from echolung.pretraining.settings import ComputeSettings, PretrainSettings
 
 

@@ -9,6 +9,7 @@ the trials that it changes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -49,25 +50,23 @@ def run_trials(
     workers: int,
     on_progress: Progress | None = None,
     *,
-    fingerprint: str = "",
-    gpus: float = 0.0,
-    resources: Mapping[str, float] | None = None,
+    resources: Mapping[str, float] = {"cpu": 1},
     at_once: int | None = None,
     steps: int = 1,
 ) -> list[dict[str, Any]]:
     """Results of `function(configuration)`, in the order of `configurations`, which must all differ.
 
-    `fingerprint` covers everything else the results depend on (data, code). A trial runs in one thread, seeded from its
-    configuration, so its result does not depend on how many run at once. It gets one CPU and the share `gpus` of a GPU,
-    or `resources`; no more than `at_once` run side by side. It counts as `steps` in `on_progress`, and may report
-    `step` on its way. `directory` must be on storage that all machines of the cluster see.
+    A configuration must name everything that its result depends on (data and code too). A trial runs in one thread,
+    seeded from its configuration, so its result does not depend on how many run at once. It gets `resources` of Ray; no
+    more than `at_once` run side by side. It counts as `steps` in `on_progress`, and may report `step` on its way.
+    `directory` must be on storage that all machines of the cluster see.
 
     A trial whose process dies is retried once. Raises TrialError, after all others have finished, with the causes, the
     configurations that failed, and the remedies of typed errors.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    keys = [digest([fingerprint, dict(configuration)]) for configuration in configurations]
+    keys = [digest(dict(configuration)) for configuration in configurations]
     assert len(set(keys)) == len(keys), "two trials have the same configuration"
     results: dict[str, dict[str, Any]] = {}
     for folder in [directory / key for key in keys if (directory / key).is_dir()]:
@@ -83,11 +82,11 @@ def run_trials(
             import ray
 
             reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
-            wanted = dict(resources or {"cpu": 1, "gpu": gpus})
-            failures = _tune(function, pending, directory, name, wanted, at_once, reporter)
+            run = functools.partial(_tune, function, directory, name, dict(resources), at_once, reporter)
+            failures = run(pending)
             died = {key: pending[key] for key, failure in failures.items() if failure["died"]}
             if died and any(node["Alive"] for node in ray.nodes()):  # if Ray died, a retry would wait for ever
-                again = _tune(function, died, directory, name, wanted, at_once, reporter)
+                again = run(died)
                 failures = {key: failure for key, failure in failures.items() if key not in died} | again
         if failures:
             raise _failure(failures, pending, directory, name)
@@ -125,12 +124,12 @@ def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -
 
 def _tune(
     function: Trial,
-    pending: dict[str, dict[str, Any]],
     directory: Path,
     name: str,
     resources: dict[str, float],
     at_once: int | None,
     reporter: Any,
+    pending: dict[str, dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """Run what is pending; returns cause, remedy and traceback of failed trials, by key, and whether they died."""
     from ray import tune

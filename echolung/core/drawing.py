@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -20,14 +18,12 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # 
 WIDTH = 8.8
 """Inches."""
 
-RC = {
+STYLE = {
     "figure.dpi": 130,
     "savefig.dpi": 130,
     "font.size": 9,
-    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 9,
     "axes.labelcolor": SOFT,
     "axes.edgecolor": FAINT,
     "axes.spines.top": False,
@@ -40,19 +36,11 @@ RC = {
     "ytick.color": SOFT,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
-    "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "text.parse_math": False,  # names may contain dollar signs
 }
-
-
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """Draw in this style; the caller's matplotlib settings are restored afterwards."""
-    with matplotlib.rc_context(RC):
-        yield
 
 
 def new_figure(rows: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[list[Axes]]]:

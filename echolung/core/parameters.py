@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import difflib
 import re
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
 import pydantic
+from pydantic_core import PydanticCustomError
 
 from echolung.core.errors import SettingsError
+
+UNKNOWN = "unknown_parameters"
 
 
 class Parameters(pydantic.BaseModel):
     """A frozen record of parameters; an unknown key is an error that names the nearest known one."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _only_known(cls, values: Any) -> Any:
+        names = [str(name) for name in values if name not in cls.model_fields] if isinstance(values, Mapping) else []
+        if names:
+            raise PydanticCustomError(UNKNOWN, "unknown parameters", {"names": names, "known": [*cls.model_fields]})
+        return values
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -28,10 +38,8 @@ class Parameters(pydantic.BaseModel):
         try:
             return cls.model_validate(dict(values))
         except pydantic.ValidationError as error:
-            faults = [_describe(cls, fault) for fault in error.errors()]
-            raise SettingsError(
-                "; ".join(faults), f"Correct {where} (or the file in conf/ that it is composed from)."
-            ) from None
+            faults = "; ".join(_describe(fault) for fault in error.errors())
+            raise SettingsError(faults, f"Correct {where} (or the file in conf/ that it is composed from).") from None
 
 
 def _key(value: str) -> str:
@@ -82,54 +90,22 @@ class chosen:
         return self.settings(value[self.key]).model_validate(value)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`: did you mean 'x'?` for the known name closest to `name`; empty if none is close."""
+def nearest(name: str, known: Iterable[str], hint: str = ": did you mean '{}'?") -> str:
+    """`hint` with the known name that is closest to `name`; empty if none is close."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f": did you mean '{near[0]}'?" if near else ""
+    return hint.format(near[0]) if near else ""
 
 
-def _describe(cls: type[pydantic.BaseModel], fault: Any) -> str:
-    location = tuple(part for part in fault["loc"] if part != "[key]")
-    key = ".".join(str(part) for part in location)
-    if fault["type"] == "extra_forbidden":
-        return f"unknown parameter '{key}'" + nearest(str(location[-1]), known_keys(cls, location[:-1]))
+def _describe(fault: Any) -> str:
+    location = [str(part) for part in fault["loc"] if part != "[key]"]
+    key = ".".join(location)
+    if fault["type"] == UNKNOWN:
+        known = fault["ctx"]["known"]
+        names = {name: ".".join([*location, name]) for name in fault["ctx"]["names"]}
+        return "; ".join(f"unknown parameter '{names[name]}'{nearest(name, known)}" for name in names)
     if fault["type"] == "missing":
         return f"parameter '{key}' is missing"
     message = fault["msg"].removeprefix("Value error, ")
     value = fault.get("input")
     shown = "" if isinstance(value, Mapping) else f" = {value!r}"
     return f"parameter '{key}'{shown}: {message[:1].lower()}{message[1:]}" if key else message
-
-
-def known_keys(cls: type[pydantic.BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names accepted at `path`, walking nested records, dicts, unions and `chosen` settings."""
-    places: list[Any] = [cls]
-    for part in path:
-        places = [inner for place in places for inner in _below(place, part)]
-    return [name for place in places if hasattr(place, "model_fields") for name in place.model_fields]
-
-
-def _below(place: Any, part: Any) -> list[Any]:
-    """The records, dicts and seams at the entry `part` of one of these."""
-    if isinstance(place, chosen):
-        return [place.seam()[part].Settings] if part in place.seam() else []
-    if typing.get_origin(place) is dict:
-        return _records(get_args(place)[1])
-    if part in place.model_fields:
-        field = place.model_fields[part]
-        return _records(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
-    return [place]  # a union tag in pydantic's location, not a level of the mapping
-
-
-def _records(annotation: Any) -> list[Any]:
-    """The records, dicts and seams that an annotation is made of."""
-    if isinstance(annotation, chosen):
-        return [cls.Settings for cls in annotation.seam().values()] if annotation.key else [annotation]
-    if typing.get_origin(annotation) is dict:
-        return [annotation]
-    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        return [annotation]
-    if hasattr(annotation, "__metadata__"):
-        seams = [inner for inner in annotation.__metadata__ if isinstance(inner, chosen)]
-        return _records(seams[0] if seams else annotation.__origin__)
-    return [record for inner in get_args(annotation) for record in _records(inner)]

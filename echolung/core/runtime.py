@@ -52,18 +52,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-_KEPT = "and run again: finished work is kept, and nothing was overwritten."
-_FREE = f"Free some space {_KEPT}"
 _REFUSALS = {
-    errno.ENOSPC: ("the disk is full", _FREE),
-    errno.EDQUOT: ("the disk quota is used up", _FREE),
-    errno.EFBIG: ("a file would be larger than is allowed here", f"Raise the limit (`ulimit -f`) {_KEPT}"),
-    errno.EROFS: ("the disk is read-only", f"Make it writable {_KEPT}"),
-    errno.EACCES: ("permission is denied", f"Change the permissions {_KEPT}"),
-    errno.EPERM: ("permission is denied", f"Change the permissions {_KEPT}"),
-    errno.ENOTDIR: ("a file is where a folder must be", f"Move it away {_KEPT}"),
-    errno.EEXIST: ("a file is where a folder must be", f"Move it away {_KEPT}"),
-    errno.EIO: ("the disk reports an error", f"Check the disk {_KEPT}"),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EIO),
 }
 _CUT = re.compile(r"\d+ requested and \d+ written")  # numpy, which does not say why
 
@@ -75,17 +66,14 @@ def disk_error(error: BaseException, path: Path | None = None) -> DiskError | No
     """
     if isinstance(error, EcholungError):
         return error if isinstance(error, DiskError) else None
-    code = error.errno if isinstance(error, OSError) else None
-    if code is None:
-        code = next((known for known in _REFUSALS if os.strerror(known) in str(error)), None)
-    if code in _REFUSALS:
-        what, remedy = _REFUSALS[code]
-    elif isinstance(error, OSError) and _CUT.search(str(error)):
-        what, remedy = "a file could not be written to its end", _FREE
-    else:
+    texts = [os.strerror(code) for code in _REFUSALS if os.strerror(code) in str(error)]
+    if isinstance(error, OSError) and _CUT.search(str(error)):
+        texts = ["a file could not be written to its end"]
+    if not texts:
         return None
-    place = path or getattr(error, "filename", None)
-    return DiskError(f"{what}: {place}" if place else f"{what} ({error})", remedy)
+    place = path or getattr(error, "filename", None) or error
+    remedy = "Free space or correct the permissions, and run again: finished work is kept, and nothing was overwritten."
+    return DiskError(f"{texts[0]}: {place}", remedy)
 
 
 @contextlib.contextmanager
@@ -177,8 +165,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises DataError naming it if it is missing or damaged."""
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a file", "Remove it and run `dvc repro` again.")
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -188,12 +174,8 @@ def read_json(path: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """JSON for numpy scalars and arrays, paths, and whatever else has an exact text."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    """JSON for paths, and for numpy's scalars and arrays."""
+    return str(value) if isinstance(value, Path) else value.tolist()
 
 
 def workspace(root: Path) -> Path:

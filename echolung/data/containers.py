@@ -6,7 +6,6 @@ FFmpeg also plays text, pictures and playlists, and playlists make it open other
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import re
@@ -20,10 +19,9 @@ from echolung.core.errors import VideoError
 
 DOWNLOAD_REMEDY = "Copy or download the file again; if the original is damaged, remove it from the data set."
 ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
-LINK_REMEDY = "Repair or remove the link."
 
 ENOUGH = 512
-"""Bytes of a file's beginning that `container` and `nature` need."""
+"""Bytes of a file's beginning that `opened` needs."""
 HEADER = 1 << 18
 """Bytes of a mkv, webm or wmv file's beginning that are searched for the pixel aspect ratio."""
 MOVIE_HEADER = 1 << 24
@@ -42,6 +40,10 @@ _PREFIXES = {
     b"FLV\x01": "flv",
     b"OggS": "ogg",
 }
+_OTHERS = (
+    (128, b"DICM", "it is a DICOM file"),
+    (0, b"version https://git-lfs", "it is a Git LFS pointer: run `git lfs pull`"),
+)
 _TRANSPORT = 0x47  # every 188 bytes of an MPEG transport stream, or every 192 of a camcorder's
 
 
@@ -56,15 +58,6 @@ def container(head: bytes) -> str | None:
         if len(head) >= ENOUGH and len(marks) >= 2 and set(marks) == {_TRANSPORT}:
             return "mts"
     return next((name for prefix, name in _PREFIXES.items() if head.startswith(prefix)), None)
-
-
-def nature(head: bytes) -> str:
-    """What a file that begins with `head` is instead of a supported video, else what is supported."""
-    if head[128:132] == b"DICM":
-        return "it is a DICOM file"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer: run `git lfs pull`"
-    return ACCEPTED
 
 
 class Source:
@@ -100,8 +93,9 @@ def regular(path: Path) -> Iterator[io.FileIO]:
     """
     try:
         stream = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    except (OSError, ValueError) as error:
-        raise VideoError(*_unopened(path, error)) from None
+    except OSError as error:
+        fault = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
+        raise VideoError(f"{path} {fault}", "Check the path; if it is a link, where it leads.") from None
     with stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise VideoError(f"{path} is a pipe or a device, not a file", "Give a video file.")
@@ -118,14 +112,12 @@ def opened(path: Path) -> Iterator[Source]:
         size = os.fstat(stream.fileno()).st_size
         if size == 0:
             raise VideoError(f"{path} is empty (0 bytes)", DOWNLOAD_REMEDY)
-        try:
-            head = stream.read(ENOUGH) or b""
-            stream.seek(0)
-        except OSError as error:
-            raise VideoError(f"{path} cannot be read ({error.strerror})", DOWNLOAD_REMEDY) from None
+        head = stream.read(ENOUGH) or b""
+        stream.seek(0)
         kind = container(head)
         if kind is None:
-            raise VideoError(f"{path} is not a supported video ({nature(head)})", "Convert it, or give another file.")
+            fault = next((what for at, mark, what in _OTHERS if head.startswith(mark, at)), ACCEPTED)
+            raise VideoError(f"{path} is not a supported video ({fault})", "Convert it, or give another file.")
         yield Source(path, stream, size, kind)
 
 
@@ -168,21 +160,3 @@ def _movie_header(source: Source) -> bytes:
             break
         begin += size
     return b""
-
-
-def _unopened(path: Path, error: OSError | ValueError) -> tuple[str, str]:
-    """Why a file cannot be opened, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        if path.is_symlink():
-            return f"{path} is a broken link to {os.readlink(path)}", LINK_REMEDY
-        return f"{path} does not exist", "Check the path."
-    if isinstance(error, IsADirectoryError):
-        return f"{path} is a folder, not a file", "Give the video files in it."
-    if isinstance(error, PermissionError):
-        return f"{path} may not be read by this user", "Allow it (chmod u+r), or ask the owner of the file."
-    if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return f"{path} is a link that leads back to itself", LINK_REMEDY
-    if isinstance(error, OSError) and error.errno == errno.ENXIO:
-        return f"{path} is a socket, not a file", "Remove it."
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return f"{str(path)!r} cannot be opened ({reason})", "Check the path."

@@ -1,7 +1,4 @@
-"""FFmpeg's shared libraries: whether torchcodec finds them, and a limit on the memory they allocate.
-
-`python -m echolung.data.ffmpeg` says what is missing and how to install it.
-"""
+"""FFmpeg's shared libraries: whether torchcodec finds them, and a limit on the memory they allocate."""
 
 from __future__ import annotations
 
@@ -57,10 +54,3 @@ def reason(error: BaseException) -> str:
     if ".cpp:" in line:
         line = line.split(".cpp:", 1)[1].split(",", 1)[-1].strip()
     return line if len(line) <= 160 else line[:157] + "..."
-
-
-if __name__ == "__main__":
-    try:
-        require_ffmpeg()
-    except DependencyError as missing:
-        raise SystemExit(f"echolung: {missing.problem}.\n{missing.remedy}") from None

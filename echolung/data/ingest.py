@@ -16,13 +16,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import pydantic
 
-from echolung.core.errors import DataError, SettingsError, VideoError
+from echolung.core.errors import DataError, VideoError
 from echolung.core.parameters import Key, Parameters
 from echolung.core.runtime import (
     Progress,
@@ -33,14 +33,16 @@ from echolung.core.runtime import (
     link,
     read_json,
     sha256_file,
+    workspace,
     write_json,
 )
-from echolung.data import tracings, video
+from echolung.data import video
 from echolung.data.clips import write_index
 from echolung.data.containers import regular
 from echolung.data.ffmpeg import require_ffmpeg
 from echolung.data.manifest import VIDEO_COLUMNS, conform, write_manifest
 from echolung.data.sources.layouts import scan
+from echolung.data.tracings import moved
 from echolung.data.workers import as_done
 
 CODE = ("echolung.data.packets", "echolung.data.video", "echolung.data.geometry", "echolung.data.containers")
@@ -54,12 +56,7 @@ class SourceSettings(Parameters):
     """One data set: where it is and how it is laid out."""
 
     layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "folder"]
-    root: Path
-
-    @pydantic.field_validator("root")
-    @classmethod
-    def _home(cls, root: Path) -> Path:
-        return root.expanduser()
+    root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
 
 
 class IngestSettings(Parameters):
@@ -79,19 +76,19 @@ class Ingested:
     """In pixels of the store; see `echolung.data.tracings`."""
     clips: dict[str, Facts]
     """Facts of every video that has frames, by sample id."""
-    frames: dict[str, Path]
-    """The file of the frames in the cache, by the sha256 of the video."""
     size: int
-    fingerprint: str
+    cache: Path
+    """The folder of the frames, named by the fingerprint."""
 
     def write(self, directory: Path) -> None:
         """Write clips/ (the clip store), manifest.parquet and tracings.parquet below `directory`."""
         with atomic_directory(directory / "clips") as store:
             for content in {facts["sha256"] for facts in self.clips.values()}:
-                link(self.frames[content], store / f"{content}.npy")
-            write_index(store, self.size, self.clips, self.fingerprint)
+                link(self.cache / f"{content}.npy", store / f"{content}.npy")
+            write_index(store, self.size, self.clips, self.cache.name)
         write_manifest(directory / "manifest.parquet", self.manifest)
-        tracings.write_tracings(directory / "tracings.parquet", self.tracings)
+        with atomic_path(directory / "tracings.parquet") as temporary:
+            self.tracings.to_parquet(temporary, index=False)
 
 
 def ingest(
@@ -108,10 +105,8 @@ def ingest(
     is a row with 0 frames and its `decode_error`; it is tried again next time. `on_progress` counts the videos to
     decode.
 
-    Raises DataError (layout, duplicate ids), SettingsError (no such source), DependencyError (no FFmpeg).
+    Raises DataError (layout, duplicate ids), DependencyError (no FFmpeg).
     """
-    if source not in settings.sources:
-        raise SettingsError(f"no source '{source}'", f"Sources are: {', '.join(settings.sources) or 'none'}.")
     require_ffmpeg()
     chosen, size = settings.sources[source], settings.size
     found = scan(chosen.layout, root / chosen.root, source)
@@ -121,35 +116,21 @@ def ingest(
     paths = [Path(path) for path in manifest["path"]]
     if not chosen.root.is_absolute():
         manifest["path"] = pd.Series([os.path.relpath(path, root) for path in paths], dtype="string")
-    fingerprint = digest({"code": code_digest(*CODE), "size": size})
-    folders = [cache / "clips" / fingerprint for cache in caches(root)]
+    cache = workspace(root) / "data" / "cache" / "clips" / digest({"code": code_digest(*CODE), "size": size})
     hashed = _hashed(paths, workers)
-    known = _cached(folders, {content for content, fault in hashed if not fault}, workers, on_message)
     wanted = {content: path for path, (content, fault) in zip(paths, hashed, strict=True) if not fault}
+    known = _cached(cache, wanted, workers, on_message)
     missing = [(content, path) for content, path in wanted.items() if content not in known]
-    with contextlib.closing(as_done(functools.partial(_decode_into, folders[0], size), missing, workers)) as results:
+    with contextlib.closing(as_done(functools.partial(_decode_into, cache, size), missing, workers)) as results:
         for done, (_, facts) in enumerate(results, start=1):
-            known[facts["sha256"]] = facts, folders[0]
+            known[facts["sha256"]] = facts
             if on_progress is not None:
                 on_progress(done, len(missing))
-    rows = [_failed(None, fault) if fault else known[content][0] for content, fault in hashed]
+    rows = [_failed(None, fault) if fault else known[content] for content, fault in hashed]
     facts_table = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS])
     manifest = conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
-    drawn = pd.DataFrame(columns=list(tracings.COLUMNS)) if found.tracings is None else found.tracings
-    return Ingested(
-        manifest=manifest,
-        tracings=tracings.moved(drawn, manifest, size),
-        clips={name: facts for name, facts in zip(manifest["sample_id"], rows, strict=True) if facts["frames"]},
-        frames={content: folder / f"{content}.npy" for content, (_, folder) in known.items()},
-        size=size,
-        fingerprint=fingerprint,
-    )
-
-
-def caches(root: Path) -> list[Path]:
-    """data/cache of the project, to read and write; then, to read, that of the workspace whose DVC experiment it is."""
-    above = [folder.parent / "data" / "cache" for folder in root.absolute().parents if folder.name == ".dvc"]
-    return [root / "data" / "cache", *(cache for cache in above[:1] if cache.is_dir())]
+    clips = {name: facts for name, facts in zip(manifest["sample_id"], rows, strict=True) if facts["frames"]}
+    return Ingested(manifest, moved(found.tracings, manifest, size), clips, size, cache)
 
 
 def _hashed(paths: Sequence[Path], workers: int) -> list[tuple[str, str]]:
@@ -168,24 +149,18 @@ def _hashed(paths: Sequence[Path], workers: int) -> list[tuple[str, str]]:
         return list(pool.map(hashed, paths))
 
 
-def _cached(
-    folders: Sequence[Path], contents: Iterable[str], workers: int, on_message: Callable[[str], None]
-) -> dict[str, tuple[Facts, Path]]:
-    """Facts and folder of the videos whose frames are in a cache as they were decoded, by content."""
-    known: dict[str, tuple[Facts, Path]] = {}
-    changed = 0
-    for folder in folders:
-        there = [content for content in contents if content not in known and (folder / f"{content}.json").is_file()]
-        found = _hashed([folder / f"{content}.npy" for content in there], workers)
-        for content, (frames, _) in zip(there, found, strict=True):
-            with contextlib.suppress(DataError, KeyError, TypeError):
-                facts = read_json(folder / f"{content}.json")
-                if frames and facts["frames_sha256"] == frames:
-                    known[content] = facts, folder
-                    continue
-            changed += 1
-    if changed:
-        on_message(f"{changed} videos in {folders[0].parent} are damaged or were edited: they are decoded again.")
+def _cached(folder: Path, contents: Iterable[str], workers: int, on_message: Callable[[str], None]) -> dict[str, Facts]:
+    """Facts of the videos whose frames are in the cache as they were decoded, by content."""
+    there = [content for content in contents if (folder / f"{content}.json").is_file()]
+    found = _hashed([folder / f"{content}.npy" for content in there], workers)
+    known: dict[str, Facts] = {}
+    for content, (frames, _) in zip(there, found, strict=True):
+        with contextlib.suppress(DataError):
+            facts = read_json(folder / f"{content}.json")
+            if facts["frames_sha256"] == frames:
+                known[content] = facts
+    if len(known) < len(there):
+        on_message(f"{len(there) - len(known)} videos in {folder} are damaged or were edited: they are decoded again.")
     return known
 
 
@@ -199,16 +174,10 @@ def _decode_into(folder: Path, size: int, item: tuple[str, Path]) -> Facts:
     with atomic_path(folder / f"{content}.npy") as temporary:
         np.save(temporary, decoded.frames, allow_pickle=False)
         written = sha256_file(temporary)
-    facts = {
+    facts = {name: getattr(decoded, name, None) for name in VIDEO_COLUMNS} | {
         "sha256": content,
         "frames_sha256": written,
         "frames": len(decoded.frames),
-        "frames_declared": decoded.frames_declared,
-        "fps": decoded.fps,
-        "height": decoded.height,
-        "width": decoded.width,
-        "pixel_aspect": decoded.pixel_aspect,
-        "codec": decoded.codec,
         "decode_error": decoded.damage or None,
     }
     write_json(folder / f"{content}.json", facts)

@@ -15,20 +15,19 @@ Dimension letters: V videos, Q frames a video asks with, T frames it is seen by,
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
-from echolung.core.errors import DataError
 from echolung.core.runtime import atomic_path, code_digest, digest
 from echolung.data.clips import ClipStore
-from echolung.data.manifest import listed
 
 PAIR_COLUMNS = ("sample_a", "sample_b", "similarity", "same_patient")
 
@@ -44,15 +43,6 @@ CONTRAST_FLOOR = 8.0
 SCALES = np.arange(0.84, 1.181, 0.02)
 
 
-class Videos(Protocol):
-    """What the search needs of a clip store."""
-
-    def frames(self, sample_id: str) -> np.ndarray:
-        """All frames, uint8 (T, S, S)."""
-
-    def __contains__(self, sample_id: object) -> bool: ...
-
-
 @dataclass(frozen=True)
 class _Look:
     """A video as it is compared: `frames` uint8 (T, S', S'') and their small high-passed versions (T, G * G)."""
@@ -66,22 +56,18 @@ class _Look:
         return np.linspace(0, len(self.frames) - 1, QUERIES).round().astype(int)
 
 
-def near_duplicates(manifest: pd.DataFrame, store: Videos, threshold: float) -> pd.DataFrame:
+def near_duplicates(manifest: pd.DataFrame, frames_of: Callable[[str], np.ndarray], threshold: float) -> pd.DataFrame:
     """Pairs of the manifest's videos (sample_id, patient_id, sha256) with a similarity of at least `threshold`.
 
-    Returns sample_a < sample_b, similarity in [threshold, 1] (1 for identical files) and same_patient, most similar
-    first. Raises DataError if the store lacks one of the videos.
+    `frames_of`: all frames of a video by sample id, uint8 (T, S, S). Returns sample_a < sample_b, similarity in
+    [threshold, 1] (1 for identical files) and same_patient, most similar first.
     """
     manifest = manifest.sort_values("sample_id", ignore_index=True)
     ids = [str(name) for name in manifest["sample_id"]]
-    missing = [name for name in ids if name not in store]
-    if missing:
-        raise DataError(
-            f"{len(missing)} videos are not in the clip store: {listed(missing)}", "Run `dvc repro ingest`."
-        )
-    similar = dict.fromkeys(_identical(list(manifest["sha256"])), 1.0)
+    copied = manifest.index.to_series().groupby(manifest["sha256"]).transform("min")
+    similar = {(first, index): 1.0 for index, first in enumerate(copied) if first != index}
     with threadpool_limits(1):  # the matrices are small: threads would only wait
-        looks = [_looks(store.frames(name)) for name in ids]
+        looks = [_looks(frames_of(name)) for name in ids]
     for way in range(2):
         chosen = [look[way] for look in looks]
         candidates = [pair for pair in _alike(chosen) if similar.get(pair) != 1.0]
@@ -106,68 +92,36 @@ def find_pairs(manifest: pd.DataFrame, stores: Mapping[str, ClipStore], threshol
     made = [code_digest("echolung.data.leakage"), threshold, *(store.fingerprint for store in stores.values())]
     path = cache / f"{digest([*made, videos.to_numpy().tolist()])}.csv"
     if not path.is_file():
-        source_of = dict(zip(manifest["sample_id"].astype(str), manifest["source"].astype(str), strict=True))
-        write_pairs(path, near_duplicates(manifest, _Joined(stores, source_of), threshold))
+        store_of = {str(row.sample_id): stores[str(row.source)] for row in manifest.itertuples()}
+        write_pairs(path, near_duplicates(manifest, lambda name: store_of[name].frames(name), threshold))
     return pd.read_csv(path, dtype={"sample_a": str, "sample_b": str, "same_patient": bool}, keep_default_na=False)
 
 
-@dataclass(frozen=True)
-class _Joined:
-    """Several stores as one, by the source of each video."""
-
-    stores: Mapping[str, Videos]
-    source_of: Mapping[str, str]
-
-    def frames(self, sample_id: str) -> np.ndarray:
-        return self.stores[self.source_of[sample_id]].frames(sample_id)
-
-    def __contains__(self, sample_id: object) -> bool:
-        return sample_id in self.stores[self.source_of[str(sample_id)]]
-
-
 def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """The split group of every row: the manifest's groups (else patients), joined where a pair links two.
+    """The split group of every row: the manifest's groups (else patients), joined where a patient or a pair links two.
 
     A joined group has the first of its names. Aligned with the manifest's index; pairs of other videos are ignored.
     """
-    own = manifest["patient_id"].astype(str)
-    if "split_group" in manifest:
-        own = manifest["split_group"].astype("string").fillna(own).astype(str)
+    patients = manifest["patient_id"].astype(str)
+    own = manifest["split_group"].fillna(patients).astype(str) if "split_group" in manifest else patients
     group_of = dict(zip(manifest["sample_id"].astype(str), own, strict=True))
-    parent = {group: group for group in group_of.values()}
-
-    def root(group: str) -> str:
-        while parent[group] != group:
-            parent[group] = parent[parent[group]]
-            group = parent[group]
-        return group
-
-    def join(first: str, second: str) -> None:
-        one, other = sorted((root(first), root(second)))
-        parent[other] = one
-
-    for _, groups in own.groupby(manifest["patient_id"].astype(str).to_numpy()):
-        for group in groups.unique()[1:]:
-            join(groups.iloc[0], group)
-    for first, second in zip(pairs["sample_a"], pairs["sample_b"], strict=True):
-        if first in group_of and second in group_of:
-            join(group_of[first], group_of[second])
-    return pd.Series([root(group) for group in own], index=manifest.index, name="split_group")
+    links = list(zip(own, own.groupby(patients.to_numpy()).transform("first"), strict=True))
+    links += [
+        (group_of[first], group_of[second])
+        for first, second in zip(pairs["sample_a"], pairs["sample_b"], strict=True)
+        if first in group_of and second in group_of
+    ]
+    names = pd.Index(sorted(own.unique()))
+    ends = [names.get_indexer(list(side)) for side in zip(*links, strict=True)]
+    _, component = connected_components(coo_array((np.ones(len(links)), ends), shape=(len(names),) * 2), directed=False)
+    first_name = pd.Series(names).groupby(component).transform("first")
+    return own.map(dict(zip(names, first_name, strict=True))).rename("split_group")
 
 
 def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
     """Write near-duplicate pairs as a csv, atomically."""
     with atomic_path(path) as temporary:
         pairs.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def _identical(digests: Sequence[object]) -> Iterator[tuple[int, int]]:
-    first: dict[object, int] = {}
-    for index, content in enumerate(digests):
-        if content in first:
-            yield first[content], index
-        else:
-            first[content] = index
 
 
 def _looks(frames: np.ndarray) -> tuple[_Look, _Look]:

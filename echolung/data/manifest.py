@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,30 +48,19 @@ LABEL_COLUMNS: dict[str, str] = {
 MANIFEST_COLUMNS: dict[str, str] = {**IDENTITY_COLUMNS, **VIDEO_COLUMNS, **LABEL_COLUMNS}
 """Column -> pandas dtype. Every manifest has all of them in this order, then the label_* (string) of its source."""
 
-_REQUIRED = ("sample_id", "source", "path", "patient_id")
-
 
 def conform(rows: pd.DataFrame) -> pd.DataFrame:
     """`rows` with every manifest column, typed and in order; columns that are not given are missing values.
 
-    `split_group` defaults to the patient. Raises DataError if an identity is missing or a sample id is repeated.
+    `split_group` defaults to the patient. Raises DataError if a sample id is repeated.
     """
-    require_columns(rows.columns, _REQUIRED, "the manifest")
     frame = rows.reset_index(drop=True)
-    extra = [name for name in frame.columns if name not in MANIFEST_COLUMNS]
-    for name in extra:
-        if not name.startswith("label_"):
-            raise DataError(f"the manifest has no column '{name}'", "Your own labels are named label_<name>.")
     for name, dtype in MANIFEST_COLUMNS.items():
         values = frame[name] if name in frame else pd.Series(pd.NA, index=frame.index)
         frame[name] = values.astype(pd.api.types.pandas_dtype(dtype))
-    for name in extra:
-        frame[name] = frame[name].astype("string")
+    extra = [name for name in frame.columns if name not in MANIFEST_COLUMNS]
+    frame = frame[[*MANIFEST_COLUMNS, *extra]].astype(dict.fromkeys(extra, "string"))
     frame["split_group"] = frame["split_group"].fillna(frame["patient_id"])
-    for name in _REQUIRED:
-        empty = frame.index[frame[name].isna() | (frame[name] == "")]
-        if len(empty):
-            raise DataError(f"{len(empty)} videos have no {name}: rows {listed(empty)}", "Fill it in for every video.")
     repeated = frame.loc[frame["sample_id"].duplicated(keep=False)]
     if len(repeated):
         raise DataError(
@@ -80,13 +68,13 @@ def conform(rows: pd.DataFrame) -> pd.DataFrame:
             + listed(f"{row.sample_id} ({row.path})" for row in repeated.itertuples()),
             "Give every video its own name, and list it once.",
         )
-    return frame[[*MANIFEST_COLUMNS, *extra]]
+    return frame
 
 
 def write_manifest(path: Path, frame: pd.DataFrame) -> None:
-    """Write a manifest as parquet, atomically."""
+    """Write a manifest that conforms as parquet, atomically."""
     with atomic_path(path) as temporary:
-        conform(frame).to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -98,21 +86,15 @@ def read_manifest(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise DataError(f"{path} is not a parquet table ({error})", "Delete it and run `dvc repro` again.") from None
     require_columns(frame.columns, MANIFEST_COLUMNS, str(path))
-    return conform(frame)
+    return frame
 
 
 def require_columns(present: Iterable[str], needed: Iterable[str], where: str) -> None:
-    """Raise DataError naming each `needed` column that is not `present`, and the nearest one that is."""
+    """Raise DataError naming each `needed` column that is not `present`, and those that are."""
     names = [str(name) for name in present]
-    faults = []
-    for name in needed:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            faults.append(f"'{name}'" + (f" (nearest: '{near[0]}')" if near else ""))
-    if faults:
-        raise DataError(
-            f"{where} has no column {', '.join(faults)}", f"Its columns are: {listed(names, 60) or 'none'}. Correct it."
-        )
+    if missing := [name for name in needed if name not in names]:
+        remedy = f"Its columns are: {listed(names, 60) or 'none'}. Correct it."
+        raise DataError(f"{where} has no column {listed(repr(name) for name in missing)}", remedy)
 
 
 def listed(values: Iterable[object], most: int = 8) -> str:

@@ -23,8 +23,6 @@ CHUNK = 32
 """Most frames held at full size at a time, while decoding and encoding."""
 CHUNK_BYTES = 1 << 24
 """Most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB."""
-LUMA_AT_ONCE = 1 << 20
-"""Pixels converted to grey at a time."""
 MAX_PIXELS = 4096 * 4096
 """Most pixels of a frame; larger ones would fill the memory. No scanner's screen has a third of it."""
 MAX_UNPACKED = 1 << 28
@@ -61,8 +59,7 @@ class Packets:
             raise VideoError(f"{self.path} is not a video, or its end is missing ({said})", DOWNLOAD_REMEDY) from None
         self.converter = ColorConverter(device="cpu")
         self.stated_aspect = self._stated_aspect(source)
-        self.size = (0, 0)  # height and width of the first frame, as it is stored
-        self.ahead = 0  # packets of the file, if they were counted before decoding
+        self.size = (self.header.height or 0, self.header.width or 0)  # of the first frame, as soon as it is decoded
         self.read = self.refused = self.frames = 0
         self.broken = ""
         self.first: tuple[int, float] | None = None  # (frame, seconds) of the first and last frame with a timestamp
@@ -71,8 +68,8 @@ class Packets:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Grey frames, uint8 (t <= CHUNK, H, W)."""
-        _check_pixels(self.path, self.header.height or 0, self.header.width or 0)
-        self._check_length_ahead()
+        _check_pixels(self.path, *self.size)
+        self._check_length(self._count())
         chunk: list[np.ndarray] = []
         for raw in self._raw_frames():
             chunk.append(luma(self._rgb(raw)))
@@ -101,7 +98,6 @@ class Packets:
             if packet is None:
                 break
             self.read += 1
-            self._check_length(self.read)  # packets without a frame are work, too
             try:
                 ready = self.decoder.decode(packet)
             except RuntimeError:
@@ -127,43 +123,29 @@ class Packets:
         self._check_length(self.frames)
         return raw
 
-    def _check_length_ahead(self) -> None:
-        """Count the packets first, which is cheap, so that a file is not refused after long work."""
+    def _count(self) -> int:
+        """The packets of the file, counted first so that no file is refused after long work; 0 if it is damaged."""
         from torchcodec.decoders import Demuxer
 
-        if self.source.size <= self._most_frames():  # not even one byte for each frame
-            return
         with opened(self.path) as again:
             try:
-                self.ahead = sum(1 for _ in itertools.islice(Demuxer(again), self._most_frames() + 1))
+                return sum(1 for _ in itertools.islice(Demuxer(again), MAX_FRAMES + 1))
             except (RuntimeError, ValueError):
-                return  # damaged: reported while decoding
-        self._check_length(self.ahead)
+                return 0
 
     def _check_length(self, frames: int) -> None:
         """Refuse a file of so many frames or packets if no recording can be that long."""
-        if frames <= self._most_frames():
-            return
-        million = frames * self._pixels() / 1e6
-        if million * 1e6 > max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size):
+        pixels = frames * max(1, self.size[0] * self.size[1])
+        if pixels > max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size):
             raise VideoError(
-                f"{self.path} unpacks {self.source.size} bytes to {million:.0f} million pixels or more",
+                f"{self.path} unpacks {self.source.size} bytes to {pixels / 1e6:.0f} million pixels or more",
                 f"No recording has over {PIXELS_PER_BYTE} pixels per byte: remove it from the data set.",
             )
         if frames > MAX_FRAMES:
             raise VideoError(f"{self.path} has more than the limit of {MAX_FRAMES} frames", CUT_REMEDY)
-        limit = f"{MAX_DECODED / 1e6:.0f} million pixels"
-        raise VideoError(f"{self.path}: its {frames} frames or more exceed the limit of {limit} together", CUT_REMEDY)
-
-    def _most_frames(self) -> int:
-        """The most frames of its size that a file of its bytes may have."""
-        unpacked = max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size)
-        return min(MAX_FRAMES, min(unpacked, MAX_DECODED) // self._pixels())
-
-    def _pixels(self) -> int:
-        """Pixels of the first frame; before it is decoded, what the header says."""
-        height, width = self.size if self.frames else (self.header.height or 0, self.header.width or 0)
-        return max(1, height * width)
+        if pixels > MAX_DECODED:
+            limit = f"{MAX_DECODED / 1e6:.0f} million pixels"
+            raise VideoError(f"{self.path}: its {frames} frames or more exceed the limit of {limit}", CUT_REMEDY)
 
     def _stated_aspect(self, source: Source) -> float:
         """Width / height of a pixel as it is shown, by the container, else by the codec's header, else 1."""
@@ -234,13 +216,5 @@ def _check_pixels(path: Path, height: int, width: int) -> None:
 
 def luma(rgb: np.ndarray) -> np.ndarray:
     """ITU-R BT.601 luma of one frame, uint8 (3, H, W) -> uint8 (H, W); its integer weights keep grey values exactly."""
-    grey = np.empty(rgb.shape[1:], np.uint8)
-    step = max(1, LUMA_AT_ONCE // rgb.shape[2])
-    for top in range(0, len(grey), step):
-        rows = rgb[:, top : top + step]
-        total = rows[0] * np.uint16(77)
-        total += rows[1] * np.uint16(150)
-        total += rows[2] * np.uint16(29)
-        total += np.uint16(128)
-        grey[top : top + step] = total >> 8
-    return grey
+    total = rgb[0] * np.uint16(77) + rgb[1] * np.uint16(150) + rgb[2] * np.uint16(29) + np.uint16(128)
+    return (total >> 8).astype(np.uint8)

@@ -19,10 +19,11 @@ import pydantic
 from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import atomic_path, derived_seed
-from echolung.data.manifest import listed, require_columns
+from echolung.data.manifest import listed
 
 How = Literal["cv", "official", "external"]
 
+TEXT_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "label")
 TABLE_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "y", "stratum", "label")
 UNUSED, ALWAYS_TRAINED = -1, -2
 """Values of `inner_j`: not in the training set of outer fold j; in it, and never held out by an inner fold."""
@@ -109,14 +110,11 @@ def _as_sides(names: pd.Series) -> pd.Series:
 
 def _official_sides(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     """TRAIN, VAL or TEST of every row."""
-    require_columns(table.columns, ["split_official"], "the manifest")
     sides = rows["sample_id"].map(_as_sides(table.set_index(table["sample_id"].astype(str))["split_official"]))
     remedy = "Set `folds: cv` for the task, or name TRAIN, TEST (and VAL) in the source's own split."
-    strange = sorted(set(sides.fillna("nothing")) - {"TRAIN", "VAL", "TEST"})
-    if strange:
-        raise DataError(f"the official split of {listed(rows['source'].unique())} says {listed(strange)}", remedy)
-    if missing := [side for side in ("TRAIN", "TEST") if side not in set(sides)]:
-        raise DataError(f"the official split puts no video of the task in {' or '.join(missing)}", remedy)
+    named = set(sides.fillna("nothing"))
+    if not {"TRAIN", "TEST"} <= named <= {"TRAIN", "VAL", "TEST"}:
+        raise DataError(f"the official split of {listed(rows['source'].unique())} says {listed(sorted(named))}", remedy)
     return sides
 
 
@@ -135,14 +133,10 @@ def _assign(rows: pd.DataFrame, folds: int, parameter: str, least: int, *seed: o
     scarce = groups[groups < least]
     if len(scarce) or total < folds:
         counted = ", ".join(f"{_named(rows, stratum)} has {count}" for stratum, count in scarce.items())
-        most = min(total, int(groups.min())) if least == folds else total
-        lower = (
-            f"Set {parameter} to at most {most}" if most >= 2 and most < folds else "Leave the class out of the task"
-        )
         raise DataError(
             f"fewer patients than folds: {counted or 'all classes have few'} independent patients (of {total} in all)"
             f" for {folds} folds of {parameter}",
-            f"{lower}, or add patients.",
+            f"Set {parameter} lower, leave the class out of the task, or add patients.",
         )
     drawn: list[tuple[tuple[int, int, int, int], pd.Series]] = []
     units = rows.drop_duplicates(["split_group", "stratum"])
@@ -176,7 +170,6 @@ def _named(rows: pd.DataFrame, stratum: object) -> str:
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
     """TABLE_COLUMNS, typed and in the order of the sample ids."""
-    require_columns(table.columns, TABLE_COLUMNS, "the table to split")
     rows = table[list(TABLE_COLUMNS)].reset_index(drop=True)
     unknown = rows["sample_id"][rows[["patient_id", "split_group", "y", "stratum"]].isna().any(axis=1)]
     if len(unknown):
@@ -184,12 +177,7 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
             f"{len(unknown)} videos have no patient, group or label: {listed(unknown)}",
             "Name the patient of every video: without it, a patient could be on both sides of a split.",
         )
-    repeated = rows["sample_id"][rows["sample_id"].duplicated()].unique()
-    if len(repeated):
-        raise DataError(
-            f"{len(repeated)} sample ids are repeated: {listed(repeated)}", "Give every video its own name."
-        )
-    kinds = dict.fromkeys(("sample_id", "source", "patient_id", "split_group", "label"), "str")
+    kinds = dict.fromkeys(TEXT_COLUMNS, "str")
     return rows.astype({**kinds, "y": "float64", "stratum": "int64"}).sort_values("sample_id", ignore_index=True)
 
 
@@ -209,18 +197,11 @@ def read_folds(path: Path) -> pd.DataFrame:
     try:
         # As text first: patient "007" is not a number and a patient named "NA" is not missing.
         folds = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", "Run `dvc repro split` to make it.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        outer = sum(str(name).startswith("inner_") for name in folds.columns)
+        numbers = [name for name in fold_columns(outer) if name not in (*TEXT_COLUMNS, "y")]
+        return folds[fold_columns(outer)].astype({"y": "float64"} | dict.fromkeys(numbers, "int64"))
+    except (FileNotFoundError, KeyError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} is not a table of folds ({error})", "Delete it and run `dvc repro split`.") from None
-    outer = sum(str(name).startswith("inner_") for name in folds.columns)
-    if list(folds.columns) != fold_columns(outer) or folds.empty:
-        raise DataError(f"{path} is not a table of folds", "Delete it and run `dvc repro split`.")
-    numbers = [name for name in folds.columns if name in ("stratum", "repeat", "fold") or name.startswith("inner_")]
-    try:
-        return folds.astype({"y": "float64"} | dict.fromkeys(numbers, "int64"))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}", "Delete it and run `dvc repro split`.") from None
 
 
 def folds_digest(folds: pd.DataFrame) -> str:

@@ -7,13 +7,10 @@ clip store.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from echolung.core.runtime import atomic_path
-from echolung.data.geometry import Geometry
+from echolung.data.geometry import Letterbox
 
 COLUMNS = ("sample_id", "frame", "structure", "points")
 LEFT_VENTRICLE = "left ventricle"
@@ -25,13 +22,7 @@ def moved(tracings: pd.DataFrame, manifest: pd.DataFrame, size: int) -> pd.DataF
     known = tracings[tracings["frame"] < tracings["sample_id"].map(videos["frames"]).fillna(0)]
     shapes = videos.loc[known["sample_id"], ["height", "width", "pixel_aspect"]].to_numpy(float)
     points = [
-        Geometry.letterbox((int(height), int(width)), size, aspect).points(np.array(polygon)).tolist()
+        Letterbox(int(height), int(width), size, aspect).points(np.array(polygon)).tolist()
         for (height, width, aspect), polygon in zip(shapes, known["points"], strict=True)
     ]
     return known.assign(points=points)[list(COLUMNS)].reset_index(drop=True)
-
-
-def write_tracings(path: Path, tracings: pd.DataFrame) -> None:
-    """Write tracings as parquet, atomically."""
-    with atomic_path(path) as temporary:
-        tracings.to_parquet(temporary, index=False)

@@ -23,16 +23,13 @@ MAX_BYTES = 320 << 20
 Codec = Literal["mjpeg", "h264", "mpeg4", "mpeg2video", "gif"]
 
 # Fine quantisers keep the speckle; one thread makes the bytes reproducible.
+_FINE = {"qmin": 2, "qmax": 3, "threads": 1}
 _ENCODERS: dict[str, dict[str, Any]] = {
-    "mjpeg": {"codec": "mjpeg", "pixel_format": "yuvj420p", "extra_options": {"qmin": 2, "qmax": 3, "threads": 1}},
+    "mjpeg": {"codec": "mjpeg", "pixel_format": "yuvj420p", "extra_options": _FINE},
     # x264 places B-frames differently from run to run.
     "h264": {"codec": "libx264", "pixel_format": "yuv420p", "crf": 18, "extra_options": {"bf": 0, "threads": 1}},
-    "mpeg4": {"codec": "mpeg4", "pixel_format": "yuv420p", "extra_options": {"qmin": 2, "qmax": 3, "threads": 1}},
-    "mpeg2video": {
-        "codec": "mpeg2video",
-        "pixel_format": "yuv420p",
-        "extra_options": {"qmin": 2, "qmax": 3, "threads": 1},
-    },
+    "mpeg4": {"codec": "mpeg4", "pixel_format": "yuv420p", "extra_options": _FINE},
+    "mpeg2video": {"codec": "mpeg2video", "pixel_format": "yuv420p", "extra_options": _FINE},
     "gif": {"codec": "gif", "pixel_format": "gray", "extra_options": {"threads": 1}},
 }
 
@@ -82,7 +79,7 @@ def decode(path: Path, size: int | None = None) -> Video:
         for chunk in packets.chunks():
             height, width = chunk.shape[1:]
             piece = np.ascontiguousarray(chunk if size is None else letterbox(chunk, size, packets.pixel_aspect()))
-            if max(len(held) + piece.nbytes, packets.ahead * piece[0].nbytes) > MAX_BYTES:
+            if len(held) + piece.nbytes > MAX_BYTES:
                 shape = " x ".join(map(str, piece.shape[:0:-1]))
                 raise VideoError(f"{path}: its frames of {shape} take more than {MAX_BYTES >> 20} MB", CUT_REMEDY)
             held += piece.data

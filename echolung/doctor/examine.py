@@ -18,11 +18,11 @@ def examine(
     """
     settings, parameters = project.parameters(root, study, scale, changes)
     compute = settings.pretrain.compute if settings else None
-    found = [machine.packages(root), machine.user(), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu))]
+    found = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu))]
     found += [machine.ray(deep, settings.workers if settings else 1), machine.disk(root), *machine.git(root)]
     found += [machine.dvc(root), parameters, project.running(root)]
     if settings is None:
         return Examination("", found)
-    found += [project.tracking(root, settings), *(project.studies(root) if study is None else [])]
+    found.append(project.tracking(root, settings))
     manifests, of_sources = sources.sources(root, settings)
     return Examination(settings.study, [*found, *of_sources, *sources.tasks(settings, manifests)])

@@ -59,13 +59,10 @@ class Examination:
 def show(examination: Examination) -> None:
     """Print the findings as a table, coloured on a terminal, and the verdict below it."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table.grid(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
     group = ""
     for finding in examination.findings:
         if finding.group != group:
@@ -76,6 +73,5 @@ def show(examination: Examination) -> None:
             said.append(f"\n{finding.remedy}", style="dim" if finding.level == "ok" else "bold")
         table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(f"  {finding.subject}"), said)
     console = Console(highlight=False)
-    console.print(table)
-    console.print()
+    console.print(table, "")
     console.print(Text(examination.verdict(), style="bold green" if examination.can_run else "bold red"))

@@ -1,10 +1,9 @@
-"""The machine: Python and its packages, the user, FFmpeg, GPU, Ray, Git, DVC and the disk"""
+"""The machine: Python and its packages, FFmpeg, GPU, Ray, Git, DVC and the disk"""
 
 from __future__ import annotations
 
-import getpass
+import contextlib
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -22,33 +21,21 @@ SECONDS = 2.0
 """Within which a Ray cluster must answer."""
 
 
-def packages(root: Path) -> Finding:
-    """This Python's packages (`pip check`), and whether `echolung`, `python` and `dvc` are those of this folder."""
+def python(root: Path) -> Finding:
+    """Whether `echolung`, `python` and `dvc` are those of this folder and of one environment."""
     import echolung
 
     code, here = Path(echolung.__file__).parents[1], Path(sys.executable).parent
-    repair = "Install again: ./bootstrap.sh"
     if (root / "echolung").is_dir() and not code.samefile(root):
-        return Finding(GROUP, "Python", "error", f"`echolung` runs the code of {code}, not of {root}", repair)
+        return Finding(
+            GROUP, "Python", "error", f"`echolung` runs the code of {code}, not of {root}", "Run ./bootstrap.sh"
+        )
     for program in ("python", "dvc"):
         found = shutil.which(program)
         if found is None or not Path(found).parent.samefile(here):
             said = f"`{program}` is {found or 'not on the path'}; stages need that of {here}"
             return Finding(GROUP, "Python", "error", said, f"source {shlex.quote(str(here / 'activate'))}")
-    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
-    if checked.returncode and "No module named pip" not in checked.stderr:
-        said = (checked.stdout + checked.stderr).strip().replace("\n", "; ")
-        return Finding(GROUP, "Python", "warning", f"pip check: {said[:300]}", repair)
     return Finding(GROUP, "Python", "ok", f"{sys.version.split()[0]} in {here.parent}")
-
-
-def user() -> Finding:
-    """The user has a name and a home folder; DVC stops without."""
-    try:
-        return Finding(GROUP, "user", "ok", f"{getpass.getuser()}, home {Path.home()}")
-    except (KeyError, OSError, RuntimeError):
-        said = f"user id {os.getuid()} has no name or no home folder, and DVC needs both"
-        return Finding(GROUP, "user", "error", said, "export USER=me HOME=/tmp/me && mkdir -p $HOME")
 
 
 def ffmpeg() -> Finding:
@@ -76,60 +63,46 @@ def gpu(wanted: bool) -> Finding:
 
 def ray(deep: bool, workers: int) -> Finding:
     """Ray on this machine, or the cluster of RAY_ADDRESS; `deep` starts it, or connects."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
-        except OSError as error:
-            said = f"the cluster of RAY_ADDRESS ({address}) does not answer: {error.strerror or error}"
-            return Finding(GROUP, "Ray", "error", said, "Start it (ray start --head), or: unset RAY_ADDRESS")
-    if not deep:
-        return Finding(GROUP, "Ray", "ok", f"{address or 'on this machine'}; not started (--deep starts it)")
     from echolung.compute.session import ray_session
 
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    place, state = address or "on this machine", "starts" if deep else "not started (--deep starts it)"
     try:
-        with ray_session(workers):
-            return Finding(GROUP, "Ray", "ok", f"{address or 'on this machine'}; starts")
+        if host and port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
+        with ray_session(workers) if deep else contextlib.nullcontext():
+            return Finding(GROUP, "Ray", "ok", f"{place}; {state}")
     except Exception as error:  # Ray has no common class of errors
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         remedy = "Free memory and /tmp, or: export RAY_TMPDIR=/another/short/path"
-        return Finding(GROUP, "Ray", "error", f"does not start: {line}", remedy)
+        if address:
+            remedy = "Start the cluster of RAY_ADDRESS (ray start --head), or: unset RAY_ADDRESS"
+        return Finding(GROUP, "Ray", "error", f"{place} does not answer: {line}", remedy)
 
 
 def git(root: Path) -> list[Finding]:
-    """The repository: that there is one with a commit, that git trusts it, and that its user has a name."""
+    """A repository with a commit, and a user with a name and an address, whom `dvc exp run` needs."""
     if not shutil.which("git"):
         return [Finding(GROUP, "Git", "error", "`git` is not on the path", "apt-get install git")]
-    head = _git(root, "describe", "--always", "--dirty", "--exclude=*")
+    head = _git(root, "log", "-1", "--format=%h")
     if head.returncode:
-        owned = re.search(r"(?:dubious ownership in repository at|unsafe repository \() ?'(.+?)'", head.stderr)
-        if owned:
-            remedy = f"git config --global --add safe.directory {shlex.quote(owned[1])}"
-            return [Finding(GROUP, "Git", "error", f"{owned[1]} is owned by another user, and git refuses it", remedy)]
-        if "not a git repository" in head.stderr:
-            remedy = "Clone the project instead of copying its files, or: git init && git add -A && git commit -m start"
-            return [Finding(GROUP, "Git", "error", f"{root} is not a git repository", remedy)]
-        return [Finding(GROUP, "Git", "error", f"{root} has no commit yet", "git add -A && git commit -m start")]
+        said, _, remedy = " ".join(head.stderr.split()).partition(" call: ")  # for a repository of another user
+        remedy = remedy or "Clone the project, or: git init && git add -A && git commit -m start"
+        return [Finding(GROUP, "Git", "error", said, remedy)]
     found = [Finding(GROUP, "Git", "ok", f"revision {head.stdout.strip()}")]
-    lacking = [key for key in ("name", "email") if not _identity(root, key)]
-    if lacking:
-        said = f"git has no user.{' and no user.'.join(lacking)}, which `dvc exp run` needs for its commits"
-        examples = {"name": '"Your Name"', "email": "you@example.org"}
-        remedy = " && ".join(f"git config --global user.{key} {examples[key]}" for key in lacking)
-        found.append(Finding(GROUP, "Git user", "error", said, remedy))
+    for key, example in (("name", '"Your Name"'), ("email", "you@example.org")):
+        if not _git(root, "config", f"user.{key}").stdout and f"GIT_AUTHOR_{key.upper()}" not in os.environ:
+            remedy = f"git config --global user.{key} {example}"
+            found.append(
+                Finding(GROUP, "Git user", "error", f"git has no user.{key}, which `dvc exp run` needs", remedy)
+            )
     return found
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command, environment = ["git", "-C", str(root), *arguments], {**os.environ, "LC_ALL": "C"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
-def _identity(root: Path, key: str) -> bool:
-    """Whether git's user has a name or email, in the two ways that DVC looks for it."""
-    variables = (f"GIT_AUTHOR_{key.upper()}", f"GIT_COMMITTER_{key.upper()}")
-    return all(map(os.environ.get, variables)) or bool(_git(root, "config", f"user.{key}").stdout.strip())
 
 
 def dvc(root: Path) -> Finding:

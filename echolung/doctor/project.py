@@ -1,4 +1,4 @@
-"""The project: its parameters, the tracking store, the stages at work, and the other studies of conf/"""
+"""The project: its parameters, the tracking store and the stages at work"""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from echolung import composition
 from echolung.core.errors import EcholungError, SettingsError
 from echolung.core.runtime import holder
@@ -16,8 +14,6 @@ from echolung.doctor.findings import Finding, failed
 from echolung.settings import Settings, load
 
 GROUP = "project"
-SHOWN = 6
-"""Edited parameters that are listed."""
 
 
 def parameters(
@@ -44,8 +40,7 @@ def _origin(root: Path) -> Finding:
         return Finding(GROUP, "parameters", "warning", f"params.yaml is valid, but {error.problem}", error.remedy)
     if not edited:
         return Finding(GROUP, "parameters", "ok", f"params.yaml: {name}")
-    more = f" and {len(edited) - SHOWN} more" if len(edited) > SHOWN else ""
-    said = f"params.yaml: {name}, edited: {', '.join(edited[:SHOWN])}{more}"
+    said = f"params.yaml: {name}, edited: {', '.join(edited)}"
     remedy = "`dvc repro` uses the edits. `dvc exp run` drops them: write them into conf/, or repeat them with -S."
     return Finding(GROUP, "parameters", "ok", said, remedy)
 
@@ -65,34 +60,11 @@ def tracking(root: Path, settings: Settings) -> Finding:
     return Finding(GROUP, "tracking", "ok", f"{uri}{origin}")
 
 
-def at_work(root: Path, study: str = "") -> list[str]:
-    """Stages of a study (of all, if none is named) that are running, each with its process."""
-    locks = sorted((root / "data" / "locks").glob(f"{study}-*.lock" if study else "*.lock"))
-    return [f"{path.stem} ({process})" for path in locks if (process := holder(path))]
-
-
 def running(root: Path) -> Finding:
-    """Stages that are running in this folder."""
-    stages = at_work(root)
-    remedy = "A second run of the same stage waits some seconds for it, and stops: wait for it, or stop it."
+    """Stages that are running in this folder, each with its process."""
+    locks = sorted((root / "data" / "locks").glob("*.lock"))
+    stages = [f"{path.stem} ({process})" for path in locks if (process := holder(path))]
     if stages:
+        remedy = "A second run of the same stage waits some seconds for it, and stops: wait for it, or stop it."
         return Finding(GROUP, "running", "warning", ", ".join(stages), remedy)
     return Finding(GROUP, "running", "ok", "no stage")
-
-
-def studies(root: Path) -> list[Finding]:
-    """Files of conf/study that name another study inside, as a copy does."""
-    found = []
-    for name in composition.names(root, "study"):
-        path = f"conf/study/{name}.yaml"
-        try:
-            values = yaml.safe_load((root / path).read_text(encoding="utf-8"))
-            written = values.get("study", "nothing") if isinstance(values, dict) else "nothing"
-        except (ValueError, yaml.YAMLError) as error:
-            said = f"{path} is not YAML: {' '.join(str(error).split())[:200]}"
-            found.append(Finding(GROUP, name, "warning", said, "Correct it."))
-            continue
-        if written != name:
-            said = f"{path} says `study: {written}`, so it would overwrite that study's results"
-            found.append(Finding(GROUP, name, "warning", said, f"Change that line to `study: {name}`."))
-    return found

@@ -23,33 +23,20 @@ def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], li
     manifests: dict[str, pd.DataFrame] = {}
     found, group = [], f"study {settings.study}"
     for key, source in settings.ingest.sources.items():
-        if _drawn(settings, key):
+        if key in settings.phantom and source.root == Path("data", "raw", settings.study, key):
             found.append(Finding(group, key, "ok", "drawn by the study"))
             continue
-        folder = Path(os.path.normpath(root / source.root))
+        folder, imported = Path(os.path.normpath(root / source.root)), f"{source.root}.dvc"
         try:
             read = scan(source.layout, folder, key)
         except EcholungError as error:
-            found.append(_fetched(root, source.root, failed(group, key, error)))
+            can_pull = (root / imported).is_file() and not folder.is_dir()
+            pull = f"dvc pull {shlex.quote(imported)}   " if can_pull else ""
+            found.append(Finding(group, key, "error", error.problem, pull + error.remedy))
             continue
         manifests[key] = read.manifest
         found.append(_files(group, key, folder, read.manifest, read.notes))
     return manifests, found
-
-
-def _drawn(settings: Settings, source: str) -> bool:
-    """Whether the study's own stage `phantom` makes the source."""
-    made = Path("data", "raw", settings.study, source)
-    return source in settings.phantom and settings.ingest.sources[source].root == made
-
-
-def _fetched(root: Path, folder: Path, finding: Finding) -> Finding:
-    """The finding of a source that is not there; its remedy begins with `dvc pull` if DVC can fetch it."""
-    imported = root / f"{folder}.dvc"
-    if not imported.is_file() or (root / folder).is_dir():
-        return finding
-    pull = f"dvc pull {shlex.quote(f'{folder}.dvc')}"
-    return Finding(finding.group, finding.subject, finding.level, finding.said, f"{pull}   {finding.remedy}")
 
 
 def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, notes: tuple[str, ...]) -> Finding:
@@ -66,8 +53,6 @@ def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, notes: tu
         problems = listed((error.problem for error in bad), 3)
         remedy = f"{bad[0].remedy} The stage `ingest` stops at such files."
         return Finding(group, key, "error", f"{said}, but {problems}", remedy)
-    if any(".dvcignore" in files for _, _, files in os.walk(folder)):
-        return Finding(group, key, "error", f"{folder} has a .dvcignore, which DVC refuses there", "Remove the file.")
     return Finding(group, key, "ok", "; ".join((said, *notes)))
 
 

@@ -1,13 +1,12 @@
 """The gate at the end of every stage: runs the stage's suite and stops the stage if a critical expectation fails.
 
-`check` always writes <stage>-<key>.json (read it with `read_findings`) and <stage>-<key>.html. A failed warning is
-printed and the stage goes on. A failed critical expectation raises GateError, so the stage writes no output and nothing
-downstream runs. Great Expectations takes 3 seconds to import, so it is imported inside `check`.
+`check` always writes <stage>-<key>.json (read it with `read_findings`). A failed warning is printed and the stage goes
+on. A failed critical expectation raises GateError, so the stage writes no output and nothing downstream runs.
+Great Expectations takes 3 seconds to import, so it is imported inside `check`.
 """
 
 from __future__ import annotations
 
-import html
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from echolung.core.errors import GateError
-from echolung.core.runtime import atomic_path, read_json, write_json
+from echolung.core.runtime import read_json, write_json
 
 if TYPE_CHECKING:
     from echolung.gates.suites import Table
@@ -29,8 +28,8 @@ PRINTED_ROWS = 8
 def check(stage: str, key: str, tables: Mapping[str, pd.DataFrame], directory: Path, **facts: Any) -> None:
     """Run the suite SUITES[stage] on `tables`; `facts` are the suite's own keyword arguments.
 
-    Writes <directory>/<stage>-<key>.json and .html. Raises GateError naming the first failed critical expectation and
-    the rows that violate it.
+    Writes <directory>/<stage>-<key>.json. Raises GateError naming the first failed critical expectation and the rows
+    that violate it.
     """
     from echolung.gates.suites import SUITES
 
@@ -47,16 +46,14 @@ def check(stage: str, key: str, tables: Mapping[str, pd.DataFrame], directory: P
         "rows": {name: len(tables[name]) for name in suite.columns},
         "expectations": found,
     }
-    write_json(directory / f"{stage}-{key}.json", findings)
-    page = directory / f"{stage}-{key}.html"
-    with atomic_path(page) as temporary:
-        temporary.write_text(_html(findings), encoding="utf-8")
+    path = directory / f"{stage}-{key}.json"
+    write_json(path, findings)
     for one in [*warned, *failed[1:]]:
         print(f"{one['severity']}: {_sentence(one)}", file=sys.stderr)
     if failed:
         more = f" ({len(failed) - 1} more expectations failed)" if len(failed) > 1 else ""
         problem = f"gate {stage}-{key} failed: {_sentence(failed[0])}{more}"
-        raise GateError(problem, f"{suite.remedy} All findings: {page}")
+        raise GateError(problem, f"{suite.remedy} All findings: {path}")
 
 
 def read_findings(directory: Path) -> list[dict[str, Any]]:
@@ -126,33 +123,8 @@ def _row(row: Mapping[str, Any], identity: Sequence[str], column: str | None) ->
 
 
 def _sentence(finding: Mapping[str, Any]) -> str:
-    return f"{finding['table']}: expected: {finding['meaning']}; found: {_offenders(finding, PRINTED_ROWS)}"
-
-
-def _offenders(finding: Mapping[str, Any], most: int) -> str:
-    """The rows that violate an expectation, or what was observed where it is not about single rows."""
-    rows = finding["unexpected_rows"][:most]
+    """What was expected, and the rows that violate it, or what was observed where it is not about single rows."""
+    rows = finding["unexpected_rows"][:PRINTED_ROWS]
     rest = finding["unexpected_count"] - len(rows)
-    return "; ".join(rows) + (f"; and {rest} more" if rest else "") if rows else str(finding["observed"])
-
-
-def _html(findings: Mapping[str, Any]) -> str:
-    """The findings as one self-contained page, failed expectations first."""
-    title = html.escape(f"Gate {findings['stage']} {findings['key']}: {'passed' if findings['success'] else 'failed'}")
-    counts = ", ".join(f"{count} {name}" for name, count in findings["summary"].items())
-    rows = [
-        ("passed" if one["success"] else one["severity"], one["table"], one["meaning"], _offenders(one, KEPT_ROWS))
-        for one in sorted(findings["expectations"], key=lambda one: one["success"])
-    ]
-    with pd.option_context("display.max_colwidth", None):
-        table = pd.DataFrame(rows, columns=["Result", "Table", "Expected", "Found"]).to_html(index=False, border=0)
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    body = f"<h1>{title}</h1>\n<p>{counts}</p>\n{table}"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse }
-th, td { text-align: left; vertical-align: top; padding: .25rem .6rem; border-bottom: 1px solid #ddd }
-"""
+    found = "; ".join(rows) + (f"; and {rest} more" if rest else "") if rows else str(finding["observed"])
+    return f"{finding['table']}: expected: {finding['meaning']}; found: {found}"

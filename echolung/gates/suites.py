@@ -94,9 +94,8 @@ def ingest(tables: Tables, *, labels: Sequence[str] = ()) -> list[Table]:
     )
     expectations = [
         Null(column="decode_error", description="the video decodes without an error"),
-        *filled("sample_id", "source", "path", "sha256", "patient_id"),
+        *filled("sample_id", "source", "path", "sha256", "patient_id", "frames", "fps", "height", "width"),
         Unique(column="sample_id", description="every video has its own sample_id"),
-        *filled("frames", "fps", "height", "width"),
         Between(column="frames", min_value=2, description="a video has at least 2 frames"),
         Between(
             column="decoded_share",

@@ -42,7 +42,6 @@ class Consolidation:
 class LungFindings:
     """The findings in one video."""
 
-    pattern: Pattern
     severity: int  # score 0..3 of Soldati et al.
     b_lines: tuple[BLine, ...] = ()
     consolidations: tuple[Consolidation, ...] = ()
@@ -55,6 +54,11 @@ class LungFindings:
     def shows_a_lines(self) -> bool:
         """Whether a reader would report A-lines."""
         return self.a_lines > 0.4 and self.white_lung < 0.5
+
+    @property
+    def shows_b_lines(self) -> bool:
+        """Whether a reader would report B-lines."""
+        return bool(self.b_lines) or self.white_lung > 0
 
 
 def draw_severity(pattern: Pattern, rng: np.random.Generator) -> int:
@@ -71,12 +75,10 @@ def draw_findings(pattern: Pattern, severity: int, rng: np.random.Generator) -> 
     """Random findings for one video."""
     if severity == 0:
         count = int(rng.choice(3, p=(0.72, 0.2, 0.08)))
-        return LungFindings(
-            pattern, 0, _b_lines(count, rng), irregularity=rng.uniform(0, 0.22), a_lines=rng.uniform(0.55, 1.2)
-        )
+        return LungFindings(0, _b_lines(count, rng), irregularity=rng.uniform(0, 0.22), a_lines=rng.uniform(0.55, 1.2))
     if pattern == "pneumonia" and severity >= 2:
         return _bacterial(severity, rng)
-    return _interstitial(pattern, severity, rng)
+    return _interstitial(severity, rng)
 
 
 def _bacterial(severity: int, rng: np.random.Generator) -> LungFindings:
@@ -88,7 +90,6 @@ def _bacterial(severity: int, rng: np.random.Generator) -> LungFindings:
         bronchograms=int(rng.integers(2, 6) * (1 + severity // 3)),
     )
     return LungFindings(
-        "pneumonia",
         severity,
         _b_lines(int(rng.integers(0, 3)), rng),
         (main,),
@@ -98,7 +99,7 @@ def _bacterial(severity: int, rng: np.random.Generator) -> LungFindings:
     )
 
 
-def _interstitial(pattern: Pattern, severity: int, rng: np.random.Generator) -> LungFindings:
+def _interstitial(severity: int, rng: np.random.Generator) -> LungFindings:
     small = int(rng.choice(4, p=(0.25, 0.4, 0.25, 0.1))) if severity >= 2 else 0
     consolidations = tuple(
         Consolidation(rng.uniform(-_HALF_VIEW, _HALF_VIEW), half, half * rng.uniform(0.7, 1.3), int(rng.integers(0, 2)))
@@ -106,7 +107,6 @@ def _interstitial(pattern: Pattern, severity: int, rng: np.random.Generator) -> 
     )
     lowest, highest = {1: (1, 4), 2: (2, 6), 3: (3, 8)}[severity]
     return LungFindings(
-        pattern,
         severity,
         _b_lines(int(rng.integers(lowest, highest)), rng),
         consolidations,

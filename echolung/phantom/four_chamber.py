@@ -8,75 +8,80 @@ Dimension letters: T frames, H W pixels, N scatterers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from echolung.phantom.breathing import Breathing, Pose
-from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
-from echolung.phantom.ventricle import WIDEST, HeartAnatomy, Ventricle, outline
+from echolung.phantom.motion import WIDEST, Breathing, HeartAnatomy, Motion, Pose, Ventricle, outline
+from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
 
 _RIGHT_WALL = 4.0
+_LEAFLETS = 480  # scatterers
 _CUT = 1 / WIDEST - 1  # where the mitral plane cuts the ellipse: distance from its centre, in half-lengths
 _FULLNESS = WIDEST / 2 * (np.pi / 2 + _CUT * np.sqrt(1 - _CUT**2) + np.arcsin(_CUT))  # area / bounding rectangle
 
 
-@dataclass(frozen=True)
 class FourChamber:
     """A beating heart in the apical four-chamber view, and its position relative to the probe."""
 
-    ventricle: Ventricle
-    rest: Pose  # at the end of expiration; the origin is the apex
-    poses: Pose  # (T,)
-    deepest: float  # depth that the scan must reach to show the whole heart
-    leaflets: _Leaflets
+    def __init__(self, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: np.random.Generator) -> None:
+        self.ventricle, anatomy = ventricle, ventricle.anatomy
+        # At the end of expiration; the origin is the apex.
+        self.rest = Pose(x=rng.uniform(-1, 6), depth=rng.uniform(21, 29), tilt=rng.uniform(0.02, 0.17))
+        self.poses = breathing.poses(self.rest, times)
+        self.deepest = float(self.rest.depth) + anatomy.length + anatomy.atrium_length + breathing.axial
+        self.areas = 2 * ventricle.half_widths * ventricle.lengths * np.float32(_FULLNESS / 100)  # cm2, (T,)
+        # Scatterers on the leaflets of the valves.
+        self._leaflets = unit_scatterers(rng, _LEAFLETS) * decibels(4.0)
+        self._thickness = rng.normal(0, 0.5, _LEAFLETS).astype(np.float32)
+        self._along = rng.random(_LEAFLETS, dtype=np.float32)  # 0 at the hinge, 1 at the tip
+        self._hinges = self.tissue(*np.array(_hinges(anatomy), np.float32).T)
 
-    @classmethod
-    def draw(cls, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: np.random.Generator) -> FourChamber:
-        anatomy = ventricle.anatomy
-        rest = Pose(x=rng.uniform(-1, 6), depth=rng.uniform(21, 29), tilt=rng.uniform(0.02, 0.17))
-        return cls(
-            ventricle=ventricle,
-            rest=rest,
-            poses=breathing.poses(rest, times),
-            deepest=float(rest.depth) + anatomy.length + anatomy.atrium_length + max(0.0, breathing.axial),
-            leaflets=_Leaflets.draw(ventricle, rng),
-        )
-
-    @property
-    def areas(self) -> Floats:
-        """Area of the cavity, cm2, (T,)."""
-        return 2 * self.ventricle.half_widths * self.ventricle.lengths * np.float32(_FULLNESS / 100)
-
-    def masks(self, scanner: Scanner, size: int) -> NDArray[np.bool_]:
-        """Mask of the cavity, (T, H, W): the pixels whose centre is inside."""
-        x, z = self.poses.pixel_centres(scanner, size)
+    def inside(self, x: Floats, z: Floats) -> NDArray[np.bool_]:
+        """Whether points (T, H, W) are in the cavity."""
         s = z / self.ventricle.lengths[:, None, None]
         return (s <= 1) & (np.abs(x) < self.ventricle.half_widths[:, None, None] * outline(s))
 
-    def contour(self, frame: int, scanner: Scanner, size: int, count: int = 64) -> Floats:
-        """Border of the cavity as a closed polygon, (count, 2) pixels; the mitral plane is its last side."""
+    def border(self, frame: int, count: int) -> tuple[Floats, Floats]:
+        """Border of the cavity as a closed polygon: x and z, each (count,); the mitral plane is its last side."""
         angle = np.linspace(-1, 1, count) * (np.pi - np.arccos(_CUT))
         s = WIDEST * (1 - np.cos(angle))
-        x = self.ventricle.half_widths[frame] * np.sin(angle)
-        return self.poses.at(frame).pixels(x, s * self.ventricle.lengths[frame], scanner, size)
+        return self.ventricle.half_widths[frame] * np.sin(angle), s * self.ventricle.lengths[frame]
 
-    def long_axis(self, frame: int, scanner: Scanner, size: int) -> Floats:
-        """Apex and centre of the mitral plane, (2, 2) pixels: x and y."""
-        ends = np.array([0, self.ventricle.lengths[frame]])
-        return self.poses.at(frame).pixels(np.zeros(2), ends, scanner, size)
+    def chords(self, frame: int, discs: int = 20) -> tuple[Floats, Floats]:
+        """The long axis, then the diameters of discs of equal height from the apex down: x and z, (1 + discs, 2)."""
+        s, length = (np.arange(discs) + 0.5) / discs, self.ventricle.lengths[frame]
+        half, z = self.ventricle.half_widths[frame] * outline(s), s * length
+        return np.vstack([np.zeros(2), np.stack([-half, half], 1)]), np.vstack([[0, length], np.stack([z, z], 1)])
 
-    def discs(self, frame: int, scanner: Scanner, size: int, count: int = 20) -> Floats:
-        """Diameters of `count` discs of equal height, from the apex down, (count, 2, 2) pixels."""
-        s = (np.arange(count) + 0.5) / count
-        half, z = self.ventricle.half_widths[frame] * outline(s), s * self.ventricle.lengths[frame]
-        pose = self.poses.at(frame)
-        return np.stack([pose.pixels(side * half, z, scanner, size) for side in (-1, 1)], 1)
+    def tissue(self, x: Floats, z: Floats) -> Motion:
+        """How the tissue that is at (x, z), each (N,), at end-diastole moves."""
+        ventricle, anatomy = self.ventricle, self.ventricle.anatomy
+        full_length, full_half_width = anatomy.length, anatomy.diameter / 2
+        distance, outer = np.abs(x), _outer_half_width(anatomy, z)
+        shape = outline(np.clip(z / full_length, 0, 1))
+        muscle = np.maximum(distance**2 - (full_half_width * shape) ** 2, 0)  # 0 inside the cavity
+        fading = np.exp(-np.maximum(distance - outer, 0) / 22)  # share of the muscle's motion that a point follows
+        # The same for motion across the axis, above the apex and below the valves.
+        fading_down = np.exp(-((np.maximum(z - full_length, 0) / 14) ** 2)) * np.exp(-((np.minimum(z, 0) / 8) ** 2))
+        # The free wall of the right ventricle moves towards the septum.
+        width = np.maximum(_right_half(anatomy, np.minimum(z, 0.9 * full_length)), 1)
+        reach = np.maximum(-x - outer, 0) / width
+        right = 0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0)) * fading_down
+        # The valve plane moves towards the apex; the back of the atria does not.
+        plane = np.clip(1 - (z - full_length) / (anatomy.atrium_length + 8), 0, 1)
+        shape, muscle, fading, fading_down, right, plane = single(shape, muscle, fading, fading_down, right, plane)
 
-    def tissue(self, x: Floats, z: Floats) -> Tissue:
-        """The tissue that is at (x, z), each (N,), at end-diastole."""
-        return Tissue.of(self.ventricle, x, z)
+        def at(frame: int) -> tuple[Floats, Floats]:
+            length, half_width = float(ventricle.lengths[frame]), float(ventricle.half_widths[frame])
+            ratio, scale = np.float32(length / full_length), np.float32(half_width / full_half_width)
+            # Rings of muscle keep their volume: as they get shorter they get thicker.
+            ring = np.sqrt((np.float32(half_width) * shape) ** 2 + muscle / ratio)
+            moved = np.where(muscle > 0, distance + (ring - distance) * fading, distance * scale)
+            new_x = x + np.sign(x) * (moved - distance) * fading_down + (1 - scale**2) * right
+            new_z = np.where(z > 0, z * ratio, z)
+            return new_x, np.where(z < full_length, new_z, z - np.float32(full_length - length) * plane)
+
+        return at
 
     def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: np.random.Generator) -> Floats:
         """Echo level in dB relative to average muscle, of tissue at (x, z) at end-diastole in the beam at `beam`."""
@@ -112,8 +117,20 @@ class FourChamber:
         return np.where(cavities, -30.0 + 2 * SmoothField.draw(rng, 10, 10)(x, z), level).astype(np.float32)
 
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
-        """Scatterers that do not move with the tissue, the valve leaflets: x, z and amplitude, each (N,)."""
-        return *self.leaflets.at(frame), self.leaflets.amplitude
+        """Scatterers that do not move with the tissue, the mitral and tricuspid leaflets: x, z and amplitude, (N,).
+
+        Tips of closed leaflets meet, open leaflets point into the ventricle.
+        """
+        hinge_x, hinge_z = self._hinges(frame)
+        span = np.abs(hinge_x - hinge_x[[1, 0, 3, 2]])
+        inwards = np.array([-1, 1, -1, 1], np.float32)  # towards the opposite hinge
+        swing = np.float32(0.22) + np.float32(1.05) * self.ventricle.opening[frame]  # angle with the valve plane
+        reach = 0.53 * span
+        tip_x, tip_z = inwards * reach * np.cos(swing), -reach * np.sin(swing)
+        along, k, bow = self._along, np.arange(_LEAFLETS) % 4, np.sin(np.pi * self._along) * 0.08
+        x = hinge_x[k] + along * tip_x[k] + self._thickness
+        z = hinge_z[k] + along * tip_z[k] - bow * span[k] + self._thickness
+        return x.astype(np.float32), z.astype(np.float32), self._leaflets
 
 
 def _outer_half_width(anatomy: HeartAnatomy, z: Floats | float) -> Floats:
@@ -146,91 +163,3 @@ def _hinges(anatomy: HeartAnatomy) -> list[tuple[float, float]]:
     septum = float(_outer_half_width(anatomy, length))
     right = float(_right_half(anatomy, length - 4))
     return [(mitral + 2, length), (-mitral - 2, length), (-septum, length - 4), (-septum - right, length - 4)]
-
-
-@dataclass(frozen=True)
-class Tissue:
-    """Points of tissue, with everything their motion depends on; every field but `ventricle` is (N,)."""
-
-    ventricle: Ventricle
-    x: Floats  # at end-diastole
-    z: Floats
-    distance: Floats  # from the axis
-    shape: Floats  # half-width of the cavity at this z, relative to the largest
-    muscle: Floats  # distance^2 - (half-width of the cavity)^2; 0 inside the cavity
-    fading: Floats  # share of the muscle's motion that this point follows
-    fading_down: Floats  # the same for motion across the axis, above the apex and below the valves
-    right: Floats  # displacement when the right ventricle empties
-    plane: Floats  # share of the valve plane's motion that this point follows
-
-    @classmethod
-    def of(cls, ventricle: Ventricle, x: Floats, z: Floats) -> Tissue:
-        anatomy = ventricle.anatomy
-        length = anatomy.length
-        distance, outer = np.abs(x), _outer_half_width(anatomy, z)
-        shape = outline(np.clip(z / length, 0, 1))
-        fading_down = np.exp(-((np.maximum(z - length, 0) / 14) ** 2)) * np.exp(-((np.minimum(z, 0) / 8) ** 2))
-        # The free wall of the right ventricle moves towards the septum.
-        width = np.maximum(_right_half(anatomy, np.minimum(z, 0.9 * length)), 1)
-        reach = np.maximum(-x - outer, 0) / width
-        right = 0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0)) * fading_down
-        parts = (
-            x,
-            z,
-            distance,
-            shape,
-            np.maximum(distance**2 - (anatomy.diameter / 2 * shape) ** 2, 0),
-            np.exp(-np.maximum(distance - outer, 0) / 22),
-            fading_down,
-            right,
-            # The valve plane moves towards the apex; the back of the atria does not.
-            np.clip(1 - (z - length) / (anatomy.atrium_length + 8), 0, 1),
-        )
-        return cls(ventricle, *(np.asarray(part, np.float32) for part in parts))
-
-    def at(self, frame: int) -> tuple[Floats, Floats]:
-        """Positions x and z in a frame, each (N,)."""
-        length, half_width = float(self.ventricle.lengths[frame]), float(self.ventricle.half_widths[frame])
-        full_length, full_half_width = self.ventricle.anatomy.length, self.ventricle.anatomy.diameter / 2
-        ratio, scale = np.float32(length / full_length), np.float32(half_width / full_half_width)
-        # Rings of muscle keep their volume: as they get shorter they get thicker.
-        ring = np.sqrt((np.float32(half_width) * self.shape) ** 2 + self.muscle / ratio)
-        outside = self.distance + (ring - self.distance) * self.fading
-        moved = np.where(self.muscle > 0, outside, self.distance * scale)
-        new_x = self.x + np.sign(self.x) * (moved - self.distance) * self.fading_down + (1 - scale**2) * self.right
-        shortened = np.where(self.z > 0, self.z * ratio, self.z)
-        new_z = np.where(self.z < full_length, shortened, self.z - np.float32(full_length - length) * self.plane)
-        return new_x, new_z
-
-
-@dataclass(frozen=True)
-class _Leaflets:
-    """Scatterers on the mitral and tricuspid leaflets."""
-
-    hinges: Tissue
-    hinge: NDArray[np.int_]  # (N,) index into `hinges`
-    along: Floats  # (N,) 0 at the hinge, 1 at the tip
-    thickness: Floats  # (N,)
-    amplitude: Complexes  # (N,)
-
-    @classmethod
-    def draw(cls, ventricle: Ventricle, rng: np.random.Generator, count: int = 480) -> _Leaflets:
-        places = np.array(_hinges(ventricle.anatomy), np.float32)
-        amplitude = unit_scatterers(rng, count) * decibels(4.0)
-        thickness = rng.normal(0, 0.5, count).astype(np.float32)
-        along = rng.random(count, dtype=np.float32)
-        return cls(Tissue.of(ventricle, places[:, 0], places[:, 1]), np.arange(count) % 4, along, thickness, amplitude)
-
-    def at(self, frame: int) -> tuple[Floats, Floats]:
-        """Positions x and z in a frame: tips of closed leaflets meet, open leaflets point into the ventricle."""
-        hinge_x, hinge_z = self.hinges.at(frame)
-        span = np.abs(hinge_x - hinge_x[[1, 0, 3, 2]])
-        inwards = np.array([-1, 1, -1, 1], np.float32)  # towards the opposite hinge
-        opening = self.hinges.ventricle.opening[frame]
-        swing = np.float32(0.22) + np.float32(1.05) * opening  # angle with the valve plane
-        reach = 0.53 * span
-        tip_x, tip_z = inwards * reach * np.cos(swing), -reach * np.sin(swing)
-        k, bow = self.hinge, np.sin(np.pi * self.along) * 0.08
-        x = hinge_x[k] + self.along * tip_x[k] + self.thickness
-        z = hinge_z[k] + self.along * tip_z[k] - bow * span[k] + self.thickness
-        return x.astype(np.float32), z.astype(np.float32)

@@ -1,7 +1,7 @@
 """A beating, breathing heart in one of two views, drawn from scatterers that move with the tissue.
 
 Scatterers are placed once, at end-diastole, with the echogenicity of their tissue. The view moves them with the beat
-(four_chamber.py, short_axis.py), and the whole heart moves with the breath (breathing.py). Reverberation in the chest
+(four_chamber.py, short_axis.py), and the whole heart moves with the breath (motion.py). Reverberation in the chest
 wall and rib shadows do not move. Lengths are millimetres. Dimension letters: T frames, H W pixels, R depth samples,
 A beams, N scatterers.
 """
@@ -14,16 +14,16 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from echolung.phantom.breathing import HELD, Breathing, Pose
 from echolung.phantom.four_chamber import FourChamber
+from echolung.phantom.motion import Breathing, HeartAnatomy, Pose, Ventricle
 from echolung.phantom.short_axis import ShortAxis
 from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
-from echolung.phantom.ventricle import HeartAnatomy, Ventricle
 
 View = Literal["a4c", "psax"]
 VIEWS: tuple[View, ...] = get_args(View)
 
-_DRAWN: dict[View, type[FourChamber] | type[ShortAxis]] = {"a4c": FourChamber, "psax": ShortAxis}
+Heart = FourChamber | ShortAxis
+_DRAWN: dict[View, type[Heart]] = {"a4c": FourChamber, "psax": ShortAxis}
 _SCATTERERS_PER_MM2 = 1.3
 _MARGIN = 9.0  # scatterers this far outside the sector: breathing moves them into view
 
@@ -32,32 +32,31 @@ _MARGIN = 9.0  # scatterers this far outside the sector: breathing moves them in
 class HeartVideo:
     """Frames with the ground truth of the left ventricle."""
 
-    frames: NDArray[np.uint8]  # (T, H, W)
-    heart: FourChamber | ShortAxis
+    frames: NDArray[np.uint8]  # (T, H, W), square
+    heart: Heart
     scanner: Scanner
 
-    @property
-    def ventricle(self) -> Ventricle:
-        """Volumes of the left ventricle, and the frames of end-diastole and end-systole."""
-        return self.heart.ventricle
-
     def masks(self) -> NDArray[np.bool_]:
-        """Mask of the left ventricle's cavity, (T, H, W)."""
-        return self.heart.masks(self.scanner, self.frames.shape[1])
+        """Mask of the left ventricle's cavity, (T, H, W): the pixels whose centre is inside."""
+        lateral, axial, _ = self.scanner.pixel_grid(*self.frames.shape[1:])
+        poses = Pose(*(np.asarray(part)[:, None, None] for part in vars(self.heart.poses).values()))
+        return self.heart.inside(*poses.from_image(lateral[None, None, :], axial[None, :, None]))
+
+    def pixels(self, frame: int, x: Floats, z: Floats) -> Floats:
+        """Points (...) of the heart's frame in pixels, (..., 2): column and row."""
+        lateral, axial = self.heart.poses.at(frame).to_image(x, z)
+        columns, rows, pitch = self.scanner.pixel_grid(*self.frames.shape[1:])
+        return np.stack([(lateral - columns[0]) / pitch, (axial - rows[0]) / pitch], -1)
 
     def contour(self, frame: int, count: int = 64) -> Floats:
         """Border of the cavity as a closed polygon, (count, 2) pixels: column and row."""
-        return self.heart.contour(frame, self.scanner, self.frames.shape[1], count)
+        return self.pixels(frame, *self.heart.border(frame, count))
 
 
-def beating_heart(
-    view: View, ef: float, frames: int, fps: float, rng: np.random.Generator, breath_held: bool = False
-) -> FourChamber | ShortAxis:
+def beating_heart(view: View, ef: float, frames: int, fps: float, rng: np.random.Generator) -> Heart:
     """A random heart that ejects `ef` percent; generators in the same state give the same heart in both views."""
-    anatomy = HeartAnatomy.draw(rng, ef)
-    ventricle = Ventricle.beating(anatomy, ef, frames, fps, start=int(rng.integers(1000)))
-    breathing = Breathing.draw(rng)
-    return _DRAWN[view].draw(ventricle, HELD if breath_held else breathing, np.arange(frames) / fps, rng)
+    ventricle = Ventricle(HeartAnatomy(rng, ef), ef, frames, fps, start=int(rng.integers(1000)))
+    return _DRAWN[view](ventricle, Breathing(rng), np.arange(frames) / fps, rng)
 
 
 def heart_scanner(deepest: float, rng: np.random.Generator, size: int) -> Scanner:
@@ -77,27 +76,23 @@ def heart_scanner(deepest: float, rng: np.random.Generator, size: int) -> Scanne
     )
 
 
-def draw_heart(
-    ef: float, frames: int, fps: float, size: int, seed: int, view: View = "a4c", breath_held: bool = False
-) -> HeartVideo:
+def draw_heart(ef: float, frames: int, fps: float, size: int, seed: int, view: View = "a4c") -> HeartVideo:
     """Draw a heart that ejects `ef` percent of its volume, uint8 frames (frames, size, size).
 
-    `seed` and `ef` determine the heart, in both views. With `breath_held` the motion repeats exactly from beat to beat.
+    `seed` and `ef` determine the heart, in both views.
     """
     rng = np.random.default_rng(seed)
-    heart = beating_heart(view, ef, frames, fps, rng, breath_held)
+    heart = beating_heart(view, ef, frames, fps, rng)
     scanner = heart_scanner(heart.deepest, rng, size)
     x, z, amplitude = _scatterers(heart, scanner, rng)
-    tissue = heart.tissue(x, z)
     clutter, window = _near_field_clutter(scanner, rng), _acoustic_window(scanner, rng)
-    beat = heart.ventricle.frames_per_beat
-    carried: list[tuple[Floats, Floats]] = []
+    # Without the breath, tissue is where it was one beat ago.
+    beat, tissue = min(frames, heart.ventricle.frames_per_beat), heart.tissue(x, z)
+    positions = [tissue(t) for t in range(beat)]
     echo = np.empty((frames, scanner.samples, scanner.beams), np.complex64)
     for t in range(frames):
-        # Without the breath, tissue is where it was one beat ago.
-        carried.append(tissue.at(t) if t < beat else carried[t - beat])
         pose = heart.poses.at(t)
-        field = scanner.deposit(*_beam_position(pose, *carried[t]), amplitude)
+        field = scanner.deposit(*_beam_position(pose, *positions[t % beat]), amplitude)
         moving_x, moving_z, strength = heart.moving(t)
         depth, angle = _beam_position(pose, moving_x, moving_z)
         field += scanner.deposit(depth, angle, strength / np.sqrt(_cell(scanner, depth)))
@@ -112,9 +107,7 @@ def _beam_position(pose: Pose, x: Floats, z: Floats) -> tuple[Floats, Floats]:
     return np.hypot(lateral, axial), np.arctan2(lateral, axial)
 
 
-def _scatterers(
-    heart: FourChamber | ShortAxis, scanner: Scanner, rng: np.random.Generator
-) -> tuple[Floats, Floats, Complexes]:
+def _scatterers(heart: Heart, scanner: Scanner, rng: np.random.Generator) -> tuple[Floats, Floats, Complexes]:
     """Scatterers of all tissue in view, at end-diastole: x, z and complex amplitude, each (N,)."""
     spread = float(scanner.angles[-1] - scanner.angles[0])
     reach = scanner.depth + 2 * _MARGIN

@@ -14,7 +14,7 @@ in the coordinates of the lung. Dimension letters: T frames, R depth samples, A 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,7 @@ class LungPatient:
     fat: float  # fraction of the chest wall that is fat
     breath_rate: float  # breaths per minute
     slide: float  # amplitude of lung sliding along the pleura
-    radius: float
-    half_angle: float
-    depth: float
-    frequency: float
-    gain: float
-    dynamic_range: float
-    time_gain: float
+    scanner: Scanner  # a convex probe
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> LungPatient:
@@ -56,27 +50,29 @@ class LungPatient:
             fat=rng.uniform(0.25, 0.55),
             breath_rate=rng.uniform(12, 24),
             slide=rng.uniform(2.5, 7),
-            radius=rng.uniform(42, 62),
-            half_angle=np.deg2rad(rng.uniform(26, 33)),
-            depth=pleura * rng.uniform(3.4, 4.8) + 20,
-            frequency=rng.uniform(2.5, 5.0),
-            gain=rng.uniform(-5, 5),
-            dynamic_range=rng.uniform(48, 64),
-            time_gain=rng.uniform(0.93, 1.0),
+            scanner=Scanner(
+                radius=rng.uniform(42, 62),
+                half_angle=np.deg2rad(rng.uniform(26, 33)),
+                depth=pleura * rng.uniform(3.4, 4.8) + 20,
+                frequency=rng.uniform(2.5, 5.0),
+                gain=rng.uniform(-5, 5),
+                dynamic_range=rng.uniform(48, 64),
+                time_gain=rng.uniform(0.93, 1.0),
+                aperture=16.0,
+                attenuation=0.35,
+                noise=-58.0,
+            ),
         )
 
-    def scanner(self, size: int) -> Scanner:
-        """The convex probe with this patient's settings, sampled for frames of about `size` pixels."""
-        names = ("radius", "half_angle", "depth", "frequency", "gain", "dynamic_range", "time_gain")
-        settings = {name: getattr(self, name) for name in names}
-        samples, beams = max(160, round(1.4 * size)), max(112, size)
-        return Scanner(**settings, aperture=16.0, samples=samples, beams=beams, attenuation=0.35, noise=-58.0)
+    @property
+    def per_radian(self) -> float:
+        """Distance along the pleura per radian."""
+        return self.scanner.radius + self.pleura
 
     def pleura_depth(self, angle: Floats) -> Floats:
         """Depth of the pleural line at each angle, at rest."""
-        middle = self.radius + self.pleura
-        flat = middle / (np.cos(angle) - self.tilt * np.sin(angle)) - self.radius
-        round_ = self.pleura + self.tilt * middle * angle
+        flat = self.per_radian / (np.cos(angle) - self.tilt * np.sin(angle)) - self.scanner.radius
+        round_ = self.pleura + self.tilt * self.per_radian * angle
         return (self.flatness * flat + (1 - self.flatness) * round_).astype(np.float32)
 
 
@@ -96,30 +92,27 @@ def draw_lung(
 ) -> LungVideo:
     """Draw a lung with these findings, uint8 frames (frames, *size)."""
     rng = np.random.default_rng(seed)
-    scanner = patient.scanner(max(size))
+    scanner = replace(patient.scanner, samples=max(160, round(1.4 * max(size))), beams=max(112, max(size)))
     breath = 2 * np.pi * (patient.breath_rate / 60 * np.arange(frames) / fps + rng.random())
     slide = (patient.slide * np.sin(breath)).astype(np.float32)
     rest = patient.pleura_depth(scanner.angles)
     heave = (0.5 * np.cos(breath)).astype(np.float32)  # of the pleura, with every breath
-    per_radian = patient.radius + patient.pleura
-
     wall, shadow = _chest_wall(patient, scanner, rest, rng)
     contact = _contact(scanner, rng)
     lung = _Lung(findings, patient, scanner, rng)
     echo = np.empty((frames, scanner.samples, scanner.beams), np.complex64)
     for t in range(frames):
-        field = lung.at(slide[t], heave[t])
-        echo[t] = scanner.receive((wall + shadow * field) * contact)
+        echo[t] = scanner.receive((wall + shadow * lung.at(slide[t], heave[t])) * contact)
     pixels = scanner.scan_convert(scanner.grey(echo, rng), *size)
     origins = np.array([line.position for line in findings.b_lines], np.float32)
-    angles = (origins[None, :] + slide[:, None]) / per_radian
+    angles = (origins[None, :] + slide[:, None]) / patient.per_radian
     return LungVideo(pixels, scanner, rest + heave[:, None], slide, angles)
 
 
 def _specular(patient: LungPatient, scanner: Scanner) -> Floats:
     """Share of the sound that the pleura reflects back to the probe, 0..1, (A,): 1 where it is perpendicular."""
     depth = patient.pleura_depth(scanner.angles)
-    slope = np.gradient(depth, scanner.angles) / (patient.radius + depth)
+    slope = np.gradient(depth, scanner.angles) / (scanner.radius + depth)
     return np.exp(-0.5 * (np.arctan(slope) / 0.13) ** 2).astype(np.float32)
 
 
@@ -135,7 +128,7 @@ def _chest_wall(
 ) -> tuple[Complexes, Floats]:
     """Scatterers of the chest wall and its ribs, (R, A), and the transmission behind the ribs, 0..1, (R, A)."""
     depth = scanner.depths[:, None]
-    along = (scanner.angles * (patient.radius + patient.pleura))[None, :]
+    along = (scanner.angles * patient.per_radian)[None, :]
     share = depth / pleura[None, :]
     sway = 0.06 * SmoothField.draw(rng, 18, 9)(along, depth)
     layer = share + sway
@@ -154,7 +147,7 @@ def _chest_wall(
     wall += again * (decibels(-19) * _specular(patient, scanner))[None, :]
     shadow = np.ones(wall.shape, np.float32)
     for angle in patient.ribs:
-        centre = angle * patient.half_angle * (patient.radius + patient.pleura)
+        centre = angle * scanner.half_angle * patient.per_radian
         offset = (along - centre) / rng.uniform(6, 8.5)
         surface = pleura[None, :] * 0.62 + 3.5 * (1 - np.sqrt(np.clip(1 - offset**2, 0, 1)))
         behind = 1 / (1 + np.exp(-(depth - surface) / 0.4)) * np.exp(-(np.abs(offset) ** 8))
@@ -172,7 +165,7 @@ class _Lung:
     ) -> None:
         self._findings, self._patient, self._scanner = findings, patient, scanner
         self._specular = _specular(patient, scanner)
-        self._per_radian = np.float32(patient.radius + patient.pleura)
+        self._per_radian = np.float32(patient.per_radian)
         # Bumps and breaks of a diseased pleura; a fine grain that makes sliding visible.
         self._bumps, self._breaks = SmoothField.draw(rng, 4, 1), SmoothField.draw(rng, 3, 1)
         self._grain = SmoothField.draw(rng, 1.1, 1)

@@ -6,21 +6,19 @@ function of the settings.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from echolung.core.runtime import derived_seed
-from echolung.phantom.demographics import Child, draw_child
 from echolung.phantom.findings import PATTERNS, LungFindings, Pattern, draw_findings, draw_severity
 from echolung.phantom.heart import VIEWS, View
 from echolung.phantom.lung import LungPatient
 from echolung.phantom.settings import Layout, PhantomSettings
-
-Codec = Literal["mpeg4", "mpeg2video", "gif"]  # every build of FFmpeg writes these; some lack x264
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,22 @@ class Source:
 
     name: str
     suffix: str
-    codec: Codec
     fps: float
     scale: float  # frame height relative to the data set's `size`
     aspect: float  # width over height
 
 
 SOURCES = (
-    Source("atlas", ".gif", "gif", 20, 0.85, 1.0),
-    Source("ward", ".mp4", "mpeg4", 30, 1.0, 1.0),
-    Source("emergency", ".avi", "mpeg4", 24, 1.15, 1.25),
-    Source("clinic", ".mov", "mpeg4", 25, 1.0, 1.1),
-    Source("volunteers", ".mpeg", "mpeg2video", 25, 1.1, 1.0),
+    Source("atlas", ".gif", 20, 0.85, 1.0),
+    Source("ward", ".mp4", 30, 1.0, 1.0),
+    Source("emergency", ".avi", 24, 1.15, 1.25),
+    Source("clinic", ".mov", 25, 1.0, 1.1),
+    Source("volunteers", ".mpeg", 25, 1.1, 1.0),
 )
 _TIED: dict[Pattern, Source] = {"covid": SOURCES[3], "pneumonia": SOURCES[2], "regular": SOURCES[4]}
 _PREFIXES: dict[Pattern, str] = {"covid": "Cov", "pneumonia": "Pneu", "regular": "Reg"}
 _POCUS_SHARES: dict[Pattern, float] = {"covid": 0.3, "pneumonia": 0.34, "regular": 0.36}
-_UNTRACED: dict[int, Literal["No Systolic", "No Diastolic"]] = {5: "No Systolic", 14: "No Diastolic"}  # of every 16
+_UNTRACED = {5: "No Systolic", 14: "No Diastolic"}  # of every 16
 _POINTS = ("L1", "L2", "L3", "R1", "R2", "R3")
 
 
@@ -53,17 +50,17 @@ _POINTS = ("L1", "L2", "L3", "R1", "R2", "R3")
 class HeartPlan:
     """One video of a heart."""
 
+    frames: int
+    fps: float
+    size: int
     file: str  # relative to the root of the data set
     patient: str
     split: str
     view: View
     ejection_fraction: float
-    frames: int
-    fps: float
-    size: int
     seed: int
-    child: Child | None = None
-    untraced: Literal["", "No Systolic", "No Diastolic"] = ""  # the tracing that is missing
+    child: dict[str, Any] | None = None  # see `_draw_child`
+    untraced: str = ""  # the tracing that is missing: No Systolic or No Diastolic
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,10 @@ class LungPlan:
     diagnosis: Pattern
     positive: bool
     source: Source
-    findings: LungFindings
     anatomy: LungPatient
-    codec: Codec
+    findings: LungFindings
     frames: int
-    height: int
-    width: int
+    size: tuple[int, int]  # height, width
     seed: int
 
 
@@ -89,48 +84,59 @@ Plan = HeartPlan | LungPlan
 
 def plan(settings: PhantomSettings) -> list[Plan]:
     """The videos of a data set, sorted by patient."""
-    layouts: dict[Layout, Callable[[PhantomSettings], Sequence[Plan]]] = {
-        "echonet": _hearts,
-        "echonet_pediatric": _children,
-        "pocus": _pocus,
+    plans: list[Plan] = []
+    layouts: dict[Layout, Callable[[PhantomSettings, np.random.Generator, int], Sequence[Plan]]] = {
+        "echonet": _adult,
+        "echonet_pediatric": _child,
+        "pocus": functools.partial(_pocus, earlier=plans),
         "covid_blues": _covid_blues,
     }
-    return list(layouts[settings.layout](settings))
-
-
-def _hearts(settings: PhantomSettings) -> list[HeartPlan]:
-    plans = []
     for number in range(settings.patients):
-        rng = seeded(settings.seed, settings.layout, number)
-        ef = _ejection_fraction(rng, weak=0.25)
-        name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
-        split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
-        seed = derived_seed(settings.seed, "heart", number)
-        heart = {"file": f"Videos/{name}.avi", "patient": name, "split": split, "view": "a4c", "ejection_fraction": ef}
-        plans.append(_heart(settings, rng, seed=seed, **heart))
+        rng = np.random.default_rng(derived_seed(settings.seed, settings.layout, number))
+        plans += layouts[settings.layout](settings, rng, number)
     return plans
 
 
-def _children(settings: PhantomSettings) -> list[HeartPlan]:
-    """One examination per child with one video per view. Hearts have adult sizes."""
-    plans: list[HeartPlan] = []
-    for number in range(settings.patients):
-        rng = seeded(settings.seed, settings.layout, number)
-        ef, child = _ejection_fraction(rng, weak=0.12), draw_child(rng)
-        name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
-        patient, examination = f"CR{name[:7]}", f"CR{name[7:14]}"
-        seed = derived_seed(settings.seed, "child", number)
-        heart = {"patient": patient, "split": str(number % 10), "ejection_fraction": ef, "child": child}
-        for view in VIEWS:
-            instance = 2 * int(rng.integers(50)) + VIEWS.index(view)
-            file = f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi"
-            untraced = _UNTRACED.get(len(plans) % 16, "")
-            plans.append(_heart(settings, rng, file=file, view=view, seed=seed, untraced=untraced, **heart))
+def _adult(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
+    ef = _ejection_fraction(rng, weak=0.25)
+    name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
+    split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
+    seed = derived_seed(settings.seed, "heart", number)
+    return [_heart(settings, rng, f"Videos/{name}.avi", name, split, "a4c", ef, seed)]
+
+
+def _child(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
+    """One examination with one video per view. Hearts have adult sizes."""
+    ef, facts, plans = _ejection_fraction(rng, weak=0.12), _draw_child(rng), []
+    name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
+    patient, examination = f"CR{name[:7]}", f"CR{name[7:14]}"
+    seed = derived_seed(settings.seed, "child", number)
+    for index, view in enumerate(VIEWS):
+        instance = 2 * int(rng.integers(50)) + index
+        file = f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi"
+        untraced = _UNTRACED.get((2 * number + index) % 16, "")
+        plans.append(_heart(settings, rng, file, patient, str(number % 10), view, ef, seed, facts, untraced))
     return plans
 
 
-def _heart(settings: PhantomSettings, rng: np.random.Generator, **fields: Any) -> HeartPlan:
-    return HeartPlan(frames=_frames(settings, rng), fps=settings.fps, size=settings.size, **fields)
+def _heart(settings: PhantomSettings, rng: np.random.Generator, *fields: Any) -> HeartPlan:
+    return HeartPlan(_frames(settings, rng), settings.fps, settings.size, *fields)
+
+
+def _draw_child(rng: np.random.Generator) -> dict[str, Any]:
+    """A random child of 0 to 18 years: sex, completed years, kg and cm, of which one may be missing, as in real data.
+
+    Weight follows the rules of thumb of paediatric life support. The drawing does not depend on them.
+    """
+    years = rng.uniform(0, 18.99)
+    weight = (4 + 6 * years if years < 1 else 2 * years + 8 if years < 6 else 3 * years + 7) * rng.uniform(0.8, 1.25)
+    height = (50 + 25 * years if years < 1 else min(75 + 6.2 * (years - 1), 172)) * rng.uniform(0.94, 1.06)
+    return {
+        "Sex": "FM"[rng.integers(2)],
+        "Age": int(years),
+        "Weight": None if rng.random() < 0.05 else round(weight, 1),
+        "Height": None if rng.random() < 0.05 else round(height, 1),
+    }
 
 
 def _ejection_fraction(rng: np.random.Generator, weak: float) -> float:
@@ -140,84 +146,67 @@ def _ejection_fraction(rng: np.random.Generator, weak: float) -> float:
     return float(np.clip(rng.normal(61, 6), 45, 78))
 
 
-def _pocus(settings: PhantomSettings) -> list[LungPlan]:
-    plans: list[LungPlan] = []
-    for number, diagnosis in enumerate(_apportion(settings.patients, _POCUS_SHARES)):
-        rng = seeded(settings.seed, settings.layout, number)
-        source = draw_source(diagnosis, settings.nuisance_tied_to_label, rng)
-        patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": diagnosis == "covid"}
-        anatomy = LungPatient.draw(rng)
-        extra = (0, 1, -1)[number % 3] if settings.videos_per_patient > 1 else 0
-        for video in range(settings.videos_per_patient + extra):
-            prefix, suffix = _PREFIXES[diagnosis], source.suffix
-            if diagnosis == "pneumonia" and not any(p.file.startswith("convex/pneu") for p in plans):
-                prefix = "pneu"  # the public set has one such name and one such suffix
-            if suffix == ".mp4" and not any(p.file.endswith(".MP4") for p in plans):
-                suffix = ".MP4"
-            file = f"convex/{prefix}_phantom-{source.name}_pat{number + 1}_vid{video + 1}{suffix}"
-            plans.append(_lung(settings, rng, file, source, anatomy=anatomy, **patient))
+def _pocus(settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]) -> list[LungPlan]:
+    diagnosis = _diagnoses(settings.patients)[number]
+    source = _source(settings, diagnosis, rng)
+    patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": diagnosis == "covid"}
+    patient |= {"source": source, "anatomy": LungPatient.draw(rng)}
+    plans = []
+    extra = (0, 1, -1)[number % 3] if settings.videos_per_patient > 1 else 0
+    for video in range(settings.videos_per_patient + extra):
+        prefix, suffix = _PREFIXES[diagnosis], source.suffix
+        if video == 0 and diagnosis == "pneumonia" and not any(p.file.startswith("convex/pneu") for p in earlier):
+            prefix = "pneu"  # the public set has one such name and one such suffix
+        if video == 0 and suffix == ".mp4" and not any(p.file.endswith(".MP4") for p in earlier):
+            suffix = ".MP4"
+        file = f"convex/{prefix}_phantom-{source.name}_pat{number + 1}_vid{video + 1}{suffix}"
+        plans.append(_lung(settings, rng, file, **patient))
     return plans
 
 
-def _covid_blues(settings: PhantomSettings) -> list[LungPlan]:
-    plans: list[LungPlan] = []
-    for number in range(settings.patients):
-        rng = seeded(settings.seed, settings.layout, number)
-        positive = number % 2 == 0
-        # The PCR test detects the virus, not lung disease: some positive lungs are healthy, some negative ones are not.
-        shares = (0.22, 0.0, 0.78) if positive else (0.82, 0.11, 0.07)
-        diagnosis: Pattern = ("regular", "pneumonia", "covid")[rng.choice(3, p=shares)]
-        source = draw_source("covid" if positive else "regular", settings.nuisance_tied_to_label, rng)
-        patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": positive}
-        anatomy = LungPatient.draw(rng)
-        points = sorted(rng.choice(_POINTS, settings.videos_per_patient, replace=False))
-        if len(points) > 1 and rng.random() < 0.15:  # one point recorded twice instead of another
-            points[-1] = f"{points[0]}_2"
-        for point in points:
-            file = f"lus_videos/patient_{number + 1}_{point}.mp4"
-            plans.append(_lung(settings, rng, file, source, anatomy=anatomy, **patient))
-    return plans
+def _covid_blues(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[LungPlan]:
+    positive = number % 2 == 0
+    # The PCR test detects the virus, not lung disease: some positive lungs are healthy, some negative ones are not.
+    shares = (0.22, 0.0, 0.78) if positive else (0.82, 0.11, 0.07)
+    diagnosis: Pattern = ("regular", "pneumonia", "covid")[rng.choice(3, p=shares)]
+    source = _source(settings, "covid" if positive else "regular", rng)
+    patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": positive}
+    patient |= {"source": source, "anatomy": LungPatient.draw(rng)}
+    points = sorted(rng.choice(_POINTS, settings.videos_per_patient, replace=False))
+    if len(points) > 1 and rng.random() < 0.15:  # one point recorded twice instead of another
+        points[-1] = f"{points[0]}_2"
+    return [_lung(settings, rng, f"lus_videos/patient_{number + 1}_{point}.mp4", **patient) for point in points]
 
 
-def _lung(
-    settings: PhantomSettings, rng: np.random.Generator, file: str, source: Source, diagnosis: Pattern, **patient: Any
-) -> LungPlan:
+def _lung(settings: PhantomSettings, rng: np.random.Generator, file: str, **patient: Any) -> LungPlan:
+    source, diagnosis = patient["source"], patient["diagnosis"]
     height = 2 * round(settings.size * source.scale / 2)  # chroma subsampling needs even sizes
     return LungPlan(
         file=file,
-        source=source,
-        diagnosis=diagnosis,
         findings=draw_findings(diagnosis, draw_severity(diagnosis, rng), rng),
-        codec="mpeg4" if file.endswith(".mp4") else source.codec,
         frames=_frames(settings, rng),
-        height=height,
-        width=2 * round(height * source.aspect / 2),
+        size=(height, 2 * round(height * source.aspect / 2)),
         seed=derived_seed(settings.seed, settings.layout, file),
         **patient,
     )
 
 
-def draw_source(diagnosis: Pattern, tied: float, rng: np.random.Generator) -> Source:
-    """A patient's source: with probability `tied` the one tied to the diagnosis, else a random one."""
-    bound, free = rng.random() < tied, SOURCES[rng.integers(len(SOURCES))]
+def _source(settings: PhantomSettings, diagnosis: Pattern, rng: np.random.Generator) -> Source:
+    """A patient's source: the one tied to the diagnosis, or a random one."""
+    bound, free = rng.random() < settings.nuisance_tied_to_label, SOURCES[rng.integers(len(SOURCES))]
     return _TIED[diagnosis] if bound else free
-
-
-def seeded(*parts: object) -> np.random.Generator:
-    """A random generator seeded by `parts`."""
-    return np.random.default_rng(derived_seed(*parts))
 
 
 def _frames(settings: PhantomSettings, rng: np.random.Generator) -> int:
     return max(8, round(settings.frames * rng.uniform(0.8, 1.2)))
 
 
-def _apportion(total: int, shares: dict[Pattern, float]) -> list[Pattern]:
-    """`total` diagnoses in the given shares, evenly mixed."""
-    given: dict[Pattern, int] = dict.fromkeys(PATTERNS, 0)
+@functools.cache
+def _diagnoses(total: int) -> list[Pattern]:
+    """`total` diagnoses in the shares of the public set, evenly mixed."""
     order: list[Pattern] = []
-    for done in range(total):
-        chosen = max(PATTERNS, key=lambda pattern: shares[pattern] * (done + 1) - given[pattern])
-        given[chosen] += 1
-        order.append(chosen)
+    given = dict.fromkeys(PATTERNS, 0)
+    for done in range(1, total + 1):
+        order.append(max(PATTERNS, key=lambda pattern: _POCUS_SHARES[pattern] * done - given[pattern]))
+        given[order[-1]] += 1
     return order

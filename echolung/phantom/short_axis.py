@@ -13,96 +13,111 @@ down; clock angles are radians clockwise from 12 o'clock. Dimension letters: T f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from echolung.phantom.breathing import Breathing, Pose
-from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
-from echolung.phantom.ventricle import Ventricle, outline
+from echolung.phantom.motion import Breathing, Motion, Pose, Ventricle, outline
+from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
 
 _RIGHT_WALL = 3.5
+_PAPILLARY = 480  # scatterers
 _CHEST = 19.0  # from the probe to the pericardium
 
 
-@dataclass(frozen=True)
 class ShortAxis:
-    """A beating heart in the parasternal short-axis view, and its position relative to the probe."""
+    """A beating heart in the parasternal short-axis view, and its position relative to the probe.
 
-    ventricle: Ventricle
-    rest: Pose  # at the end of expiration
-    poses: Pose  # (T,)
-    section: Section
-    right: Crescent
-    papillary: _PapillaryMuscles
+    The section of the left ventricle is nearly a circle, with a constant shape throughout the beat.
+    """
 
-    @classmethod
-    def draw(cls, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: np.random.Generator) -> ShortAxis:
-        section = Section.draw(ventricle, rng)
-        right = Crescent.draw(ventricle.anatomy.right_width, rng)
-        top = section.outer(0.0) + right.width(0.0) + _RIGHT_WALL
-        rest = Pose(x=rng.uniform(7, 14), depth=_CHEST + float(top) + rng.uniform(0, 6), tilt=rng.uniform(-0.12, 0.12))
-        return cls(
-            ventricle=ventricle,
-            rest=rest,
-            poses=breathing.poses(rest, times),
-            section=section,
-            right=right,
-            papillary=_PapillaryMuscles.draw(rng),
-        )
+    def __init__(self, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: np.random.Generator) -> None:
+        self.ventricle, anatomy = ventricle, ventricle.anatomy
+        level = float(outline(rng.uniform(0.5, 0.62)))
+        # Amplitude and direction: oval, triangular.
+        self._ovals = [(rng.uniform(0, most), rng.uniform(0, 2 * np.pi)) for most in (0.05, 0.025)]
+        self._lengths = ventricle.lengths / np.float32(anatomy.length)  # (T,) relative to end-diastole
+        self.radii = ventricle.half_widths * level  # (T,) of the circle with the cavity's area
+        self._full = anatomy.diameter / 2 * level  # that radius at end-diastole
+        self.areas = np.pi * self.radii**2 / 100  # cm2, (T,)
+        # The right ventricle: a crescent beside the septum.
+        self._widest = anatomy.right_width * rng.uniform(0.6, 0.75)
+        self._middle = -rng.uniform(0.8, 1.05)  # clock angle
+        self._reach = rng.uniform(1.1, 1.25)  # from its middle to either tip, radians
+        top = float(self._outer(0.0) + self._right(0.0) + _RIGHT_WALL)
+        # At the end of expiration.
+        self.rest = Pose(x=rng.uniform(7, 14), depth=_CHEST + top + rng.uniform(0, 6), tilt=rng.uniform(-0.12, 0.12))
+        self.poses = breathing.poses(self.rest, times)
+        self.deepest = float(np.max(self.poses.depth)) + float(self._outer(np.pi))
+        # Scatterers of the anterolateral and posteromedial papillary muscles: two discs at the wall.
+        self._clocks = np.array([rng.uniform(1.95, 2.3), rng.uniform(3.75, 4.05)])  # about 4 and half past 7
+        self._discs = np.array([rng.uniform(4, 5.5), rng.uniform(4, 5.5)])  # their radii at end-diastole
+        distance, angle = np.sqrt(rng.random(_PAPILLARY)), 2 * np.pi * rng.random(_PAPILLARY)
+        self._outwards = (distance * np.cos(angle)).astype(np.float32)  # in the unit disc, along the radius
+        self._across = (distance * np.sin(angle)).astype(np.float32)
+        density = np.pi * np.square(self._discs).sum() / _PAPILLARY
+        self._papillary = unit_scatterers(rng, _PAPILLARY) * decibels(3.0) * np.sqrt(density)
 
-    @property
-    def deepest(self) -> float:
-        """Depth that the scan must reach to show the whole ring."""
-        return float(np.max(self.poses.depth)) + float(self.section.outer(np.pi))
+    def _shape(self, clock: Floats | float) -> Floats:
+        """Distance from the axis to the border, relative to the radius of the circle with the same area."""
+        (oval, way), (triangle, other) = self._ovals
+        bent = 1 + oval * np.cos(2 * (clock - way)) + triangle * np.cos(3 * (clock - other))
+        return bent / np.sqrt(1 + (oval**2 + triangle**2) / 2)
 
-    @property
-    def areas(self) -> Floats:
-        """Area of the cavity, cm2, (T,)."""
-        return np.pi * self.section.radii**2 / 100
+    def _outer(self, clock: Floats | float) -> Floats:
+        """Distance from the axis to the outer border of the wall at end-diastole."""
+        return self._full * self._shape(clock) + self.ventricle.anatomy.wall
 
-    def masks(self, scanner: Scanner, size: int) -> NDArray[np.bool_]:
-        """Mask of the cavity, (T, H, W): the pixels whose centre is inside."""
-        x, z = self.poses.pixel_centres(scanner, size)
-        return np.hypot(x, z) < self.section.radii[:, None, None] * self.section.shape(_clock(x, z))
+    def _right(self, clock: Floats | float) -> Floats:
+        """Width of the right ventricle's cavity at end-diastole, 0 beyond its tips."""
+        away = (clock - self._middle + np.pi) % (2 * np.pi) - np.pi
+        return self._widest * np.sqrt(np.clip(1 - (away / self._reach) ** 2, 0, None))
 
-    def contour(self, frame: int, scanner: Scanner, size: int, count: int = 64) -> Floats:
-        """Border of the cavity as a closed polygon, (count, 2) pixels."""
+    def inside(self, x: Floats, z: Floats) -> NDArray[np.bool_]:
+        """Whether points (T, H, W) are in the cavity."""
+        return np.hypot(x, z) < self.radii[:, None, None] * self._shape(_clock(x, z))
+
+    def border(self, frame: int, count: int) -> tuple[Floats, Floats]:
+        """Border of the cavity as a closed polygon: x and z, each (count,)."""
         clock = np.arange(count) * (2 * np.pi / count)
-        radius = self.section.radii[frame] * self.section.shape(clock)
-        return self.poses.at(frame).pixels(radius * np.sin(clock), -radius * np.cos(clock), scanner, size)
+        radius = self.radii[frame] * self._shape(clock)
+        return radius * np.sin(clock), -radius * np.cos(clock)
 
-    def tissue(self, x: Floats, z: Floats) -> Tissue:
-        """The tissue that is at (x, z), each (N,), at end-diastole."""
+    def tissue(self, x: Floats, z: Floats) -> Motion:
+        """How the tissue that is at (x, z), each (N,), at end-diastole moves."""
         clock, distance = _clock(x, z), np.maximum(np.hypot(x, z), 1e-3)
-        beyond = np.maximum(distance - self.section.outer(clock), 0)
-        width = np.maximum(self.right.width(clock), 1)
+        beyond = np.maximum(distance - self._outer(clock), 0)
+        width = np.maximum(self._right(clock), 1)
         reach = beyond / width
-        parts = (
-            x / distance,
-            z / distance,
-            distance,
-            self.section.shape(clock),
-            np.maximum(distance**2 - self.section.inner(clock) ** 2, 0),
-            np.exp(-beyond / 22),
+        across, down, shape = single(x / distance, z / distance, self._shape(clock))
+        muscle, fading, right = single(
+            np.maximum(distance**2 - (self._full * self._shape(clock)) ** 2, 0),  # 0 inside the cavity
+            np.exp(-beyond / 22),  # share of the muscle's motion that a point follows
             # The free wall of the right ventricle moves towards the septum.
             0.45 * width * np.minimum(reach, 1) * np.exp(-np.maximum(reach - 1, 0)),
         )
-        lengths = self.ventricle.lengths / np.float32(self.ventricle.anatomy.length)
-        return Tissue(self.section, lengths, *(np.asarray(part, np.float32) for part in parts))
+
+        def at(frame: int) -> tuple[Floats, Floats]:
+            radius = np.float32(self.radii[frame])
+            scale = radius / np.float32(self._full)
+            # The ring keeps its volume: as the long axis gets shorter, its area grows.
+            ring = np.sqrt((radius * shape) ** 2 + muscle / np.float32(self._lengths[frame]))
+            outside = distance + (ring - distance) * fading - (1 - scale**2) * right
+            moved = np.where(muscle > 0, outside, distance * scale)
+            return across * moved, down * moved
+
+        return at
 
     def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: np.random.Generator) -> Floats:
         """Echo level in dB relative to average muscle, of tissue at (x, z) at end-diastole in the beam at `beam`."""
         distance, clock = np.hypot(x, z), _clock(x, z)
-        inner, outer, right = self.section.inner(clock), self.section.outer(clock), self.right.width(clock)
+        inner, outer, right = self._full * self._shape(clock), self._outer(clock), self._right(clock)
         beyond = distance - outer
         muscle = beyond < 0
         edge = np.where(right > 0, right + _RIGHT_WALL, 0)
         right_wall = (right > 0) & (beyond >= right) & (beyond < edge)
         pericardium = (beyond >= edge) & (beyond < edge + 2.2)
         cavities = (distance < inner) | ((beyond > 0) & (beyond < right))
-        behind = z > self.section.outer(np.pi)
+        behind = z > self._outer(np.pi)
         level = np.where(z < _CHEST - self.rest.depth + 3, 0.0, np.where(behind, -6.0, -12.0))  # else lungs
         level = np.where(pericardium, 4.0, np.where(right_wall, 2.0, np.where(muscle, 0.0, level)))
         level += 2.5 * SmoothField.draw(rng, 7, 7)(x, z) * np.where(muscle, 0.5, 1.0)
@@ -115,119 +130,14 @@ class ShortAxis:
 
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
         """Scatterers that do not move with the tissue, the papillary muscles: x, z and amplitude, each (N,)."""
-        length = self.ventricle.lengths[frame] / self.ventricle.anatomy.length
-        return *self.papillary.at(self.section, frame, float(length)), self.papillary.amplitude
+        radius = self._discs / np.sqrt(float(self._lengths[frame]))  # they thicken as they shorten
+        middle = self.radii[frame] * self._shape(self._clocks) - 0.75 * radius
+        k = np.arange(_PAPILLARY) % 2
+        out = (middle[k] + radius[k] * self._outwards).astype(np.float32)
+        side = (radius[k] * self._across).astype(np.float32)
+        cos, sin = np.cos(self._clocks[k]).astype(np.float32), np.sin(self._clocks[k]).astype(np.float32)
+        return out * sin + side * cos, side * sin - out * cos, self._papillary
 
 
 def _clock(x: Floats, z: Floats) -> Floats:
     return np.arctan2(x, -z)
-
-
-@dataclass(frozen=True)
-class Section:
-    """The cross-section of the left ventricle: nearly a circle, with a constant shape throughout the beat."""
-
-    radii: Floats  # (T,) of the circle with the cavity's area
-    full: float  # that radius at end-diastole
-    wall: float  # thickness at end-diastole
-    ovals: tuple[tuple[float, float], tuple[float, float]]  # amplitude and direction: oval, triangular
-
-    @classmethod
-    def draw(cls, ventricle: Ventricle, rng: np.random.Generator) -> Section:
-        anatomy, level = ventricle.anatomy, float(outline(rng.uniform(0.5, 0.62)))
-        ovals = tuple((rng.uniform(0, most), rng.uniform(0, 2 * np.pi)) for most in (0.05, 0.025))
-        return cls(ventricle.half_widths * level, anatomy.diameter / 2 * level, anatomy.wall, (ovals[0], ovals[1]))
-
-    def shape(self, clock: Floats | float) -> Floats:
-        """Distance from the axis to the border, relative to the radius of the circle with the same area."""
-        (oval, way), (triangle, other) = self.ovals
-        bent = 1 + oval * np.cos(2 * (clock - way)) + triangle * np.cos(3 * (clock - other))
-        return bent / np.sqrt(1 + (oval**2 + triangle**2) / 2)
-
-    def inner(self, clock: Floats | float) -> Floats:
-        """Distance from the axis to the inner border of the wall at end-diastole."""
-        return self.full * self.shape(clock)
-
-    def outer(self, clock: Floats | float) -> Floats:
-        """Distance from the axis to the outer border of the wall at end-diastole."""
-        return self.inner(clock) + self.wall
-
-
-@dataclass(frozen=True)
-class Crescent:
-    """The cavity of the right ventricle, beside the septum."""
-
-    widest: float
-    middle: float  # clock angle
-    reach: float  # from its middle to either tip, radians
-
-    @classmethod
-    def draw(cls, right_width: float, rng: np.random.Generator) -> Crescent:
-        return cls(right_width * rng.uniform(0.6, 0.75), -rng.uniform(0.8, 1.05), rng.uniform(1.1, 1.25))
-
-    def width(self, clock: Floats | float) -> Floats:
-        """Width at end-diastole, 0 beyond the tips."""
-        away = (clock - self.middle + np.pi) % (2 * np.pi) - np.pi
-        return self.widest * np.sqrt(np.clip(1 - (away / self.reach) ** 2, 0, None))
-
-
-@dataclass(frozen=True)
-class Tissue:
-    """Points of tissue, with everything their motion depends on; x to `right` are (N,)."""
-
-    section: Section
-    lengths: Floats  # (T,) of the long axis, relative to end-diastole
-    x: Floats  # unit vector from the axis at end-diastole
-    z: Floats
-    distance: Floats  # from the axis
-    shape: Floats  # of the section in this direction
-    muscle: Floats  # distance^2 - (radius of the cavity)^2; 0 inside the cavity
-    fading: Floats  # share of the muscle's motion that this point follows
-    right: Floats  # displacement when the right ventricle empties
-
-    def at(self, frame: int) -> tuple[Floats, Floats]:
-        """Positions x and z in a frame, each (N,)."""
-        radius, length = np.float32(self.section.radii[frame]), np.float32(self.lengths[frame])
-        scale = radius / np.float32(self.section.full)
-        # The ring keeps its volume: as the long axis gets shorter, its area grows.
-        ring = np.sqrt((radius * self.shape) ** 2 + self.muscle / length)
-        outside = self.distance + (ring - self.distance) * self.fading - (1 - scale**2) * self.right
-        moved = np.where(self.muscle > 0, outside, self.distance * scale)
-        return self.x * moved, self.z * moved
-
-
-@dataclass(frozen=True)
-class _PapillaryMuscles:
-    """Scatterers of the anterolateral and posteromedial papillary muscles: two discs at the wall."""
-
-    clocks: tuple[float, float]
-    radii: tuple[float, float]  # at end-diastole
-    muscle: NDArray[np.int_]  # (N,) 0 or 1
-    outwards: Floats  # (N,) position in the unit disc, along the radius and across it
-    across: Floats  # (N,)
-    amplitude: Complexes  # (N,)
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, count: int = 480) -> _PapillaryMuscles:
-        clocks = (rng.uniform(1.95, 2.3), rng.uniform(3.75, 4.05))  # about 4 and half past 7
-        radii = (rng.uniform(4, 5.5), rng.uniform(4, 5.5))
-        distance, angle = np.sqrt(rng.random(count)), 2 * np.pi * rng.random(count)
-        return cls(
-            clocks,
-            radii,
-            np.arange(count) % 2,
-            (distance * np.cos(angle)).astype(np.float32),
-            (distance * np.sin(angle)).astype(np.float32),
-            unit_scatterers(rng, count) * decibels(3.0) * np.sqrt(np.pi * np.square(radii).sum() / count),
-        )
-
-    def at(self, section: Section, frame: int, length: float) -> tuple[Floats, Floats]:
-        """Positions x and z in a frame; `length` of the long axis relative to end-diastole."""
-        clock = np.array(self.clocks)
-        radius = np.array(self.radii) / np.sqrt(length)  # they thicken as they shorten
-        middle = section.radii[frame] * section.shape(clock) - 0.75 * radius
-        k = self.muscle
-        out = (middle[k] + radius[k] * self.outwards).astype(np.float32)
-        side = (radius[k] * self.across).astype(np.float32)
-        cos, sin = np.cos(clock[k]).astype(np.float32), np.sin(clock[k]).astype(np.float32)
-        return out * sin + side * cos, side * sin - out * cos

@@ -36,8 +36,8 @@ class Scanner:
     depth: float  # from the face of the probe
     frequency: float  # MHz
     aperture: float
-    samples: int
-    beams: int
+    samples: int = 160
+    beams: int = 112
     cycles: float = 4.0
     gain: float = 0.0  # dB
     dynamic_range: float = 55.0  # dB between black and white
@@ -60,22 +60,13 @@ class Scanner:
         half = self.half_angle * (1 + 2 * _PAD)
         return np.linspace(-half, half, self.beams, dtype=np.float32)
 
-    @property
-    def axial_width(self) -> float:
-        """Standard deviation of the pulse, not shorter than the depth sampling allows."""
-        return max(self.cycles * self.wavelength / 2 / 2.355, 0.8 * self.depth / self.samples)
-
-    def lateral_width(self, depth: Floats) -> Floats:
-        """Standard deviation of the beam across its axis: width of an element, and diffraction."""
-        diffraction = 0.5 * self.wavelength * depth / self.aperture
-        return np.sqrt(0.5**2 + diffraction**2).astype(np.float32)
-
     @cached_property
     def _beam_response(self) -> Floats:
         """Transfer function of the beam over angular frequency at each depth, (R, A), with unit energy per row."""
         spacing = float(self.angles[1] - self.angles[0])
-        width = self.lateral_width(self.depths) / (self.radius + self.depths)
-        width = np.clip(width, 0.7 * spacing, 0.3 * _PAD * 2 * self.half_angle)
+        # Width of an element, and diffraction: standard deviation across the axis of the beam.
+        across = np.sqrt(0.5**2 + (0.5 * self.wavelength * self.depths / self.aperture) ** 2).astype(np.float32)
+        width = np.clip(across / (self.radius + self.depths), 0.7 * spacing, 0.3 * _PAD * 2 * self.half_angle)
         frequency = 2 * np.pi * np.fft.fftfreq(self.beams, spacing)
         response = np.exp(-0.5 * (width[:, None] * frequency[None, :]) ** 2)
         return (response / np.sqrt(np.mean(response**2, axis=1, keepdims=True))).astype(np.float32)
@@ -83,8 +74,9 @@ class Scanner:
     @cached_property
     def _pulse_matrix(self) -> Floats:
         """Convolution with the pulse along depth, (R, R), with unit energy."""
-        distance = self.depths[:, None] - self.depths[None, :]
-        pulse = np.exp(-0.5 * (distance / self.axial_width) ** 2)
+        # Standard deviation of the pulse, not shorter than the depth sampling allows.
+        width = max(self.cycles * self.wavelength / 2 / 2.355, 0.8 * self.depth / self.samples)
+        pulse = np.exp(-0.5 * ((self.depths[:, None] - self.depths[None, :]) / width) ** 2)
         middle = pulse[self.samples // 2]
         return (pulse / np.sqrt(np.sum(middle**2))).astype(np.float32)
 
@@ -101,17 +93,22 @@ class Scanner:
             turns = np.float32(2 / self.wavelength) * depth[inside]
             phase = np.float32(-2 * np.pi) * (turns - np.floor(turns))
             amplitude *= np.cos(phase) + np.complex64(1j) * np.sin(phase)
-        top, left = row.astype(np.int32), column.astype(np.int32)
-        down, right = (row - top).astype(np.float32), (column - left).astype(np.float32)
-        corner, both = top * np.int32(self.beams) + left, down * right
-        cells = np.stack([corner, corner + 1, corner + self.beams, corner + self.beams + 1], 1)
-        shares = np.stack([1 - down - right + both, right - both, down - both, both], 1)
-        # A sparse matrix with one column per scatterer is several times faster than np.bincount.
-        starts = np.arange(0, 4 * len(row) + 1, 4, dtype=np.int32)
-        shape = (self.samples * self.beams, len(row))
-        spread = scipy.sparse.csc_array((shares.ravel(), cells.ravel(), starts), shape=shape)
+        down, right = row % 1, column % 1
+        both = down * right
+        spread = self._interpolation(row, column, 1 - down - right + both, right - both, down - both, both).T
         grid = spread @ amplitude.view(np.float32).reshape(-1, 2)
         return np.ascontiguousarray(grid).view(np.complex64).reshape(self.samples, self.beams)
+
+    def _interpolation(self, row: Floats, column: Floats, *shares: Floats) -> scipy.sparse.csr_array:
+        """Linear interpolation at points (N,) of the polar grid, (N, R A), given the shares of the four cells around.
+
+        A sparse matrix is several times faster than np.bincount.
+        """
+        corner = row.astype(np.int32) * np.int32(self.beams) + column.astype(np.int32)
+        cells = np.stack([corner, corner + 1, corner + self.beams, corner + self.beams + 1], 1)
+        starts = np.arange(0, 4 * len(row) + 1, 4, dtype=np.int32)
+        values, shape = np.stack(shares, 1).astype(np.float32), (len(row), self.samples * self.beams)
+        return scipy.sparse.csr_array((values.ravel(), cells.ravel(), starts), shape=shape)
 
     def receive(self, field: Complexes) -> Complexes:
         """Apply the point-spread function to scatterers on the polar grid, (..., R, A), giving the baseband echo.
@@ -157,16 +154,11 @@ class Scanner:
         shown = np.flatnonzero((np.abs(angle) <= self.half_angle) & (depth >= 0) & (depth < self.depth))
         row = np.clip(depth.ravel()[shown] * (self.samples / self.depth) - 0.5, 0, self.samples - 1.001)
         column = (angle.ravel()[shown] - self.angles[0]) / (self.angles[1] - self.angles[0])
-        top, left = row.astype(int), column.astype(int)
-        down, right = row - top, column - left
-        corner = top * self.beams + left
-        cells = np.stack([corner, corner + 1, corner + self.beams, corner + self.beams + 1], 1)
-        shares = np.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], 1)
-        rows = np.arange(0, 4 * len(shown) + 1, 4)
-        shape = (len(shown), self.samples * self.beams)
-        weights = scipy.sparse.csr_matrix((shares.astype(np.float32).ravel(), cells.ravel(), rows), shape=shape)
         frames = np.zeros((len(polar), height * width), np.uint8)
-        frames[:, shown] = np.rint(weights @ polar.reshape(len(polar), -1).T).T
+        down, right = row % 1, column % 1
+        shares = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
+        grey = self._interpolation(row, column, *shares) @ polar.reshape(len(polar), -1).T
+        frames[:, shown] = np.rint(grey).T
         return frames.reshape(-1, height, width)
 
 
@@ -198,3 +190,8 @@ def decibels(value: Floats | float) -> Floats:
 def unit_scatterers(rng: np.random.Generator, count: int) -> Complexes:
     """Circular complex Gaussian amplitudes of unit variance, (count,)."""
     return (rng.standard_normal((count, 2), dtype=np.float32) * np.float32(np.sqrt(0.5))).view(np.complex64)[:, 0]
+
+
+def single(*arrays: Floats) -> list[Floats]:
+    """In single precision."""
+    return [np.asarray(array, np.float32) for array in arrays]

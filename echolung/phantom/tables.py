@@ -1,151 +1,95 @@
-"""The csv files of a phantom data set, with the columns and quirks of the public sets."""
+"""The csv files of a phantom data set, with those columns of the public sets that make sense for a drawing.
+
+`videos` has one row per video: the fields of its plan and the truth (`echolung.phantom.write`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from echolung.phantom.findings import LungFindings, Pattern
+from echolung.phantom.findings import Pattern
 from echolung.phantom.heart import VIEWS
 from echolung.phantom.plans import SOURCES
 
 LICENSE = "synthetic (drawn by EchoLung; no patient, no restriction)"
 _LABELS: dict[Pattern, str] = {"covid": "COVID-19", "pneumonia": "Bacterial pneumonia", "regular": "regular"}
-_SOURCE_IDS = {source.name: float(1001 + number) for number, source in enumerate(SOURCES)}  # not used by the public set
+_YES_NO = {True: "yes", False: "no"}
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A video that has been drawn."""
-
-    plan: Any  # HeartPlan or LungPlan
-    frames: int
-    mean: float  # grey value, 0..255
-    truth: dict[str, Any]
-    tracings: list[dict[str, Any]] = field(default_factory=list)
-
-
-def echonet(root: Path, videos: list[Drawn]) -> None:
+def echonet(root: Path, videos: pd.DataFrame) -> None:
     """FileList.csv, VolumeTracings.csv and LICENSE."""
-    rows = [
-        {
-            "FileName": video.plan.patient,
-            "EF": video.truth["ejection_fraction"],
-            "ESV": video.truth["end_systolic_volume"],
-            "EDV": video.truth["end_diastolic_volume"],
-            "FrameHeight": video.plan.size,
-            "FrameWidth": video.plan.size,
-            "FPS": video.plan.fps,
-            "NumberOfFrames": video.frames,
-            "Split": video.plan.split,
-        }
-        for video in videos
-    ]
-    _hearts(root, rows, videos)
+    columns = {"patient": "FileName", "ejection_fraction": "EF", "width": "FrameWidth", "size": "FrameHeight"}
+    columns |= {"end_systolic_volume": "ESV", "end_diastolic_volume": "EDV", "fps": "FPS", "frames": "NumberOfFrames"}
+    listed = videos.assign(width=videos["size"], Split=videos["split"]).rename(columns=columns)
+    order = ["FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split"]
+    _hearts(root, listed[order], videos)
     _license(root)
 
 
-def echonet_pediatric(root: Path, videos: list[Drawn]) -> None:
+def echonet_pediatric(root: Path, videos: pd.DataFrame) -> None:
     """FileList.csv and VolumeTracings.csv of each view, and LICENSE."""
     for view in VIEWS:
-        of_view = [video for video in videos if video.plan.view == view]
-        rows = [
-            {
-                "FileName": Path(plan.file).name,
-                "EF": round(plan.ejection_fraction, 2),
-                "Sex": plan.child.sex,
-                "Age": plan.child.age,
-                "Weight": plan.child.weight,
-                "Height": plan.child.height,
-                "Split": plan.split,
-            }
-            for plan in (video.plan for video in of_view)
-        ]
-        _hearts(root / view.upper(), rows, of_view)
+        shown = videos[videos["view"] == view].reset_index(drop=True)
+        names = shown["file"].map(lambda file: Path(file).name)
+        listed = pd.DataFrame({"FileName": names, "EF": shown["ejection_fraction"].round(2)})
+        children = pd.DataFrame([*shown["child"]])
+        _hearts(root / view.upper(), listed.join(children).assign(Split=shown["split"]), shown)
     _license(root)
 
 
-def _hearts(folder: Path, rows: list[dict[str, Any]], videos: list[Drawn]) -> None:
-    pd.DataFrame(rows).to_csv(folder / "FileList.csv", index=False)
-    tracings = pd.DataFrame([row for video in videos for row in video.tracings])
-    tracings.to_csv(folder / "VolumeTracings.csv", index=False, float_format="%.3f")
+def _hearts(folder: Path, listed: pd.DataFrame, videos: pd.DataFrame) -> None:
+    listed.to_csv(folder / "FileList.csv", index=False)
+    points = pd.DataFrame([point for tracings in videos["tracings"] for point in tracings])
+    points.to_csv(folder / "VolumeTracings.csv", index=False, float_format="%.3f")
 
 
 def _license(root: Path) -> None:
     (root / "LICENSE").write_text(f"License of these videos: {LICENSE}\n")
 
 
-def pocus(root: Path, videos: list[Drawn]) -> None:
-    """dataset_metadata.csv, with those columns of the public set that make sense for a drawing."""
-    rows = []
-    for video in videos:
-        plan, findings = video.plan, video.plan.findings
-        rows.append(
-            {
-                "Date added": "01.01.20",
-                "Current location": "data/pocus_videos/convex",
-                "Filename": Path(plan.file).stem,
-                "URL (Video Name)": f"EchoLung phantom, source '{plan.source.name}'",
-                "Label": _LABELS[plan.diagnosis],
-                "Lung Severity Score": float(findings.severity),
-                "License": LICENSE,
-                "LinkToLicense": "N.A.",
-                "ChangesMade": "N.A.",
-                "InThisRepo": "Yes",
-                "Type": "video",
-                "Probe": "convex",
-                "DOI": "",
-                "Source ID": _SOURCE_IDS[plan.source.name],
-                "Framerate": plan.source.fps,
-                "Resolution": f"{plan.width}x{plan.height}",
-                "Length (frames)": video.frames,
-                "Patient ID / Name": float(plan.patient),  # the public table has gaps here, so it reads 36.0
-                "Effusion": int(findings.effusion > 0),
-                "Consolidations": float(bool(findings.consolidations)),
-                "B-lines": float(_has_b_lines(findings)),
-                "A-lines": float(findings.shows_a_lines),
-                "Pleural line irregularities": float(findings.irregularity > 0.35),
-                "Air bronchogram": float(any(spot.bronchograms for spot in findings.consolidations)),
-                "Healthy": float(findings.severity == 0),
-            }
+def pocus(root: Path, videos: pd.DataFrame) -> None:
+    """dataset_metadata.csv."""
+    rows = [
+        {
+            "Filename": Path(file).stem,
+            "Label": _LABELS[diagnosis],
+            "Lung Severity Score": float(findings.severity),
+            "License": LICENSE,
+            "Source ID": 1001.0 + SOURCES.index(source),  # not used by the public set
+            "Patient ID / Name": float(patient),  # the public table has gaps here, so it reads 36.0
+            "Effusion": int(findings.effusion > 0),
+            "Consolidations": float(bool(findings.consolidations)),
+            "B-lines": float(findings.shows_b_lines),
+            "A-lines": float(findings.shows_a_lines),
+            "Pleural line irregularities": float(findings.irregularity > 0.35),
+            "Air bronchogram": float(any(spot.bronchograms for spot in findings.consolidations)),
+            "Healthy": float(findings.severity == 0),
+        }
+        for file, patient, diagnosis, source, findings in zip(
+            *(videos[name] for name in ("file", "patient", "diagnosis", "source", "findings")), strict=True
         )
+    ]
     pd.DataFrame(rows).to_csv(root / "dataset_metadata.csv", index=False)
 
 
-def covid_blues(root: Path, videos: list[Drawn]) -> None:
+def covid_blues(root: Path, videos: pd.DataFrame) -> None:
     """clinical_variables.csv, severity.csv and LICENSE."""
-    rows = []
-    for number, video in enumerate(videos):
-        findings = video.plan.findings
-        blank = " " * (number % 11 == 3)  # the public table has stray blanks
-        rows.append(
-            {
-                "video_file": Path(video.plan.file).stem,
-                "Severity Score": float(findings.severity),
-                "A-lines": "yes" if findings.shows_a_lines else "no",
-                "B-lines": ("yes" if _has_b_lines(findings) else "no") + blank,
-                "comments": _comment(findings),
-            }
-        )
+    rows = [
+        {
+            "video_file": Path(file).stem,
+            "Severity Score": float(findings.severity),
+            "A-lines": _YES_NO[findings.shows_a_lines],
+            "B-lines": _YES_NO[findings.shows_b_lines],
+        }
+        for file, findings in zip(videos["file"], videos["findings"], strict=True)
+    ]
     pd.DataFrame(rows).to_csv(root / "severity.csv", index=False)
-    patients = pd.DataFrame([{"patient_id": v.plan.patient, "cov_test": int(v.plan.positive)} for v in videos])
-    counts = patients.groupby(["patient_id", "cov_test"], sort=False).size().astype(float)
-    counts.reset_index(name="number_video_files").to_csv(root / "clinical_variables.csv", index=False)
+    patients = pd.DataFrame({"patient_id": videos["patient"], "cov_test": videos["positive"].astype(int)})
+    counts = patients.groupby([*patients], sort=False).size().reset_index(name="number_video_files")
+    counts.to_csv(root / "clinical_variables.csv", index=False)
     _license(root)
 
 
 TABLES = {"echonet": echonet, "echonet_pediatric": echonet_pediatric, "pocus": pocus, "covid_blues": covid_blues}
-
-
-def _has_b_lines(findings: LungFindings) -> bool:
-    return bool(findings.b_lines) or findings.white_lung > 0
-
-
-def _comment(findings: LungFindings) -> str:
-    parts = ["broken pleura line" if findings.irregularity > 0.35 else "pleura line intact"]
-    parts += ["subpleural consolidation"] * bool(findings.consolidations)
-    parts += ["white lung"] * (findings.white_lung > 0)
-    return ", ".join(parts)

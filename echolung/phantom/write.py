@@ -12,19 +12,21 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from echolung.core.errors import SettingsError
-from echolung.core.runtime import Progress, atomic_directory
+from echolung.core.runtime import Progress, atomic_directory, derived_seed
 from echolung.data import video
 from echolung.data.workers import as_done
-from echolung.phantom.findings import PATTERNS, draw_findings, draw_severity
+from echolung.phantom.findings import Pattern, draw_findings, draw_severity
 from echolung.phantom.four_chamber import FourChamber
 from echolung.phantom.heart import HeartVideo, View, draw_heart
 from echolung.phantom.lung import LungPatient, draw_lung
-from echolung.phantom.plans import HeartPlan, LungPlan, Plan, plan, seeded
+from echolung.phantom.plans import HeartPlan, LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
-from echolung.phantom.tables import TABLES, Drawn
+from echolung.phantom.tables import TABLES
 
 _CODECS: dict[str, video.Codec] = {
     ".avi": "mjpeg", ".mp4": "mpeg4", ".mov": "mpeg4", ".mpeg": "mpeg2video", ".gif": "gif",
@@ -40,19 +42,14 @@ def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Prog
     the ground truth.
     """
     plans = plan(settings)
-    drawn: dict[int, Drawn] = {}
+    drawn: dict[int, dict[str, Any]] = {}
     with atomic_directory(root) as target:
-        for index, outcome in as_done(functools.partial(_draw, root=target), plans, workers):
-            drawn[index] = outcome
+        for index, row in as_done(functools.partial(_draw, root=target), plans, workers):
+            drawn[index] = row
             on_progress(len(drawn), len(plans))
-        videos = [drawn[index] for index in range(len(plans))]
+        videos = pd.DataFrame([drawn[index] for index in range(len(plans))])
         TABLES[settings.layout](target, videos)
-    return pd.DataFrame(
-        [
-            {"file": one.plan.file, "patient": one.plan.patient, "frames": one.frames, "mean": one.mean, **one.truth}
-            for one in videos
-        ]
-    )
+    return videos.drop(columns=["child", "tracings", "source", "findings", "anatomy"], errors="ignore")
 
 
 def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, size: int, view: View = "a4c") -> str:
@@ -62,20 +59,19 @@ def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, si
     codec = _codec(path, frames, size)
     heart = draw_heart(ejection_fraction, frames, _FPS, size, seed, view)
     video.encode(path, heart.frames, _FPS, codec)
-    ends = [heart.ventricle.end_diastole, heart.ventricle.end_systole]
-    (full, empty), (wide, narrow) = heart.ventricle.volumes[ends], heart.heart.areas[ends]
+    ventricle = heart.heart.ventricle
+    ends = [ventricle.end_diastole, ventricle.end_systole]
+    (full, empty), (wide, narrow) = ventricle.volumes[ends], heart.heart.areas[ends]
     return (
         f"{path} written: ejection fraction {ejection_fraction:g}%, left ventricle {full:.0f} to {empty:.0f} ml, "
         f"area {wide:.1f} to {narrow:.1f} cm2."
     )
 
 
-def write_lung(path: Path, pattern: str, seed: int, frames: int, size: int) -> str:
+def write_lung(path: Path, pattern: Pattern, seed: int, frames: int, size: int) -> str:
     """Draw one lung to a video file, container by suffix; returns a line describing it."""
-    if pattern not in PATTERNS:
-        raise SettingsError(f"unknown lung pattern '{pattern}'", f"Choose one of {', '.join(PATTERNS)}.")
     codec = _codec(path, frames, size)
-    rng = seeded("lung", seed)
+    rng = np.random.default_rng(derived_seed("lung", seed))
     patient = LungPatient.draw(rng)
     # In a data set some videos of sick patients look healthy; a single video always shows the pattern asked for.
     severity = 0 if pattern == "regular" else max(2, draw_severity(pattern, rng))
@@ -101,57 +97,49 @@ def _codec(path: Path, frames: int, size: int) -> video.Codec:
     return _CODECS[suffix]
 
 
-def _draw(one: Plan, root: Path) -> Drawn:
-    """Draw and encode one video below `root`."""
-    return _draw_heart(one, root) if isinstance(one, HeartPlan) else _draw_lung(one, root)
+def _draw(one: HeartPlan | LungPlan, root: Path) -> dict[str, Any]:
+    """Draw and encode one video below `root`; returns its plan and the truth."""
+    frames, truth = _heart(one, root / one.file) if isinstance(one, HeartPlan) else _lung(one, root / one.file)
+    return vars(one) | {"mean": float(frames.mean())} | truth
 
 
-def _draw_heart(one: HeartPlan, root: Path) -> Drawn:
+def _heart(one: HeartPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view)
-    video.encode(root / one.file, heart.frames, one.fps, "mjpeg")
-    ventricle, areas = heart.ventricle, heart.heart.areas
+    video.encode(path, heart.frames, one.fps, "mjpeg")
+    ventricle, areas = heart.heart.ventricle, heart.heart.areas
     full, empty = ventricle.end_diastole, ventricle.end_systole
-    truth = {
-        "view": one.view,
-        "ejection_fraction": one.ejection_fraction,
+    return heart.frames, {
         "end_diastolic_volume": float(ventricle.volumes[full]),
         "end_systolic_volume": float(ventricle.volumes[empty]),
         "end_diastolic_area": float(areas[full]),
         "end_systolic_area": float(areas[empty]),
         "end_diastole": full,
         "end_systole": empty,
+        "tracings": [
+            {"FileName": path.name, **point}
+            for name, frame in (("No Diastolic", full), ("No Systolic", empty))
+            for point in (_polygon(one, heart, frame, name) if one.child else _discs(heart, frame))
+        ],
     }
-    tracings = _polygons(one, heart) if one.child else _discs(one, heart)
-    return Drawn(one, len(heart.frames), float(heart.frames.mean()), truth, tracings)
 
 
-def _discs(one: HeartPlan, heart: HeartVideo) -> list[dict[str, Any]]:
-    """EchoNet-Dynamic's tracings: the long axis and 20 discs from the apex down, at end-diastole and end-systole."""
+def _discs(heart: HeartVideo, frame: int) -> list[dict[str, Any]]:
+    """EchoNet-Dynamic's tracing of a frame: the long axis and 20 discs from the apex down."""
     assert isinstance(heart.heart, FourChamber)
-    rows: list[dict[str, Any]] = []
-    for frame in (heart.ventricle.end_diastole, heart.ventricle.end_systole):
-        axis = heart.heart.long_axis(frame, heart.scanner, one.size)
-        for (x1, y1), (x2, y2) in [axis, *heart.heart.discs(frame, heart.scanner, one.size)]:
-            rows.append({"FileName": Path(one.file).name, "X1": x1, "Y1": y1, "X2": x2, "Y2": y2, "Frame": frame})
-    return rows
+    chords = heart.pixels(frame, *heart.heart.chords(frame))
+    return [{"X1": x1, "Y1": y1, "X2": x2, "Y2": y2, "Frame": frame} for (x1, y1), (x2, y2) in chords]
 
 
-def _polygons(one: HeartPlan, heart: HeartVideo) -> list[dict[str, Any]]:
-    """EchoNet-Pediatric's tracings: the border of the cavity at end-diastole and end-systole; one may be missing."""
-    rows: list[dict[str, Any]] = []
-    ends = {"No Diastolic": heart.ventricle.end_diastole, "No Systolic": heart.ventricle.end_systole}
-    for missing, frame in ends.items():
-        if one.untraced == missing:
-            rows.append({"X": None, "Y": None, "Frame": missing})
-        else:
-            rows += [{"X": x, "Y": y, "Frame": frame} for x, y in heart.contour(frame)]
-    return [{"FileName": Path(one.file).name, **row} for row in rows]
+def _polygon(one: HeartPlan, heart: HeartVideo, frame: int, missing: str) -> list[dict[str, Any]]:
+    """EchoNet-Pediatric's tracing of a frame: the border of the cavity."""
+    if one.untraced == missing:
+        return [{"X": None, "Y": None, "Frame": missing}]
+    return [{"X": x, "Y": y, "Frame": frame} for x, y in heart.contour(frame)]
 
 
-def _draw_lung(one: LungPlan, root: Path) -> Drawn:
-    size = (one.height, one.width)
-    lung = draw_lung(one.findings, one.anatomy, one.frames, one.source.fps, size, one.seed)
-    video.encode(root / one.file, lung.frames, one.source.fps, one.codec)
-    severity, source = one.findings.severity, one.source.name
-    truth = {"diagnosis": one.diagnosis, "positive": one.positive, "severity": severity, "source": source}
-    return Drawn(one, len(lung.frames), float(lung.frames.mean()), truth)
+def _lung(one: LungPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    lung = draw_lung(one.findings, one.anatomy, one.frames, one.source.fps, one.size, one.seed)
+    # Every build of FFmpeg writes these; some lack x264.
+    codecs: dict[str, video.Codec] = {".gif": "gif", ".mpeg": "mpeg2video"}
+    video.encode(path, lung.frames, one.source.fps, codecs.get(path.suffix, "mpeg4"))
+    return lung.frames, {"severity": one.findings.severity}

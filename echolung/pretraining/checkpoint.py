@@ -5,11 +5,14 @@ The file is replaced atomically: a killed run leaves the last whole checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,17 +24,17 @@ from echolung.core.runtime import atomic_path
 NAME = "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
     """How far a run is, and what it depends on."""
 
-    step: int
-    """Steps done."""
     fingerprint: dict[str, Any]
     """Parameters, code and data; see `differences`."""
-    history: list[dict[str, Any]]
+    step: int = 0
+    """Steps done."""
+    history: list[dict[str, Any]] = field(default_factory=list)
     """One row per logged step."""
-    losses: list[float]
+    losses: list[float] = field(default_factory=list)
     """Losses since the last logged step."""
 
 
@@ -48,14 +51,10 @@ def save(directory: Path, progress: Progress, module: nn.Module, optimizer: torc
 
 def read_progress(directory: Path) -> Progress | None:
     """The progress that the checkpoint in `directory` records, or None without one. Reads no tensor."""
-    path = directory / NAME
-    if not path.exists():
+    if not (directory / NAME).exists():
         return None
-    with _opened(path) as file:
-        try:
-            return Progress(**json.loads(file.metadata()["progress"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, error) from None
+    with _reading(directory / NAME) as file:
+        return Progress(**json.loads(file.metadata()["progress"]))
 
 
 def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -63,40 +62,29 @@ def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 
     Raises CheckpointError if it is damaged or belongs to other parts.
     """
-    path = directory / NAME
-    with _opened(path) as file:
+    with _reading(directory / NAME) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    parameters = dict(module.named_parameters())
-    try:
-        weights = {name: tensors.pop(f"weights/{name}") for name in module.state_dict()}
-        module.load_state_dict(weights)
+        module.load_state_dict({name: tensors.pop(f"weights/{name}") for name in module.state_dict()})
+        parameters = dict(module.named_parameters())
         for label, tensor in tensors.items():
             _, key, name = label.split("/")
             optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise _damaged(path, error) from None
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint ({error})", f"Delete {path} to start over."
+        ) from None
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """What differs between two fingerprints, as lines `key: theirs -> ours`; empty if a run may continue."""
-    mine, other = _flat(ours), _flat(theirs)
-    keys = sorted(mine.keys() | other.keys())
+    # As they are on disk, where tuples are lists; nested keys become a.b.
+    mine, other = (pd.json_normalize(json.loads(json.dumps(one))).to_dict("records")[0] for one in (ours, theirs))
+    keys = sorted(str(key) for key in mine.keys() | other.keys())
     return [f"{key}: {other.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != other.get(key)]
-
-
-def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        items = [_flat(inner, f"{place}.{key}" if place else str(key)) for key, inner in value.items()]
-        return {key: inner for item in items for key, inner in item.items()}
-    return {place: json.loads(json.dumps(value))}  # tuples become lists, as they do on disk
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged or not a checkpoint ({error})", f"Delete {path} to start over.")

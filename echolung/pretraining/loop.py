@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
@@ -25,8 +25,10 @@ from echolung.models.encoder import Encoder
 from echolung.models.rank import effective_rank
 from echolung.pretraining import checkpoint
 from echolung.pretraining.objectives import OBJECTIVES
-from echolung.pretraining.run import SeedRun
 from echolung.pretraining.sampling import fixed_clips
+
+if TYPE_CHECKING:
+    from echolung.pretraining.run import SeedRun
 
 OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
@@ -64,37 +66,26 @@ class _Loop:
         self.rank = torch.distributed.get_rank() if together else 0
         self.workers = torch.distributed.get_world_size() if together else 1
         share = self.settings.batch // self.workers
-        assert share * self.workers == self.settings.batch, "PretrainSettings checks that the batch divides"
         self.rows = slice(self.rank * share, (self.rank + 1) * share)
 
         torch.manual_seed(derived_seed(run.seed, "parts"))
-        objective = OBJECTIVES[run.objective](
-            run.encoder, run.settings.objective(run.name), run.seed, run.training.steps
-        )
-        self.objective = objective.to(device)
+        build, settings = OBJECTIVES[run.objective], run.settings.objective(run.name)
+        self.objective = build(run.encoder, settings, run.seed, run.training.steps).to(device)
         groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)
         self.bf16 = self.settings.precision_on(device.type) == "bf16"
-        self.fingerprint = run.fingerprint(device.type)
-        self.step, self.seconds = 0, 0.0
-        self.history: list[dict[str, Any]] = []
-        self.losses: list[float] = []
-        self._resume()
+        self.progress = checkpoint.Progress(run.fingerprint(device.type))
+        kept = checkpoint.read_progress(self.directory)
+        if kept is not None and not checkpoint.differences(self.progress.fingerprint, kept.fingerprint):
+            checkpoint.restore(self.directory, self.objective, self.optimizer)
+            self.progress = kept
         self.parallel: nn.Module = self.objective
         if self.workers > 1:
             self.parallel = DistributedDataParallel(self.objective)
 
-    def _resume(self) -> None:
-        progress = checkpoint.read_progress(self.directory)
-        if progress is None or checkpoint.differences(self.fingerprint, progress.fingerprint):
-            return
-        checkpoint.restore(self.directory, self.objective, self.optimizer)
-        self.step, self.history, self.losses = progress.step, progress.history, progress.losses
-        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
-
     def finish(self) -> Trained:
         """All steps that are left."""
-        steps = range(self.step, self.settings.steps)
+        progress, steps = self.progress, range(self.progress.step, self.settings.steps)
         loader = DataLoader(
             self.objective.dataset(self.store, self.seed, self.settings.batch, self.rows),
             batch_size=None,
@@ -102,17 +93,16 @@ class _Loop:
             num_workers=self.settings.loaders,
             pin_memory=self.device.type == "cuda",
         )
-        self.logged = (self.step, time.monotonic())
+        self.logged = (progress.step, time.monotonic())
         for step, views in zip(steps, loader, strict=True):
             diagnostics = self._advance(step, views)
-            self.step = step + 1
-            last = self.step == self.settings.steps
-            if last or self.step % self.settings.log_every == 0:
-                self._log(diagnostics, ranked=last or self.step % self.settings.rank_every == 0)
-            if self.rank == 0 and (last or self.step % self.settings.checkpoint_every == 0):
-                progress = checkpoint.Progress(self.step, self.fingerprint, self.history, self.losses)
+            progress.step = step + 1
+            last = progress.step == self.settings.steps
+            if last or progress.step % self.settings.log_every == 0:
+                self._log(diagnostics, ranked=last or progress.step % self.settings.rank_every == 0)
+            if self.rank == 0 and (last or progress.step % self.settings.checkpoint_every == 0):
                 checkpoint.save(self.directory, progress, self.objective, self.optimizer)
-        return Trained(self.objective.handed_on, pd.DataFrame(self.history))
+        return Trained(self.objective.handed_on, pd.DataFrame(progress.history))
 
     def _advance(self, step: int, views: Any) -> dict[str, float]:
         """One step: forward, backward, optimizer, and what follows it."""
@@ -124,45 +114,40 @@ class _Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, diagnostics = self.parallel(views, drawn, self.rows)
         loss.backward()
-        value = self._mean_over_workers(loss)
+        total = loss.detach().clone()
+        if self.workers > 1:
+            torch.distributed.all_reduce(total)
+        value = float(total) / self.workers
         if not math.isfinite(value):
             raise TrialError(
                 f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}",
                 "Lower pretrain.training.learning_rate, lengthen warmup_steps, or set clip_gradient (1.0, say).",
             )
-        limit = self.settings.clip_gradient or math.inf
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.clip_gradient or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.objective.after_step(step)
-        self.losses.append(value)
+        self.progress.losses.append(value)
         return {"gradient_norm": float(norm)} | {name: float(number) for name, number in diagnostics.items()}
 
-    def _mean_over_workers(self, loss: torch.Tensor) -> float:
-        total = loss.detach().clone()
-        if self.workers > 1:
-            torch.distributed.all_reduce(total)
-        return float(total) / self.workers
-
     def _log(self, diagnostics: dict[str, float], ranked: bool) -> None:
-        since, then = self.logged
+        progress, (since, then) = self.progress, self.logged
         seconds = max(time.monotonic() - then, 1e-9)
-        self.seconds += seconds
         row: dict[str, Any] = {
-            "step": self.step,
-            "clips": self.step * self.settings.batch,
-            "seconds": self.seconds,
-            "loss": sum(self.losses) / len(self.losses),
-            "learning_rate": self.settings.rate(self.step - 1),
+            "step": progress.step,
+            "clips": progress.step * self.settings.batch,
+            "seconds": seconds + (progress.history[-1]["seconds"] if progress.history else 0.0),
+            "loss": sum(progress.losses) / len(progress.losses),
+            "learning_rate": self.settings.rate(progress.step - 1),
             **diagnostics,
             "effective_rank": self._effective_rank() if ranked and self.rank == 0 else None,
-            "clips_per_second": (self.step - since) * self.settings.batch / seconds,
-            "eta_seconds": (self.settings.steps - self.step) * seconds / (self.step - since),
+            "clips_per_second": (progress.step - since) * self.settings.batch / seconds,
+            "eta_seconds": (self.settings.steps - progress.step) * seconds / (progress.step - since),
         }
-        self.losses = []
-        self.history.append(row)
-        self.on_metrics(self.step, {name: value for name, value in row.items() if name != "step"})
-        self.logged = (self.step, time.monotonic())
+        progress.losses = []
+        progress.history.append(row)
+        self.on_metrics(progress.step, {name: value for name, value in row.items() if name != "step"})
+        self.logged = (progress.step, time.monotonic())
 
     def _effective_rank(self) -> float:
         """RankMe of the mean tokens of the fixed clips."""

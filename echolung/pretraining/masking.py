@@ -43,7 +43,6 @@ def sample_masks(
 
 
 def _block_size(settings: MaskSettings, rows: int, columns: int, generator: torch.Generator) -> tuple[int, int]:
-    assert rows * columns > 1, "a frame of a single token cannot be masked"
     low, high = settings.aspect
     aspect = low + (high - low) * float(torch.rand((), generator=generator))
     area = settings.scale * rows * columns

@@ -1,4 +1,4 @@
-"""One seed of a pretrained encoder: what it trains on what, where, and everything that decides its result."""
+"""One seed of a pretrained encoder: what it trains on what, where, what decides its result, and its saved encoder."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from echolung.core.runtime import code_digest, digest, used_modules
+import pandas as pd
+import torch
+
+from echolung.core.errors import CheckpointError, DataError
+from echolung.core.runtime import atomic_path, code_digest, digest, used_modules
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings
 from echolung.models.encoders import ENCODERS
+from echolung.models.weights import EncoderRecord, finite, load_encoder, read_record, save_encoder
+from echolung.pretraining import checkpoint, loop
 from echolung.pretraining.objectives import OBJECTIVES
 from echolung.pretraining.settings import UNCHANGING, PretrainSettings, TrainingSettings
 
-NEUTRAL = {
-    "echolung.models.encoders",
-    "echolung.pretraining.checkpoint",
-    "echolung.pretraining.objectives",
-    "echolung.pretraining.run",
-    "echolung.pretraining.settings",
-}
+HISTORY = "history.csv"
+NEUTRAL = {f"echolung.pretraining.{name}" for name in ("checkpoint", "objectives", "run", "settings")}
+NEUTRAL |= {"echolung.models.encoders"}
 """Modules that cannot change a result: files and parameters, and the dicts that import every encoder and objective."""
 
 
@@ -58,8 +60,6 @@ class SeedRun:
 
         The type of device, cuda or cpu, is by default the one that the settings ask for.
         """
-        from echolung.pretraining import loop  # which imports this module
-
         device = device or ("cuda" if self.settings.compute.gpu else "cpu")
         store = ClipStore.open(self.pool)
         start = OBJECTIVES[self.objective].__module__, ENCODERS[self.encoder.kind].__module__
@@ -75,3 +75,63 @@ class SeedRun:
             "frames": {"size": store.size, "fingerprint": store.fingerprint},
             "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
         }
+
+
+def finish(run: SeedRun, on_metrics: loop.OnMetrics, device: torch.device | str, writes: bool = True) -> None:
+    """Train to the end; one worker of a run `writes` the encoder and its history to `run.result`."""
+    trained = loop.train(run, on_metrics, device)
+    if not writes:
+        return
+    store = ClipStore.open(run.pool)
+    record = EncoderRecord(
+        settings=run.encoder,
+        arm=run.name,
+        objective=run.objective,
+        seed=run.seed,
+        steps=run.training.steps,
+        trained_on=tuple(store.sha256(sample_id) for sample_id in store.sample_ids),
+        trained_on_source=run.settings.encoders[run.name].pool,
+        fingerprint=digest(run.fingerprint(torch.device(device).type)),
+    )
+    save_encoder(run.result, trained.encoder, record)
+    with atomic_path(run.result / HISTORY) as temporary:
+        trained.history.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def finished(run: SeedRun) -> bool:
+    """Whether `run.result` holds, undamaged, the encoder of exactly these parameters, code and data."""
+    try:
+        return read_record(run.result).fingerprint == digest(run.fingerprint()) and bool(row(run))
+    except (CheckpointError, DataError):
+        return False
+
+
+def outlook(run: SeedRun) -> str:
+    """What the next call does, if there is a checkpoint: continue or start over, and why."""
+    progress = checkpoint.read_progress(run.directory)
+    if progress is None:
+        return ""
+    changed = checkpoint.differences(run.fingerprint(), progress.fingerprint)
+    if changed:
+        return f"{run.title}: starting over, because of {'; '.join(changed)}"
+    return f"{run.title}: continuing from step {progress.step} of {run.training.steps}"
+
+
+def row(run: SeedRun) -> dict[str, Any]:
+    """What the gate checks, read back from `run.result`; raises CheckpointError or DataError if that is damaged."""
+    encoder, record = load_encoder(run.result)
+    try:
+        history = pd.read_csv(run.result / HISTORY)
+        loss, rank = history["loss"], history["effective_rank"].iloc[-1]
+    except (OSError, ValueError, LookupError) as error:
+        raise DataError(f"{run.result / HISTORY} is damaged ({error})", "Run `dvc repro` again.") from None
+    return {
+        "seed": run.seed,
+        "steps": record.steps,
+        "loss_first": loss.iloc[0],
+        "loss_last": loss.iloc[-1],
+        "effective_rank": rank,
+        "videos": len(record.trained_on),
+        "finite": finite(encoder),
+        "weights_sha256": record.weights_sha256,
+    }

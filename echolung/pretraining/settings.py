@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
+import torch
 
 from echolung.core.parameters import Key, Parameters, chosen
 from echolung.pretraining.objectives import OBJECTIVES
-from echolung.pretraining.schedule import ScheduleSettings
-
-CPUINFO = Path("/proc/cpuinfo")
-SEAM = chosen(lambda: OBJECTIVES, "objective")
 
 
 class PretrainedEncoder(Parameters):
@@ -28,16 +23,16 @@ class PretrainedEncoder(Parameters):
     training: dict[str, Any] = {}
     """Overrides of `pretrain.training`."""
 
-    @pydantic.field_validator("objective")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        SEAM.settings(value)
-        return value
 
+class TrainingSettings(Parameters):
+    """One run of the training loop. The learning rate warms up linearly, is constant, and cools down to zero."""
 
-class TrainingSettings(ScheduleSettings):
-    """One run of the training loop."""
-
+    steps: int = pydantic.Field(gt=0)
+    learning_rate: float = pydantic.Field(gt=0)
+    warmup_steps: int = pydantic.Field(0, ge=0)
+    warmup_from: float = pydantic.Field(0.1, ge=0, le=1)
+    """Fraction of the learning rate at which the warm-up begins."""
+    cooldown_steps: int = pydantic.Field(0, ge=0)
     batch: int = pydantic.Field(gt=0)
     """Clips per step, over all workers."""
     weight_decay: float = pydantic.Field(0.04, ge=0)
@@ -55,15 +50,25 @@ class TrainingSettings(ScheduleSettings):
     loaders: int = pydantic.Field(0, ge=0)
     """Processes per worker that prepare clips; 0 prepares them in the worker itself."""
 
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_steps + self.cooldown_steps > self.steps:
+            raise ValueError("warmup_steps and cooldown_steps together exceed steps")
+        return self
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0 .. steps-1; it would reach zero at `steps`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (self.warmup_from + (1 - self.warmup_from) * step / self.warmup_steps)
+        left = self.steps - step
+        return self.learning_rate * min(1.0, left / self.cooldown_steps if self.cooldown_steps else 1.0)
+
     def precision_on(self, device: str) -> str:
         """bf16 or float32, for a device of type cuda or cpu."""
         if self.precision != "auto":
             return self.precision
-        try:
-            flags = CPUINFO.read_text() if device == "cpu" else ""
-        except OSError:  # not Linux
-            flags = ""
-        return "bf16" if device == "cuda" or re.search(r"\b(amx_bf16|avx512_bf16)\b", flags) else "float32"
+        able = torch.cpu.get_capabilities() if device == "cpu" else {}
+        return "bf16" if device == "cuda" or able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
 UNCHANGING = {"rank_clips", "log_every", "rank_every", "checkpoint_every", "loaders"}
@@ -108,4 +113,4 @@ class PretrainSettings(Parameters):
         objective = self.encoders[name].objective
         if objective in self.objectives:
             return self.objectives[objective]
-        return SEAM.settings(objective).parse({}, f"pretrain.objectives.{objective}")
+        return chosen(lambda: OBJECTIVES, "objective").settings(objective).parse({}, f"pretrain.objectives.{objective}")

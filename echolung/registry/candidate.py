@@ -11,7 +11,7 @@ import pandas as pd
 
 from echolung.core.errors import DataError, PromotionError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import code_digest, derived_seed, digest
+from echolung.core.runtime import derived_seed, digest
 from echolung.data.splits import folds_digest
 from echolung.embedding.recordings import Recordings
 from echolung.evaluation import statistics
@@ -19,15 +19,10 @@ from echolung.kinds.kind import Kind
 from echolung.kinds.kinds import kind_of
 from echolung.kinds.predictions import units_of
 from echolung.kinds.task import Task
-from echolung.methods.fitting import CODE as FIT_CODE
 from echolung.methods.fitting import feature_stores, outer_fold
-from echolung.methods.methods import METHODS
 from echolung.methods.novelty import NoveltySettings
 from echolung.models.weights import read_record
 from echolung.registry.rule import Evidence
-
-CODE = ("echolung.methods.handmade", "echolung.methods.novelty", "echolung.serving.model")
-"""Modules that decide what a model is, besides its method's own."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ class Candidate:
         return digest([self.task.unit, *zip(rows["sample_id"], contents, rows["y"].tolist(), strict=True)])
 
     def fingerprint(self, novelty: NoveltySettings) -> str:
-        """Of everything that makes the model what it is, except the code (`code`)."""
+        """Of everything that makes the model what it is, except the code."""
         keys = [features.record.key for features in self.recordings.features] if self.encoder else []
         return digest(
             {
@@ -113,11 +108,6 @@ class Candidate:
             }
         )
 
-    @property
-    def code(self) -> str:
-        """Digest of the code that makes the model."""
-        return code_digest(*sorted({*CODE, *FIT_CODE, *METHODS[self.method].modules()}))
-
     def scores(self, bootstrap: int) -> dict[str, Score]:
         """Out-of-fold scores of this arm and seed, by metric.
 
@@ -126,12 +116,11 @@ class Candidate:
         """
         rows, baseline = self.predictions, self.kind.baseline
         own = (rows["arm"] == self.arm) & (rows["arm_seed"] == self.seed) & (rows["method"] == self.method)
-        for name, found in ((self.label, own), (baseline, rows["arm"] == baseline)):
-            if not found.any():
-                raise PromotionError(
-                    f"{self.name} has no out-of-fold predictions of {name}",
-                    f"Arms with predictions: {', '.join(sorted(set(rows['arm']))) or 'none'}. Run `dvc repro`.",
-                )
+        if not own.any():
+            raise PromotionError(
+                f"{self.name} has no out-of-fold predictions of {self.label}",
+                f"Arms with predictions: {', '.join(sorted(set(rows['arm']))) or 'none'}. Run `dvc repro`.",
+            )
         if set(rows["split_digest"]) != {folds_digest(self.folds)}:
             raise DataError(f"the predictions of {self.name} are of another split", "Run `dvc repro` first.")
         units = units_of(rows[own | (rows["arm"] == baseline)], self.name, self.task, self.kind)

@@ -1,7 +1,7 @@
 """Registered models: one name per study and task, one version per promotion, and the alias `champion`.
 
-Tags of the versions are the history: `follows` (the champion before), `promoted_at`, `rolled_back_at` (until the
-version is champion again), and `history`, a line for each of these.
+Tags of the versions are the history: `follows`, the champion before, and `history`, a line (UTC) for each time that the
+version became champion or was rolled back.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ import pandas as pd
 
 from echolung.core.errors import CheckpointError, NoChampionError, RegistryError
 from echolung.serving.model import read_model
+from echolung.serving.request import INPUTS
 from echolung.tracking.run import Run
-from echolung.tracking.store import SQLITE, Store, reported
+from echolung.tracking.store import SQLITE, Store
 
 CHAMPION = "champion"
+ROLLED_BACK = "rolled back"
+"""So begins the last event of a version that must not be promoted again."""
 FOLDER = "model"
 """The model folder within MLflow's artifacts."""
 REQUIREMENTS = [
     "mlflow", "numpy", "pandas", "psutil", "pydantic", "pyyaml", "safetensors", "scikit-learn", "scipy", "torch",
     "torchcodec",
 ]  # fmt: skip
-INPUTS = ("video", "content")
-"""Columns of a request: a path, or the bytes of a video file as base64; one of them in each row."""
 LOCAL = """
     SELECT v.version, v.storage_location FROM registered_model_aliases a
     JOIN model_versions v ON v.name = a.name AND v.version = a.version WHERE a.name = ? AND a.alias = ?"""
@@ -90,30 +91,18 @@ def local_champion(uri: str, study: str, task: str) -> Version | None:
 
 def champion_number(store: Store, name: str) -> int | None:
     """The champion's version number, without a look at its files; None if there is none."""
-    from mlflow.exceptions import MlflowException
-
-    with reported(store):
-        try:
-            return int(store.client().get_model_version_by_alias(name, CHAMPION).version)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model; no such alias
-                return None
-            raise
+    with store.connected() as client:
+        aliases = [model.aliases for model in client.search_registered_models(f"name = '{name}'")]
+    return int(aliases[0][CHAMPION]) if aliases and CHAMPION in aliases[0] else None
 
 
 def find_version(store: Store, name: str, number: int) -> Version:
-    """One version; raises RegistryError if it does not exist, or its files are gone or damaged."""
+    """One version; raises RegistryError if its files are gone or damaged."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    with reported(store):
-        client = store.client()
-        try:
-            tags = dict(client.get_model_version(name, str(number)).tags)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise RegistryError(f"{name} has no version {number}", "See the registry: `echolung ui`.") from None
+    with store.connected() as client:
+        tags = dict(client.get_model_version(name, str(number)).tags)
         try:
             uri = client.get_model_version_download_uri(name, str(number))
             folder = Path(download_artifacts(uri, tracking_uri=store.uri, registry_uri=store.uri))
@@ -131,8 +120,8 @@ def find_version(store: Store, name: str, number: int) -> Version:
 
 def versions(store: Store, name: str) -> list[tuple[int, dict[str, str]]]:
     """Number and tags of every version, oldest first."""
-    with reported(store):
-        found = store.client().search_model_versions(f"name = '{name}'", max_results=1000)
+    with store.connected() as client:
+        found = client.search_model_versions(f"name = '{name}'", max_results=1000)
     return sorted((int(one.version), dict(one.tags)) for one in found)
 
 
@@ -145,14 +134,13 @@ def register(
     `columns` are those of its answers, with their types (string, double, boolean).
     """
     import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
     name, package = model_name(study, task), Path(__file__).parents[1]
     inputs = Schema([ColSpec("string", column, required=False) for column in INPUTS])
     outputs = Schema([ColSpec(kind, column) for column, kind in columns.items()])
-    with reported(store), tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+    with store.connected() as client, tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mlflow.pyfunc.save_model(
             f"{temporary}/mlflow",
@@ -163,16 +151,12 @@ def register(
             input_example=pd.DataFrame({"video": ["clip.mp4"]}),
             pip_requirements=[f"{one}=={importlib.metadata.version(one)}" for one in REQUIREMENTS],
         )
-        client = store.client()
         experiment = client.get_run(run.id).info.experiment_id
         logged = client.create_logged_model(experiment, FOLDER, source_run_id=run.id)
         client.log_model_artifacts(logged.model_id, f"{temporary}/mlflow")
         client.finalize_logged_model(logged.model_id, "READY")
-        try:
+        if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=f"Video files in, answers to {task} out.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
         # A local store would look up the model's URI in MLflow's global store.
         source = logged.artifact_location if store.artifacts else logged.model_uri
         found = client.create_model_version(
@@ -183,16 +167,19 @@ def register(
 
 def make_champion(store: Store, name: str, number: int) -> None:
     """Point the alias at a version."""
-    with reported(store):
-        store.client().set_registered_model_alias(name, CHAMPION, str(number))
+    with store.connected() as client:
+        client.set_registered_model_alias(name, CHAMPION, str(number))
 
 
-def note(store: Store, name: str, number: int, event: str, tag: str = "") -> None:
-    """Add a line to a version's tag `history`, and set `tag` to the time (UTC)."""
+def note(store: Store, name: str, number: int, event: str) -> None:
+    """Add a line to a version's tag `history`."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with reported(store):
-        client = store.client()
+    with store.connected() as client:
         lines = client.get_model_version(name, str(number)).tags.get("history", "").splitlines()
         client.set_model_version_tag(name, str(number), "history", "\n".join([*lines, f"{now} {event}"]))
-        if tag:
-            client.set_model_version_tag(name, str(number), tag, now)
+
+
+def rolled_back_at(tags: Mapping[str, str]) -> str:
+    """When a version was rolled back (UTC); "" if it never was, or is champion again."""
+    when, _, event = tags.get("history", "").rpartition("\n")[2].partition(" ")
+    return when if event.startswith(ROLLED_BACK) else ""

@@ -5,10 +5,11 @@ The scores that a version carries are out-of-fold scores of the procedure; no pa
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -53,35 +54,38 @@ def promote(
     enough, DataError if predictions, features and split do not belong together.
     """
     name = registry.model_name(candidate.study, candidate.name)
-    fingerprint, code = candidate.fingerprint(novelty_settings), candidate.code
+    fingerprint = candidate.fingerprint(novelty_settings)
     before = registry.champion_number(store, name)
     present = registry.find_version(store, name, before) if before and not reset else None
-    same = present is not None and present.tags.get("fingerprint") == fingerprint
-    if present is not None and same and present.tags.get("code") == code:
+    if present and present.tags.get("fingerprint") == fingerprint:
+        reasons = [f"{candidate.label} on these data is the champion already; --reset makes it again"]
         told = present.tags["warnings"].splitlines()
-        reasons = [f"{candidate.label} on these data is the champion already"]
         return Promotion("unchanged", name, present.number, reasons, told, present.tags["outside"])
-    if present is not None and not same:
-        _refuse_rolled_back(store, name, fingerprint, candidate.name)
+    for number, own in registry.versions(store, name) if present else []:
+        if own.get("fingerprint") == fingerprint and (when := registry.rolled_back_at(own)):
+            raise PromotionError(
+                f"exactly this model was champion as version {number} and was rolled back at {when}",
+                f"To return to it: `echolung rollback {candidate.name} --to {number}`. {RESET_REMEDY}",
+            )
     scores = candidate.scores(bootstrap)
     evidence = candidate.evidence(scores)
-    # The champion itself, made by changed code, would never be better than itself.
-    reasons = decide(evidence, Evidence.of_tags(present.tags) if present and not same else None)
-    if same:
-        reasons.insert(0, "the same model made again, because the code that fits it has changed")
+    reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)
     origin, training = provenance(store.root), candidate.training
     described = describe(candidate.recordings, list(training["sample_id"]))
     novelty = fit_novelty(described, training["split_group"].to_numpy(str), novelty_settings)
     warnings = _warnings(candidate, origin)
-    if present is not None and not same:
+    if present:
         warnings.append(f"Chosen over version {present.number} by this very loss: expect it to be a little too good.")
+    facts = {
+        "study": candidate.study, "kind": candidate.task.kind, "unit": candidate.task.unit, "arm": candidate.arm,
+        "arm_seed": candidate.seed, "method": candidate.method, "videos": len(training),
+        "patients": training["patient_id"].nunique(), "follows": before or "",
+    }  # fmt: skip
     tags = {
-        **evidence.tags(),
-        **_tags(candidate, scores),
-        **{key: value for key, value in origin.items() if not key.startswith("mlflow.")},
+        **{key: str(value) for key, value in facts.items()},
+        **origin,
+        "evidence": json.dumps(asdict(evidence)),
         "fingerprint": fingerprint,
-        "code": code,
-        "follows": str(before or ""),
         "reasons": "\n".join(reasons),
         "warnings": "\n".join(warnings),
         "outside": words(novelty.record),
@@ -99,37 +103,14 @@ def promote(
             frame_size=candidate.frame_size, novelty=novelty.record,
         )  # fmt: skip
         write_model(folder, record, method, novelty, candidate.encoder)
-        columns, card = Model.open(folder).columns, _card(candidate, scores, reasons, [*warnings, tags["outside"]])
+        columns, card = Model.open(folder).columns, _card(candidate, scores, [*warnings, tags["outside"]])
         version = registry.register(store, run, candidate.study, candidate.name, folder, columns, tags, card)
     registry.make_champion(store, name, version.number)
     event = f"champion, promoted over version {before}" if before else "champion, the first"
-    registry.note(store, name, version.number, event, "promoted_at")
+    registry.note(store, name, version.number, event)
     run.metrics({f"out_of_fold/{metric}": score.estimate for metric, score in scores.items()})
     run.metrics({"outside/false_alarm_rate": novelty.record.measured, "outside/threshold": novelty.record.threshold})
     return Promotion("promoted", name, version.number, reasons, warnings, tags["outside"])
-
-
-def _refuse_rolled_back(store: Store, name: str, fingerprint: str, task: str) -> None:
-    """Raise PromotionError if exactly this model was rolled back."""
-    for number, tags in registry.versions(store, name):
-        if tags.get("fingerprint") == fingerprint and "rolled_back_at" in tags:
-            raise PromotionError(
-                f"this very model was champion as version {number} and was rolled back at {tags['rolled_back_at']}",
-                f"To return to it: `echolung rollback {task} --to {number}`. {RESET_REMEDY}",
-            )
-
-
-def _tags(candidate: Candidate, scores: dict[str, Score]) -> dict[str, str]:
-    """What the model is, and every metric with its interval."""
-    rows = candidate.training
-    values: dict[str, object] = {
-        "study": candidate.study, "kind": candidate.task.kind, "unit": candidate.task.unit, "arm": candidate.arm,
-        "arm_seed": candidate.seed, "method": candidate.method, "videos": len(rows),
-        "patients": rows["patient_id"].nunique(),
-    }  # fmt: skip
-    for metric, one in scores.items():
-        values[f"out_of_fold_{metric}"] = f"{one.estimate:.4f} (95% interval {one.low:.4f} to {one.high:.4f})"
-    return {key: str(value) for key, value in values.items()}
 
 
 def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:
@@ -146,21 +127,16 @@ def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _card(candidate: Candidate, scores: dict[str, Score], reasons: list[str], warnings: list[str]) -> str:
+def _card(candidate: Candidate, scores: dict[str, Score], warnings: list[str]) -> str:
     """The version's description in Markdown."""
-    encoder = f" on the frozen encoder of arm `{candidate.arm}`" if candidate.encoder else ""
     lines = [
-        f"Video files in, answers to `{candidate.name}` ({candidate.task.kind}) out; one decision per"
-        f" {candidate.task.unit}. Research use only; not a medical device.",
-        f"\nMethod `{candidate.method}`{encoder} (seed {candidate.seed}), refitted on all patients. Scores are of the"
-        " procedure, out of fold:",
+        f"Method `{candidate.method}` of arm `{candidate.arm}` (seed {candidate.seed}), refitted on all patients; one"
+        f" decision per {candidate.task.unit}. For research use only; not a medical device. Scores are out of fold:",
         "\n| metric | estimate | 95% interval | baseline |\n|---|---|---|---|",
         *(
             f"| {label.label} | {one.estimate:.3f} | {one.low:.3f} to {one.high:.3f} | {one.baseline:.3f} |"
             for label, one in zip(candidate.kind.metrics.values(), scores.values(), strict=True)
         ),
-        "\nWhy it was promoted:\n",
-        *(f"- {reason}" for reason in reasons),
         "\nWarnings:\n",
         *(f"- {warning}" for warning in warnings),
     ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from echolung.core.errors import EcholungError, NoChampionError, RegistryError
+from echolung.core.errors import NoChampionError, RegistryError
 from echolung.registry import models as registry
 from echolung.serving.model import Model
-from echolung.tracking.store import Store, reported
+from echolung.tracking.store import Store
 
 
 @dataclass(frozen=True)
@@ -23,39 +23,29 @@ class Rollback:
 def roll_back(store: Store, study: str, task: str, to: int | None = None) -> Rollback:
     """Make the version that the champion followed the champion again, or version `to`, if it ever was champion.
 
-    The present champion may be damaged or gone; the other one is loaded first. Raises RegistryError, and changes
-    nothing, if there is nothing to return to or it cannot be loaded. Afterwards `promote` compares candidates with the
-    restored version, and refuses exactly the model that was rolled back.
+    The present champion may be damaged or gone; the other one is loaded first. Raises RegistryError or CheckpointError,
+    and changes nothing, if there is nothing to return to or it cannot be loaded.
     """
     name = registry.model_name(study, task)
     present = registry.champion_number(store, name)
     if present is None:
         raise NoChampionError(f"{name} has no champion to roll back", f"Run `echolung promote {task}`.")
     tags = dict(registry.versions(store, name))
-    were = {number for number, own in tags.items() if {"promoted_at", "rolled_back_at"} & set(own)}
+    were = {number for number, own in tags.items() if "history" in own}
     were |= {int(own["follows"]) for own in tags.values() if own.get("follows")}
     others = sorted(were & set(tags) - {present})
     choices = f"Earlier champions: {', '.join(map(str, others))} (`--to {others[-1]}`)." if others else ""
-    follows = tags[present].get("follows")
-    target = to if to is not None else int(follows) if follows else None
-    if target is None:
+    target = to or int(tags[present].get("follows") or 0)
+    if not target:
         raise RegistryError(f"{name} version {present} followed no other champion", choices or "Nothing to do.")
     if target == present:
         raise RegistryError(f"{name} version {target} is the champion already", "Nothing to do.")
     if target not in others:
         raise RegistryError(f"{name} version {target} was never champion", choices or "No other version was.")
     version = registry.find_version(store, name, target)
-    try:
-        Model.open(version.folder)
-    except EcholungError as error:
-        rest = [number for number in others if number != target]
-        remedy = f"Choose another: `--to {rest[-1]}`." if rest else f"Promote again: `echolung promote {task}`."
-        raise RegistryError(f"{name} version {target} cannot be used: {error.problem}", remedy) from None
-    # The tag first: if this is interrupted here, `promote` must not bring the version back.
-    registry.note(store, name, present, f"rolled back to version {target}", "rolled_back_at")
+    Model.open(version.folder)
+    # The note first: if this is interrupted here, `promote` must not bring the version back.
+    registry.note(store, name, present, f"{registry.ROLLED_BACK} to version {target}")
     registry.make_champion(store, name, target)
     registry.note(store, name, target, f"champion again, rolled back from version {present}")
-    if "rolled_back_at" in version.tags:
-        with reported(store):
-            store.client().delete_model_version_tag(name, str(target), "rolled_back_at")
-    return Rollback(name, present, target, version.tags.get("promoted_at", ""))
+    return Rollback(name, present, target, version.tags.get("history", "").partition(" ")[0])

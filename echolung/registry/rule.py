@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from echolung.core.errors import PromotionError
 
 RESET_REMEDY = "To compare with the baseline only, not with the champion, add --reset."
-TAG = "evidence"
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,15 @@ class Evidence:
     data_digest: str
     split_digest: str
 
-    def tags(self) -> dict[str, str]:
-        """As a version's tag."""
-        return {TAG: json.dumps(asdict(self))}
-
     @classmethod
     def of_tags(cls, tags: Mapping[str, str]) -> Evidence:
-        """What `tags` wrote; raises PromotionError if it is gone."""
+        """From the tag `evidence`, its fields as JSON; raises PromotionError if it is gone."""
         try:
-            return cls(**json.loads(tags[TAG]))
+            return cls(**json.loads(tags["evidence"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise PromotionError(f"the champion's tag '{TAG}' is missing or damaged ({error})", RESET_REMEDY) from None
+            raise PromotionError(
+                f"the champion's tag 'evidence' is missing or damaged ({error})", RESET_REMEDY
+            ) from None
 
 
 def decide(candidate: Evidence, champion: Evidence | None) -> list[str]:
@@ -56,16 +53,12 @@ def decide(candidate: Evidence, champion: Evidence | None) -> list[str]:
                 "It needs more data or a better encoder.",
             )
         return [f"out of fold: {'; '.join(found)}"]
-    for what, own, other in (
-        ("data", candidate.data_digest, champion.data_digest),
-        ("splits", candidate.split_digest, champion.split_digest),
-    ):
-        if own != other:
-            raise PromotionError(
-                f"champion and candidate were scored on different {what} ({other}, {own}), so that their"
-                f" {candidate.metric} ({champion.loss:.4f}, {candidate.loss:.4f}) cannot be compared",
-                RESET_REMEDY,
-            )
+    if (candidate.data_digest, candidate.split_digest) != (champion.data_digest, champion.split_digest):
+        raise PromotionError(
+            f"champion and candidate were scored on different data or splits, so that their {candidate.metric}"
+            f" ({champion.loss:.4f}, {candidate.loss:.4f}) cannot be compared",
+            RESET_REMEDY,
+        )
     numbers = f"{candidate.metric} {candidate.loss:.4f}, champion {champion.loss:.4f}, on the same data and split"
     if not candidate.loss < champion.loss:
         raise PromotionError(f"the candidate is not better than the champion out of fold: {numbers}", RESET_REMEDY)

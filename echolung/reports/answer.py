@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -20,15 +18,6 @@ COLLAPSING = 0.5
 the same network on the same videos, whose ranks differ by about a tenth; some loss of rank is normal in training."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer of one task."""
-
-    outcome: str
-    """better, worse or undecided; mixed if candidates differ; none without a candidate."""
-    text: str
-
-
 def tested(comparison: Comparison) -> pd.DataFrame:
     """The tests of the loss between primary methods: `Comparison.pairs` and verdicts, with both arms' roles as `role`
     and `against`."""
@@ -38,33 +27,20 @@ def tested(comparison: Comparison) -> pd.DataFrame:
     return rows.assign(role=rows["arm"].map(roles), against=rows["reference"].map(roles))
 
 
-def answers(comparison: Comparison, tasks: Mapping[str, Task], numbers: bool = True) -> dict[str, Answer]:
-    """task -> how its candidates compare with the references, and which of them were not shown to beat the baseline.
-
-    `numbers`: with effects and p-values.
-    """
+def answers(comparison: Comparison, tasks: Mapping[str, Task]) -> dict[str, str]:
+    """task -> how its candidates compare with the references, and which of them were not shown to beat the baseline."""
     found = tested(comparison)
     found = found[found["role"] == "candidate"]
     names = [task for task in tasks if (comparison.arms["task"] == task).any()]
-    return {name: _answer(found[found["task"] == name], tasks[name], numbers) for name in names}
+    return {name: _answer(found[found["task"] == name], tasks[name]) for name in names}
 
 
-def _answer(rows: pd.DataFrame, task: Task, numbers: bool) -> Answer:
+def _answer(rows: pd.DataFrame, task: Task) -> str:
     main = rows[rows["against"] == "reference"]
     low = rows[(rows["against"] == "baseline") & (rows["outcome"] != "better")]
     if main.empty:
-        return Answer("none", "No candidate was compared with a reference.")
-    loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
-    for reference, against in main.groupby("reference", sort=False):
-        for outcome in ("better", "worse", "undecided"):
-            names = []
-            for row in against[against["outcome"] == outcome].to_dict("records"):
-                effect = "" if outcome == "undecided" else f"{loss} {signed(row['difference'], 2)}, "
-                names.append(row["arm"] + SEEN * (row["n_seen"] > 0) + f" ({effect}{_p(row)})" * numbers)
-            if names and outcome == "undecided":
-                parts.append(f"no difference was shown between {reference} and {_joined(names, 'or')}")
-            elif names:
-                parts.append(f"{_joined(names)} predicted {outcome} than {reference}")
+        return "No candidate was compared with a reference."
+    parts = _sentences(main, task)
     if len(low):
         subject = f"{_joined(low['arm'])} {'was' if len(low) == 1 else 'were'} "
         who = "" if set(low["arm"]) == set(main["arm"]) else subject
@@ -74,31 +50,33 @@ def _answer(rows: pd.DataFrame, task: Task, numbers: bool) -> Answer:
         text = f"exploratory: {text}"
     if text.startswith(("no difference", "exploratory")):  # not the name of an arm
         text = text[0].upper() + text[1:]
-    outcomes = main["outcome"].unique()
-    return Answer(outcomes[0] if len(outcomes) == 1 else "mixed", f"{text}.")
+    return f"{text}."
 
 
-def _p(row: Mapping[Any, Any]) -> str:
-    return p_text(row["p_value"] if pd.isna(row["p_holm"]) else row["p_holm"])
+def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
+    """One per reference and outcome: `jepa (log-loss −0.25, p = 0.012) predicted better than random`."""
+    loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
+    for reference, against in rows.groupby("reference", sort=False):
+        for outcome in ("better", "worse", "undecided"):
+            names = []
+            for row in against[against["outcome"] == outcome].to_dict("records"):
+                effect = "" if outcome == "undecided" else f"{loss} {signed(row['difference'], 2)}, "
+                p = p_text(row["p_value"] if pd.isna(row["p_holm"]) else row["p_holm"])
+                names.append(row["arm"] + SEEN * (row["n_seen"] > 0) + f" ({effect}{p})")
+            if names and outcome == "undecided":
+                parts.append(f"no difference was shown between {reference} and {_joined(names, 'or')}")
+            elif names:
+                parts.append(f"{_joined(names)} predicted {outcome} than {reference}")
+    return parts
 
 
-def against_controls(comparison: Comparison) -> list[str]:
-    """A sentence per candidate and control; their p-values are not corrected."""
+def against_controls(comparison: Comparison, tasks: Mapping[str, Task]) -> list[str]:
+    """How the candidates compare with the controls, a line per task; these p-values are not corrected."""
     found = tested(comparison)
     found = found[(found["role"] == "candidate") & (found["against"] == "control")]
-    words = {"better": "better on", "worse": "worse on", "undecided": "no difference shown on"}
-    sentences = []
-    for (arm, control), rows in found.groupby(["arm", "reference"], sort=False):
-        parts = []
-        for outcome, phrase in words.items():
-            names = [
-                row["task"] + SEEN * (row["n_seen"] > 0) + (f" ({_p(row)})" if outcome != "undecided" else "")
-                for row in rows[rows["outcome"] == outcome].to_dict("records")
-            ]
-            if names:
-                parts.append(f"{phrase} {_joined(names)}")
-        sentences.append(f"{arm} against {control}: {'; '.join(parts)}.")
-    return sentences
+    return [
+        f"{task}: {'; '.join(_sentences(rows, tasks[str(task)]))}." for task, rows in found.groupby("task", sort=False)
+    ]
 
 
 def few_seeds(comparison: Comparison) -> str:

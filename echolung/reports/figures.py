@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from echolung.core.drawing import COLOURS, FAINT, GREYS, INK, PALE, SOFT, hide, new_figure, note, subtitle, ticks
+from echolung.core.drawing import COLOURS, FAINT, GREYS, INK, PALE, SOFT, WIDTH, hide, new_figure, note, subtitle, ticks
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.kind import Kind
+from echolung.reports.study import Sample
 from echolung.reports.tables import basis
 
 PANELS = 6
@@ -33,132 +34,80 @@ def arm_colours(comparison: Comparison) -> dict[str, str]:
 
 
 def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
-    """Each arm minus the references, with 95% intervals of the paired differences; None without a reference."""
-    pairs, roles = comparison.pairs, comparison.roles
-    table = pairs[pairs["primary"] & pairs["reference"].map(roles).eq("reference")]
+    """Each arm minus the references: paired differences with 95% intervals, and those of each held-out fold.
+
+    None without a reference.
+    """
+    pairs = comparison.pairs
+    table = pairs[pairs["primary"] & pairs["reference"].map(comparison.roles).eq("reference")]
     if table.empty:
         return None
-    tasks, order = list(table["task"].unique()), comparison.order
-    rows = list(table[["task", "arm", "reference"]].drop_duplicates().itertuples(index=False, name=None))
-    rows.sort(key=lambda row: (tasks.index(row[0]), order.index(row[1]), order.index(row[2])))
-    several = table["reference"].nunique() > 1
-    titles: dict[str, float] = {}
-    heights: list[float] = []
-    height = 0.0
-    for task, *_ in rows:  # from the top down: a task's name, below it its rows
-        if task not in titles:
-            titles[task] = height = height - 0.8
-        height -= 1
-        heights.append(height)
-    figure, panels = new_figure(1, len(kind.paired), 1.0 - 0.27 * height, sharey=True)
-    for panel, metric in zip(panels[0], kind.paired, strict=True):
-        found = table[table["metric"] == metric].set_index(["task", "arm", "reference"])
-        extent = np.nanmax(np.abs(found[["low", "high"]].to_numpy(dtype=float)), initial=0.01) * 1.12
-        better = (0, extent) if kind.metrics[metric].higher_is_better else (-extent, 0)
-        panel.axvspan(*better, color="#eaf4ee", zorder=0)
-        panel.axvline(0, color=SOFT, lw=1)
-        for height, row in zip(heights, rows, strict=True):
-            one = found.loc[[row]].iloc[0]
-            panel.plot([one["low"], one["high"]], [height] * 2, lw=1.8, color=colours[row[1]], solid_capstyle="butt")
-            panel.plot(one["difference"], height, "o", ms=6, color=colours[row[1]], mec="white", mew=0.7)
-        for task in tasks[1:]:
-            panel.axhline(titles[task] + 0.5, color=FAINT, lw=0.8)
-        panel.set_xlim(-extent, extent)
-        panel.set_ylim(height - 0.6, -0.2)
-        panel.grid(axis="y", visible=False)
-        panel.xaxis.set_major_locator(ticks(4, symmetric=True))
-        panel.set_title(kind.metrics[metric].label)
-    names = [f"{arm} − {reference}" if several else arm for _, arm, reference in rows]
-    panels[0][0].set_yticks([*heights, *titles.values()], [*names, *tasks], color=INK)
-    for label in panels[0][0].get_yticklabels()[len(rows) :]:
-        label.set_fontweight("bold")
-    what = "an arm minus a reference" if several else f"an arm minus {table['reference'].iloc[0]}"
-    note(figure, f"Mark: {what}, on the same patients. Line: 95% interval. Shaded: better.")
+    references = table["reference"].unique()
+    labels = table["arm"] if len(references) == 1 else table["arm"] + " − " + table["reference"]
+    values = judged_only(comparison, "folds").pivot(index=["task", "metric", "step"], columns="arm", values="value")
+    folds = [
+        (values[arm] - values[reference]).loc[task, metric].to_numpy(dtype=float)
+        for task, metric, arm, reference in table[["task", "metric", "arm", "reference"]].itertuples(index=False)
+    ]
+    table = table.assign(label=labels, estimate=table["difference"], folds=folds)
+    figure, panels = _intervals(table, comparison, kind, colours)
+    for column, metric in enumerate(kind.paired):
+        shown = table[table["metric"] == metric]
+        ends = np.concatenate([*shown["folds"], shown["low"], shown["high"]])
+        extent = np.nanmax(np.abs(ends), initial=0.01) * 1.05
+        for panel in [row[column] for row in panels]:
+            better = (0, extent) if kind.metrics[metric].higher_is_better else (-extent, 0)
+            panel.axvspan(*better, color="#eaf4ee", zorder=0)
+            panel.axvline(0, color=SOFT, lw=1)
+            panel.set_xlim(-extent, extent)
+            panel.xaxis.set_major_locator(ticks(4, symmetric=True))
+    what = f"an arm minus {references[0]}" if len(references) == 1 else "an arm minus a reference"
+    note(figure, f"Mark: {what}, on the same patients. Line: 95% interval. Ticks below: single held-out folds.")
     return figure
 
 
 def estimates(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure:
     """Every arm's metrics with 95% intervals."""
     table = comparison.arms[comparison.arms["primary"]]
-    tasks = list(table["task"].unique())
-    most = table.groupby("task")["arm"].nunique().max()
-    figure, panels = new_figure(len(tasks), len(kind.paired), 0.75 + len(tasks) * (0.62 + 0.27 * most))
-    for row, task in zip(panels, tasks, strict=True):
-        mine = table[table["task"] == task]
-        arms = [arm for arm in comparison.order if arm in set(mine["arm"])]
-        for panel, metric in zip(row, kind.paired, strict=True):
-            found = mine[mine["metric"] == metric].set_index("arm")
-            for place, arm in enumerate(reversed(arms)):
-                _estimate(panel, place, found.loc[arm].to_dict(), colours[arm])
-            names = list(reversed(arms)) if panel is row[0] else [""] * len(arms)
-            panel.set_yticks(range(len(arms)), names, color=INK, fontsize=9)
-            panel.set_ylim(-0.6, len(arms) - 0.4)
-            panel.grid(axis="y", visible=False)
-            panel.xaxis.set_major_locator(ticks(4))
-            panel.set_xlabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '→←')} better")
+    figure, panels = _intervals(table.assign(label=table["arm"]), comparison, kind, colours)
+    for row, (task, mine) in zip(panels, table.groupby("task", sort=False), strict=True):
         row[0].set_title(f"{task}\n")
         subtitle(row[0], basis(mine))
     note(figure, "Mark: estimate (mean over an arm's seeds). Line: 95% interval. Band: range of single seeds.")
     return figure
 
 
+def _intervals(
+    table: pd.DataFrame, comparison: Comparison, kind: Kind, colours: Mapping[str, str]
+) -> tuple[Figure, list[list[Axes]]]:
+    """A row of panels per task and a column per metric, which show each `label`'s estimate, low and high."""
+    tasks, most = list(table["task"].unique()), table.groupby("task")["label"].nunique().max()
+    figure, panels = new_figure(len(tasks), len(kind.paired), 0.75 + len(tasks) * (0.62 + 0.27 * most))
+    table = table.sort_values("arm", key=lambda arms: -arms.map(comparison.order.index), kind="stable")
+    for row, task in zip(panels, tasks, strict=True):
+        for panel, metric in zip(row, kind.paired, strict=True):
+            shown = table[(table["task"] == task) & (table["metric"] == metric)]
+            for place, found in enumerate(shown.to_dict("records")):
+                _estimate(panel, place, found, colours[found["arm"]])
+            names = list(shown["label"]) if panel is row[0] else [""] * len(shown)
+            panel.set_yticks(range(len(shown)), names, color=INK, fontsize=9)
+            panel.set_ylim(-0.6, len(shown) - 0.4)
+            panel.grid(axis="y", visible=False)
+            panel.xaxis.set_major_locator(ticks(4))
+            arrow = "→" if kind.metrics[metric].higher_is_better else "←"
+            panel.set_xlabel(f"{kind.metrics[metric].label} {arrow} better")
+        row[0].set_title(task)
+    return figure, panels
+
+
 def _estimate(panel: Axes, place: int, found: Mapping[Any, Any], colour: str) -> None:
-    if found["seeds"] > 1:
+    if found.get("seeds", 1) > 1:
         seeds = [found["seed_low"], found["seed_high"]]
         panel.plot(seeds, [place] * 2, lw=9, color=colour, alpha=0.22, zorder=1, solid_capstyle="butt")
     panel.plot([found["low"], found["high"]], [place] * 2, lw=1.8, color=colour, zorder=2, solid_capstyle="butt")
     panel.plot(found["estimate"], place, "o", ms=6, color=colour, mec="white", mew=0.7, zorder=3)
-
-
-def _arrow(kind: Kind, metric: str, arrows: str) -> str:
-    return arrows[0] if kind.metrics[metric].higher_is_better else arrows[1]
-
-
-def folds(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
-    """Each candidate beside its reference, one line per held-out fold; None without candidates."""
-    pairs, roles = comparison.pairs, comparison.roles
-    compared = pairs["arm"].map(roles).eq("candidate") & pairs["reference"].map(roles).eq("reference")
-    pairs = pairs[pairs["primary"] & compared].drop_duplicates(["task", "arm", "reference"])
-    if pairs.empty:
-        return None
-    table = judged_only(comparison, "folds")
-    metrics = list(dict.fromkeys([*kind.paired[:2], kind.loss]))
-    tasks = list(pairs["task"].unique())
-    figure, panels = new_figure(len(tasks), len(metrics), 0.4 + 2.4 * len(tasks))
-    for row, task in zip(panels, tasks, strict=True):
-        mine = pairs[pairs["task"] == task]
-        shown = [arm for pair in mine.to_dict("records") for arm in (pair["reference"], pair["arm"])]
-        for panel, metric in zip(row, metrics, strict=True):
-            of_metric = table[(table["task"] == task) & (table["metric"] == metric)]
-            values = of_metric.pivot(index="step", columns="arm", values="value")
-            _fold_lines(panel, values[shown], kind.metrics[metric].higher_is_better, colours)
-            panel.set_ylabel(f"{kind.metrics[metric].label} {_arrow(kind, metric, '↑↓')} better")
-        row[0].set_title(f"{task} · {of_metric['step'].nunique()} held-out folds")
-    note(figure, "Line: one held-out fold (mean over seeds); blue: the right arm is better, orange: worse. Bar: mean.")
-    return figure
-
-
-def _fold_lines(panel: Axes, values: pd.DataFrame, higher_is_better: bool, colours: Mapping[str, str]) -> None:
-    """Columns in pairs: reference, candidate, reference, candidate, ..."""
-    table = values.to_numpy(dtype=float)
-    for left in range(0, table.shape[1], 2):
-        for line in table:
-            gain = (line[left + 1] - line[left]) * (1 if higher_is_better else -1)
-            colour = FAINT if gain == 0 or np.isnan(gain) else COLOURS[0] if gain > 0 else COLOURS[1]
-            panel.plot([left, left + 1], line[left : left + 2], color=colour, lw=1.1, alpha=0.65, zorder=2)
-        if left:
-            panel.axvline(left - 0.5, color=FAINT, lw=0.8)
-    for place, arm in enumerate(values.columns):
-        points = table[:, place]
-        panel.plot([place] * len(points), points, "o", ms=4.5, color=colours[arm], mec="white", mew=0.6, zorder=3)
-        if not np.isnan(points).all():
-            panel.plot([place - 0.14, place + 0.14], [np.nanmean(points)] * 2, lw=3, color=INK, zorder=4)
-    crowded = len(values.columns) > 2
-    names = [("\n" if place % 2 and crowded else "") + arm for place, arm in enumerate(values.columns)]
-    panel.set_xticks(range(len(names)), names, color=INK, fontsize=8 if crowded else 9)
-    panel.set_xlim(-0.35, len(names) - 0.65)
-    panel.grid(axis="x", visible=False)
-    panel.yaxis.set_major_locator(ticks(5))
+    folds = found.get("folds", ())
+    panel.plot(folds, [place - 0.28] * len(folds), "|", ms=5, color=colour, alpha=0.7)
 
 
 def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None:
@@ -172,7 +121,6 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     numeric = history.select_dtypes("number").drop(columns=["seed", "step", *COMPUTE], errors="ignore")
     varying = [name for name in numeric if numeric[name].nunique() > 1 and name != "loss"]
     shown = ["loss", *sorted(varying, key=lambda name: name not in FIRST)][:PANELS]
-    constant = [f"{name} {numeric[name].max():g}" for name in numeric if numeric[name].nunique() == 1]
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
     encoders, seeds = list(history["encoder"].unique()), sorted(history["seed"].unique())
@@ -190,6 +138,22 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     hide(flat[len(shown) :])
     keys = [Line2D([], [], color=colours.get(encoder, FAINT), lw=3, label=encoder) for encoder in encoders]
     keys += [Line2D([], [], color=INK, lw=1.2, ls=styles[seed], label=f"seed {seed}") for seed in seeds]
-    title = f"Constant: {', '.join(constant)}" if constant else None
-    figure.legend(handles=keys, loc="outside lower left", ncols=6, title=title, title_fontsize=8, alignment="left")
+    figure.legend(handles=keys, loc="outside lower left", ncols=6)
+    return figure
+
+
+def sample_frames(samples: Sequence[Sample]) -> Figure | None:
+    """A contact sheet: one video per row, time from left to right."""
+    if not samples:
+        return None
+    columns = max(len(sample.frames) for sample in samples)
+    figure, panels = new_figure(len(samples), columns, (0.22 + WIDTH / columns) * len(samples))
+    figure.set_facecolor("#0b0f14")
+    for row, sample in zip(panels, samples, strict=True):
+        hide(row)
+        for panel, frame in zip(row, sample.frames, strict=False):
+            panel.imshow(frame, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+        caption = row[0].text(0, 1.04, sample.caption, transform=row[0].transAxes, color="#dfe6ee", fontweight="bold")
+        caption.set_in_layout(False)  # it is wider than its panel
+    figure.set_layout_engine("constrained", h_pad=0.16, w_pad=0.06)
     return figure

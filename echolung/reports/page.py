@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
 import pandas as pd
 
-from echolung.core.drawing import styled
+from echolung.core.drawing import STYLE
 from echolung.core.runtime import atomic_directory, atomic_path
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.evaluation.verdicts import plain
@@ -24,7 +24,7 @@ from echolung.kinds.task import Task
 from echolung.reports import figures
 from echolung.reports.answer import against_controls, answers, collapsed, few_seeds
 from echolung.reports.plots import write_plots
-from echolung.reports.samples import Sample, sample_frames
+from echolung.reports.study import Sample
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
 
 
@@ -38,7 +38,6 @@ class ReportInputs:
     arms: Sequence[str] = ()
     """The arms of the study; each has a column in the data for `dvc plots`."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    when: str = ""
     sources: pd.DataFrame = field(default_factory=pd.DataFrame)
     encoders: pd.DataFrame = field(default_factory=pd.DataFrame)
     """`study.encoders`"""
@@ -51,10 +50,8 @@ class ReportInputs:
     validation: Path | None = None
     """Folder of the gates' findings."""
     samples: Sequence[Sample] = ()
-    commands: Sequence[tuple[str, str]] = ()
-    """(command, comment) that make the report again."""
-    phantom: bool = False
-    """Every video is drawn, none recorded."""
+    revision: str = "<revision>"
+    """Of the code; with a `+` where there were uncommitted changes."""
     beside: Sequence[Path] = ()
     """Files to copy into the folder of the page."""
 
@@ -64,18 +61,17 @@ COLLAPSE = (
     " number of directions that its features use) falls towards 1."
 )
 GENERIC: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "differences": (figures.differences, "Difference from the reference", "If a line crosses zero, the sign is open."),
+    "differences": (
+        figures.differences,
+        "Difference from the reference",
+        "Shaded: better. If a line crosses zero, the sign is open. Folds are small and share training patients: look"
+        " for consistency among them, not for significance.",
+    ),
     "estimates": (
         figures.estimates,
         "Every arm's metrics",
         "Overlapping intervals do not mean that two arms are equal: the paired differences above use that both are"
         " scored on the same patients.",
-    ),
-    "folds": (
-        figures.folds,
-        "Each held-out fold under both arms",
-        "A fold is small and folds share training patients: look for consistency, not for significance. Means may"
-        " differ a little from the table, where the decisions of all folds count together.",
     ),
 }
 
@@ -94,14 +90,14 @@ def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any]
     of_encoder = {encoder: colours[arm] for arm, encoder in inputs.encoder_of.items() if arm in colours}
     curves = partial(figures.training, inputs.history, of_encoder)
     yield "training", "training", curves, "Self-supervised training", COLLAPSE
-    yield "frames", "frames", partial(sample_frames, inputs.samples), "Sample frames", "One video per row."
+    yield "frames", "frames", partial(figures.sample_frames, inputs.samples), "Sample frames", "One video per row."
 
 
 def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
     """Write index.html, table.md, figures/ and plots/ under `out`; returns name, path and bytes of each file."""
     files = {"page": out / "index.html", "table": out / "table.md"}
     shown: dict[str, list[dict[str, Any]]] = {}
-    with atomic_directory(out / "figures") as target, styled():
+    with atomic_directory(out / "figures") as target, matplotlib.rc_context(STYLE):
         for name, section, draw, title, caption in _planned(inputs):
             if (drawn := draw()) is None:
                 continue
@@ -117,7 +113,10 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
     with atomic_path(files["page"]) as temporary:
         temporary.write_text(_page(inputs, shown), encoding="utf-8")
     with atomic_path(files["table"]) as temporary:
-        temporary.write_text(table_markdown(inputs.comparison, inputs.tasks), encoding="utf-8")
+        pictures = [f"![Differences](figures/{path.name})" for path in files.values() if "differences" in path.name]
+        made = [f"- {name}: {text}" for name, text in inputs.facts.items()]
+        lines = [f"# {inputs.study}", "", table_markdown(inputs.comparison, inputs.tasks), *pictures, "", *made, ""]
+        temporary.write_text("\n".join(lines), encoding="utf-8")
     for source in inputs.beside:
         files[source.stem] = out / source.name
         with atomic_path(out / source.name) as temporary:
@@ -132,11 +131,11 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
     comparison, tasks = inputs.comparison, inputs.tasks
     return environment.get_template("template.html").render(
         inputs=inputs,
+        drawn=_drawn(inputs),
         figures=shown,
-        compared=_compared(inputs),
         answers=answers(comparison, tasks),
         collapsed=collapsed(inputs.ranks, comparison),
-        controls=against_controls(comparison),
+        controls=against_controls(comparison, tasks),
         reading=READING,
         tables=task_tables(comparison, tasks),
         details={
@@ -159,11 +158,9 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
     )
 
 
-def _compared(inputs: ReportInputs) -> str:
-    """What the study compares, as the title of the page."""
-    roles = inputs.comparison.roles
-    of = {role: ", ".join(arm for arm in roles if roles[arm] == role) for role in ("candidate", "reference")}
-    return f"{of['candidate'] or 'controls'} compared with {of['reference'] or 'the baseline'}"
+def _drawn(inputs: ReportInputs) -> bool:
+    """Whether every video is drawn, none recorded."""
+    return "drawn" in inputs.sources and bool(inputs.sources["drawn"].all())
 
 
 def _shown(table: pd.DataFrame) -> dict[str, Any] | None:
@@ -199,16 +196,12 @@ def _with_intervals(table: pd.DataFrame, value: str = "estimate") -> pd.DataFram
 
 
 def _tasks(tasks: Mapping[str, Task]) -> pd.DataFrame:
-    folds = {"cv": "cross-validation", "official": "official split"}
-    shown = {"kind", "source", "label", "unit", "main", "folds", "train"}
-    rows = []
-    for name, task in tasks.items():
-        row = {"task": name, "kind": task.kind, "source": task.source, "label": task.label, "per": task.unit}
-        row |= {"folds": folds.get(task.split, f"trained on {task.train}")}
-        row |= {"tests": "confirmatory" if task.main else "exploratory"}
-        rest = {key: value for key, value in task.model_dump(mode="json", exclude=shown).items() if value}
-        rows.append(row | {"details": re.sub(r"[\[\]{}']", "", "; ".join(f"{k}: {v}" for k, v in rest.items()))})
-    return pd.DataFrame(rows)
+    def written(value: Any) -> str:
+        parts = [f"{key}: {one}" for key, one in value.items()] if isinstance(value, dict) else value
+        return ", ".join(map(str, parts)) if isinstance(parts, list) else str(parts)
+
+    values = {name: task.model_dump(mode="json", exclude_none=True) for name, task in tasks.items()}
+    return pd.DataFrame([{"task": name} | {k: written(v) for k, v in of.items()} for name, of in values.items()])
 
 
 def _checks(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -221,11 +214,12 @@ def _checks(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for one in found["expectations"]
         if not one["success"]
     ]
-    rows = []
-    for one in findings:
-        judged = ", ".join(f"{count} {name}" for name, count in one["rows"].items())
-        rows.append([one["stage"], one["key"], "{passed} of {expectations}".format(**one["summary"]), judged])
-    return {**of, "unmet": unmet, "table": {"heads": ["stage", "of", "met", "rows"], "rows": rows}}
+    table = pd.DataFrame(
+        {"stage": one["stage"], "of": one["key"], "met": "{passed} of {expectations}".format(**one["summary"])}
+        | {"rows": ", ".join(f"{count} {name}" for name, count in one["rows"].items())}
+        for one in findings
+    )
+    return {**of, "unmet": unmet, "table": _shown(table)}
 
 
 def _limits(inputs: ReportInputs) -> list[str]:
@@ -233,7 +227,7 @@ def _limits(inputs: ReportInputs) -> list[str]:
     arms = inputs.comparison.arms
     controls = ", ".join(dict.fromkeys(arms.loc[arms["role"] == "control", "arm"])) or "none"
     found = [
-        "The videos are drawn. Nothing here is evidence about patients." * inputs.phantom,
+        "The videos are drawn. Nothing here is evidence about patients." * _drawn(inputs),
         few_seeds(inputs.comparison),
         f"A claim about an encoder must also hold against controls without one. Controls here: {controls}.",
         "Intervals are for these fitted models on other patients like these, not for another training run, hospital or"

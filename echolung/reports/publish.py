@@ -1,82 +1,31 @@
-"""A study's small results as a folder to commit: numbers, tables, predictions and figures, but no frame of a video.
-
-README.md                the answers, and how, when and where they were made
-table.md, metrics.json   every arm's metrics with intervals
-params.yaml              all parameters
-comparison/              the tables of the comparison
-predictions/*.csv.gz     every video's out-of-fold predictions
-figures/*.png            as in the report
-"""
+"""A study's small results as a folder to commit: numbers, tables, predictions and figures, but no frame of a video."""
 
 from __future__ import annotations
 
-import gzip
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-
-import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.core.runtime import atomic_directory
-from echolung.evaluation.comparison import Comparison, write_comparison
-from echolung.kinds.task import Task
-from echolung.reports.answer import answers
-from echolung.reports.study import machine
-
-COPIED = ("table.md", "metrics.json", "params.yaml")
-FRAMES = "frames.png"
-"""The figure that shows videos; not every owner permits to pass them on."""
 
 
-def publish(
-    report: Path,
-    comparison: Comparison,
-    tasks: Mapping[str, Task],
-    predictions: Mapping[str, pd.DataFrame],
-    target: Path,
-    made: Mapping[str, str],
-) -> list[Path]:
-    """Write the folder `target` from the folder `report`, the comparison and the predictions of every task.
+def publish(report: Path, data: Path, tasks: Iterable[str], target: Path) -> list[Path]:
+    """Write README.md (answers and tables), metrics.json, params.yaml, figures/, comparison/ and predictions/.
 
-    `made`: how, when and where, by name. Returns the files; raises DataError if the report is not complete.
+    From `report`, the folder of the page, and `data`, data/<study>. Returns the files; raises DataError if one is
+    missing.
     """
-    missing = [name for name in (*COPIED, "figures") if not (report / name).exists()]
-    if missing:
-        raise DataError(f"{report / missing[0]} does not exist", "Run `dvc repro` first.")
+    copied = {"README.md": report / "table.md"} | {name: report / name for name in ("metrics.json", "params.yaml")}
+    copied |= {f"predictions/{task}.parquet": data / "fit" / task / "predictions.parquet" for task in tasks}
     with atomic_directory(target) as folder:
-        for name in COPIED:
-            shutil.copyfile(report / name, folder / name)
-        shutil.copytree(report / "figures", folder / "figures", ignore=shutil.ignore_patterns(FRAMES))
-        write_comparison(comparison, folder / "comparison")
-        (folder / "comparison" / "metrics.json").unlink()  # the same as the copied one
         (folder / "predictions").mkdir()
-        for task, table in predictions.items():
-            _write_predictions(folder / "predictions" / f"{task}.csv.gz", table)
-        lines = [f"# {target.name}", "", *(f"- {task}: {one.text}" for task, one in answers(comparison, tasks).items())]
-        lines += ["", *(f"- {name}: {text}" for name, text in made.items()), ""]
-        pictures = sorted(path.name for path in (folder / "figures").glob("differences*.png"))
-        lines += [f"![Differences from the references](figures/{name})" for name in pictures]
-        lines += ["", "Every arm's metrics: [table.md](table.md). Research use only.", ""]
-        (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+        try:
+            for name, source in copied.items():
+                shutil.copyfile(source, folder / name)
+            shutil.copytree(data / "compare", folder / "comparison", ignore=shutil.ignore_patterns("metrics.json"))
+            # Not every owner permits to pass on frames of the videos.
+            shutil.copytree(report / "figures", folder / "figures", ignore=shutil.ignore_patterns("frames.png"))
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} does not exist", "Run `dvc repro` first.") from None
     return sorted(path for path in target.rglob("*") if path.is_file())
-
-
-def _write_predictions(path: Path, table: pd.DataFrame) -> None:
-    """Values to four digits and no time in the file: the same predictions give the same bytes."""
-    rows = table.drop(columns=["task"]).sort_values(["arm", "method", "arm_seed", "repeat", "sample_id"])
-    text = rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
-
-
-def made(command: str, stages: pd.DataFrame) -> dict[str, str]:
-    """The lines of the README about `stages`, one row per stage: started (text), minutes, revision."""
-    days = sorted({str(start)[:10] for start in stages["started"]})
-    revisions = list(dict.fromkeys(stages["revision"]))
-    return {
-        "Command": f"`{command}`",
-        "Date": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])) or "unknown",
-        "Revision": ", ".join(revisions) or "unknown",
-        "Machine": machine(),
-        "Minutes": f"{stages['minutes'].sum():.0f}",
-    }

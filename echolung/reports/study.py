@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from echolung.data.clips import ClipStore
 from echolung.data.manifest import read_manifest
 from echolung.embedding.features import Features
+from echolung.kinds.task import Task
 from echolung.models.weights import read_record
 
 PHANTOM_LICENSE = "synthetic"
 """How the licence of a drawn video begins."""
 
 
-def commands(origin: Mapping[str, str]) -> list[tuple[str, str]]:
-    """How to make the page again, with the code of this `provenance`: (command, comment)."""
-    revision, _, changed = origin.get("git_revision", "<revision>").partition("+")
-    return [
-        ("git clone <this repository> echolung && cd echolung", ""),
-        (f"git checkout {revision[:10]}", "there were uncommitted changes, which this revision lacks" * bool(changed)),
-        ("make setup && source .venv/bin/activate", "the pinned packages"),
-        ("cp <the params.yaml beside this page> .", ""),
-        ("dvc repro", ""),
-        ("echolung ui", "its runs, in MLflow"),
-    ]
-
-
 def facts(parameters: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, str]:
     """Parameters, code and machine in a few lines; all parameters are in params.yaml."""
+    import torch
+
     split, pretrain = parameters["split"], parameters["pretrain"]
-    used = list(dict.fromkeys(encoder["objective"] for encoder in pretrain["encoders"].values()))
-    objectives = {name: _short(pretrain["objectives"].get(name, {})) for name in used}
     methods = dict.fromkeys(method for arm in parameters["arms"].values() for method in arm["method"])
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "scikit-learn", "mlflow"))
     return {
+        "Date": datetime.date.today().isoformat(),
         "Code": f"echolung {origin['echolung_version']}, git {origin.get('git_revision', 'unknown')}",
-        "Pretraining": _short(pretrain["training"]) if used else "none",
-        **{f"Objective {name}": text or "defaults" for name, text in objectives.items()},
+        "Pretraining": _short(pretrain["training"]) if pretrain["encoders"] else "none",
         "Methods": ", ".join(methods),
         "Cross-validation": f"{split['outer']} outer × {split['inner']} inner folds grouped by patient,"
         f" {split['repeats']} repeat(s)",
-        "Machine": machine(),
+        "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}",
         "Software": f"Python {platform.python_version()}, {packages}",
     }
 
@@ -57,12 +50,30 @@ def _short(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain.items())
 
 
-def machine() -> str:
-    """This machine in a few words."""
-    import torch
+@dataclass(frozen=True)
+class Sample:
+    """A few frames of one video, uint8 (n, H, W), and what it shows."""
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}"
+    caption: str
+    frames: np.ndarray
+
+
+def samples(
+    tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], shown: Collection[str], ingest: Path, frames: int = 6
+) -> list[Sample]:
+    """The first scored video of each stratum (class) of the tasks whose source is among `shown`, evenly spaced frames.
+
+    `ingest` is the folder of the sources' clip stores.
+    """
+    found = []
+    for name in [name for name, task in tasks.items() if task.source in shown]:
+        store = ClipStore.open(ingest / tasks[name].source / "clips")
+        rows = folds[name][folds[name]["fold"] >= 0].sort_values(["stratum", "sample_id"]).drop_duplicates("stratum")
+        for sample_id, label in rows[["sample_id", "label"]].itertuples(index=False, name=None):
+            video = store.frames(sample_id)
+            places = np.linspace(0, len(video) - 1, frames).round().astype(int)
+            found.append(Sample(f"{label} · {sample_id}", np.asarray(video[places])))
+    return found
 
 
 def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
@@ -76,18 +87,10 @@ def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
                 "videos": len(manifest),
                 "patients": manifest["patient_id"].nunique(),
                 "frames": int(manifest["frames"].sum()),
-                "frames per second": _span(manifest["fps"]),
-                "pixels wide": _span(manifest["width"]),
-                "codecs": ", ".join(sorted(manifest["codec"].dropna().unique())),
                 "drawn": bool(manifest["license"].str.startswith(PHANTOM_LICENSE).fillna(False).all()),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _span(values: pd.Series) -> str:
-    low, high = f"{values.min():g}", f"{values.max():g}"
-    return low if low == high else f"{low} to {high}"
 
 
 def encoders(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
@@ -128,10 +131,8 @@ def effective_ranks(features: Iterable[Path]) -> pd.DataFrame:
         record = Features.open(folder).record
         source, arm = folder.parent.parent.name, folder.parent.name
         most = min(record.shape[0], record.shape[3])
-        rows.append({"source": source, "arm": arm, "rank": record.effective_rank, "most": most})
+        rows.append([source, arm, record.effective_rank, most])
     named = {"seeds": ("rank", "size"), "mean": ("rank", "mean"), "low": ("rank", "min"), "high": ("rank", "max")}
     columns = ["source", "arm", *named, "most"]
-    if not rows:
-        return pd.DataFrame(columns=columns)
-    grouped = pd.DataFrame(rows).groupby(["source", "arm"], sort=False)
+    grouped = pd.DataFrame(rows, columns=["source", "arm", "rank", "most"]).groupby(["source", "arm"], sort=False)
     return grouped.agg(**named, most=("most", "first")).reset_index()[columns]

@@ -30,7 +30,6 @@ class Row:
     label: str
     method: str
     cells: list[str]
-    difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,13 @@ class TaskTable:
     heads: list[str]
     rows: list[Row]
     notes: list[str]
+
+    def grid(self) -> dict[str, list[Any]]:
+        """`heads` and `rows` as lists of cells."""
+        return {
+            "heads": ["", "method", *self.heads],
+            "rows": [[row.label, row.method, *row.cells] for row in self.rows],
+        }
 
 
 def by_kind(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
@@ -105,7 +111,7 @@ def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str]) -> list[Row]:
             if by_metric[metric]["test"]:
                 cells[place] += f", {chance(by_metric[metric])}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
-        rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells, difference=True))
+        rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells))
     return rows
 
 
@@ -143,10 +149,8 @@ def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
 
 def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 100) -> str:
     """The comparison for a terminal: a line of answer per task, one table, and how to read it."""
-    same: dict[str, list[str]] = {}
-    for task, answer in answers(comparison, tasks, numbers=False).items():
-        same.setdefault(answer.text, []).append(task)
-    lines = [line for text, names in same.items() for line in _wrapped(f"{', '.join(names)}: {text}", width, "    ")]
+    found = answers(comparison, tasks)
+    lines = [line for task, answer in found.items() for line in _wrapped(f"{task}: {answer}", width, "    ")]
     rows = [row for kind, names in by_kind(tasks).items() for row in _of_kind(comparison, KINDS[kind], names)]
     sizes = [max(len(row[place]) for row in rows if len(row) > 1) for place in range(len(rows[0]))]
     sizes[0] = min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes[1:]))
@@ -187,13 +191,12 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str]) -> list[l
 
 
 def table_markdown(comparison: Comparison, tasks: Mapping[str, Task]) -> str:
-    """The tables as Markdown."""
-    lines = []
+    """The answers and tables as Markdown."""
+    lines = [*(f"- {task}: {answer}" for task, answer in answers(comparison, tasks).items()), ""]
     for table in [*task_tables(comparison, tasks), *task_tables(comparison, tasks, "pairs")]:
         lines += [f"**{table.task}** ({table.basis})", ""]
-        lines += ["| | method | " + " | ".join(table.heads) + " |", "|---|---|" + "---|" * len(table.heads)]
-        for row in table.rows:
-            label = f"*{row.label}*" if row.difference else row.label
-            lines.append(f"| {label} | {row.method} | " + " | ".join(row.cells) + " |")
+        grid = table.grid()
+        cells = [grid["heads"], ["---"] * len(grid["heads"]), *grid["rows"]]
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
         lines += ["", *table.notes, ""]
     return "\n".join([*lines, READING, ""])

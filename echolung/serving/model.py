@@ -35,10 +35,8 @@ from echolung.kinds.task import Task
 from echolung.methods.method import Method
 from echolung.methods.methods import METHODS
 from echolung.methods.novelty import Novelty, NoveltyRecord, describe
+from echolung.models import weights
 from echolung.models.encoder import Encoder
-from echolung.models.weights import RECORD as ENCODER_RECORD
-from echolung.models.weights import WEIGHTS as ENCODER_WEIGHTS
-from echolung.models.weights import load_encoder
 
 RECORD = "model.json"
 REMEDY = "Promote a model again: `echolung promote TASK`."
@@ -72,7 +70,7 @@ def write_model(
 ) -> ModelRecord:
     """Write a model folder. `encoder`: the folder of the encoder whose tokens the method reads."""
     (directory / "method").mkdir(parents=True)
-    for name in (ENCODER_WEIGHTS, ENCODER_RECORD) if encoder else ():
+    for name in (weights.WEIGHTS, weights.RECORD) if encoder else ():
         shutil.copyfile(Path(str(encoder)) / name, directory / name)
     method.save(directory / "method")
     novelty.save(directory)
@@ -100,14 +98,14 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Decoded files, as a method sees them."""
+class Decoded:
+    """A decoded file, as a method sees it."""
 
-    paths: list[Path]
-    ids: list[str]
+    name: str
+    """The path, and the recording's `sample_id`."""
     recordings: Recordings
-    damage: list[str]
-    """What is wrong with each file; "" if nothing."""
+    damage: str
+    """What is wrong with the file; "" if nothing."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class Model:
             raise CheckpointError(f"{directory} needs the {missing}, which this EchoLung does not have", REMEDY)
         encoder = None
         if method.reads_tokens:
-            encoder = load_encoder(directory)[0].to("cuda" if torch.cuda.is_available() else "cpu")
+            encoder = weights.load_encoder(directory)[0].to("cuda" if torch.cuda.is_available() else "cpu")
         task = kind.Settings.parse(record.task, str(directory / RECORD))
         novelty = Novelty.load(directory, record.novelty)
         return cls(record, task, method.load(directory / "method"), novelty, encoder)
@@ -151,46 +149,45 @@ class Model:
         training recordings than the threshold), distance, threshold, false_alarm_rate (as measured at promotion),
         damage. Raises VideoError naming the file if nothing can be decoded; DependencyError without FFmpeg.
         """
-        files, tables = [Path(path) for path in paths], []
-        step = max(1, CLIPS // self.record.views)
-        for start in range(0, len(files), step):
-            tables.append(self.answer(self.read(files[start : start + step])))
-            on_progress(min(start + step, len(files)), len(files))
+        tables = []
+        for done, path in enumerate(paths, start=1):
+            tables.append(self.answer(self.read(Path(path))))
+            on_progress(done, len(paths))
         return pd.concat(tables, ignore_index=True)
 
-    def read(self, paths: Sequence[Path]) -> Batch:
-        """Decode a few files, and encode their views together."""
-        videos = [self._decoded(path) for path in paths]
-        ids = [str(place) for place in range(len(paths))]
-        facts = [
-            {"sample_id": name, "source": "", "path": str(path), "frames": len(video.frames), "fps": video.fps,
-             "frames_declared": video.frames_declared, "height": video.height, "width": video.width,
-             "pixel_aspect": video.pixel_aspect, "codec": video.codec}
-            for name, path, video in zip(ids, paths, videos, strict=True)
-        ]  # fmt: skip
-        clips = HeldClips({name: (video.frames, video.fps) for name, video in zip(ids, videos, strict=True)})
-        part = Part(pd.DataFrame(facts), clips, self._features(ids, clips) if self.encoder else None)
-        return Batch(list(paths), ids, Recordings([part]), [video.damage for video in videos])
+    def read(self, path: Path) -> Decoded:
+        """Decode a file, and encode its views."""
+        video, name = decode(path, self.record.frame_size), str(path)
+        if len(video.frames) < 2:
+            raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
+        facts = {
+            "sample_id": name, "source": "", "path": name, "frames": len(video.frames), "fps": video.fps,
+            "frames_declared": video.frames_declared, "height": video.height, "width": video.width,
+            "pixel_aspect": video.pixel_aspect, "codec": video.codec,
+        }  # fmt: skip
+        features = self._features(name, video) if self.encoder else None
+        part = Part(pd.DataFrame([facts]), HeldClips({name: (video.frames, video.fps)}), features)
+        return Decoded(name, Recordings([part]), video.damage)
 
-    def answer(self, batch: Batch) -> pd.DataFrame:
-        """The rows of `predict`."""
-        table = self.kind.answer(self.task, self.method.predict(batch.recordings, batch.ids))
-        distance = self.novelty.distances(describe(batch.recordings, batch.ids))
+    def answer(self, one: Decoded) -> pd.DataFrame:
+        """The row of `predict`."""
+        table = self.kind.answer(self.task, self.method.predict(one.recordings, [one.name]))
+        distance = self.novelty.distances(describe(one.recordings, [one.name]))
         known = self.record.novelty
         outside = ~(distance <= known.threshold)  # true for NaN
         first = table.columns[0]
         table[first] = table[first].astype(object).where(~outside, None)
-        table.insert(0, "video", [str(path) for path in batch.paths])
+        table.insert(0, "video", one.name)
         table["outside"], table["distance"], table["threshold"] = outside, distance, known.threshold
-        table["false_alarm_rate"], table["damage"] = known.measured, batch.damage
+        table["false_alarm_rate"], table["damage"] = known.measured, one.damage
         return table
 
-    def clips(self, batch: Batch, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def clips(self, one: Decoded) -> tuple[np.ndarray, np.ndarray]:
         """The views of a file uint8 (V, T, S, S), and when each frame is shown, in seconds (V, T).
 
         All frames as one view if there is no encoder.
         """
-        frames, fps = batch.recordings.frames(name), batch.recordings.fps(name)
+        frames, fps = one.recordings.frames(one.name), one.recordings.fps(one.name)
         if self.encoder is None:
             return frames[None], np.arange(len(frames))[None] / fps
         settings = self.encoder.settings
@@ -198,21 +195,14 @@ class Model:
         seconds = np.minimum(starts[:, None] + np.arange(settings.frames) / settings.clip_fps, (len(frames) - 1) / fps)
         return evaluation_clips(frames, fps, settings, self.record.views), seconds
 
-    def _decoded(self, path: Path) -> Video:
-        video = decode(path, self.record.frame_size)
-        if len(video.frames) < 2:
-            raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
-        return video
-
-    def _features(self, ids: list[str], clips: HeldClips) -> Features:
+    def _features(self, name: str, video: Video) -> Features:
         """The tokens of every view, as a feature store holds them."""
         assert self.encoder is not None
-        views, settings = self.record.views, self.encoder.settings
-        flat = np.concatenate([evaluation_clips(clips.frames(name), clips.fps(name), settings, views) for name in ids])
-        parts = [encode_clips(self.encoder, flat[at : at + CLIPS]).numpy() for at in range(0, len(flat), CLIPS)]
-        tokens = np.concatenate(parts).reshape(len(ids), views, self.encoder.tokens, self.encoder.width)
+        views = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
+        parts = [encode_clips(self.encoder, views[at : at + CLIPS]).numpy() for at in range(0, len(views), CLIPS)]
+        tokens = np.concatenate(parts)[None]
         record = FeaturesRecord(
             key="", arm=self.record.arm, seed=self.record.arm_seed, encoder_sha256="", shape=tokens.shape,
             grid=self.encoder.grid, effective_rank=0.0, seen_in_pretraining=[],
         )  # fmt: skip
-        return Features(record, pd.DataFrame({"sample_id": ids}), tokens)
+        return Features(record, pd.DataFrame({"sample_id": [name]}), tokens)

@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from echolung.core.errors import EcholungError, RequestError, VideoError
 from echolung.serving.model import Model
-from echolung.serving.request import Limits, answer
+from echolung.serving.request import answer
 
 
 class Refused(MlflowException):
@@ -31,8 +31,8 @@ class Refused(MlflowException):
 
 
 class VideoModel(mlflow.pyfunc.PythonModel):
-    """Takes a table with `video` (a path) or `content` (a video file's bytes as base64) in each row, and answers like
-    `Model.predict`. What a server may read: `echolung.serving.request`. Research use only; not a medical device.
+    """Takes a table with `content` (a video file's bytes as base64) or, unless served, `video` (a path) in each row,
+    and answers like `Model.predict`. For research use only; not a medical device.
     """
 
     def load_context(self, context: Any) -> None:
@@ -40,9 +40,8 @@ class VideoModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row per row of `model_input`; raises Refused if one cannot be answered."""
-        serving = bool(_MLFLOW_IS_IN_SERVING_ENVIRONMENT.get())
         try:
-            return answer(self.model, model_input, Limits.of_environment(serving))
+            return answer(self.model, model_input, paths=not _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get())
         except (RequestError, VideoError) as error:
             raise Refused(str(error), BAD_REQUEST) from error
         except EcholungError as error:

@@ -6,20 +6,21 @@ That page lists metrics by name in a short box: few have plain names, so that it
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
 from echolung.evaluation.comparison import Comparison
-from echolung.tracking.experiments import ArmResult, Dataset
+from echolung.tracking.experiments import ArmResult
 
 INITS = {"reference": "random", "control": "control", "baseline": "baseline", "candidate": "pretrained"}
 """A run's tag `init`, by the arm's role."""
 
 
-def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *datasets: Dataset) -> list[ArmResult]:
+def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str) -> list[ArmResult]:
     """One result per arm of `task`, candidates first.
 
-    `encoders` has one row per encoder, with the column `arm`; its other columns become parameters.
+    `encoders` has one row per arm with an encoder; its other columns become parameters.
 
     Metrics of the primary method that are compared in pairs have plain names (`auroc`, with `_low` and `_high`), its
     others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`
@@ -30,65 +31,53 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, *data
     for arm in [arm for arm in comparison.order if arm in set(mine.arms["arm"])]:
         rows = mine.arms[mine.arms["arm"] == arm]
         first = rows[rows["primary"]].iloc[0]
-        made = encoders[encoders["arm"] == arm] if len(encoders) else encoders
-        sizes = {size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")}
+        encoder = encoders[encoders["arm"] == arm].drop(columns="arm").to_dict("records")
         verdicts = mine.verdicts[mine.verdicts["arm"] == arm].to_dict("records")
         results.append(
             ArmResult(
                 task=task,
                 arm=arm,
                 init=INITS[first["role"]],
-                data_digest=datasets[0].digest if datasets else "",
+                data_digest=data_digest,
                 parameters={
                     "method": first["method"],
                     "unit": first["unit"],
-                    **sizes,
-                    **{column: _joined(made[column]) for column in made.columns.drop("arm", errors="ignore")},
+                    **{size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")},
+                    **{str(name): value for row in encoder for name, value in row.items()},
                 },
-                metrics={**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])},
+                metrics=_known({**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])}),
                 folds=_folds(mine.folds, arm, first["method"], paired),
-                datasets=datasets,
                 tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
             )
         )
     return results
 
 
-def _scores(rows: pd.DataFrame, paired: set[str]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+def _scores(rows: pd.DataFrame, paired: set[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
     for row in rows.to_dict("records"):
         prefix = "" if row["metric"] in paired else "more/"
         name = f"{prefix if row['primary'] else row['method'] + '/'}{row['metric']}"
-        found |= _interval(name, row["estimate"], row["low"], row["high"])
+        found |= {name: row["estimate"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
     return found
 
 
-def _differences(pairs: pd.DataFrame, arm: str, method: str) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+def _differences(pairs: pd.DataFrame, arm: str, method: str) -> dict[str, float]:
+    found: dict[str, float] = {}
     for row in pairs[(pairs["arm"] == arm) & (pairs["method"] == method)].to_dict("records"):
         name = f"minus_{row['reference']}/{row['metric']}"
-        found |= _interval(name, row["difference"], row["low"], row["high"])
-        found[f"{name}_p_uncorrected"] = _number(row["p_value"])
-        found[f"{name}_p_holm"] = _number(row["p_holm"])
-    return {name: value for name, value in found.items() if value is not None}
+        found |= {name: row["difference"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
+        found |= {f"{name}_p_uncorrected": row["p_value"], f"{name}_p_holm": row["p_holm"]}
+    return found
 
 
-def _interval(name: str, estimate: float, low: float, high: float) -> dict[str, float | None]:
-    return {name: _number(estimate), f"{name}_low": _number(low), f"{name}_high": _number(high)}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list[dict[str, float | None]]:
+def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list[dict[str, float]]:
     """Metrics of each outer fold, in the order of the comparison's steps."""
     mine = folds[(folds["arm"] == arm) & (folds["method"] == method) & folds["metric"].isin(paired)]
     return [
-        {row["metric"]: _number(row["value"]) for row in of_step.to_dict("records")}
-        for _, of_step in mine.groupby("step", sort=True)
+        _known(dict(zip(rows["metric"], rows["value"], strict=True))) for _, rows in mine.groupby("step", sort=True)
     ]
 
 
-def _joined(values: pd.Series) -> str:
-    return ", ".join(str(value) for value in values.drop_duplicates())
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if not math.isnan(value)}

@@ -12,17 +12,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from echolung.core.runtime import digest
 from echolung.tracking.provenance import gone, process, provenance
 from echolung.tracking.run import Run
-from echolung.tracking.store import Store, reported
+from echolung.tracking.store import Store
 
 NOTES = {
     "": "One run per task and arm. Tick a pretrained and a random one and press **Compare**, or open the chart view. "
@@ -41,8 +38,8 @@ def _experiment(store: Store, study: str, kind: str = "") -> str:
     """The experiment's id; created if missing, restored if someone deleted it in the browser."""
     from mlflow.exceptions import MlflowException
 
-    name, client = _name(study, kind), store.client()
-    with reported(store):
+    name = _name(study, kind)
+    with store.connected() as client:
         if client.get_experiment_by_name(name) is None:
             location = f"{store.artifacts}/{name}" if store.artifacts else None
             try:
@@ -58,26 +55,28 @@ def _experiment(store: Store, study: str, kind: str = "") -> str:
 
 def _find(store: Store, experiment: str, **tags: str) -> list[Any]:
     condition = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
-    with reported(store):
-        return list(store.client().search_runs([experiment], condition, max_results=1000))
+    with store.connected() as client:
+        return list(client.search_runs([experiment], condition, max_results=1000))
 
 
 def close_abandoned(store: Store, study: str) -> None:
     """End as KILLED every run of the study whose process has ended without closing it."""
-    for kind in NOTES:
-        with reported(store):
-            found, client = store.client().get_experiment_by_name(_name(study, kind)), store.client()
-            running = client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'") if found else []
-        for run in running:
-            if gone(run.data.tags.get("process", "")):
-                Run(store, run.info.run_id).close("KILLED")
+    with store.connected() as client:
+        found = [client.get_experiment_by_name(_name(study, kind)) for kind in NOTES]
+        ids = [experiment.experiment_id for experiment in found if experiment]
+        running = client.search_runs(ids, "attributes.status = 'RUNNING'") if ids else []
+    for run in running:
+        if gone(run.data.tags.get("process", "")):
+            Run(store, run.info.run_id).close("KILLED")
 
 
 def _create(store: Store, experiment: str, name: str, tags: Mapping[str, Any]) -> Run:
-    everything = {**provenance(store.root), "process": process(), **tags}
+    from mlflow.tracking.context.registry import resolve_tags
+
+    everything = {**resolve_tags(), **provenance(store.root), "process": process(), **tags}
     texts = {key: str(value) for key, value in everything.items()}
-    with reported(store):
-        return Run(store, store.client().create_run(experiment, run_name=name, tags=texts).info.run_id)
+    with store.connected() as client:
+        return Run(store, client.create_run(experiment, run_name=name, tags=texts).info.run_id)
 
 
 @contextlib.contextmanager
@@ -90,7 +89,7 @@ def _closing(run: Run) -> Iterator[Run]:
             run.close("KILLED")
             raise
         except BaseException as error:
-            run.tags({"error": f"{type(error).__name__}: {error}"[:5000]})
+            run.tag("error", f"{type(error).__name__}: {error}"[:5000])
             run.close("FAILED")
             raise
         run.close()
@@ -99,12 +98,11 @@ def _closing(run: Run) -> Iterator[Run]:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Make SIGTERM and SIGHUP unwind the stack as Ctrl-C does, unless they have a handler already."""
-    stopping: list[int] = []
 
     def stop(number: int, frame: object) -> None:
-        if not stopping:  # a second signal must not interrupt the cleaning up
-            stopping.append(number)
-            raise KeyboardInterrupt  # Ray passes it on unchanged, unlike SystemExit
+        for one in ours:
+            signal.signal(one, signal.SIG_IGN)  # a second signal must not interrupt the cleaning up
+        raise KeyboardInterrupt  # Ray passes it on unchanged, unlike SystemExit
 
     here = threading.current_thread() is threading.main_thread()
     ours = [one for one in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(one) == signal.SIG_DFL]
@@ -141,8 +139,7 @@ def trial_run(
     found = _find(store, experiment, fingerprint=fingerprint)
     if found:
         run = Run(store, found[0].info.run_id)
-        with reported(store):
-            client = store.client()
+        with store.connected() as client:
             client.set_tag(run.id, "process", process())  # first, or `close_abandoned` would close it
             client.update_run(run.id, status="RUNNING")
     else:
@@ -155,17 +152,6 @@ def trial_run(
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A table that an arm's run read. `context`: training or evaluation."""
-
-    frame: pd.DataFrame
-    source: Path
-    name: str
-    digest: str
-    context: str
-
-
-@dataclass(frozen=True)
 class ArmResult:
     """The comparison's results of one arm on one task."""
 
@@ -174,12 +160,12 @@ class ArmResult:
     init: str
     """`pretrained`, `random`, `control` or `baseline`."""
     data_digest: str
+    """Of the task's split."""
     parameters: Mapping[str, Any]
     metrics: Mapping[str, float | None]
     """`balanced_accuracy`, `balanced_accuracy_low`, `balanced_accuracy_high` and so on."""
-    folds: Sequence[Mapping[str, float | None]] = ()
+    folds: Sequence[Mapping[str, float | None]]
     """Metrics of each outer fold, in the order repeat x fold: logged as `fold/<metric>`, a step each."""
-    datasets: Sequence[Dataset] = ()
     tags: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -190,58 +176,23 @@ def arm_run(store: Store, study: str, result: ArmResult) -> Run:
     """
     experiment = _experiment(store, study)
     own = {"study": study, "task": result.task, "arm": result.arm}
-    content = [result.init, result.data_digest, result.parameters, result.metrics, list(result.folds)]
-    fingerprint = digest([study, result.task, result.arm, *content])
-    runs = _find(store, experiment, **own)
-    same = [
-        old for old in runs
-        if (old.data.tags.get("fingerprint"), old.info.status) == (fingerprint, "FINISHED")
-        and "incomplete" not in old.data.tags
-    ]  # fmt: skip
+    content = [own, result.init, result.data_digest, result.parameters, result.metrics, result.folds]
+    runs, fingerprint = _find(store, experiment, **own), digest(content)
+    same = [run for run in runs if run.data.tags.get("fingerprint") == fingerprint and run.info.status == "FINISHED"]
+    same = [run for run in same if "incomplete" not in run.data.tags]
     if same:
         current = Run(store, same[0].info.run_id)
     else:
-        labels = {**result.tags, **own, "init": result.init, "data_digest": result.data_digest}
+        tags = {**result.tags, **own, "init": result.init, "data_digest": result.data_digest}
         label = result.init if result.init == result.arm else f"{result.init} ({result.arm})"
-        current = _create(store, experiment, f"{label} - {result.task}", {**labels, "fingerprint": fingerprint})
-        with _closing(current):
+        made = _create(store, experiment, f"{label} - {result.task}", {**tags, "fingerprint": fingerprint})
+        with _closing(made) as current:
             current.parameters({"task": result.task, "arm": result.arm, "init": result.init, **result.parameters})
             current.metrics(result.metrics)
             folds = [{f"fold/{name}": value for name, value in fold.items()} for fold in result.folds]
             current.series(list(enumerate(folds)))
-            for data in result.datasets:
-                current.dataset(data.frame, data.source, data.name, data.digest, data.context)
     for old in runs:
         if old.info.run_id != current.id and old.data.tags.get("current") == "true":
-            Run(store, old.info.run_id).tags({"current": "false"})
-    current.tags({"current": "true"})
+            Run(store, old.info.run_id).tag("current", "false")
+    current.tag("current", "true")
     return current
-
-
-def stage_times(store: Store, study: str, stages: Iterable[str]) -> pd.DataFrame:
-    """When each of `stages` (`Settings.stages`) last finished, in the order they began; one that never did has no row.
-
-    Columns: stage, started (UTC), minutes (with the interrupted runs that it resumed), runs, revision (of the code).
-    """
-    runs = _find(store, _experiment(store, study, "stages"), study=study)
-    last: dict[str, list[Any]] = {}
-    for name in stages:
-        legs: list[Any] = []
-        for run in sorted((run for run in runs if run.info.run_name == name), key=lambda run: run.info.start_time):
-            legs.append(run)
-            if run.info.status == "FINISHED":
-                last[name], legs = legs, []
-    rows = []
-    for name, legs in sorted(last.items(), key=lambda item: item[1][0].info.start_time):
-        starts = [leg.info.start_time for leg in legs]
-        # A killed run ends, at the latest, when the next begins.
-        ends = [min(leg.info.end_time or after, after) for leg, after in zip(legs, [*starts[1:], 1 << 62], strict=True)]
-        revisions = dict.fromkeys(_short(leg.data.tags.get("git_revision", "unknown")) for leg in legs)
-        started = pd.Timestamp(starts[0], unit="ms").strftime("%Y-%m-%d %H:%M")
-        rows.append((name, started, (sum(ends) - sum(starts)) / 60_000, len(legs), ", ".join(revisions)))
-    return pd.DataFrame(rows, columns=["stage", "started", "minutes", "runs", "revision"])
-
-
-def _short(revision: str) -> str:
-    digits, changed, _ = revision.partition("+")
-    return digits[:10] + ("+changed" if changed else "")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -18,26 +16,18 @@ WRITTEN = ("params.yaml", "dvc.lock", "README.md", "reports")
 
 
 def provenance(root: Path) -> dict[str, str]:
-    """Tags that say where this process's results come from: git revision, DVC stage and experiment, version, command.
+    """Tags that say where this process's results come from: version, git revision, DVC stage and experiment.
 
     `git_revision` ends in "+changed" if tracked files differ from it.
     """
-    tags = {
-        "mlflow.user": _user(),
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "echolung_version": echolung.__version__,
-    }
+    tags = {"echolung_version": echolung.__version__}
     revision = _git(root, "rev-parse", "HEAD")
     if revision:
         kept = (f":(exclude){path}" for path in WRITTEN)
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *kept)
-        tags["mlflow.source.git.commit"] = revision
         tags["git_revision"] = revision + ("+changed" if changed else "")
-    for tag, variable in (("dvc_stage", "DVC_STAGE"), ("dvc_experiment", "DVC_EXP_NAME")):
-        if os.environ.get(variable):
-            tags[tag] = os.environ[variable]
-    return tags
+    variables = {"dvc_stage": "DVC_STAGE", "dvc_experiment": "DVC_EXP_NAME"}
+    return tags | {tag: os.environ[variable] for tag, variable in variables.items() if os.environ.get(variable)}
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -46,13 +36,6 @@ def _git(root: Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return str(os.getuid())
 
 
 def process() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.core.errors import TrackingError
-from echolung.tracking.store import Store, reported
+from echolung.tracking.store import Store
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,8 @@ class Run:
     id: str
     lost: list[str] = field(default_factory=list, compare=False)
     """Why something could not be written; nothing else is tried afterwards, since each try may take seconds."""
+    last: list[int] = field(default_factory=list, compare=False)
+    """The last step that the store had when `live` was first called."""
 
     def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
         """Log numbers at one step; None is left out."""
@@ -37,36 +38,18 @@ class Run:
         """Log parameters; nested sections become dotted names."""
         from mlflow.entities import Param
 
-        flat = pd.json_normalize(dict(values), sep=".").to_dict("records")
-        params = [Param(str(name), str(value)) for name, value in flat[0].items()] if flat else []
+        flat = pd.json_normalize(dict(values), sep=".")
+        params = [Param(str(name), str(value)) for row in flat.to_dict("records") for name, value in row.items()]
         self._write(lambda client: client.log_batch(self.id, params=params))
 
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Set or replace tags."""
-        from mlflow.entities import RunTag
-
-        tags = [RunTag(name, str(value)) for name, value in values.items()]
-        self._write(lambda client: client.log_batch(self.id, tags=tags))
+    def tag(self, name: str, value: str) -> None:
+        """Set or replace a tag."""
+        self._write(lambda client: client.set_tag(self.id, name, value))
 
     def attach(self, path: Path, folder: str = "") -> None:
         """Keep a file, or a folder with everything in it, as artifacts; the same name again replaces it."""
         call = "log_artifacts" if path.is_dir() else "log_artifact"
         self._write(lambda client: getattr(client, call)(self.id, str(path), folder or None))
-
-    def dataset(self, frame: pd.DataFrame, source: Path, name: str, digest: str, context: str) -> None:
-        """Record a table that the run read: its file, digest, columns and size. `context`: evaluation, for example."""
-
-        def write(client: Any) -> None:
-            import mlflow.data
-            from mlflow.entities import DatasetInput, InputTag
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about integer columns
-                data = mlflow.data.from_pandas(frame, source=str(source), name=name, digest=digest[:36])
-            item = DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
-            client.log_inputs(self.id, datasets=[item])
-
-        self._write(write)
 
     def replay(self, history: pd.DataFrame) -> None:
         """Log the points of a training history (`step`, and a column per metric) that the store does not have."""
@@ -80,15 +63,25 @@ class Run:
 
         self._write(write)
 
-    def logger(self) -> MetricsLogger:
-        """A callable(step, metrics) for a training loop in any process."""
-        return MetricsLogger(self.store, self.id)
+    def live(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Log numbers from a training loop in any process, without waiting; `replay` adds what gets lost.
+
+        Steps that the store has are skipped: a loop that resumes from a checkpoint repeats some.
+        """
+
+        def write(client: Any) -> None:
+            if not self.last:
+                history = client.get_metric_history(self.id, next(iter(values)))
+                self.last.append(max((point.step for point in history), default=-1))
+            if step > self.last[0]:
+                client.log_batch(self.id, metrics=_metrics([(step, values)]), synchronous=False)
+
+        self._write(write)
 
     def close(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED; tag it `incomplete` if something was lost."""
         try:
-            with reported(self.store):
-                client = self.store.client()
+            with self.store.connected() as client:
                 if self.lost:
                     client.set_tag(self.id, "incomplete", self.lost[0])
                 client.set_terminated(self.id, status)
@@ -100,37 +93,11 @@ class Run:
         if self.lost:
             return
         try:
-            with reported(self.store):
-                write(self.store.client())
+            with self.store.connected() as client:
+                write(client)
         except TrackingError as error:
             self.lost.append(error.problem)
             _warn(error, "The work continues; its record in MLflow stays incomplete.")
-
-
-@dataclass
-class MetricsLogger:
-    """Callable(step, metrics) that never waits for the store; picklable.
-
-    Steps up to the last one in the store are skipped: a loop that resumes from a checkpoint repeats some. Points that
-    get lost are still in the run's history file, see `Run.replay`.
-    """
-
-    store: Store
-    run_id: str
-    last: int | None = None
-
-    def __call__(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        try:
-            with reported(self.store):
-                client = self.store.client()
-                if self.last is None:
-                    self.last = -1  # tried once: a dead server costs seconds
-                    history = client.get_metric_history(self.run_id, next(iter(metrics)))
-                    self.last = max((point.step for point in history), default=-1)
-                if step > self.last:
-                    client.log_batch(self.run_id, metrics=_metrics([(step, metrics)]), synchronous=False)
-        except TrackingError as error:
-            _warn(error, "The training continues; its metrics are written when it ends.")
 
 
 def _warn(error: TrackingError, meaning: str) -> None:

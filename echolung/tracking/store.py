@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
 import os
 import re
@@ -47,10 +46,18 @@ class Store:
 
     def client(self) -> Any:
         """MLflow's client for this store."""
-        _configure()
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is raised as well
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[Any]:
+        """The client; whatever it, the database or the server raise in the block becomes a TrackingError."""
+        with _reported(self):
+            yield self.client()
 
 
 def where(root: Path, settings: TrackingSettings | None = None) -> str:
@@ -73,59 +80,26 @@ def store(root: Path, settings: TrackingSettings | None = None) -> Store:
     home = workspace(root) / "mlruns"
     uri = where(root, settings)
     remote = uri.startswith(("http://", "https://"))
-    opened = Store(uri, "" if remote else str(home / "artifacts"), root.absolute())
-    _configure()
-    with reported(opened):
+    opened, database = Store(uri, "" if remote else str(home / "artifacts"), root.absolute()), home / "mlflow.db"
+    with _reported(opened):
         home.mkdir(parents=True, exist_ok=True)
-        if uri.startswith(SQLITE):
-            _check_sqlite(Path(uri.removeprefix(SQLITE)))
-            if uri == f"{SQLITE}{home}/mlflow.db":
-                require_here(home)
-        _quieten_mlflow()
+        if (path := Path(uri.removeprefix(SQLITE))).is_file():
+            # MLflow would try a locked database, or a file that is none, for two minutes.
+            with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+                connection.execute("SELECT name FROM sqlite_master")
         # Processes that open an uninitialised database together crash in its migration: one of them makes it.
         with exclusive(home / ".initialise.lock", "making the tracking database", patience=120):
             opened.client().search_experiments(max_results=1)
-            if uri == f"{SQLITE}{home}/mlflow.db":
-                share(home / "mlflow.db")  # SQLite makes it writable by its owner alone
+            if uri == f"{SQLITE}{database}":
+                share(database)  # SQLite makes it writable by its owner alone
+                require_here(home)
     return opened
 
 
-def _configure() -> None:
-    """MLflow reads these in every process that imports it."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
-def _check_sqlite(path: Path) -> None:
-    """Reject what MLflow would retry for two minutes: a file that is not a database, or of another MLflow version."""
-    if not path.is_file() or path.stat().st_size == 0:
-        return
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if "alembic_version" not in tables:
-            return
-        versions = [version for (version,) in connection.execute("SELECT version_num FROM alembic_version")]
-    if versions and versions != [_get_latest_schema_revision()]:
-        version = importlib.metadata.version("mlflow")
-        raise TrackingError(
-            f"the tracking database {path} has the schema of another MLflow than the installed {version}",
-            f"Back it up and run `mlflow db upgrade {SQLITE}{path}`, or move it away to start a new history.",
-        )
-
-
-def _quieten_mlflow() -> None:
-    import mlflow  # noqa: F401  (its import configures its loggers)
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints tracebacks of what `reported` raises
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
 @contextlib.contextmanager
-def reported(store: Store) -> Iterator[None]:
-    """Turn whatever MLflow, its database or its server raise inside the block into a TrackingError with the remedy."""
+def _reported(store: Store) -> Iterator[None]:
+    for name, value in _ENVIRONMENT.items():  # MLflow reads these when it is imported
+        os.environ.setdefault(name, value)
     import sqlalchemy.exc
     from mlflow.exceptions import MlflowException
 
@@ -135,22 +109,16 @@ def reported(store: Store) -> Iterator[None]:
         text = str(error).strip() or type(error).__name__
         said = re.search(r"\(\w+\.\w*Error\) (.+)", text)  # by the database, among many lines of SQLAlchemy
         line = said[1] if said else text.splitlines()[0][:300]
-        problem = f"the tracking store {store.uri} cannot be used: {line}"
-        raise TrackingError(problem, _remedy(error, store)) from error
+        raise TrackingError(f"the tracking store {store.uri} cannot be used: {line}", _remedy(text, store)) from error
 
 
-def _remedy(error: Exception, store: Store) -> str:
-    text = str(error)
+def _remedy(text: str, store: Store) -> str:
     if "locked" in text:
         return "Another program is writing to it: end it (a paused `mlflow ui`, a database browser) and try again."
     if "schema" in text or "Can't locate revision" in text:
         return f"Back it up and run `mlflow db upgrade {store.uri}`, or move it away to start a new history."
     if "not a database" in text or "malformed" in text:
         return "The file is damaged: restore a copy, or move it away to start a new history."
-    if "readonly" in text and not Path(store.uri.removeprefix(SQLITE)).exists():
-        return "It was moved or deleted: the next call makes a new one."
     if store.uri.startswith("http"):
         return "Is the server running and reachable? Unset MLFLOW_TRACKING_URI (or `tracking.uri`) for the local store."
-    if isinstance(error, OSError) or any(word in text for word in ("readonly", "unable to open", "full", "I/O")):
-        return "Check that the folder can be written to and that the disk is not full."
-    return "See `mlflow doctor`; the store can be moved away to start a new history."
+    return "Is the folder writable, and the disk not full? The store can be moved away to start a new history."

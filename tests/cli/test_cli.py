@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from echolung.cli.main import main
-from echolung.core.runtime import exclusive
 from echolung.data.video import decode
 
 ROOT = Path(__file__).parents[2]
@@ -62,21 +60,6 @@ def test_a_mistake_is_one_line_with_the_remedy(
     assert said in done.output
     assert done.output.startswith("echolung: ")
     assert "Traceback" not in done.output
-
-
-def test_show_while_the_study_runs_says_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    monkeypatch.chdir(tmp_path)
-    locks = tmp_path / "data" / "locks"
-    with exclusive(locks / "phantom-fit@blues-covid.lock", "stage fit@blues-covid"):
-        waits = CliRunner().invoke(main, ["show"])
-    assert waits.exit_code == 1
-    assert f"running: phantom-fit@blues-covid (process {os.getpid()})" in waits.output
-    assert "Wait" in waits.output and "dvc repro" not in waits.output
-    with exclusive(locks / "lung-fit@blues-covid.lock", "stage fit@blues-covid"):
-        idle = CliRunner().invoke(main, ["show"])
-    assert idle.exit_code == 1 and "dvc repro" in idle.output, "another study is no reason to wait"
 
 
 def test_outside_a_project_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

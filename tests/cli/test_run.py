@@ -127,7 +127,7 @@ def test_dvc_keeps_the_study_at_hand(project: Path) -> None:
     """Hydra alone would go back to the default study; DVC lets conf/hydra_plugins choose first."""
     at(project, "ward", "laptop")
     for arguments, expected in [
-        (["-S", "split.seed=5"], "at ward laptop 5"),
+        (["-S", "++split.seed=5"], "at ward laptop 5"),  # as `echolung run` writes it
         (["-S", "study=lung"], "at lung laptop 0"),
     ]:
         done = exp_run(project, *arguments)
@@ -141,7 +141,7 @@ def test_dvc_says_what_a_copy_would_lack_and_which_study_file_is_another_s(proje
     assert refused.returncode != 0
     absolute = f'ingest.sources.mine.root="{project}/data/raw/mine"'
     assert f"data/raw/mine is in neither Git nor DVC, so the copy would lack it. Add: -S '{absolute}'" in refused.stderr
-    assert said("--temp") == "dvc exp run --temp -S '{}'".format(absolute.replace('"', ""))
+    assert said("--temp") == "dvc exp run --temp"
     assert exp_run(project, "--temp", "-S", absolute).returncode == 0
     (project / "conf" / "study" / "copy.yaml").write_text(WARD)
     refused = exp_run(project, "-S", "study=copy")

@@ -18,8 +18,7 @@ from echolung.core.errors import DataError, TrialError
 from echolung.models.vit import VideoViT
 from echolung.models.weights import WEIGHTS, load_encoder
 from echolung.pretraining.loop import train
-from echolung.pretraining.result import HISTORY, finish, finished
-from echolung.pretraining.run import SeedRun
+from echolung.pretraining.run import HISTORY, SeedRun, finish, finished
 from echolung.pretraining.settings import PretrainSettings
 
 torch.set_num_threads(1)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 
-from echolung.core.errors import DependencyError, DiskError, GateError, SettingsError
+from echolung.core.errors import DependencyError, DiskError, GateError
 from echolung.data import video
 from echolung.data.clips import ClipStore
 from echolung.data.geometry import letterbox
@@ -142,16 +142,14 @@ def test_only_new_contents_are_decoded(study: Study) -> None:
     assert len(list((study.out / "clips").iterdir())) == 2
 
 
-def test_a_temporary_experiment_reads_the_cache_of_its_workspace_and_writes_its_own(study: Study) -> None:
+def test_a_temporary_experiment_uses_the_cache_of_its_workspace(study: Study) -> None:
     experiment = Study(study.root / ".dvc" / "tmp" / "exps" / "tmpabc")
     shutil.copytree(study.videos, experiment.videos, dirs_exist_ok=True)
     experiment.add("c.avi")
     experiment.list("a.avi", "b.avi", "c.avi")
-    before = files(study.root / "data")
     experiment.ingest()
     assert experiment.decodes == 1
-    assert files(study.root / "data") == before
-    assert len(files(experiment.root / "data")) == 2
+    assert len(files(study.root / "data")) == 6 and not (experiment.root / "data").exists()
 
 
 @pytest.mark.parametrize("damage", ["edited", "cut", "removed", "facts"])
@@ -223,10 +221,7 @@ def test_bad_files_are_rows_that_the_gate_names_and_are_tried_again(
     check("ingest", "mine", {"manifest": repaired}, study.root / "validation", labels=[])
 
 
-def test_errors_come_before_any_decoding(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="no source 'other'") as caught:
-        ingest("other", study.settings(), study.root)
-    assert "mine" in caught.value.remedy
+def test_missing_libraries_are_named(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchcodec
 
     monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)

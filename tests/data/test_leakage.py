@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from echolung.data import leakage
 from echolung.data.clips import ClipStore, write_index
@@ -19,13 +17,6 @@ from echolung.data.video import decode, encode
 
 SIZE = 96
 THRESHOLD = SplitSettings().near_duplicate
-
-
-class Store(dict[str, np.ndarray]):
-    """A clip store in memory: sample id -> frames."""
-
-    def frames(self, sample_id: str) -> np.ndarray:
-        return self[sample_id]
 
 
 def ultrasound(seed: int, total: int = 40, size: int = SIZE) -> np.ndarray:
@@ -68,28 +59,27 @@ def table(*samples: str, patients: list[str] | None = None, digests: list[str] |
 @pytest.mark.parametrize("change", list(COPIES))
 def test_a_copy_is_found(change: str, tmp_path: Path) -> None:
     original = ultrasound(1)
-    store = Store(a=original, b=COPIES[change](original, tmp_path), c=ultrasound(2), d=ultrasound(3))
-    pairs = near_duplicates(table("a", "b", "c", "d"), store, THRESHOLD)
+    videos = {"a": original, "b": COPIES[change](original, tmp_path), "c": ultrasound(2), "d": ultrasound(3)}
+    pairs = near_duplicates(table(*videos), videos.__getitem__, THRESHOLD)
     assert pairs[["sample_a", "sample_b"]].to_numpy().tolist() == [["a", "b"]]
     assert THRESHOLD <= pairs["similarity"].iloc[0] <= 1
 
 
 def test_strangers_on_one_machine_are_not_copies() -> None:
-    names = [f"s{n:02d}" for n in range(24)]
-    store = Store({name: ultrasound(n + 10, 24) for n, name in enumerate(names)})
-    assert near_duplicates(table(*names), store, THRESHOLD).empty
+    videos = {f"s{n:02d}": ultrasound(n + 10, 24) for n in range(24)}
+    assert near_duplicates(table(*videos), videos.__getitem__, THRESHOLD).empty
 
 
 def test_identical_files_are_pairs_whatever_they_look_like() -> None:
     black = np.zeros((5, SIZE, SIZE), np.uint8)
-    store = Store(a=black, b=black, c=black)
-    pairs = near_duplicates(table("a", "b", "c", digests=["x", "y", "x"]), store, THRESHOLD)
+    pairs = near_duplicates(table("a", "b", "c", digests=["x", "y", "x"]), lambda _: black, THRESHOLD)
     assert pairs.to_dict("records") == [{"sample_a": "a", "sample_b": "c", "similarity": 1.0, "same_patient": False}]
 
 
 def test_pairs_within_a_patient_are_marked_and_single_frames_are_found() -> None:
-    store = Store(a=ultrasound(1), b=ultrasound(1)[3:], c=ultrasound(1)[20:21], d=ultrasound(2)[:1])
-    pairs = near_duplicates(table("a", "b", "c", "d", patients=["p", "p", "q", "r"]), store, THRESHOLD)
+    one = ultrasound(1)
+    videos = {"a": one, "b": one[3:], "c": one[20:21], "d": ultrasound(2)[:1]}
+    pairs = near_duplicates(table(*videos, patients=["p", "p", "q", "r"]), videos.__getitem__, THRESHOLD)
     marked = pairs.set_index(["sample_a", "sample_b"])["same_patient"].to_dict()
     assert marked == {("a", "b"): True, ("a", "c"): False, ("b", "c"): False}
 
@@ -116,16 +106,25 @@ def test_pairs_across_sources_are_found_once_and_kept(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_are_the_connected_components(seed: int) -> None:
+def test_groups_are_joined_until_no_pair_and_no_patient_is_in_two(seed: int) -> None:
     random = np.random.default_rng(seed)
-    patients = random.integers(0, 40, 90)
-    rows = table(*(f"s{n}" for n in range(90)), patients=[f"p{n:02d}" for n in patients])
+    ids = [f"s{n}" for n in range(90)]
+    patients, sets = random.integers(0, 40, 90), random.integers(0, 60, 90)
+    rows = table(*ids, patients=[f"p{n:02d}" for n in patients])
+    rows["split_group"] = rows["patient_id"].where(sets > 5, [f"q{n}" for n in sets])
     first, second = random.integers(0, 90, (2, 25))
-    pairs = pd.DataFrame({"sample_a": [f"s{n}" for n in first], "sample_b": [f"s{n}" for n in second]})
-    edges = (np.ones(25), (patients[first], patients[second]))
-    _, component = connected_components(coo_array(edges, shape=(40, 40)), directed=False)
-    groups = split_groups(rows, pairs)
-    expected = pd.Series(component[patients])
-    assert (groups.groupby(expected).nunique() == 1).all()
-    assert (expected.groupby(groups).nunique() == 1).all()
-    assert (groups <= rows["patient_id"]).all()
+    pairs = pd.DataFrame(
+        {"sample_a": [*(ids[n] for n in first), "other"], "sample_b": [*(ids[n] for n in second), "s0"]}
+    )
+    expected = rows["split_group"].to_numpy(object)
+    links = [
+        *zip(first, second, strict=True),
+        *((a, b) for a in range(90) for b in range(a) if patients[a] == patients[b]),
+    ]
+    for _ in range(90):
+        for a, b in links:
+            expected[[a, b]] = min(expected[a], expected[b])
+        for name in set(rows["split_group"]):  # videos of a group stay together
+            same = (rows["split_group"] == name).to_numpy()
+            expected[same] = min(expected[same])
+    assert split_groups(rows, pairs).tolist() == expected.tolist()

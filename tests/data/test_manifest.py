@@ -30,18 +30,9 @@ def test_every_column_is_there_typed_and_in_order(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(read_manifest(tmp_path / "manifest.parquet"), table)
 
 
-@pytest.mark.parametrize(
-    ("table", "problem"),
-    [
-        (pd.concat([rows(), rows()]), r"2 sample ids are repeated: .*a.mp4.*b.mp4"),
-        (rows(patient_id=["s/1", ""]), r"1 videos have no patient_id: rows 1"),
-        (rows(veiw=["x", "y"]), r"no column 'veiw'"),
-        (rows().rename(columns={"patient_id": "patient"}), r"no column 'patient_id' \(nearest: 'patient'\)"),
-    ],
-)
-def test_what_is_wrong_is_named(table: pd.DataFrame, problem: str) -> None:
-    with pytest.raises(DataError, match=problem):
-        conform(table)
+def test_repeated_sample_ids_are_named() -> None:
+    with pytest.raises(DataError, match=r"2 sample ids are repeated: .*a.mp4.*b.mp4"):
+        conform(pd.concat([rows(), rows()]))
 
 
 def test_files_that_are_no_manifest_are_named(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_damage_in_the_middle_is_reported(tmp_path: Path) -> None:
     ("limit", "least", "problem"),
     [
         ("packets.MAX_FRAMES", 40, "has more than the limit of 39 frames"),
-        ("packets.MAX_DECODED", 40 * 24 * 32, "exceed the limit of 0 million pixels together"),
+        ("packets.MAX_DECODED", 40 * 24 * 32, "exceed the limit of 0 million pixels"),
         ("video.MAX_BYTES", 40 * 112 * 112, "its frames of 112 x 112 take more than 0 MB"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
 
 def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        machine, "packages", lambda root: Finding("machine", "Python", "warning", "is [not] new", "do it")
+        machine, "python", lambda root: Finding("machine", "Python", "warning", "is [not] new", "do it")
     )
     monkeypatch.setattr(machine, "dvc", lambda root: Finding("machine", "DVC", "ok", ""))
     change(root, split__oter=3)
@@ -118,31 +118,16 @@ def test_without_ffmpeg_it_says_how_to_get_it(root: Path, monkeypatch: pytest.Mo
 
 
 def test_the_code_and_the_programs_are_those_of_this_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.packages(root).level == "ok"
+    assert machine.python(root).level == "ok"
     other = root / "bin"
     other.mkdir()
     shutil.copy("/bin/true", other / "dvc")
     monkeypatch.setenv("PATH", f"{other}:{os.environ['PATH']}")
-    stops(machine.packages(root), f"`dvc` is {other}/dvc", "source ")
+    stops(machine.python(root), f"`dvc` is {other}/dvc", "source ")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    stops(machine.packages(root), "bin/activate")
+    stops(machine.python(root), "bin/activate")
     (root / "echolung").mkdir()  # copied here, with an environment that was made in another folder
-    stops(machine.packages(root), f"`echolung` runs the code of {ROOT}", "./bootstrap.sh")
-
-
-def test_a_user_without_a_name_or_home_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.user().level == "ok"
-    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
-        monkeypatch.delenv(variable, raising=False)
-
-    def unknown(uid: int) -> None:
-        raise KeyError(f"getpwuid(): uid not found: {uid}")
-
-    monkeypatch.setattr("pwd.getpwuid", unknown)
-    stops(machine.user(), "has no name or no home folder", "export USER=me HOME=")
-    monkeypatch.setenv("USER", "me")
-    monkeypatch.setenv("HOME", "/tmp/me")
-    assert machine.user().level == "ok"
+    stops(machine.python(root), f"`echolung` runs the code of {ROOT}", "./bootstrap.sh")
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,19 +144,16 @@ def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_repository_that_dvc_could_not_use_says_what_to_type(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [one.level for one in machine.git(root)] == ["ok", "ok"][: len(machine.git(root))]
+    assert [one.level for one in machine.git(root)] == ["ok"]
     subprocess.run(["git", "config", "--unset", "user.email"], check=True)
     stops(machine.git(root)[-1], "no user.email", "git config --global user.email you@example.org")
-    subprocess.run(["git", "config", "--unset", "user.name"], check=True)
-    stops(machine.git(root)[-1], "user.name and no user.email", "user.name", " && git config --global user.email")
-    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
-        monkeypatch.setenv(name, "t")
+    monkeypatch.setenv("GIT_AUTHOR_EMAIL", "t@t")
     assert machine.git(root)[-1].level == "ok"
     shutil.rmtree(root / ".git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
-    stops(machine.git(root)[-1], "is not a git repository", "git init")
+    stops(machine.git(root)[-1], "not a git repository", "git init")
     subprocess.run(["git", "init", "-q"], check=True)
-    stops(machine.git(root)[-1], "has no commit yet", "git commit")
+    stops(machine.git(root)[-1], "does not have any commits yet", "git commit")
 
 
 def test_another_user_s_repository_is_to_be_trusted_and_not_made_again(
@@ -181,9 +163,6 @@ def test_another_user_s_repository_is_to_be_trusted_and_not_made_again(
     (found,) = machine.git(root)
     stops(found, f"git config --global --add safe.directory {root}")
     assert "git init" not in found.remedy
-    (root / "home").mkdir(exist_ok=True)
-    subprocess.run(found.remedy, shell=True, check=True)
-    assert machine.git(root)[0].level == "ok"
 
 
 def test_what_dvc_refuses_is_quoted(root: Path) -> None:
@@ -221,7 +200,7 @@ def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
     assert settings is not None
     assert (settings.study, str(settings.ingest.sources["pocus"].root)) == ("lung", "/my sets (a)/pocus")
     assert found.remedy == (
-        "To run it: dvc exp run -S study=lung -S scale=laptop -S 'public_sets=\"/my sets (a)\"' -S split.seed=4"
+        "To run it: dvc exp run -S study=lung -S scale=laptop -S '++public_sets=\"/my sets (a)\"' -S ++split.seed=4"
     )
     settings, found = project.parameters(root, "lnug")
     assert settings is None
@@ -232,7 +211,6 @@ def test_a_stage_at_work_is_named(root: Path) -> None:
     lock = root / "data" / "locks" / "phantom-pretrain@jepa.lock"
     with exclusive(lock, "stage pretrain@jepa"):
         assert project.running(root).said == f"phantom-pretrain@jepa (process {os.getpid()})"
-        assert project.at_work(root, "lung") == []
     assert project.running(root).level == "ok"
     lock.write_text("process 1")  # its holder was killed
     assert project.running(root).level == "ok"
@@ -291,7 +269,7 @@ def test_a_wrong_table_is_an_error(root: Path, rows: list[str], subject: str, sa
     stops(only(examined(root, rows), subject), said)
 
 
-@pytest.mark.parametrize("stray", ["link", ".dvcignore", "sick0.avi"])
+@pytest.mark.parametrize("stray", ["link", "sick0.avi"])
 def test_stray_things_that_would_stop_dvc_or_ingest_are_named(stray: str, root: Path) -> None:
     videos = root / "data" / "raw" / "mine"
     videos.mkdir(parents=True)

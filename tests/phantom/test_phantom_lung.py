@@ -8,24 +8,13 @@ from scipy.ndimage import map_coordinates
 
 from echolung.phantom.findings import BLine, LungFindings
 from echolung.phantom.lung import LungPatient, LungVideo, draw_lung
+from echolung.phantom.simulator import Scanner
 
-PATIENT = LungPatient(
-    pleura=20,
-    tilt=0,
-    flatness=0,
-    ribs=(),
-    fat=0.4,
-    breath_rate=20,
-    slide=6,
-    radius=55,
-    half_angle=0.5,
-    depth=90,
-    frequency=3.5,
-    gain=0,
-    dynamic_range=60,
-    time_gain=1.0,
+SCANNER = Scanner(
+    radius=55, half_angle=0.5, depth=90, frequency=3.5, aperture=16, dynamic_range=60, attenuation=0.35, noise=-58
 )
-HEALTHY = LungFindings("regular", 0, a_lines=1.0)
+PATIENT = LungPatient(pleura=20, tilt=0, flatness=0, ribs=(), fat=0.4, breath_rate=20, slide=6, scanner=SCANNER)
+HEALTHY = LungFindings(0, a_lines=1.0)
 SIZE = (200, 220)
 
 

@@ -3,20 +3,16 @@
 import numpy as np
 import pytest
 
-from echolung.phantom.four_chamber import FourChamber
-from echolung.phantom.heart import VIEWS, View, beating_heart, draw_heart, heart_scanner
-from echolung.phantom.short_axis import ShortAxis
-from echolung.phantom.simulator import Scanner
+from echolung.phantom.heart import VIEWS, HeartVideo, View, beating_heart, draw_heart, heart_scanner
 
-Heart = FourChamber | ShortAxis
 pytestmark = pytest.mark.parametrize("view", VIEWS)
 
 
-def beating(view: View, ef: float, seed: int, frames: int = 40) -> tuple[Heart, Scanner]:
+def beating(view: View, ef: float, seed: int, size: int = 112, frames: int = 40) -> HeartVideo:
     """A breathing heart without its picture."""
     rng = np.random.default_rng(seed)
     heart = beating_heart(view, ef, frames, 25, rng)
-    return heart, heart_scanner(heart.deepest, rng, 112)
+    return HeartVideo(np.empty((frames, size, size), np.uint8), heart, heart_scanner(heart.deepest, rng, 112))
 
 
 def area_of_polygon(points: np.ndarray) -> float:
@@ -26,11 +22,11 @@ def area_of_polygon(points: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("ef", "seed"), [(25, 0), (50, 1), (78, 2)])
 def test_masks_and_contours_have_the_stated_area(view: View, ef: float, seed: int) -> None:
-    heart, scanner = beating(view, ef, seed)
-    masks, pitch = heart.masks(scanner, 448), scanner.pixel_grid(448, 448)[2]
+    video = beating(view, ef, seed, size=448)
+    heart, masks, pitch = video.heart, video.masks(), video.scanner.pixel_grid(448, 448)[2]
     for frame in (0, 7, heart.ventricle.end_diastole, heart.ventricle.end_systole):
         assert masks[frame].sum() * pitch**2 / 100 == pytest.approx(heart.areas[frame], rel=0.01)
-        contour = heart.contour(frame, scanner, 448)
+        contour = video.contour(frame)
         assert area_of_polygon(contour) * pitch**2 / 100 == pytest.approx(heart.areas[frame], rel=0.005)
         middle = contour.mean(axis=0)
         for point in contour:  # the contour is the border of the mask
@@ -42,7 +38,7 @@ def test_masks_and_contours_have_the_stated_area(view: View, ef: float, seed: in
 @pytest.mark.parametrize("ef", [15.0, 40.0, 60.0, 78.0])
 def test_the_ejection_fraction_is_exact_at_two_frames(view: View, ef: float) -> None:
     for seed in range(20):
-        ventricle = beating(view, ef, seed, frames=8 + seed)[0].ventricle
+        ventricle = beating(view, ef, seed, frames=8 + seed).heart.ventricle
         full, empty = ventricle.volumes[ventricle.end_diastole], ventricle.volumes[ventricle.end_systole]
         assert 100 * (full - empty) / full == pytest.approx(ef, abs=1e-3)
         assert full == pytest.approx(ventricle.volumes.max(), rel=1e-6)
@@ -52,11 +48,12 @@ def test_the_ejection_fraction_is_exact_at_two_frames(view: View, ef: float) -> 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_cavity_lies_within_the_sector(view: View, seed: int) -> None:
-    heart, scanner = beating(view, 20.0 + 3 * seed, seed, frames=80)
+    video = beating(view, 20.0 + 3 * seed, seed, frames=80)
+    scanner = video.scanner
     lateral, axial, _ = scanner.pixel_grid(112, 112)
     angle, depth = np.arctan2(lateral[None], axial[:, None]), np.hypot(lateral[None], axial[:, None])
     shown = (np.abs(angle) < scanner.half_angle) & (depth < scanner.depth)
-    assert not (heart.masks(scanner, 112) & ~shown).any()
+    assert not (video.masks() & ~shown).any()
 
 
 def test_a_seed_is_one_heart_and_other_seeds_are_others(view: View) -> None:
@@ -64,4 +61,4 @@ def test_a_seed_is_one_heart_and_other_seeds_are_others(view: View) -> None:
     np.testing.assert_array_equal(first.frames, again.frames)
     assert np.abs(first.frames.astype(float) - other.frames).mean() > 5
     same_heart = beating_heart("psax" if view == "a4c" else "a4c", 50, 8, 25, np.random.default_rng(1))
-    np.testing.assert_array_equal(first.ventricle.volumes, same_heart.ventricle.volumes)
+    np.testing.assert_array_equal(first.heart.ventricle.volumes, same_heart.ventricle.volumes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -26,10 +25,6 @@ def scanned(layout: str) -> pd.DataFrame:
     if not (ROOT / layout).is_dir():
         pytest.skip(f"{ROOT / layout} does not exist: set ECHOLUNG_REAL_DATA to the folder that holds it")
     return scan(layout, ROOT / layout, layout).manifest.set_index("sample_id", drop=False)
-
-
-def decoded(layout: str, name: str, size: int | None) -> video.Video:
-    return video.decode(Path(scanned(layout).loc[f"{layout}/{name}", "path"]), size)
 
 
 def test_pocus_is_understood() -> None:
@@ -64,14 +59,10 @@ STRANGERS = ["Reg_pat2Image_134138", "Reg_pat3Image_135128", "Reg_pat4Image_1407
 """Three people on one machine, at one depth and gain: the most similar strangers of the set."""
 
 
-class Store(dict[str, np.ndarray]):
-    def frames(self, sample_id: str) -> np.ndarray:
-        return self[sample_id]
-
-
 def test_known_copies_are_found_and_the_most_similar_strangers_are_not() -> None:
     names = [name for pair in SAME_RECORDING for name in pair] + STRANGERS
-    store = Store({name: decoded("pocus", name, 96).frames for name in names})
+    paths = scanned("pocus")["path"]
+    videos = {name: video.decode(Path(paths[f"pocus/{name}"]), 96).frames for name in names}
     rows = pd.DataFrame({"sample_id": names, "patient_id": names, "sha256": names})
-    pairs = near_duplicates(rows, store, SplitSettings().near_duplicate)
+    pairs = near_duplicates(rows, videos.__getitem__, SplitSettings().near_duplicate)
     assert {(row.sample_a, row.sample_b) for row in pairs.itertuples()} == set(SAME_RECORDING)

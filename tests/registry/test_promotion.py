@@ -43,8 +43,8 @@ def evidence(bar: float = 0.60, **changes: object) -> Evidence:
         (evidence(loss=0.89), evidence(), None),
         (evidence(loss=0.90), evidence(), "not better than the champion.*0.9000, champion 0.9000"),
         (evidence(loss=math.nan), evidence(), "not better than the champion"),
-        (evidence(loss=0.10, data_digest="new"), evidence(), r"different data \(data, new\).*cannot be compared"),
-        (evidence(loss=0.10, split_digest="new"), evidence(), r"different splits \(split, new\).*cannot be compared"),
+        (evidence(loss=0.10, data_digest="new"), evidence(), "different data or splits.*cannot be compared"),
+        (evidence(loss=0.10, split_digest="new"), evidence(), "different data or splits.*cannot be compared"),
     ],
 )
 def test_the_rule(candidate: Evidence, present: Evidence | None, refusal: str | None) -> None:
@@ -57,14 +57,11 @@ def test_the_rule(candidate: Evidence, present: Evidence | None, refusal: str | 
         assert error.value.remedy
 
 
-def test_evidence_survives_its_tag_to_the_last_digit() -> None:
-    exact = evidence(loss=0.1 + 0.2)
-    again = Evidence.of_tags(exact.tags())
-    assert (again.loss, again.split_digest) == (exact.loss, exact.split_digest)
-    for broken in ({}, {"evidence": "nonsense"}, {"evidence": '{"loss": 1}'}):
-        with pytest.raises(PromotionError, match="'evidence' is missing or damaged") as error:
-            Evidence.of_tags(broken)
-        assert "--reset" in error.value.remedy
+@pytest.mark.parametrize("tags", [{}, {"evidence": "nonsense"}, {"evidence": '{"loss": 1}'}])
+def test_a_champion_without_its_evidence_cannot_be_compared(tags: dict[str, str]) -> None:
+    with pytest.raises(PromotionError, match="'evidence' is missing or damaged") as error:
+        Evidence.of_tags(tags)
+    assert "--reset" in error.value.remedy
 
 
 # --- a small study (small_models.py) ---
@@ -80,8 +77,6 @@ def test_a_first_champion_carries_scores_provenance_and_warnings(
     assert local_champion(project.uri, "lung", TASK) is None, "a champion of another study"
     assert (found.tags["arm"], found.tags["method"], found.tags["patients"]) == ("jepa", "linear", str(PATIENTS))
     assert found.tags["follows"] == "" and "champion, the first" in found.tags["history"]
-    assert found.tags["promoted_at"] in found.tags["history"]
-    assert "95% interval" in found.tags["out_of_fold_balanced_accuracy"]
     assert "echolung_version" in found.tags
     assert Evidence.of_tags(found.tags).split_digest == folds_digest(candidates["jepa"].folds)
     assert done.warnings == found.tags["warnings"].splitlines()
@@ -110,18 +105,13 @@ def test_the_champion_is_the_method_refitted_on_all_patients(
     assert not one.work.exists()
 
 
-def test_the_champion_again_changes_nothing_and_a_model_of_changed_code_is_made_again(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote, monkeypatch: pytest.MonkeyPatch
+def test_the_champion_again_changes_nothing(
+    candidates: dict[str, Candidate], project: Store, promoting: Promote
 ) -> None:
     first = promoting(candidates["jepa"])
     again = promoting(candidates["jepa"])
     assert (again.outcome, again.version, again.warnings) == ("unchanged", 1, first.warnings)
     assert "champion already" in again.reasons[0]
-    monkeypatch.setattr(Candidate, "code", "changed")
-    again = promoting(candidates["jepa"])
-    assert (again.outcome, again.version) == ("promoted", 2)
-    assert "code that fits it has changed" in again.reasons[0]
-    assert champion(project, STUDY, TASK).tags["follows"] == "1"
 
 
 def test_a_later_champion_must_be_better_on_the_same_data(
@@ -140,7 +130,8 @@ def test_a_later_champion_must_be_better_on_the_same_data(
     with pytest.raises(PromotionError, match="different data"):
         promoting(other)
     assert promoting(candidates["jepa"], reset=True).version == 3
-    assert champion(project, STUDY, TASK).tags["arm"] == "jepa"
+    found = champion(project, STUDY, TASK).tags
+    assert (found["arm"], found["follows"]) == ("jepa", "2")
 
 
 def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_and_leaves_nothing_behind(
@@ -154,7 +145,6 @@ def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_and_leaves_nothi
         ({"predictions": noise}, PromotionError, "does not beat the baseline"),
         ({"predictions": seen}, PromotionError, "encoder of jepa was pretrained on 2 of the recordings"),
         ({"method": "attentive"}, PromotionError, r"no out-of-fold predictions of jepa seed 0 \(attentive\)"),
-        ({"predictions": rows[rows["arm"] != "majority"]}, PromotionError, "no out-of-fold predictions of majority"),
         ({"predictions": rows.assign(split_digest="older")}, DataError, "another split"),
         ({"predictions": rows[~(mine & (rows["fold"] == 1))]}, DataError, "lacks videos"),
         ({"encoder": candidates["stronger"].encoder}, DataError, "not made by"),

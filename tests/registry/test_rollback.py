@@ -11,7 +11,7 @@ from small_models import STUDY, TASK, Promote, promoted
 
 from echolung.core.errors import NoChampionError, PromotionError, RegistryError
 from echolung.registry.candidate import Candidate
-from echolung.registry.models import champion, champion_number, model_name, versions
+from echolung.registry.models import champion, champion_number, model_name, rolled_back_at, versions
 from echolung.registry.rollback import roll_back
 from echolung.tracking.store import Store, store
 
@@ -52,13 +52,14 @@ def test_the_champion_before_is_champion_again_and_nothing_is_lost(two: Store) -
     assert (done.name, done.before, done.after) == (NAME, 2, 1)
     assert (champion_number(two, NAME), champion(two, STUDY, TASK).tags["arm"]) == (1, "jepa")
     found = tags(two)
-    assert (found[1]["follows"], found[2]["follows"], done.since) == ("", "1", found[1]["promoted_at"])
-    assert "rolled_back_at" in found[2] and "rolled_back_at" not in found[1]
+    assert (found[1]["follows"], found[2]["follows"]) == ("", "1")
+    assert found[1]["history"].startswith(f"{done.since} champion, the first\n")
+    assert rolled_back_at(found[2]) and not rolled_back_at(found[1])
     with pytest.raises(RegistryError, match="version 1 followed no other champion") as error:
         roll_back(two, STUDY, TASK)
     assert "--to 2" in error.value.remedy
     assert roll_back(two, STUDY, TASK, to=2).after == 2
-    assert "rolled_back_at" not in tags(two)[2]
+    assert not rolled_back_at(tags(two)[2])
     assert roll_back(two, STUDY, TASK).after == 1, "version 2 still followed version 1"
     events = [line.split(" ", 1)[1] for line in tags(two)[2]["history"].splitlines()]
     assert events == [
@@ -96,19 +97,17 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias", "delete_model_version_tag"])
+@pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias"])
 def test_an_interrupted_rollback_can_be_done_again(
     two: Store, candidates: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise Killed
 
-    if call == "delete_model_version_tag":
-        roll_back(two, STUDY, TASK)
     with monkeypatch.context() as patch:
         patch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
         with pytest.raises(Killed):
-            roll_back(two, STUDY, TASK, 2 if call == "delete_model_version_tag" else None)
+            roll_back(two, STUDY, TASK)
     assert champion_number(two, NAME) == 2
     assert promoted(two, candidates["stronger"]).outcome == "unchanged", "it is the champion"
     assert roll_back(two, STUDY, TASK).after == 1

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import toys
 
 from echolung.core.drawing import new_figure
 from echolung.evaluation.compare import CompareSettings, compare
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.classification import ClassificationTask
-from echolung.kinds.kind import Captioned, Kind, Scores
-from echolung.kinds.metrics import Metric
+from echolung.kinds.kind import Captioned
 from echolung.kinds.predictions import Key, Units
 from echolung.kinds.task import Task
 from echolung.methods.arms import Arm
@@ -56,25 +56,10 @@ def compared(tables: Mapping[str, pd.DataFrame], tasks: Mapping[str, Task], arms
     return compare(tables, tasks, arms, CompareSettings(bootstrap=100, permutations=200))
 
 
-class Number(Kind):
-    """A number judged by its absolute error; with a figure, a table that it draws and one that it does not."""
+class Number(toys.Number):
+    """With a figure, a table that it draws and one that it does not."""
 
-    Settings, metrics, paired, loss = Task, {"mae": Metric("absolute error", False)}, ("mae",), "mae"
-    baseline, valid = "toy-mean", "the number is finite"
-    labelled = answer = answer_columns = NotImplemented  # a report needs none of them
-
-    def columns(self, task: Task) -> list[str]:
-        return ["number"]
-
-    def wrong(self, task: Task, values: np.ndarray) -> np.ndarray:
-        return ~np.isfinite(values).all(axis=1)
-
-    def losses(self, task: Task, y: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return np.abs(values[..., 0] - y)
-
-    def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        losses = self.losses(units.task, units.y, units.values[key]).mean(axis=1)
-        return Scores({"mae": np.stack([units.per_patient(one) for one in losses]) @ counts.T / counts.sum(axis=1)})
+    paired = ("mae",)
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         points = pd.DataFrame({"true": units.y, "predicted": units.values[key][0, 0, :, 0]})

@@ -20,7 +20,6 @@ from echolung.cli.main import main
 from echolung.data.video import encode
 from echolung.registry.models import Version, champion, note
 from echolung.serving.model import Model
-from echolung.serving.request import ROOT_VARIABLE
 from echolung.tracking.store import Store
 
 pytest_plugins = ["small_models"]
@@ -38,7 +37,7 @@ def project(folder: Path, tracking: Store) -> Path:
     for warning, follows in (("", ""), ("Fitted on 2 videos.", "1")):
         tags = {"warnings": warning, "follows": follows}
         version = registered(tracking, "phantom", folder / "whole" / "model", tags)
-        note(tracking, version.name, version.number, "champion", "promoted_at")
+        note(tracking, version.name, version.number, "champion")
     return tracking.root
 
 
@@ -170,16 +169,14 @@ def test_rollback_says_what_it_did(project: Path, present: Version, monkeypatch:
     refused(call(project, monkeypatch, "rollback", TASK, "--to", "2"), "version 2 cannot be read", "")
 
 
-def test_serve_becomes_mlflows_server_on_this_machine_only(
-    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serve_becomes_mlflows_server_on_this_machine_only(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(os, "environ", {**os.environ})
     monkeypatch.setattr(os, "execv", lambda program, words: started.append((program, words, dict(os.environ))))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    done = call(project, monkeypatch, "serve", TASK, "--port", port, "--root", str(folder))
+    done = call(project, monkeypatch, "serve", TASK, "--port", port)
     assert done.exit_code == 0, done.output
     [(program, words, variables)] = started
     assert program == sys.executable
@@ -188,9 +185,8 @@ def test_serve_becomes_mlflows_server_on_this_machine_only(
         *("--env-manager", "local", "--host", "127.0.0.1", "--port", port),
     ]
     assert variables["MLFLOW_TRACKING_URI"].endswith("mlflow.db")
-    assert variables[ROOT_VARIABLE] == str(folder.resolve())
     assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
-    assert f"http://127.0.0.1:{port}" in done.stdout and str(folder) in done.stdout
+    assert f"http://127.0.0.1:{port}" in done.stdout
 
 
 @pytest.mark.parametrize("words", [["serve", TASK], ["ui"]])

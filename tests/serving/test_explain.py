@@ -12,14 +12,13 @@ from small_models import described, drawn, make_model, usual
 from echolung.core.errors import DataError, DiskError, VideoError
 from echolung.methods.method import Maps
 from echolung.methods.methods import METHODS
-from echolung.serving.explain import explain_files
+from echolung.serving.explain import Picture, explain_files, write_gif
 from echolung.serving.model import Model
-from echolung.serving.pictures import Caption, Picture, write_gif
 
 pytest_plugins = ["small_models"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 VIEWS, FRAMES, GRID = 2, 4, (2, 2, 2)
-CAPTION = Caption("predicted: covid", "p_covid 0.93", "what the colours mean", "m version 1", "a.mp4")
+WORDS = ("predicted: covid", "p_covid 0.93", "m version 1", "a.mp4")
 
 
 @pytest.mark.parametrize("kind", ["attentive", "linear"])
@@ -44,7 +43,7 @@ def test_each_file_is_answered_as_by_predict_and_drawn_twice(
 
 def picture(weights: np.ndarray, signed: bool) -> Picture:
     frames = np.full((1, FRAMES, 32, 32), 90, np.uint8)
-    return Picture(frames, np.arange(FRAMES)[None] / 8, Maps(weights, signed, "words"))
+    return Picture(frames, np.arange(FRAMES)[None] / 8, Maps(weights, signed, "words"), *WORDS)
 
 
 @pytest.mark.parametrize(("signed", "value", "channel"), [(False, 3.0, 0), (True, 2.0, 0), (True, -2.0, 2)])
@@ -54,7 +53,7 @@ def test_colour_is_where_and_when_the_weight_is(tmp_path: Path, signed: bool, va
     drawn_ = picture(weights, signed)
     assert drawn_.overlay.shape == (1, FRAMES, 32, 32)
     np.testing.assert_array_equal(drawn_.overlay[0, 0], drawn_.overlay[0, 1])
-    write_gif(tmp_path / "a.gif", drawn_, CAPTION)
+    write_gif(tmp_path / "a.gif", drawn_)
     with Image.open(tmp_path / "a.gif") as gif:
         pages = []
         for page in range(gif.n_frames):

@@ -59,7 +59,8 @@ def test_a_video_gets_the_answer_that_it_has_in_the_study(folder: Path, model: M
 def test_a_model_without_an_encoder_answers_too(folder: Path, model: Model) -> None:
     random = np.random.default_rng(0)
     looks = described(model, folder / "a.mp4")["handmade"]
-    columns = [str(column) for column in HandMade.table(model.read([folder / "a.mp4"]).recordings, ["0"])]
+    one = model.read(folder / "a.mp4")
+    columns = [str(column) for column in HandMade.table(one.recordings, [one.name])]
     weights = {"mean": looks[0], "scale": np.ones(len(columns)), "intercepts": np.zeros(3)}
     weights["coefficients"] = random.normal(size=(3, len(columns)))
     method = HandMade(columns, weights, pd.DataFrame())

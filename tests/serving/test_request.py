@@ -1,65 +1,53 @@
-"""What a server answers, without the server: limits, paths, bytes."""
+"""What a request may hold, without the server."""
 
 from __future__ import annotations
 
-import os
+import base64
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from small_models import registered
 
-from echolung.core.errors import RequestError, SettingsError, VideoError
+from echolung.core.errors import RequestError, VideoError
+from echolung.serving import request
 from echolung.serving.model import Model
-from echolung.serving.request import LARGEST_VARIABLE, ROOT_VARIABLE, Limits, answer
+from echolung.serving.request import answer
 from echolung.tracking.store import Store
 
 pytest_plugins = ["small_models"]
+TEXT = base64.b64encode(b"not a video at all").decode()
 
 
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (ROOT_VARIABLE, LARGEST_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-    return monkeypatch
-
-
-def test_a_server_reads_below_its_folder_and_a_users_own_program_anywhere(
-    bare: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    bare.chdir(tmp_path)
-    assert Limits.of_environment(serving=True).root == tmp_path
-    assert Limits.of_environment(serving=False).root is None
-    (tmp_path / "ward").mkdir()
-    bare.setenv(ROOT_VARIABLE, "ward")
-    bare.setenv(LARGEST_VARIABLE, "3")
-    assert Limits.of_environment(serving=True) == Limits(tmp_path / "ward", 3_000_000)
-    assert Limits.of_environment(serving=False).root == tmp_path / "ward"
+def test_the_bytes_of_a_file_are_answered_as_the_file_is(folder: Path, model: Model) -> None:
+    path = folder / "a.mp4"
+    whole, lines = base64.b64encode(path.read_bytes()), base64.encodebytes(path.read_bytes())  # as `base64` writes it
+    rows = pd.DataFrame({"video": [str(path), None, None], "content": [None, whole.decode(), lines.decode()]})
+    table = answer(model, rows, paths=True)
+    assert list(table["video"]) == [str(path), "content[1]", "content[2]"]
+    numbers = table[["p_covid", "distance"]].to_numpy(float)
+    np.testing.assert_allclose(numbers, np.repeat(numbers[:1], 3, axis=0), atol=2e-3)
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [(ROOT_VARIABLE, "/nowhere"), (LARGEST_VARIABLE, "many"), (LARGEST_VARIABLE, "0"), (LARGEST_VARIABLE, "-1")],
+    ("row", "said"),
+    [
+        ({"content": "%%%"}, r"content\[0\] is not base64"),
+        ({"content": "A" * 1_400_000}, r"content\[0\] is larger than 1 MB"),
+        ({"content": TEXT}, r"^content\[0\] is not a supported video"),
+        ({"content": TEXT, "video": "a.mp4"}, "the row has video and content"),
+        ({"video": "/etc/passwd"}, "the row has video"),
+        ({"video": None}, "the row has nothing"),
+    ],
 )
-def test_an_invalid_setting_is_named(bare: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    bare.setenv(variable, value)
-    with pytest.raises(SettingsError, match=variable) as error:
-        Limits.of_environment(serving=True)
-    assert error.value.remedy
-
-
-def test_pipes_links_out_of_the_folder_and_odd_names_are_refused_in_one_line(model: Model, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    os.mkfifo(root / "pipe.mp4")  # opening it would wait forever
-    (root / "one.mp4").symlink_to(root / "two.mp4")
-    (root / "two.mp4").symlink_to(root / "one.mp4")
-    (tmp_path / "secret.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(300))
-    (root / "link.mp4").symlink_to(tmp_path / "secret.mp4")
-    for sent in ("pipe.mp4", "one.mp4", "link.mp4", "../secret.mp4", "/etc/passwd", "x" * 5000, "y\nz", "a\0b"):
-        with pytest.raises((RequestError, VideoError)) as error:
-            answer(model, pd.DataFrame({"video": [sent]}), Limits(root, 10**6))
-        assert len(str(error.value)) < 700 and "\n" not in str(error.value), sent
+def test_what_a_server_does_not_answer_is_said_in_one_line(
+    model: Model, monkeypatch: pytest.MonkeyPatch, row: dict[str, object], said: str
+) -> None:
+    monkeypatch.setattr(request, "LARGEST_MB", 1)
+    with pytest.raises((RequestError, VideoError), match=said) as error:
+        answer(model, pd.DataFrame([row]), paths=False)
+    assert "\n" not in str(error.value) and "/tmp" not in str(error.value)
 
 
 def test_an_internal_error_goes_to_the_log_and_not_to_the_client(

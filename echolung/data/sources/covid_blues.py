@@ -31,7 +31,6 @@ HOW_TO_GET = (
 def scan(root: Path, source: str) -> Scan:
     """One row per video of the folder or of severity.csv, so that a video only the table has is noticed."""
     layout = Layout(root, "COVID-BLUES", HOW_TO_GET)
-    layout.folder(FOLDER)
     patients = layout.table(PATIENTS, ("patient_id", "cov_test"))
     severity = layout.table(SEVERITY, ("video_file", "Severity Score", "A-lines", "B-lines"))
     severity.index = pd.Index(severity["video_file"].map(stem))

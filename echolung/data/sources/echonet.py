@@ -12,6 +12,7 @@ Sizes and frame counts come from the decoded video: six rows of FileList.csv are
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,20 +49,30 @@ def scan(root: Path, source: str) -> Scan:
             "ef": layout.numbers(TABLE, table["EF"], 0, 100, names),
         }
     )
-    return Scan(manifest, _tracings(layout, source), tuple(layout.notes))
+    tracings = read_tracings(layout, TRACINGS, source, ("X1", "Y1", "X2", "Y2"), _outline)
+    return Scan(manifest, tracings, tuple(layout.notes))
 
 
-def _tracings(layout: Layout, source: str) -> pd.DataFrame | None:
-    if TRACINGS not in layout.files:
-        return None
-    table = layout.table(TRACINGS, ("FileName", "X1", "Y1", "X2", "Y2", "Frame"), repeats=True)
-    names = table["FileName"].map(stem)
-    ends = [layout.numbers(TRACINGS, table[name], -1e4, 1e4, names) for name in ("X1", "Y1", "X2", "Y2")]
-    chords = np.stack(ends, 1).astype(float)
-    frames = layout.numbers(TRACINGS, table["Frame"], 0, 1e6, names, whole=True).astype("int64")
-    rows = []
-    for (name, frame), lines in pd.Series(range(len(table))).groupby([names.to_numpy(), frames.to_numpy()], sort=False):
-        discs = chords[lines.to_numpy()[1:]]  # without the long axis
-        points = np.concatenate([discs[:, :2], discs[::-1, 2:]]).tolist()
-        rows.append((f"{source}/{name}", frame, LEFT_VENTRICLE, points))
+def read_tracings(
+    layout: Layout, path: str, source: str, columns: Sequence[str], outline: Callable[[np.ndarray], np.ndarray]
+) -> pd.DataFrame:
+    """The left ventricles of the table `path`, one per frame, in pixels; none if the set lacks the table.
+
+    `outline` makes a polygon (P, 2) of the cells of a frame (lines, columns).
+    """
+    rows: list[tuple[object, ...]] = []
+    if path in layout.files:
+        table = layout.table(path, ("FileName", *columns, "Frame"), repeats=True)
+        table = table[~table["Frame"].str.lower().str.startswith("no ")]  # "No Systolic": there is no such tracing
+        names = table["FileName"].map(stem)
+        cells = np.stack([layout.numbers(path, table[name], -1e4, 1e4, names) for name in columns], 1).astype(float)
+        frames = layout.numbers(path, table["Frame"], 0, 1e6, names, whole=True).astype("int64")
+        lines_of = pd.Series(range(len(table))).groupby([names.to_numpy(), frames.to_numpy()], sort=False)
+        for (name, frame), lines in lines_of:
+            rows.append((f"{source}/{name}", frame, LEFT_VENTRICLE, outline(cells[lines.to_numpy()]).tolist()))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _outline(chords: np.ndarray) -> np.ndarray:
+    """Down one side of the discs and up the other, without the long axis."""
+    return np.concatenate([chords[1:, :2], chords[:0:-1, 2:]])

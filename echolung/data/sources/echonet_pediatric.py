@@ -17,9 +17,8 @@ import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.data.manifest import listed
+from echolung.data.sources.echonet import read_tracings
 from echolung.data.sources.files import Layout, Scan, stem
-from echolung.data.tracings import COLUMNS as TRACING_COLUMNS
-from echolung.data.tracings import LEFT_VENTRICLE
 
 VIEWS = ("A4C", "PSAX")
 TABLE, TRACINGS, FOLDER = "FileList.csv", "VolumeTracings.csv", "Videos"
@@ -37,13 +36,12 @@ def scan(root: Path, source: str) -> Scan:
     """One row per line of either FileList.csv; a video that does not exist keeps its row, so that it is noticed."""
     layout = Layout(root, "EchoNet-Pediatric", HOW_TO_GET)
     manifest = pd.concat([_view(layout, view, source) for view in VIEWS], ignore_index=True)
-    tracings = [_tracings(layout, f"{view}/{TRACINGS}", source) for view in VIEWS]
-    found = [table for table in tracings if table is not None]
-    return Scan(manifest, pd.concat(found, ignore_index=True) if found else None, tuple(layout.notes))
+    tables = [f"{view}/{TRACINGS}" for view in VIEWS]
+    tracings = [read_tracings(layout, path, source, ("X", "Y"), lambda points: points) for path in tables]
+    return Scan(manifest, pd.concat(tracings, ignore_index=True), tuple(layout.notes))
 
 
 def _view(layout: Layout, view: str, source: str) -> pd.DataFrame:
-    layout.folder(view)
     layout.folder(f"{view}/{FOLDER}")
     path = f"{view}/{TABLE}"
     table = layout.table(path, COLUMNS)
@@ -71,24 +69,3 @@ def _view(layout: Layout, view: str, source: str) -> pd.DataFrame:
             "height_cm": layout.numbers(path, table["Height"], 0, 250, names),
         }
     )
-
-
-def _tracings(layout: Layout, path: str, source: str) -> pd.DataFrame | None:
-    if path not in layout.files:
-        return None
-    table = layout.table(path, ("FileName", "X", "Y", "Frame"), repeats=True)
-    table = table[~table["Frame"].str.lower().str.startswith("no ")]
-    names = table["FileName"].map(stem)
-    points = pd.DataFrame(
-        {
-            "sample_id": source + "/" + names,
-            "frame": layout.numbers(path, table["Frame"], 0, 1e6, names, whole=True).astype("int64"),
-            "x": layout.numbers(path, table["X"], -1e4, 1e4, names).astype(float),
-            "y": layout.numbers(path, table["Y"], -1e4, 1e4, names).astype(float),
-        }
-    )
-    rows = [
-        (*key, LEFT_VENTRICLE, polygon[["x", "y"]].to_numpy().tolist())
-        for key, polygon in points.groupby(["sample_id", "frame"], sort=False)
-    ]
-    return pd.DataFrame(rows, columns=list(TRACING_COLUMNS))

@@ -6,28 +6,24 @@ read although it is written differently (Excel's semicolons, a suffix in capital
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import os
 import re
-import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from echolung.core.errors import DataError, VideoError
-from echolung.data.containers import regular
+from echolung.core.errors import DataError
 from echolung.data.manifest import listed, require_columns
+from echolung.data.tracings import COLUMNS
 
 LICENSE_LINE = "License of these videos:"
 """First line of the LICENSE of a set in a public layout that is not the public set itself, for example a phantom."""
 VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".avi", ".gif", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv"))
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-TABLE_BYTES, TABLE_COLUMNS = 64 << 20, 10_000
-"""Limits of a table; the tracings of EchoNet-Dynamic take 25 MB."""
 DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 """Where a link made by DVC leads: to a file of its cache, named by its content."""
 UTF8_REMEDY = "Save it again as CSV in UTF-8 (in a spreadsheet: Save as, CSV UTF-8)."
@@ -35,13 +31,13 @@ UTF8_REMEDY = "Save it again as CSV in UTF-8 (in a spreadsheet: Save as, CSV UTF
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a layout's reader found: the manifest's rows, tracings if the set has any, and what was assumed.
+    """What a layout's reader found: the manifest's rows, tracings and what was assumed.
 
     tracings: sample_id, frame, structure, points; see `echolung.data.tracings`.
     """
 
     manifest: pd.DataFrame
-    tracings: pd.DataFrame | None = None
+    tracings: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
     notes: tuple[str, ...] = ()
 
 
@@ -57,20 +53,14 @@ class Layout:
         self.folder(".")
         self.files = set(_tree(root))
         self._alike: dict[str, list[str]] = {}
-        for file in sorted(self.files):
+        for file in self.files:
             self._alike.setdefault(_key(file), []).append(file)
 
     def folder(self, name: str) -> Path:
         """A folder of the data set; raises DataError saying where it was looked for and what is there instead."""
         path = self.root / name
-        if not os.path.isdir(path):
-            try:
-                seen = listed(sorted(os.listdir(path.parent)))
-            except OSError as error:
-                seen = f"nothing ({error.strerror})"
-            raise DataError(
-                f"{self.what}: no folder {path} ({path.parent} holds: {seen or 'nothing'})", self.how_to_get
-            )
+        if not path.is_dir():
+            raise self._absent("folder", path)
         return path
 
     def table(
@@ -82,20 +72,35 @@ class Layout:
         Separator, encoding and the case of the header are detected. Equal rows are read once, unless `repeats`. The
         index is the number of the line. Raises DataError if the file is missing, not a csv, or lacks one of `columns`.
         """
-        path = self._table_path(name)
-        text, columns = self._text(path), tuple(columns)
+        path, columns = self.root / name, list(columns)
+        if name not in self.files:
+            raise self._absent("file", path)
+        text = self._text(path)
         first, _, rest = text.partition("\n")
         stated = re.fullmatch(r'"?sep=(.)"?\s*', first)  # Excel's own note to itself
-        text, separators = (rest, [stated[1]]) if stated else (text, list(SEPARATORS))
-        headers = {one: _places(_rows(text, one), columns, also, prefix) for one in separators}
-        separator = max(headers, key=lambda one: len(headers[one].keys() & set(columns)))  # the first of equals
+        text, separator = (rest, stated[1]) if stated else (text, max(SEPARATORS, key=first.count))
         if separator != ",":
             self.notes.append(f"{path.name}: cells are separated by {SEPARATORS.get(separator, repr(separator))}")
         try:
-            table = self._cells(path, text, separator, headers[separator], columns)
-        except csv.Error as error:
+            cells = pd.read_csv(
+                io.StringIO(text), sep=separator, header=None, dtype=str, na_filter=False, skip_blank_lines=False
+            ).apply(lambda column: column.str.strip())
+        except ValueError as error:
             remedy = f"Put cells that contain the separator in quotes. {self.how_to_get}"
-            raise DataError(f"{path} is not a csv table ({error})", remedy) from None
+            raise DataError(f"{path} is not a csv table ({' '.join(str(error).split())})", remedy) from None
+        cells.index += 1
+        header, table = cells.iloc[0].tolist(), cells.iloc[1:]
+        wanted = [*columns, *also]
+        spelled = {name.casefold(): name for name in wanted if name not in header}
+        header = [spelled.get(name.casefold(), name) for name in header]
+        if prefix:
+            header = [prefix + name[len(prefix) :] if name.casefold().startswith(prefix) else name for name in header]
+        require_columns(header, columns, str(path))
+        chosen = [name for name in header if name in wanted or (prefix and name.startswith(prefix))]
+        if len(chosen) > len(set(chosen)):
+            raise DataError(f"{path} has a column more than once: {listed(chosen)}", "Keep one of them.")
+        table = table.set_axis(header, axis=1)[chosen]
+        table = table[(table != "").any(axis=1)]
         if not repeats and (again := int(table.duplicated().sum())):
             self.notes.append(f"{path.name}: {again} rows are repetitions of others")
             table = table.drop_duplicates()
@@ -106,31 +111,19 @@ class Layout:
     def match(self, paths: pd.Series) -> list[Path]:
         """The file of each path (relative to the root); one that is not there stays as it is.
 
-        A path may lack the suffix of its file, have it twice, or differ in case, as long as only one file can be meant;
-        otherwise DataError. So do paths that lead out of the root.
+        A path may lack the suffix of its file, have it twice, or differ in case, as long as only one file can be meant.
+        Raises DataError if two paths then mean one file, or if one leads out of the root.
         """
-        found, assumed = [], {}
-        for path in paths:
-            near = self._alike.get(_key(path), [])
-            if path in self.files or os.path.lexists(self.root / path) or not near:
-                found.append(path)
-                continue
-            if len(near) > 1:
-                near = [file for file in near if stem(file) == stem(path)] or near
-            if len(near) > 1:
-                raise DataError(
-                    f"{self.what}: '{path}' can be {' or '.join(near)}", "Write the name as the file is called."
-                )
-            found.append(near[0])
-            assumed[path] = near[0]
+        near = [self._alike.get(_key(path), []) for path in paths]
+        found = [path if path in self.files or len(one) != 1 else one[0] for path, one in zip(paths, near, strict=True)]
+        assumed = [(path, file) for path, file in zip(paths, found, strict=True) if path != file]
         if assumed:
-            path, file = next(iter(assumed.items()))
             note = f"of {len(paths)} names are spelled differently from their files (case or suffix)"
-            self.notes.append(f"{len(assumed)} {note}: '{path}' is {file}")
-            taken = pd.Series(found)[pd.Series(found).duplicated(keep=False)].unique()
-            if len(taken):
+            self.notes.append(f"{len(assumed)} {note}: '{assumed[0][0]}' is {assumed[0][1]}")
+            taken = sorted({file for _, file in assumed if found.count(file) > 1})
+            if taken:
                 raise DataError(f"{self.what}: several rows mean the file {listed(taken)}", "Keep one row per video.")
-        return self.inside(self.root / path for path in found)
+        return self._inside(self.root / path for path in found)
 
     def videos(self, folder: str) -> list[Path]:
         """The video files directly in a folder, by name; raises DataError if there is none."""
@@ -138,27 +131,7 @@ class Layout:
         paths = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."]
         if not paths:
             raise DataError(f"{self.what}: no video in {self.root / folder}", self.how_to_get)
-        return self.inside(paths)
-
-    def inside(self, paths: Iterable[Path]) -> list[Path]:
-        """`paths`; raises DataError naming those that leave the root by "..", a drive or a link.
-
-        A link into DVC's cache counts as the file itself: DVC makes such links to save space.
-        """
-        paths, real_root = list(paths), os.path.realpath(self.root)
-        outside = []
-        for path in paths:
-            real = os.path.realpath(path)
-            if os.path.commonpath([real, real_root]) != real_root and not (
-                path.is_symlink() and DVC_OBJECT.search(real)
-            ):
-                outside.append(path)
-        if outside:
-            raise DataError(
-                f"{self.what}: videos must be inside {self.root}: {listed(outside)}",
-                "Copy them there, or set `root` to a folder that holds them all.",
-            )
-        return paths
+        return self._inside(paths)
 
     def license(self, published: str) -> str:
         """The licence of the videos: what the first line of LICENSE says, else the `published` one."""
@@ -171,16 +144,9 @@ class Layout:
     ) -> pd.Series:
         """Cells as numbers in [low, high], missing where they are empty; raises DataError naming rows that are not.
 
-        A decimal comma is read where it cannot be a thousands separator. `names` are the rows' names for the error;
-        `whole` asks for integers.
+        `names` are the rows' names for the error; `whole` asks for integers.
         """
-        decimal = texts.str.fullmatch(r"[+-]?\d+,\d+")
-        if high >= 1000:
-            decimal &= ~texts.str.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}")
-        if decimal.any():
-            self.notes.append(f"{table}, column {texts.name}: decimal commas ('{texts[decimal].iloc[0]}')")
-        points = texts.where(~decimal, texts.str.replace(",", "."))
-        values = pd.to_numeric(points.where(texts != ""), errors="coerce").astype("Float64")
+        values = pd.to_numeric(texts.where(texts != ""), errors="coerce").astype("Float64")
         wrong = (texts != "") & ~values.between(low, high).fillna(False)
         if whole:
             wrong |= (values % 1 != 0).fillna(False)
@@ -199,37 +165,18 @@ class Layout:
             rows = listed(f"{name} = '{text}'" for name, text in zip(names[wrong], texts[wrong], strict=True))
             raise DataError(f"{self.root / table}, column {texts.name} must be {kind}: {rows}", "Correct these rows.")
 
-    def _table_path(self, name: str) -> Path:
-        """Where the table is, whatever the case of its name."""
-        path = self.root / name
-        if os.path.lexists(path):
-            return path
-        there = [entry for entry in self.files if Path(entry).parent == Path(name).parent]
-        same = [entry for entry in there if entry.casefold() == name.casefold()]
-        if len(same) == 1:
-            self.notes.append(f"{same[0]} is read as {name}")
-            return self.root / same[0]
-        books = [entry for entry in there if Path(entry).suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers")]
-        if books:
-            raise DataError(f"{self.what}: no file {path}, but {listed(books)}", f"Save the spreadsheet as {path}.")
-        raise DataError(f"{self.what}: no file {path}", self.how_to_get)
+    def _absent(self, kind: str, path: Path) -> DataError:
+        there = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
+        return DataError(
+            f"{self.what}: no {kind} {path} ({path.parent} holds: {listed(there) or 'nothing'})", self.how_to_get
+        )
 
     def _text(self, path: Path) -> str:
         """The text of a table, decoded; raises DataError if it is not text."""
-        try:
-            with regular(path) as stream:
-                content = stream.read(TABLE_BYTES + 1) or b""
-        except VideoError as error:
-            raise DataError(f"{self.what}: {error.problem}", self.how_to_get) from None
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror})", self.how_to_get) from None
-        if len(content) > TABLE_BYTES:
-            raise DataError(f"{path} is larger than {TABLE_BYTES >> 20} MB: not a list of videos", self.how_to_get)
-        if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-            raise DataError(f"{path} is a spreadsheet or an archive, not a csv table", UTF8_REMEDY)
+        content = path.read_bytes()
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         if b"\x00" in content and not wide:
-            raise DataError(f"{path} is not a csv table in UTF-8: it holds NUL bytes", UTF8_REMEDY)
+            raise DataError(f"{path} is not text, but a spreadsheet or something else", UTF8_REMEDY)
         for encoding, name in (("utf-16", "UTF-16"),) if wide else (("utf-8-sig", ""), ("cp1252", "Windows-1252")):
             try:
                 text = content.decode(encoding)
@@ -237,32 +184,23 @@ class Layout:
                 continue
             if name:
                 self.notes.append(f"{path.name} is not UTF-8: read as {name}")
-            if not text.strip():
-                raise DataError(f"{path} is not a csv table: it is empty", self.how_to_get)
-            return text
+            return text.lstrip("\r\n")
         raise DataError(f"{path} is text in an unknown encoding", UTF8_REMEDY)
 
-    def _cells(
-        self, path: Path, text: str, separator: str, places: dict[str, int], columns: tuple[str, ...]
-    ) -> pd.DataFrame:
-        """The cells at `places`; raises csv.Error, or DataError if the header lacks one of `columns`."""
-        reader = _rows(text, separator)
-        header = [name.strip() for name in next(reader, (0, []))[1]]
-        if len(header) > TABLE_COLUMNS:
-            raise DataError(f"{path} has {len(header)} columns; at most {TABLE_COLUMNS} are read", "Keep those needed.")
-        if missing := [name for name in columns if name not in places]:
-            require_columns(header, missing, str(path))
-        if twice := [name for name in places if header.count(name) > 1]:
-            raise DataError(f"{path} has the column {listed(twice)} more than once", "Keep one of them.")
-        cells: dict[str, list[str]] = {name: [] for name in places}
-        lines = []
-        for line, row in reader:
-            if any(map(str.strip, row[len(header) :])):
-                raise csv.Error(f"line {line} has {len(row)} cells, and there are {len(header)} columns")
-            for name, place in places.items():
-                cells[name].append(row[place].strip() if place < len(row) else "")
-            lines.append(line)
-        return pd.DataFrame(cells, index=lines, dtype=str)
+    def _inside(self, paths: Iterable[Path]) -> list[Path]:
+        """`paths`; raises DataError naming those that leave the root by "..", a drive or a link.
+
+        A link into DVC's cache counts as the file itself: DVC makes such links to save space.
+        """
+        paths, root = list(paths), self.root.resolve()
+        leaving = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(root)]
+        outside = [path for path in leaving if not (path.is_symlink() and DVC_OBJECT.search(os.path.realpath(path)))]
+        if outside:
+            raise DataError(
+                f"{self.what}: videos must be inside {self.root}: {listed(outside)}",
+                "Copy them there, or set `root` to a folder that holds them all.",
+            )
+        return paths
 
 
 def stem(path: str) -> str:
@@ -277,68 +215,21 @@ def _key(path: str) -> str:
     return unicodedata.normalize("NFC", stem(path)).casefold()
 
 
-def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a csv that are not blank, each with the number of its line; raises csv.Error."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    return ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-
-
-def _places(
-    rows: Iterator[tuple[int, list[str]]], columns: tuple[str, ...], also: Iterable[str], prefix: str
-) -> dict[str, int]:
-    """Where the header has each wanted column, whatever its case; exact names come first."""
-    try:
-        header = [name.strip() for name in next(rows, (0, []))[1]]
-    except csv.Error:
-        return {}
-    places: dict[str, int] = {}
-    lower = [name.casefold() for name in header]
-    for name in (*columns, *also):
-        if name in header:
-            places[name] = header.index(name)
-        elif lower.count(name.casefold()) == 1:
-            places[name] = lower.index(name.casefold())
-    if prefix:
-        places |= {prefix + name[len(prefix) :]: at for at, name in enumerate(header) if lower[at].startswith(prefix)}
-    return dict(sorted(places.items(), key=lambda place: place[1]))
-
-
 def _tree(root: Path) -> list[str]:
     """Every file below `root`, relative to it; DataError naming what DVC cannot read, and would stop at or hang on."""
     files, stray = [], []
-
-    def unreadable(error: OSError) -> None:
-        stray.append(f"{_plain(os.path.relpath(error.filename, root))} ({error.strerror})")
-
-    for folder, folders, names in os.walk(root, onerror=unreadable):
-        below = [os.path.relpath(os.path.join(folder, name), root) for name in (*names, *folders)]
-        stray += [f"{_plain(path)} ({fault})" for path in below if (fault := _fault(os.path.join(root, path)))]
-        files += below[: len(names)]
+    for folder, folders, names in os.walk(root):
+        for path in (Path(folder, name) for name in (*names, *folders)):
+            file = str(path.relative_to(root))
+            plain = file.encode(errors="replace").decode() == file  # no byte that is not UTF-8
+            if not plain or not (path.is_file() or path.is_dir()) or not os.access(path, os.R_OK):
+                stray.append(ascii(file))
+            elif path.is_file():
+                files.append(file)
     if stray:
         raise DataError(
-            f"{root} holds what DVC cannot read: {listed(stray)}", "Remove, repair or rename it, and run again."
+            f"{root} holds what DVC cannot read (broken links, pipes, names not in UTF-8, no permission): "
+            + listed(stray),
+            "Remove, repair or rename it, and run again.",
         )
     return files
-
-
-def _fault(path: str) -> str:
-    """Why DVC cannot hash a file or folder; "" if it can."""
-    try:
-        path.encode()
-        mode = os.stat(path).st_mode
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
-    except FileNotFoundError:
-        return f"broken link to {os.readlink(path)}" if os.path.islink(path) else ""
-    except OSError as error:
-        return str(error.strerror)
-    if stat.S_ISDIR(mode):
-        return ""  # one that cannot be read is reported by os.walk
-    if not stat.S_ISREG(mode):
-        return "a pipe, socket or device"
-    return "" if os.access(path, os.R_OK) else "this user may not read it"
-
-
-def _plain(path: str) -> str:
-    """A path that prints on one line, whatever its name."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in path)

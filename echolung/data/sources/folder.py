@@ -11,7 +11,6 @@ Other columns are yours and are not read.
 from __future__ import annotations
 
 import os.path
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +21,6 @@ from echolung.data.sources.files import Layout, Scan
 
 TABLE = "videos.csv"
 OPTIONAL = {"collection": "collection", "view": "view", "split": "split_official", "license": "license"}
-DRIVE_OR_ADDRESS = re.compile(r"[A-Za-z]:|[A-Za-z][\w+.-]*:/")
 HOW_TO_GET = f"Put your videos into one folder with a {TABLE} of the columns path, patient, label; set `root` to it."
 
 
@@ -36,13 +34,7 @@ def scan(root: Path, source: str) -> Scan:
             raise DataError(
                 f"{root / TABLE}: {column} is empty in lines {listed(empty)}", "Fill it in for every video."
             )
-    paths = table["path"].str.replace("\\", "/")
-    outside = paths[[_leaves(path) for path in paths]]
-    if len(outside):
-        raise DataError(
-            f"{root / TABLE}: paths must stay inside {root}: {listed(outside)}", "Give them relative to that folder."
-        )
-    paths = paths.map(os.path.normpath)
+    paths = table["path"].str.replace("\\", "/").map(os.path.normpath)
     rows = {
         "sample_id": source + "/" + paths.map(lambda path: os.path.splitext(path)[0]),
         "source": source,
@@ -53,11 +45,6 @@ def scan(root: Path, source: str) -> Scan:
     rows |= {ours: _or_missing(table[theirs]) for theirs, ours in OPTIONAL.items() if theirs in table}
     rows |= {str(name): _or_missing(table[name]) for name in table if str(name).startswith("label_")}
     return Scan(pd.DataFrame(rows), notes=tuple(layout.notes))
-
-
-def _leaves(path: str) -> bool:
-    """Whether a path is not relative or climbs out of the folder it is relative to."""
-    return os.path.isabs(path) or bool(DRIVE_OR_ADDRESS.match(path)) or os.path.normpath(path).split("/")[0] == ".."
 
 
 def _or_missing(texts: pd.Series) -> pd.Series:

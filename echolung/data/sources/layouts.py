@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from echolung.core.errors import DataError
 from echolung.data.manifest import conform
 from echolung.data.sources import covid_blues, echonet, echonet_pediatric, folder, pocus
 from echolung.data.sources.files import Scan
@@ -25,8 +24,5 @@ def scan(layout: str, root: Path, source: str) -> Scan:
 
     Raises DataError if the set is not as its layout says.
     """
-    try:
-        found = SOURCES[layout](root, source)
-    except KeyError:
-        raise DataError(f"no layout '{layout}'", f"Layouts are: {', '.join(SOURCES)}.") from None
+    found = SOURCES[layout](root, source)
     return dataclasses.replace(found, manifest=conform(found.manifest))

@@ -35,7 +35,7 @@ HOW_TO_GET = (
     f"one that holds {TABLE} and convex/."
 )
 
-# `Source ID` of dataset_metadata.csv, named by what its rows' `URL (Video Name)` and `Title` point to.
+# `Source ID` of the videos by a convex probe, named by what their `URL (Video Name)` and `Title` point to.
 COLLECTIONS = {
     "1": "butterfly",
     "2": "pocus-atlas",
@@ -46,44 +46,22 @@ COLLECTIONS = {
     "7": "bcpocus",
     "8": "youtube-8",
     "9": "nephropocus",
-    "10": "youtube-10",
-    "11": "youtube-11",
-    "12": "critical-care-northampton",
-    "13": "everyday-ultrasound",
     "14": "charlotte",
     "15": "bja-education-2016",
     "16": "litfl",
     "17": "st-emlyns",
     "18": "northumbria",
-    "19": "website-donation",
-    "20": "ssrn-3544750",
     "21": "advances-thoracic-2015",
     "22": "clinical-review-2007",
-    "23": "covid-manifestations-2020",
     "24": "h1n1-chest-ultrasound-2012",
     "25": "pregnant-women-2020",
-    "26": "community-acquired-children-2017",
-    "27": "community-acquired-2014",
-    "28": "pediatric-pneumonia-2017",
-    "29": "h1n1-prospective-2012",
     "30": "dialytic-recommendations-2020",
-    "31": "pregnant-woman-2020",
-    "32": "pictorial-essay-2020",
-    "33": "exacerbation-causes-2015",
     "34": "wfumb",
     "35": "ultraschalltagung",
-    "36": "sonographiebilder",
-    "37": "acute-medicine",
-    "38": "abrams-2020",
     "39": "volpicelli-2020",
     "40": "denault-2020",
-    "41": "bolzano",
-    "42": "siemens",
-    "43": "chen-2020",
     "44": "youtube-44",
     "45": "emdocs",
-    "46": "oliveira-2020",
-    "47": "reissig-2012",
 }
 
 # In these rows a comma in a comment moved the cells one column to the right: `Patient ID / Name` holds the age, 40.

@@ -61,7 +61,7 @@ def test_a_wrong_table_is_named(old: str, new: str, problem: str, tmp_path: Path
 
 
 def test_discs_become_polygons_without_the_long_axis(tmp_path: Path) -> None:
-    assert scan(write(tmp_path)).tracings is None
+    assert scan(write(tmp_path)).tracings.empty
     (tmp_path / "VolumeTracings.csv").write_text(DISCS)
     assert scan(tmp_path).tracings[["sample_id", "frame", "points"]].values.tolist() == [
         ["hearts/0X100", 46, [[1, 2], [5, 6], [7, 8], [3, 4]]],

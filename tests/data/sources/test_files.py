@@ -6,11 +6,9 @@ import os
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from echolung.core.errors import DataError
-from echolung.data.sources.files import Layout
 from echolung.data.sources.layouts import Scan, scan
 
 folder = partial(scan, "folder", source="mine")
@@ -59,12 +57,12 @@ def test_a_table_is_read_whatever_program_wrote_it(kind: str, tmp_path: Path) ->
     ("content", "problem"),
     [
         ("path;patient\na.mp4;P1\n", r"no column 'label'\. Its columns are: path, patient"),
-        ("path\na.mp4\n", r"no column 'patient' \(nearest: 'path'\), 'label'"),
-        ("path,patient,label\na,b.mp4,P1,x\n", "line 2 has 4 cells, and there are 3 columns"),
-        ("path,patient,label,label\na.mp4,P1,x,y\n", "has the column label more than once"),
-        (b"PK\x03\x04" + bytes(40), "is a spreadsheet or an archive"),
+        ("path\na.mp4\n", "no column 'patient', 'label'"),
+        ("path,patient,label\na,b.mp4,P1,x\n", "Expected 3 fields in line 2, saw 4"),
+        ("path,patient,label,label\na.mp4,P1,x,y\n", "has a column more than once: path, patient, label, label"),
+        (b"PK\x03\x04" + bytes(40), "is not text, but a spreadsheet"),
         (b"path,patient,label\na.mp4,P1,\x81\n", "is text in an unknown encoding"),
-        (b"path,patient,label\na\x00.mp4,P1,x\n", "NUL bytes"),
+        (b"path,patient,label\na\x00.mp4,P1,x\n", "is not text"),
         ("path,patient,label\na.mp4,P1,x\na.mp4,P2,x\n", r"sample ids are repeated: mine/a .*, mine/a"),
     ],
 )
@@ -75,11 +73,9 @@ def test_a_table_that_cannot_be_read_is_named_with_its_cause(
         folder(written(tmp_path, content))
 
 
-def test_a_spreadsheet_beside_no_table_is_named_and_a_table_is_found_in_another_case(tmp_path: Path) -> None:
-    written(tmp_path, b"PK", "videos.xlsx")
-    with pytest.raises(DataError, match=r"no file .*videos\.csv, but videos\.xlsx"):
-        folder(tmp_path)
-    assert cells(folder(written(tmp_path, joined(","), "Videos.CSV"))) == ROWS
+def test_what_is_there_is_named_where_the_table_is_not(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file .*videos\.csv \(.* holds: videos\.xlsx\)"):
+        folder(written(tmp_path, b"PK", "videos.xlsx"))
 
 
 @pytest.mark.parametrize(
@@ -100,37 +96,17 @@ def test_a_file_is_found_by_a_name_in_another_case_or_without_its_suffix(file: s
     assert f"1 of 2 names are spelled differently from their files (case or suffix): '{name}' is {file}" in found.notes
 
 
-def test_a_name_that_can_mean_two_files_is_refused_and_so_is_a_file_with_two_names(tmp_path: Path) -> None:
+def test_a_name_that_can_mean_two_files_stays_and_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
     for name in ("a.avi", "a.MP4"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"'A\.mov' can be a\.MP4 or a\.avi"):
-        folder(written(tmp_path, "path,patient,label\nA.mov,P1,x\n"))
+    found = folder(written(tmp_path, "path,patient,label\nA.mov,P1,x\n"))
+    assert found.manifest["path"].tolist() == [str(tmp_path / "A.mov")]  # which does not exist: the gate names it
     (tmp_path / "a.MP4").unlink()
     with pytest.raises(DataError, match=r"several rows mean the file a\.avi"):
         folder(written(tmp_path, "path,patient,label\na.avi,P1,x\nA.avi,P2,y\n"))
 
 
-def test_decimal_commas_are_read_where_they_cannot_separate_thousands(tmp_path: Path) -> None:
-    layout = Layout(tmp_path, "a set", "")
-    names = pd.Series(list("abc"))
-
-    def numbers(*cells: str, high: float = 100) -> list[float]:
-        return layout.numbers("FileList.csv", pd.Series(cells, name="EF"), 0, high, names[: len(cells)]).tolist()
-
-    assert numbers("64,2", "50", "1.5") == [64.2, 50, 1.5]
-    assert layout.notes == ["FileList.csv, column EF: decimal commas ('64,2')"]
-    assert numbers("64,202") == [64.202]
-    assert numbers("0,125", "1234,5", high=1e4) == [0.125, 1234.5]
-    for cells, high in ((["1,234"], 1e4), (["1.234,5"], 1e4), (["64,2,1"], 100)):
-        with pytest.raises(DataError, match="must be a number"):
-            numbers(*cells, high=high)
-
-
-STRAY = {
-    "link": r"stray \(broken link to gone\)",
-    "pipe": r"stray \(a pipe, socket or device\)",
-    "name": r"L\\udcfcck\\n\.mp4 \(its name is not UTF-8\)",
-}
+STRAY = {"link": "'stray'", "pipe": "'stray'", "name": r"'L\\udcfcck\\n\.mp4'"}
 
 
 @pytest.mark.parametrize("kind", STRAY)
@@ -142,6 +118,6 @@ def test_what_dvc_cannot_read_is_named_in_one_line(kind: str, tmp_path: Path) ->
         os.mkfifo(root / "stray")
     else:
         (root / os.fsdecode(b"L\xfcck\n.mp4")).touch()
-    with pytest.raises(DataError, match=rf"mine holds what DVC cannot read: {STRAY[kind]}\. Remove") as error:
+    with pytest.raises(DataError, match=rf"mine holds what DVC cannot read .*: {STRAY[kind]}\. Remove") as error:
         folder(root)
     assert "\n" not in error.value.problem and error.value.remedy

