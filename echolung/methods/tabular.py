@@ -42,7 +42,7 @@ class Tabular(Method):
     """Multinomial logistic regression; a subclass says on which numbers."""
 
     kinds = ("classification",)
-    Settings = LogisticSettings
+    Settings: ClassVar[type[Parameters]] = LogisticSettings
     code: ClassVar[tuple[str, ...]] = (
         "echolung.methods.tabular",
         "echolung.methods.logistic",
@@ -61,7 +61,7 @@ class Tabular(Method):
     @classmethod
     def columns_of(cls, settings: Any, table: pd.DataFrame) -> list[str]:
         """The columns to read."""
-        return list(table)
+        return [str(name) for name in table]
 
     @classmethod
     def fit(
@@ -109,7 +109,7 @@ def _choose(
 
     folds, penalties = list(cohort.folds), sorted(penalties)
     weights_JV = np.stack([*(cohort.weights(fold) for fold in folds), cohort.weights()])  # the last: all rows
-    solved = solve(torch.from_numpy(x), torch.from_numpy(cohort.y), torch.from_numpy(weights_JV), penalties, classes)
+    solved = solve(torch.from_numpy(x), torch.tensor(cohort.y), torch.from_numpy(weights_JV), penalties, classes)
     logits_JGVC = solved.logits(torch.from_numpy(x)).numpy()
     losses = [
         cohort.log_loss(fold, softmax(logits_JGVC[j][:, cohort.inner == fold]).swapaxes(0, 1))

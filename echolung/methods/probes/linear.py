@@ -39,7 +39,7 @@ class Linear(Tabular):
 
     @classmethod
     def columns_of(cls, settings: Any, table: pd.DataFrame) -> list[str]:
-        return [name for name in table if name.split("_")[0] in settings.reads]
+        return [str(name) for name in table if str(name).split("_")[0] in settings.reads]
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
         """What each token adds to the logit of the answer. Exact: a deviation is a sum over tokens, too.
