@@ -53,7 +53,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(5):
         np.save(directory / f"sha{number}.npy", rng.integers(0, 256, (20, 24, 24), dtype=np.uint8))
         clips[f"hearts/{number}"] = {"sha256": f"sha{number}", "fps": 20.0, "frames": 20}
-    (directory / "index.json").write_text(json.dumps({"size": 24, "clips": clips}))
+    (directory / "index.json").write_text(json.dumps({"size": 24, "clips": clips, "fingerprint": ""}))
     return directory
 
 

@@ -57,7 +57,7 @@ def make_store(directory: Path, videos: int = 7) -> ClipStore:
         video = np.stack([np.roll(texture, shift, axis=1) for shift in range(frames)])
         np.save(directory / f"{number}.npy", video)
         clips[f"hearts/{number}"] = {"sha256": str(number), "fps": 20.0 + number, "frames": frames}
-    (directory / "index.json").write_text(json.dumps({"size": 24, "clips": clips}))
+    (directory / "index.json").write_text(json.dumps({"size": 24, "clips": clips, "fingerprint": ""}))
     return ClipStore.open(directory)
 
 
