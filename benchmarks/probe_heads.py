@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from echolung.methods.probes.heads import NORM_EPSILON, AttentiveHeads, HeadwiseAdamW, ProbeForm
+from echolung.methods.probes.heads import NORM_EPSILON, HeadwiseAdamW, ProbeForm, ProbeHeads
 
 RATES, DECAYS, FOLDS = (3e-4, 1e-3, 3e-3), (0.1, 10.0), 3
 CLASSES, BATCH, HEAD_WIDTH = 3, 16, 64
@@ -31,7 +31,7 @@ CLASSES, BATCH, HEAD_WIDTH = 3, 16, 64
 class SoloProbe(nn.Module):
     """LayerNorm, one learned query, nn.MultiheadAttention, linear classifier."""
 
-    def __init__(self, start: AttentiveHeads) -> None:
+    def __init__(self, start: ProbeHeads) -> None:
         super().__init__()
         width = start.form.width
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
@@ -67,8 +67,8 @@ def batches(videos: int, epochs: int) -> list[Tensor]:
 def together(tokens: Tensor, y: Tensor, epochs: int) -> Tensor:
     """Final training loss (H,) of all heads, trained in one pass."""
     configurations, weights_HV = search(len(tokens))
-    form = ProbeForm(kind="attentive", width=tokens.shape[-1], classes=CLASSES, attention_head_width=HEAD_WIDTH)
-    heads = AttentiveHeads(form, len(configurations))
+    form = ProbeForm(width=tokens.shape[-1], classes=CLASSES, attention_head_width=HEAD_WIDTH)
+    heads = ProbeHeads(form, len(configurations))
     rates, decays = torch.tensor(configurations).unbind(dim=1)
     optimiser = HeadwiseAdamW(heads, rates, decays)
 
@@ -87,8 +87,8 @@ def together(tokens: Tensor, y: Tensor, epochs: int) -> Tensor:
 def one_by_one(tokens: Tensor, y: Tensor, epochs: int) -> Tensor:
     """The same by a loop over heads. A solo head need not look at the videos it is held out of, and does not."""
     configurations, weights_HV = search(len(tokens))
-    form = ProbeForm(kind="attentive", width=tokens.shape[-1], classes=CLASSES, attention_head_width=HEAD_WIDTH)
-    start, final = AttentiveHeads(form, 1), []
+    form = ProbeForm(width=tokens.shape[-1], classes=CLASSES, attention_head_width=HEAD_WIDTH)
+    start, final = ProbeHeads(form, 1), []
     for (rate, decay), weights in zip(configurations, weights_HV, strict=True):
         probe = SoloProbe(start)
         matrices = [probe.attention.in_proj_weight, probe.classifier.weight]

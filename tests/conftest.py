@@ -164,7 +164,6 @@ SMALL: dict[str, Any] = {
     },
     "embed__sources": ["pocus", "hearts"],
     "fit__methods__attentive__epochs": 12,
-    "fit__methods__linear__epochs": 12,
     "report__arms": ["random", "jepa", "hand-made", "source-only", "toy-random", "toy"],
     "compare__bootstrap": 200,
     "compare__permutations": 500,

@@ -79,7 +79,7 @@ def test_a_file_without_parameters_is_one_line(
         ("arms.jepa.method", ["linear", "linear"], "each method once"),
         ("arms.jepa.encoder", None, "reads an encoder's features: name one with `encoder`"),
         ("arms.jepa.shape", {"depth": 2}, "a pretrained encoder has its own"),
-        ("fit.methods.linear.epoch", 3, "unknown parameter 'fit.methods.linear.epoch': did you mean 'epochs'"),
+        ("fit.methods.attentive.epoch", 3, "unknown parameter 'fit.methods.attentive.epoch': did you mean 'epochs'"),
         ("fit.methods.lineal", {}, "no entry 'lineal': did you mean 'linear'"),
         ("report.arms", ["random"], "report.arms must list the arms"),
     ],
@@ -113,8 +113,8 @@ def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPa
     assert list(settings.arms_of("pocus-pathology")) == ["random", "jepa", "hand-made", "source-only", "deep"]
     assert list(settings.arms_of("cross")) == ["random", "jepa", "hand-made", "source-only", "own", "deep"]
     assert settings.encoders_of("cross") == ["random", "jepa", "own", "deep"], "an encoder may train on its own pool"
-    draws = [("random", method, seed) for method in ("attentive", "linear") for seed in settings.draws]
-    runs = [("jepa", method, seed) for method in ("attentive", "linear") for seed in (0, 1)]
+    draws = [("random", method, seed) for method in ("linear", "attentive") for seed in settings.draws]
+    runs = [("jepa", method, seed) for method in ("linear", "attentive") for seed in (0, 1)]
     fits = settings.fits("blues-covid")
     assert [fit for fit in fits if fit[0] in ("random", "jepa", "own")] == [*draws, *runs, ("own", "linear", 1)]
     assert fits[-1] == ("majority", "majority", 0)

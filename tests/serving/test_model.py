@@ -61,8 +61,8 @@ def test_a_model_without_an_encoder_answers_too(folder: Path, model: Model) -> N
     looks = described(model, folder / "a.mp4")["handmade"]
     one = model.read(folder / "a.mp4")
     columns = [str(column) for column in HandMade.table(one.recordings, [one.name])]
-    weights = {"mean": looks[0], "scale": np.ones(len(columns)), "intercepts": np.zeros(3)}
-    weights["coefficients"] = random.normal(size=(3, len(columns)))
+    coefficients = random.normal(size=(3, len(columns)))
+    weights = {"coefficients": coefficients, "intercepts": -coefficients @ looks[0]}
     method = HandMade(columns, weights, pd.DataFrame())
     made = Model.open(make_model(folder, "hand-made", usual({"handmade": looks}), method, "hand-made"))
     table = made.predict([folder / name for name in VIDEOS])
