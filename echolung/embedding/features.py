@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from echolung.core.errors import DataError, SettingsError
+from echolung.core.errors import DataError, SettingsError, listed
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
-from echolung.data.manifest import listed
 
 TOKENS, INDEX, RECORD = "tokens.npy", "index.csv", "features.json"
 INDEX_COLUMNS = ["sample_id", "sha256", "finite", "std", "seen_in_pretraining"]
