@@ -85,7 +85,7 @@ def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
     answer = json.loads(done.stdout)
     assert (answer["study"], answer["can_run"]) == ("phantom", True)
     said = {one["subject"]: one["said"] for one in answer["findings"]}
-    assert said.keys() > {"FFmpeg", "Ray", "disk", "tracking", "Git", "DVC", "running"}
+    assert said.keys() > {"FFmpeg", "Ray", "disk", "tracking", "Git", "DVC"}
     assert said["parameters"] == "params.yaml: study=phantom scale=demo"
     assert said["pocus"] == "drawn by the study"
     after = {path: path.read_bytes() for path in before if path.exists()}
