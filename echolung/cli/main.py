@@ -91,12 +91,7 @@ def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: in
 @phantom.command("sheet")
 @click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
 def phantom_sheet(picture: Path) -> None:
-    """Draw a contact sheet of hearts and lungs (png).
-
-    \b
-    Example:
-      echolung phantom sheet phantoms.png
-    """
+    """Draw a contact sheet of hearts and lungs: echolung phantom sheet phantoms.png"""
     from echolung.phantom.contact_sheet import contact_sheet
 
     contact_sheet(picture)

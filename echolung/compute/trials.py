@@ -153,12 +153,13 @@ def _tune(
     )
     failures = {}
     for trial in tuner.fit():
+        key = Path(trial.path).name  # the configuration of a trial that died before it reported is None
         if trial.error:  # Ray's report ends with the reason
             cause = f"its process died (... {' '.join(str(trial.error).split())[-200:]})"
             remedy = "If it ran out of memory, lower `workers`."
-            failures[trial.config["key"]] = {"died": True, "cause": cause, "remedy": remedy, "traceback": ""}
+            failures[key] = {"died": True, "cause": cause, "remedy": remedy, "traceback": ""}
         elif "cause" in (trial.metrics or {}):
-            failures[trial.config["key"]] = {"died": False, **trial.metrics}
+            failures[key] = {"died": False, **trial.metrics}
     return failures
 
 

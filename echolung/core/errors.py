@@ -1,5 +1,7 @@
 """Typed errors. Each says what is wrong and what to do about it; the command line prints both and exits with 1."""
 
+from collections.abc import Iterable
+
 
 class EcholungError(Exception):
     """Something that data, files, settings or users can cause.
@@ -77,3 +79,10 @@ class DependencyError(EcholungError):
 
 class BusyError(EcholungError):
     """Another process is doing the same work."""
+
+
+def listed(values: Iterable[object], most: int = 8) -> str:
+    """`values` for a message: the first few, and how many more there are."""
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

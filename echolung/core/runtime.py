@@ -204,28 +204,12 @@ def exclusive(path: Path, work: str, patience: float = 0.0) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            raise BusyError(f"{work} is already running ({_holder(path)})", "Wait for it, or stop it first.") from None
+            holder = path.read_text(errors="replace").strip() or "another process"
+            raise BusyError(f"{work} is already running ({holder})", "Wait for it, or stop it first.") from None
     try:
         yield
     finally:
         lock.release()
-
-
-def holder(path: Path) -> str:
-    """Which process holds the lock file `path`, as "process 123"; "" if none does."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(path, timeout=0):
-            return ""
-    except Timeout:
-        return _holder(path)
-    except OSError:  # another user's, or a read-only disk
-        return ""
-
-
-def _holder(path: Path) -> str:
-    return path.read_text(errors="replace").strip() or "another process"
 
 
 def _sign(handle: int) -> None:

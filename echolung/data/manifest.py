@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, listed
 from echolung.core.runtime import atomic_path
 
 IDENTITY_COLUMNS: dict[str, str] = {
@@ -95,10 +95,3 @@ def require_columns(present: Iterable[str], needed: Iterable[str], where: str) -
     if missing := [name for name in needed if name not in names]:
         remedy = f"Its columns are: {listed(names, 60) or 'none'}. Correct it."
         raise DataError(f"{where} has no column {listed(repr(name) for name in missing)}", remedy)
-
-
-def listed(values: Iterable[object], most: int = 8) -> str:
-    """`values` for a message: the first few, and how many more there are."""
-    texts = [str(value) for value in values]
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more

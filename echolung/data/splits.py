@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 import pydantic
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, listed
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import atomic_path, derived_seed
-from echolung.data.manifest import listed
 
 How = Literal["cv", "official", "external"]
 

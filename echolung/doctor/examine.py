@@ -20,7 +20,7 @@ def examine(
     compute = settings.pretrain.compute if settings else None
     found = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu))]
     found += [machine.ray(deep, settings.workers if settings else 1), machine.disk(root), *machine.git(root)]
-    found += [machine.dvc(root), parameters, project.running(root)]
+    found += [machine.dvc(root), parameters]
     if settings is None:
         return Examination("", found)
     found.append(project.tracking(root, settings))

@@ -27,9 +27,8 @@ def python(root: Path) -> Finding:
 
     code, here = Path(echolung.__file__).parents[1], Path(sys.executable).parent
     if (root / "echolung").is_dir() and not code.samefile(root):
-        return Finding(
-            GROUP, "Python", "error", f"`echolung` runs the code of {code}, not of {root}", "Run ./bootstrap.sh"
-        )
+        said = f"`echolung` runs the code of {code}, not of {root}"
+        return Finding(GROUP, "Python", "error", said, "Run ./bootstrap.sh")
     for program in ("python", "dvc"):
         found = shutil.which(program)
         if found is None or not Path(found).parent.samefile(here):
@@ -93,10 +92,8 @@ def git(root: Path) -> list[Finding]:
     found = [Finding(GROUP, "Git", "ok", f"revision {head.stdout.strip()}")]
     for key, example in (("name", '"Your Name"'), ("email", "you@example.org")):
         if not _git(root, "config", f"user.{key}").stdout and f"GIT_AUTHOR_{key.upper()}" not in os.environ:
-            remedy = f"git config --global user.{key} {example}"
-            found.append(
-                Finding(GROUP, "Git user", "error", f"git has no user.{key}, which `dvc exp run` needs", remedy)
-            )
+            said = f"git has no user.{key}, which `dvc exp run` needs"
+            found.append(Finding(GROUP, "Git user", "error", said, f"git config --global user.{key} {example}"))
     return found
 
 
@@ -124,6 +121,5 @@ def disk(root: Path) -> Finding:
     """A warning where little room is left."""
     free = shutil.disk_usage(root).free / 2**30
     if free < ROOM:
-        remedy = f"Free some space: {ROOM:.0f} GB are enough for the demo; docs/ has measured sizes."
-        return Finding(GROUP, "disk", "warning", f"{free:.1f} GB free", remedy)
+        return Finding(GROUP, "disk", "warning", f"{free:.1f} GB free", "Free some space before a longer run.")
     return Finding(GROUP, "disk", "ok", f"{free:.0f} GB free")

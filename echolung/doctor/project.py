@@ -1,4 +1,4 @@
-"""The project: its parameters, the tracking store and the stages at work"""
+"""The project: its parameters and the tracking store"""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 from echolung import composition
 from echolung.core.errors import EcholungError, SettingsError
-from echolung.core.runtime import holder
 from echolung.doctor.findings import Finding, failed
 from echolung.settings import Settings, load
 
@@ -58,13 +57,3 @@ def tracking(root: Path, settings: Settings) -> Finding:
     except EcholungError as error:
         return failed(GROUP, "tracking", error)
     return Finding(GROUP, "tracking", "ok", f"{uri}{origin}")
-
-
-def running(root: Path) -> Finding:
-    """Stages that are running in this folder, each with its process."""
-    locks = sorted((root / "data" / "locks").glob("*.lock"))
-    stages = [f"{path.stem} ({process})" for path in locks if (process := holder(path))]
-    if stages:
-        remedy = "A second run of the same stage waits some seconds for it, and stops: wait for it, or stop it."
-        return Finding(GROUP, "running", "warning", ", ".join(stages), remedy)
-    return Finding(GROUP, "running", "ok", "no stage")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.core.errors import EcholungError, VideoError
+from echolung.core.errors import EcholungError, VideoError, listed
 from echolung.data.containers import opened
-from echolung.data.manifest import listed
 from echolung.data.sources.layouts import scan
 from echolung.data.splits import make_folds
 from echolung.doctor.findings import Finding, failed

@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from echolung.core.errors import DataError, SettingsError
+from echolung.core.errors import DataError, SettingsError, listed
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
-from echolung.data.manifest import listed
 from echolung.embedding.summary import summarise
 
 TOKENS, SUMMARY, INDEX, RECORD = "tokens.npy", "summary.npy", "index.csv", "features.json"

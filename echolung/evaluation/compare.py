@@ -95,6 +95,16 @@ def compare(
     )
 
 
+def resampled(units: Units, kind: Kind, bootstrap: int, seed: int) -> np.ndarray:
+    """How often each patient counts (1 + B, P): first the patients as they are, then the stratified resamples.
+
+    Split groups are drawn: patients who share videos come and go together.
+    """
+    strata = statistics.patient_strata(units.group[units.patient], kind.strata(units.task, units.y))
+    drawn = statistics.resample_counts(strata, bootstrap, np.random.default_rng(seed))
+    return np.vstack([np.ones(len(units.group)), drawn[:, units.group]])
+
+
 class _OneTask:
     """The comparison of one task."""
 
@@ -111,23 +121,13 @@ class _OneTask:
         if unknown := sorted(f"{arm} ({method})" for arm, method in set(units.values) - set(self.keys)):
             raise DataError(f"'{units.name}' has predictions of unknown arm {', '.join(unknown)}", "Run `dvc repro`.")
         self.methods = {arm: [method for name, method in self.keys if name == arm] for arm, _ in self.keys}
-        self.counts = self._resample(np.random.default_rng(derived_seed(settings.seed, units.name, "bootstrap")))
+        self.counts = resampled(units, kind, settings.bootstrap, derived_seed(settings.seed, units.name, "bootstrap"))
         self.scores = {key: kind.scores(units, key, self.counts) for key in self.keys}
         self.sizes = {"n_patients": len(units.group), "n_groups": units.groups, "n_videos": units.videos}
         self.folds = pd.DataFrame(self._fold_rows())
 
     def role(self, arm: str) -> str:
         return "baseline" if arm == self.baseline else self.arms[arm].role
-
-    def _resample(self, generator: np.random.Generator) -> np.ndarray:
-        """How often each patient counts (1 + B, P): first the patients as they are, then the stratified resamples.
-
-        Split groups are drawn: patients who share videos come and go together.
-        """
-        units = self.units
-        strata = statistics.patient_strata(units.group[units.patient], self.kind.strata(units.task, units.y))
-        drawn = statistics.resample_counts(strata, self.settings.bootstrap, generator)
-        return np.vstack([np.ones(len(units.group)), drawn[:, units.group]])
 
     def _heading(self, key: Key) -> Row:
         return {"task": self.units.name, "arm": key[0], "method": key[1]}

@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 import pydantic
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, listed
 from echolung.evaluation import statistics
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds import metrics
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, listed, one_label_per_patient, selected, spelled, yaml_word
+from echolung.kinds.task import Task, one_label_per_patient, selected, spelled, yaml_word
 
 TOLERANCE = 1e-3
 """How far probabilities may sum from 1: half-precision softmax."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from echolung.core.errors import DataError
-from echolung.kinds.task import Task, listed
+from echolung.core.errors import DataError, listed
+from echolung.kinds.task import Task
 
 if TYPE_CHECKING:
     from echolung.kinds.kind import Kind

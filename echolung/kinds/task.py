@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, Literal, Self
 
 import pandas as pd
 import pydantic
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, listed
 from echolung.core.parameters import Parameters, nearest
 
 SAME = {"no": {"false", "off", "n"}, "yes": {"true", "on", "y"}}
@@ -124,9 +124,3 @@ def _require(rows: pd.DataFrame, column: str, source: str) -> None:
         known = [str(name) for name in rows.columns]
         problem = f"the manifest of source '{source}' has no column '{column}'{nearest(column, known)}"
         raise DataError(problem, f"It has: {', '.join(known)}.")
-
-
-def listed(names: Iterable[object], most: int = 8) -> str:
-    """The first few names, and how many more there are."""
-    texts = [str(name) for name in names]
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -6,7 +6,6 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from echolung.core.errors import DataError, PromotionError
@@ -14,7 +13,8 @@ from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed, digest
 from echolung.data.splits import folds_digest
 from echolung.embedding.recordings import Recordings
-from echolung.evaluation import statistics
+from echolung.evaluation.compare import resampled
+from echolung.evaluation.statistics import percentile_interval
 from echolung.kinds.kind import Kind
 from echolung.kinds.kinds import kind_of
 from echolung.kinds.predictions import units_of
@@ -130,15 +130,12 @@ class Candidate:
                 f"the encoder of {self.arm} was pretrained on {units.seen[key]} of the recordings that score it",
                 "Promote an arm that was not.",
             )
-        strata = statistics.patient_strata(units.group[units.patient], self.kind.strata(self.task, units.y))
-        generator = np.random.default_rng(derived_seed("promotion", self.name))
-        drawn = statistics.resample_counts(strata, bootstrap, generator)[:, units.group]
-        counts = np.vstack([np.ones(len(units.group)), drawn])
+        counts = resampled(units, self.kind, bootstrap, derived_seed("promotion", self.name))
         arm, base = (self.kind.scores(units, one, counts).values for one in (key, other))
         return {
             metric: Score(
                 float(arm[metric][0, 0]),
-                *statistics.percentile_interval(arm[metric][0, 1:]),
+                *percentile_interval(arm[metric][0, 1:]),
                 baseline=float(base[metric][0, 0]),
             )
             for metric in self.kind.metrics

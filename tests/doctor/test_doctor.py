@@ -18,7 +18,6 @@ import yaml
 from click.testing import CliRunner
 
 from echolung.cli.main import main
-from echolung.core.runtime import exclusive
 from echolung.data import video
 from echolung.doctor import machine, project, sources
 from echolung.doctor.findings import Examination, Finding
@@ -86,7 +85,7 @@ def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
     answer = json.loads(done.stdout)
     assert (answer["study"], answer["can_run"]) == ("phantom", True)
     said = {one["subject"]: one["said"] for one in answer["findings"]}
-    assert said.keys() > {"FFmpeg", "Ray", "disk", "tracking", "Git", "DVC", "running"}
+    assert said.keys() > {"FFmpeg", "Ray", "disk", "tracking", "Git", "DVC"}
     assert said["parameters"] == "params.yaml: study=phantom scale=demo"
     assert said["pocus"] == "drawn by the study"
     after = {path: path.read_bytes() for path in before if path.exists()}
@@ -205,15 +204,6 @@ def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
     settings, found = project.parameters(root, "lnug")
     assert settings is None
     stops(found, "Did you mean 'lung'?")
-
-
-def test_a_stage_at_work_is_named(root: Path) -> None:
-    lock = root / "data" / "locks" / "phantom-pretrain@jepa.lock"
-    with exclusive(lock, "stage pretrain@jepa"):
-        assert project.running(root).said == f"phantom-pretrain@jepa (process {os.getpid()})"
-    assert project.running(root).level == "ok"
-    lock.write_text("process 1")  # its holder was killed
-    assert project.running(root).level == "ok"
 
 
 def test_a_store_that_cannot_be_used_is_an_error_and_none_is_made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.core.errors import DataError
-from echolung.data.manifest import listed, require_columns
+from echolung.core.errors import DataError, listed
+from echolung.data.manifest import require_columns
 from echolung.data.tracings import COLUMNS
 
 LICENSE_LINE = "License of these videos:"

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.core.errors import DataError
-from echolung.data.manifest import listed
+from echolung.core.errors import DataError, listed
 from echolung.data.sources.files import Layout, Scan, stem
 
 TABLE, FOLDERS = "dataset_metadata.csv", ("convex", "pocus_videos/convex")
