@@ -6,6 +6,7 @@ show a model the same motion. Dimension letters: T frames of a video, S side of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,10 @@ class ClipStore:
     def sample_ids(self) -> list[str]:
         """Every video that has frames, in the order of the manifest."""
         return list(self._clips)
+
+    def subset(self, sample_ids: Iterable[str]) -> ClipStore:
+        """The same store with these videos alone, in this order."""
+        return ClipStore(self.directory, self.size, {name: self._row(name) for name in sample_ids}, self.fingerprint)
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -32,8 +32,10 @@ class EncoderRecord(Parameters):
     """How it was trained; `none` for initial weights."""
     seed: int
     steps: int = 0
+    handed_on: str = ""
+    """Which of several encoders of a run it is: `teacher` or `student`."""
     trained_on: tuple[str, ...] = ()
-    """SHA-256 of every recording it has seen."""
+    """SHA-256 of every recording of its pool, those included that only chose it."""
     trained_on_source: str = ""
     fingerprint: str = ""
     """Digest of everything that decides the result of its training; empty for initial weights."""

@@ -32,19 +32,20 @@ class JepaSettings(Parameters):
     masks: tuple[MaskSettings, ...] = pydantic.Field(
         default=(MaskSettings(blocks=8, scale=0.15), MaskSettings(blocks=2, scale=0.7)), min_length=1
     )
-    ema: float = pydantic.Field(default=0.99925, ge=0, le=1)
-    """Fraction of the teacher that is kept at each step."""
+    ema: float | None = pydantic.Field(default=0.99925, ge=0, le=1)
+    """Fraction of the teacher that is kept at each step. null follows the length of the run: a horizon of 5% of its
+    steps at first, of 1,000 steps (.999) at the end; .99925 would leave a third of a 1,400-step teacher untrained."""
     crop: CropSettings = CropSettings()
 
 
 class Jepa(Objective):
-    """Student, predictor and teacher; the teacher is handed on."""
+    """Student, predictor and teacher; handed on is whichever predicts held-out videos better, else the teacher."""
 
     Settings = JepaSettings
 
     def __init__(self, encoder: ClipSettings, settings: JepaSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)
-        self.settings = settings
+        self.settings, self.steps = settings, steps
         self.encoder = maskable_encoder(encoder, seed, "jepa")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("predictor", seed))
@@ -63,6 +64,17 @@ class Jepa(Objective):
     def handed_on(self) -> Encoder:
         return self.teacher
 
+    @property
+    def choices(self) -> dict[str, Encoder]:
+        return {"teacher": self.teacher, "student": self.encoder}
+
+    def momentum(self, step: int) -> float:
+        """Fraction of the teacher that is kept at `step`."""
+        if self.settings.ema is not None:
+            return self.settings.ema
+        start = 1 - 1 / max(2.0, 0.05 * self.steps)
+        return start + (max(0.999, start) - start) * step / max(1, self.steps - 1)
+
     def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> TrainingClips:
         return TrainingClips(store, self.encoder.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
 
@@ -71,7 +83,7 @@ class Jepa(Objective):
         return [sample_masks(mask, clips, self.encoder.grid, generator) for mask in self.settings.masks]
 
     def forward(
-        self, views: torch.Tensor, drawn: list[torch.Tensor], rows: slice
+        self, views: torch.Tensor, drawn: list[torch.Tensor], rows: slice, context: Encoder | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
         """Loss of clips uint8 (b, T, S, S) under the masks `drawn`, each (B, N).
 
@@ -85,17 +97,18 @@ class Jepa(Objective):
         losses = []
         for number, mask in enumerate(drawn):
             visible = mask[rows]
-            predicted = self.predictor(self.encoder(pixels, visible), visible, number)
+            predicted = self.predictor((context or self.encoder)(pixels, visible), visible, number)
             hidden = (~visible).flatten().nonzero()[:, 0].to(pixels.device)
             total = (predicted.float() - targets.flatten(0, 1)[hidden]).abs().sum()
             workers = len(mask) / len(visible)
             losses.append(total * workers / (int((~mask).sum()) * targets.shape[-1]))
         spread = targets.flatten(0, 1).std(dim=0).mean()
-        return torch.stack(losses).mean(), {"target_std": spread, "ema": self.settings.ema}
+        return torch.stack(losses).mean(), {"target_std": spread}
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """teacher <- ema * teacher + (1 - ema) * student."""
+    def after_step(self, step: int) -> dict[str, float]:
+        """teacher <- momentum * teacher + (1 - momentum) * student."""
         teacher: list[torch.Tensor] = list(self.teacher.parameters())
         student: list[torch.Tensor] = list(self.encoder.parameters())
-        torch._foreach_lerp_(teacher, student, 1 - self.settings.ema)  # one kernel launch for all tensors
+        torch._foreach_lerp_(teacher, student, 1 - self.momentum(step))  # one kernel launch for all tensors
+        return {"ema": self.momentum(step)}

@@ -30,6 +30,8 @@ from echolung.pretraining.sampling import fixed_clips
 if TYPE_CHECKING:
     from echolung.pretraining.run import SeedRun
 
+HELD_OUT_BATCHES = 8
+
 OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
 
@@ -39,9 +41,11 @@ class Trained:
     """The result of a run."""
 
     encoder: Encoder
+    choice: str
+    """Which of the objective's encoders it is."""
     history: pd.DataFrame
     """One row per logged step: step, clips (seen so far), seconds (spent so far), loss, learning_rate, gradient_norm,
-    the diagnostics of the objective, effective_rank (where measured), clips_per_second, eta_seconds."""
+    diagnostics of the objective, effective_rank and loss_held_out (where measured), clips_per_second, eta_seconds."""
 
 
 def train(run: SeedRun, on_metrics: OnMetrics, device: torch.device | str = "cpu") -> Trained:
@@ -62,6 +66,10 @@ class _Loop:
         self.directory, self.on_metrics, self.device = run.directory, on_metrics, device
         if not len(self.store):
             raise DataError(f"the clip store {run.pool} holds no videos to train on", "Choose another pool.")
+        names = sorted(self.store.sample_ids, key=lambda name: derived_seed("held out", name))
+        held_out = set(names[: int(self.settings.held_out * len(names))])
+        self.held_out = self.store.subset(name for name in self.store.sample_ids if name in held_out)
+        self.store = self.store.subset(name for name in self.store.sample_ids if name not in held_out)
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if together else 0
         self.workers = torch.distributed.get_world_size() if together else 1
@@ -102,7 +110,11 @@ class _Loop:
                 self._log(diagnostics, ranked=last or progress.step % self.settings.rank_every == 0)
             if self.rank == 0 and (last or progress.step % self.settings.checkpoint_every == 0):
                 checkpoint.save(self.directory, progress, self.objective, self.optimizer)
-        return Trained(self.objective.handed_on, pd.DataFrame(progress.history))
+        choices = self.objective.choices
+        choice = next(iter(choices))
+        if self.rank == 0 and len(self.held_out) and len(choices) > 1:
+            choice = min(choices, key=lambda name: self._held_out_loss(choices[name]))
+        return Trained(choices[choice], choice, pd.DataFrame(progress.history))
 
     def _advance(self, step: int, views: Any) -> dict[str, float]:
         """One step: forward, backward, optimizer, and what follows it."""
@@ -126,7 +138,7 @@ class _Loop:
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.clip_gradient or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.objective.after_step(step)
+        diagnostics |= self.objective.after_step(step)
         self.progress.losses.append(value)
         return {"gradient_norm": float(norm)} | {name: float(number) for name, number in diagnostics.items()}
 
@@ -141,6 +153,7 @@ class _Loop:
             "learning_rate": self.settings.rate(progress.step - 1),
             **diagnostics,
             "effective_rank": self._effective_rank() if ranked and self.rank == 0 else None,
+            "loss_held_out": self._held_out_loss() if ranked and self.rank == 0 and len(self.held_out) else None,
             "clips_per_second": (progress.step - since) * self.settings.batch / seconds,
             "eta_seconds": (self.settings.steps - progress.step) * seconds / (progress.step - since),
         }
@@ -148,6 +161,18 @@ class _Loop:
         progress.history.append(row)
         self.on_metrics(progress.step, {name: value for name, value in row.items() if name != "step"})
         self.logged = (progress.step, time.monotonic())
+
+    @torch.no_grad()
+    def _held_out_loss(self, *context: Encoder) -> float:
+        """Mean loss on clips and masks of held-out videos, the same at every step and for every seed."""
+        batch = self.settings.batch
+        rows, losses = slice(0, batch), []
+        clips = self.objective.dataset(self.held_out, 0, batch, rows)
+        for step in range(min(HELD_OUT_BATCHES, -(-len(self.held_out) // batch))):
+            drawn = self.objective.draw(batch, torch.Generator().manual_seed(derived_seed("held out", step)))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                losses.append(float(self.objective(clips[step], drawn, rows, *context)[0]))
+        return sum(losses) / len(losses)
 
     def _effective_rank(self) -> float:
         """RankMe of the mean tokens of the fixed clips."""

@@ -38,6 +38,14 @@ class Objective(nn.Module):
         """The encoder that training is for: what is saved in the end, and measured on the way."""
         raise NotImplementedError
 
+    @property
+    def choices(self) -> dict[str, Encoder]:
+        """Encoders that may be handed on: the one with the lowest loss on held-out videos, without those the first.
+
+        With more than one, `forward` takes one of them as `context`, to be judged in the place of what it trains.
+        """
+        return {"": self.handed_on}
+
     def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> Dataset[Any]:
         """A dataset whose item `step` is this worker's `rows` of the batch of that step, in all views of `forward`.
 
@@ -60,8 +68,9 @@ class Objective(nn.Module):
             {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
 
-    def after_step(self, step: int) -> None:
-        """What follows the optimizer's step number `step` (from 0), such as the update of a teacher."""
+    def after_step(self, step: int) -> dict[str, float]:
+        """What follows the optimizer's step number `step` (from 0), such as the update of a teacher; diagnostics."""
+        return {}
 
 
 def maskable_encoder(settings: ClipSettings, seed: int, objective: str) -> Any:

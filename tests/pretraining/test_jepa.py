@@ -1,6 +1,7 @@
 """Joint-embedding prediction: the loss against a naive loop, and how the teacher follows."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -52,12 +53,14 @@ def test_loss_is_the_mean_distance_of_the_hidden_tokens(jepa: Jepa) -> None:
         means.append(sum(distances) / len(distances))
     loss, diagnostics = jepa(clips, masks(jepa), slice(0, 6))
     assert float(loss.detach()) == pytest.approx(sum(means) / 2, rel=1e-4)
-    assert 0 < float(diagnostics["target_std"]) < 1.1 and diagnostics["ema"] == 0.9
+    assert 0 < float(diagnostics["target_std"]) < 1.1
+    judged, _ = jepa(clips, masks(jepa), slice(0, 6), jepa.teacher)
+    assert not torch.equal(judged, loss), "the teacher in the place of the student"
 
 
 def test_teacher_follows_after_the_step(jepa: Jepa) -> None:
     before, student = (copy.deepcopy(part.state_dict()) for part in (jepa.teacher, jepa.encoder))
-    jepa.after_step(0)
+    assert jepa.after_step(0) == {"ema": 0.9}
     for name, weight in jepa.teacher.state_dict().items():
         torch.testing.assert_close(weight, 0.9 * before[name] + 0.1 * student[name], atol=1e-7, rtol=1e-6)
     assert all(torch.equal(weight, student[name]) for name, weight in jepa.encoder.state_dict().items())
@@ -70,6 +73,17 @@ def test_starts_from_the_untrained_encoder_of_the_same_seed() -> None:
     for encoder in (jepa.encoder, jepa.teacher):
         assert all(torch.equal(weight, untrained[name]) for name, weight in encoder.state_dict().items())
     assert jepa.encoder.norm.weight.data_ptr() != jepa.teacher.norm.weight.data_ptr()
+
+
+@pytest.mark.parametrize(("steps", "first", "last"), [(200, 0.9, 0.999), (1000, 0.98, 0.999), (40_000, 0.9995, 0.9995)])
+def test_a_horizon_from_the_length_of_the_run_leaves_nothing_of_the_first_teacher(
+    steps: int, first: float, last: float
+) -> None:
+    jepa = Jepa(ENCODER, SETTINGS.model_copy(update={"ema": None}), seed=0, steps=steps)
+    momenta = [jepa.momentum(step) for step in range(steps)]
+    assert (momenta[0], momenta[-1]) == (pytest.approx(first), pytest.approx(last))
+    assert momenta == sorted(momenta)
+    assert math.prod(momenta) < 0.01, "a third is left by .99925 after 1,400 steps"
 
 
 def test_encoders_that_cannot_be_masked_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

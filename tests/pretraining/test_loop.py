@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 
 from echolung.core.errors import CheckpointError, DataError, SettingsError, TrialError
 from echolung.data.clips import ClipStore
+from echolung.models.encoder import Encoder
 from echolung.models.encoders import initial_encoder
 from echolung.models.rank import effective_rank
 from echolung.models.vit import VideoViT
-from echolung.pretraining import checkpoint
+from echolung.pretraining import checkpoint, loop
 from echolung.pretraining import run as run_module
 from echolung.pretraining.jepa import Jepa
 from echolung.pretraining.loop import Trained, train
@@ -217,6 +218,36 @@ def test_it_learns(store: ClipStore, tmp_path: Path) -> None:
     assert 1 <= ranks.iloc[-1] <= 5
     assert seen[60]["eta_seconds"] == 0 and (seen[60]["clips_per_second"] or 0) > 0
     assert seen[20]["effective_rank"] is None and seen[20]["ema"] == 0.9
+
+
+def test_held_out_videos_are_not_trained_on_and_choose_what_is_handed_on(
+    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: dict[int, set[str]] = {}
+    clip = TrainingClips._clip
+
+    def noted(self: TrainingClips, sample_id: str, *rest: Any) -> torch.Tensor:
+        read.setdefault(len(self.store), set()).add(sample_id)
+        return clip(self, sample_id, *rest)
+
+    monkeypatch.setattr(TrainingClips, "_clip", noted)
+    training = {"steps": 6, "log_every": 1, "rank_every": 3}
+    plain = run(store, tmp_path / "plain", **training)
+    assert plain.choice == "teacher" and plain.history["loss_held_out"].isna().all()
+    assert read == {len(store): set(store.sample_ids)}
+    read.clear()
+    trained = run(store, tmp_path / "run", **training, held_out=0.25)
+    assert trained.history["loss_held_out"].notna().tolist() == [False, False, True] * 2
+    (few, held_out), (many, trained_on) = sorted(read.items())
+    assert (few, many) == (1, len(store) - 1) and held_out | trained_on == set(store.sample_ids)
+    for better in ("student", "teacher"):
+
+        def loss(self: loop._Loop, *context: Encoder, better: str = better) -> float:
+            return 0.0 if context == (self.objective.choices[better],) else 1.0
+
+        monkeypatch.setattr(loop._Loop, "_held_out_loss", loss)
+        again = run(store, tmp_path / "run", **training, held_out=0.25)
+        assert again.choice == better
 
 
 def test_a_group_may_scale_the_learning_rate(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
