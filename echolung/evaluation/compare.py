@@ -1,7 +1,8 @@
 """Is one arm better than another? Paired statistics over out-of-fold predictions, and nothing else.
 
-The one confirmatory test is a sign-flip permutation of the differences in the kind's loss (log-loss, for classes),
-corrected by Holm over candidates and main tasks. Everything else is an estimate with its interval. Intervals are of
+Two claims are tested, on the kind's loss (the Brier score, for classes), each corrected by Holm over candidates and
+main tasks. That these encoders are better than those: a sign-flip permutation of patients' differences. That the recipe
+is: seeds are a sample, too (`statistics.two_way`). Everything else is an estimate with its interval. Intervals are of
 these fitted models on new patients: patients are resampled, models are not refitted. Patients of one split group share
 a recording or near-duplicate videos: a group is resampled, and its sign flipped, as one, with the weight of all its
 patients.
@@ -73,8 +74,10 @@ def compare(
     # The family: candidate minus reference on main tasks. An encoder that watched the very videos it is scored on is no
     # evidence, and stays outside.
     family = tested[[fact.confirmatory for fact in facts]]
-    holm = pd.Series(statistics.holm(pairs.loc[family, "p_value"].tolist()), index=family)
-    pairs.insert(list(pairs).index("p_value") + 1, "p_holm", holm.reindex(pairs.index))
+    for column, corrected in (("p_value", "p_holm"), ("p_recipe", "p_recipe_holm")):
+        tests = pairs.loc[family, column].dropna()
+        holm = pd.Series(statistics.holm(tests.tolist()), index=tests.index)
+        pairs.insert(list(pairs).index(column) + 1, corrected, holm.reindex(pairs.index))
     verdicts = []
     for fact, (_, row) in zip(facts, pairs.loc[tested].iterrows(), strict=True):
         outcome, text = verdict(fact, row)
@@ -200,19 +203,22 @@ class _OneTask:
                 mean, other = (self.scores[one].values[name].mean(axis=0) for one in (key, reference))
                 low, high = statistics.percentile_interval((mean - other)[1:])
                 row = {"metric": name, "difference": float(mean[0] - other[0]), "low": low, "high": high}
-                row |= {"p_value": float("nan"), "test": ""}
+                row |= {"p_value": float("nan"), "test": "", "p_recipe": float("nan")}
                 if name == self.kind.loss:
-                    groups = self.units.per_group(self._patient_losses(key) - self._patient_losses(reference))
+                    ours, theirs = self._losses(key), self._losses(reference)
+                    groups = ours.mean(axis=0) - theirs.mean(axis=0)
                     tested = statistics.sign_flip(groups, self.settings.permutations, generator)
                     test = "sign-flip, " + ("exact" if tested.exact else "Monte Carlo")
                     row |= {"p_value": tested.p_value, "test": test}
+                    if min(len(ours), len(theirs)) > 1:
+                        row["p_recipe"] = statistics.two_way(ours, theirs).p_value
                 row |= self.sizes | {"n_seen": self._seen(key, reference), "primary": self._is_primary(key)}
                 yield heading | row
 
-    def _patient_losses(self, key: Key) -> np.ndarray:
-        """Each patient's mean loss over units, repeats and seeds (P,)."""
-        losses = self.kind.losses(self.units.task, self.units.y, self.units.values[key])
-        return self.units.per_patient(losses.mean(axis=(0, 1)))
+    def _losses(self, key: Key) -> np.ndarray:
+        """Each group's part in the mean loss over units and repeats, of every seed (S, G)."""
+        losses = self.kind.losses(self.units.task, self.units.y, self.units.values[key]).mean(axis=1)
+        return np.stack([self.units.per_group(self.units.per_patient(of_seed)) for of_seed in losses])
 
     def secondary_rows(self) -> Iterator[Row]:
         """Other tests of the same pairs, never the basis of a verdict."""

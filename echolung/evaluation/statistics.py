@@ -144,6 +144,21 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estim
     return _estimate(area_a - area_b, float(np.sqrt(variance)), np.inf)
 
 
+def two_way(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """Difference of two recipes, first minus second, over their seeds and over patients: losses (S, G) and (S', G).
+
+    Seeds of both sides and patients are samples: the variance is that of the groups' differences plus that of the means
+    of the seeds on each side, the degrees of freedom Satterthwaite's (1946, Biometrics Bulletin 2). A test that holds
+    the encoders fixed calls too many equal recipes different (`make calibrate`). Needs two seeds on either side.
+    """
+    differences = first.mean(axis=0) - second.mean(axis=0)
+    samples = (differences, first.mean(axis=1), second.mean(axis=1))
+    variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
+    total = variances.sum()
+    freedom = total**2 / (variances**2 / [len(sample) - 1 for sample in samples]).sum() if total else np.inf
+    return _estimate(float(differences.mean()), float(np.sqrt(total)), float(freedom))
+
+
 def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """AUROC, the share of negatives below each positive, and the share of positives above each negative."""
     from scipy.stats import rankdata

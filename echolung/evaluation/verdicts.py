@@ -9,7 +9,7 @@ import pandas as pd
 
 SIGNIFICANCE = 0.05
 SEEDS_FOR_PRETRAINING = 3
-"""From this many pretraining seeds on, a verdict is about the recipe; below, about one encoder."""
+"""From this many pretraining seeds on, a verdict speaks of the recipe, too; below, of these encoders alone."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,16 @@ def _reach(pair: PairFacts, row: pd.Series) -> str:
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:
         seeds = "one pretraining seed" if pair.arm_seeds == 1 else f"{pair.arm_seeds} pretraining seeds"
         return f"With {seeds}, this is about this encoder, not about pretraining in general."
-    return f"With {pair.arm_seeds} pretraining seeds, this is about this recipe on this task."
+    if np.isnan(row["p_recipe"]):
+        return (
+            f"This is about these {pair.arm_seeds} encoders: the recipe is compared where the reference has seeds, too."
+        )
+    p_value = row["p_recipe_holm"] if pair.confirmatory else row["p_recipe"]
+    chance = p_text(p_value) + (" after Holm" if pair.confirmatory else ", not corrected")
+    counts = f"{pair.arm_seeds} and {pair.reference_seeds} seeds as a sample: {chance}"
+    if p_value > SIGNIFICANCE:
+        return f"Of the recipe no difference was shown ({counts})."
+    return f"So did the recipe, on this task ({counts})."
 
 
 def patients(count: int, groups: int) -> str:

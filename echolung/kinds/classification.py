@@ -55,8 +55,8 @@ class Classification(Kind):
 
     Settings = ClassificationTask
     metrics = metrics.METRICS
-    paired = ("balanced_accuracy", "auroc", "macro_f1", "log_loss")
-    loss = "log_loss"
+    paired = ("balanced_accuracy", "auroc", "macro_f1", "brier")
+    loss = "brier"
     baseline = "majority"
     valid = "probabilities are finite, not negative and sum to 1"
 
@@ -96,7 +96,7 @@ class Classification(Kind):
         return y.astype(np.int64)
 
     def losses(self, task: Task, y: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return metrics.log_losses(y.astype(np.int64), values)
+        return metrics.brier_scores(y.astype(np.int64), values)
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
         y, weights, repeats = _classes(units), counts[:, units.patient], len(units.folds)

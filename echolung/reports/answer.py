@@ -54,7 +54,7 @@ def _answer(rows: pd.DataFrame, task: Task) -> str:
 
 
 def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
-    """One per reference and outcome: `jepa (log-loss −0.25, p = 0.012) predicted better than random`."""
+    """One per reference and outcome: `jepa (Brier score −0.25, p = 0.012) predicted better than random`."""
     loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
     for reference, against in rows.groupby("reference", sort=False):
         for outcome in ("better", "worse", "undecided"):

@@ -138,7 +138,8 @@ def test_a_fold_without_a_class_is_noted_and_one_fold_alone_has_no_test_between_
 
 def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(comparison: Comparison) -> None:
     pairs = comparison.pairs
-    assert (pairs["p_value"].notna() == (pairs["metric"] == "log_loss")).all()
+    assert (pairs["p_value"].notna() == (pairs["metric"] == "brier")).all()
+    assert pairs["p_recipe"].isna().all(), "one seed is no sample of seeds"
     family = pairs[pairs["p_holm"].notna()]
     assert family[["task", "arm", "reference", "method"]].to_numpy().tolist() == [
         [task, "jepa", "random", "attentive"] for task in ("lung", "blues")
@@ -146,7 +147,7 @@ def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(
     assert family["p_holm"].min() == pytest.approx(min(1, 2 * family["p_value"].min()))
     outcome, text = sentence(comparison, "lung", "jepa", "random")
     assert outcome == "better"
-    assert text.startswith("jepa predicted better than random (mean of 3 seeds): log-loss")
+    assert text.startswith("jepa predicted better than random (mean of 3 seeds): Brier score")
     assert "after Holm; 24 patients, 48 videos" in text
     assert text.endswith("With one pretraining seed, this is about this encoder, not about pretraining in general.")
     assert "majority (the baseline, which ignores the video)" in sentence(comparison, "lung", "jepa", "majority")[1]
@@ -197,12 +198,18 @@ def test_an_encoder_that_saw_the_videos_is_marked_and_left_out_of_the_family() -
 def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
     lung = predictions("lung", [("random", "attentive", seed) for seed in range(3)])
     found = compared({"lung": pd.concat([lung, only(lung, arm="random").assign(arm="jepa")])})
-    tested = only(found.pairs, arm="jepa", reference="random", metric="log_loss").iloc[0]
+    tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
     assert (tested["p_value"], abs(tested["difference"]) < 1e-12) == (1.0, True)
+    assert tested["p_recipe"] == tested["p_recipe_holm"] == pytest.approx(1)
     outcome, text = sentence(found, "lung", "jepa", "random")
     assert outcome == "undecided"
     assert text.startswith("No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)")
-    assert text.endswith("With 3 pretraining seeds, this is about this recipe on this task.")
+    assert text.endswith("Of the recipe no difference was shown (3 and 3 seeds as a sample: p = 1.00 after Holm).")
+    better = [("jepa", "attentive", seed) for seed in range(3)]
+    found = compared({"lung": pd.concat([predictions("lung", better), lung[lung["arm"].isin(["random", "majority"])]])})
+    tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
+    assert tested["p_value"] <= tested["p_recipe"] < 0.05
+    assert "So did the recipe, on this task (3 and 3 seeds" in sentence(found, "lung", "jepa", "random")[1]
 
 
 def test_the_order_of_rows_and_other_methods_change_nothing(comparison: Comparison) -> None:
@@ -249,7 +256,7 @@ def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:
     ):
         columns = ["estimate", "low", "high"]
         np.testing.assert_allclose(found[columns].to_numpy(float), expected[columns].to_numpy(float), rtol=0, atol=1e-9)
-    pair = {"arm": "jepa", "reference": "random", "method": "attentive", "metric": "log_loss"}
+    pair = {"arm": "jepa", "reference": "random", "method": "attentive", "metric": "brier"}
     narrow, wide = (only(one.pairs, **pair).eval("high - low").item() for one in (wrong, known))
     assert narrow < 0.85 * wide
     assert once.secondary["test"].str.startswith("DeLong").any()

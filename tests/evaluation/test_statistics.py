@@ -88,6 +88,28 @@ def test_the_permutation_test_keeps_its_size_with_skewed_losses_and_never_says_z
         statistics.sign_flip(np.array([0.1, np.nan]), 10, generator())
 
 
+def test_the_test_of_recipes_keeps_its_size_where_seeds_vary_and_one_of_fixed_encoders_does_not() -> None:
+    """3 pretrained against 5 untrained encoders of equal quality on average, 55 groups, skewed losses."""
+    random, studies, rejected = generator(8), 400, np.zeros(2)
+    for _ in range(studies):
+        patients, recipes = random.gamma(2, 0.2, 55), random.gamma(2, 0.1, (2, 55))
+        arms = [
+            patients + recipe + 0.15 * random.normal(size=(seeds, 1)) + random.exponential(0.2, (seeds, 55))
+            for seeds, recipe in zip((3, 5), recipes, strict=True)
+        ]
+        fixed = statistics.sign_flip(arms[0].mean(axis=0) - arms[1].mean(axis=0), 199, random)
+        rejected += [statistics.two_way(*arms).p_value <= 0.05, fixed.p_value <= 0.05]
+    assert rejected[0] / studies <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / studies)
+    assert rejected[1] / studies > 0.25
+
+
+def test_the_test_of_recipes_is_welch_where_patients_do_not_differ() -> None:
+    first, second = generator(1).normal(size=(4, 1)), generator(2).normal(0.5, 2, size=(6, 1))
+    found = statistics.two_way(np.tile(first, 10), np.tile(second, 10))
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    assert (found.difference, found.p_value) == pytest.approx(((first.mean() - second.mean()), expected.pvalue.item()))
+
+
 def test_nadeau_bengio_by_hand() -> None:
     # mean 0.2, s^2 = 0.02 / 3; SE^2 = s^2 (1/4 + 1/4) = 0.01 / 3; t with 3 degrees of freedom.
     result, error = statistics.nadeau_bengio(np.array([0.1, 0.2, 0.2, 0.3]), 0.25), math.sqrt(0.01 / 3)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # --- the rule ---
 
-EARNED = Evidence("log-loss", 0.90, 1.05, {"balanced accuracy": (0.60, 1 / 3)}, "data", "split")
+EARNED = Evidence("Brier score", 0.90, 1.05, {"balanced accuracy": (0.60, 1 / 3)}, "data", "split")
 
 
 def evidence(bar: float = 0.60, **changes: object) -> Evidence:
@@ -35,7 +35,7 @@ def evidence(bar: float = 0.60, **changes: object) -> Evidence:
     ("candidate", "present", "refusal"),
     [
         (evidence(), None, None),
-        (evidence(loss=1.05), None, "does not beat the baseline out of fold: log-loss 1.0500, baseline 1.0500"),
+        (evidence(loss=1.05), None, "does not beat the baseline out of fold: Brier score 1.0500, baseline 1.0500"),
         (evidence(loss=1.20), None, "does not beat the baseline"),
         (evidence(bar=1 / 3), None, r"balanced accuracy 0.333 \(more than 0.333 is needed\)"),
         (evidence(bar=math.nan), None, "does not beat the baseline"),
@@ -88,7 +88,7 @@ def test_a_first_champion_carries_scores_provenance_and_warnings(
     runs = project.client().search_runs(
         [project.client().get_experiment_by_name(f"echolung-{STUDY}-stages").experiment_id]
     )
-    assert runs[0].data.metrics["out_of_fold/log_loss"] == pytest.approx(Evidence.of_tags(found.tags).loss)
+    assert runs[0].data.metrics["out_of_fold/brier"] == pytest.approx(Evidence.of_tags(found.tags).loss)
 
 
 @pytest.mark.parametrize("arm", ["jepa", "hand-made"])

@@ -40,8 +40,8 @@ NONE_SHOWN = "o difference was shown between random and jepa"
 @pytest.mark.parametrize(
     ("task", "outcome", "baseline", "columns", "text"),
     [
-        ("lung", "better", "better", {}, "jepa (log-loss −0.25, p = 0.012) predicted better than random."),
-        ("lung", "worse", "better", {}, "jepa (log-loss −0.25, p = 0.012) predicted worse than random."),
+        ("lung", "better", "better", {}, "jepa (Brier score −0.25, p = 0.012) predicted better than random."),
+        ("lung", "worse", "better", {}, "jepa (Brier score −0.25, p = 0.012) predicted worse than random."),
         ("lung", "undecided", "better", {}, f"N{NONE_SHOWN} (p = 0.012)."),
         ("lung", "undecided", "better", {"n_seen": 9}, f"N{NONE_SHOWN} † (p = 0.012)."),
         ("blues", "undecided", "worse", {}, f"Exploratory: n{NONE_SHOWN} (p = 0.012); not shown to beat majority."),
@@ -57,7 +57,7 @@ def test_candidates_that_differ_are_named() -> None:
     wrong = predictions("lung", 3, {"jepa": (1, -4.0)}).replace({"jepa": "jepa-2"})
     found = compared({"lung": pd.concat([table, wrong])}, LUNG, {**ARMS, "jepa-2": PROBED})
     both = "jepa predicted better than random; jepa-2 predicted worse than random"
-    text = re.sub(r" \(log-loss [^)]*\)", "", answers(found, LUNG)["lung"])
+    text = re.sub(r" \(Brier score [^)]*\)", "", answers(found, LUNG)["lung"])
     assert text == f"{both}; jepa-2 was not shown to beat majority."
     assert few_seeds(found).startswith("Fewer than 3 training seeds: jepa (1) and jepa-2 (1).")
 
@@ -66,7 +66,7 @@ def test_a_candidate_is_compared_with_each_control(comparison: Comparison) -> No
     found = decided(comparison, "worse", "hand-made", difference=0.25, p_value=0.034)
     found.verdicts.loc[found.verdicts["task"] == "blues", "outcome"] = "undecided"
     assert against_controls(found, TASKS) == [
-        "lung: jepa (log-loss +0.25, p = 0.034) predicted worse than hand-made.",
+        "lung: jepa (Brier score +0.25, p = 0.034) predicted worse than hand-made.",
         "blues: no difference was shown between hand-made and jepa (p = 0.034).",
     ]
 
@@ -83,7 +83,7 @@ def test_the_terminal_shows_one_answer_per_task_and_one_table(comparison: Compar
     lines = table_text(comparison, TASKS).splitlines()
     for row in [row for table in task_tables(comparison, TASKS) for row in table.rows if " − " not in row.label]:
         assert any(line.startswith(f"  {row.label} ") and row.cells[0] in line for line in lines)
-    assert "log-loss − random" in "\n".join(lines)
+    assert "Brier score − random" in "\n".join(lines)
     assert max(map(len, lines)) <= 100
     assert len(lines) < 20
     assert not pd.Series([line for line in lines if len(line) > 30]).duplicated().any()
