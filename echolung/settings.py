@@ -17,7 +17,7 @@ from echolung.embedding.embed import EmbedSettings
 from echolung.evaluation.compare import CompareSettings
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
-from echolung.methods.arms import RANDOM, Arm, baseline_of, in_task
+from echolung.methods.arms import IMPORTED, RANDOM, Arm, baseline_of, in_task
 from echolung.methods.methods import METHODS
 from echolung.methods.novelty import NoveltySettings
 from echolung.models.encoder import ClipSettings
@@ -90,7 +90,7 @@ class Settings(Parameters):
             if len(set(self.seeds(name))) < len(self.seeds(name)):
                 raise ValueError(f"arms.{name} has a seed twice: {_listed(map(str, self.seeds(name)))}")
             if arm.pretrained and arm.encoder not in self.pretrain.encoders:
-                known = _listed([RANDOM, *self.pretrain.encoders])
+                known = _listed([RANDOM, IMPORTED, *self.pretrain.encoders])
                 raise ValueError(f"arms.{name}.encoder is '{arm.encoder}', but the encoders are {known}")
             if arm.pretrained and not set(self.seeds(name)) <= set(self.pretrain.seeds):
                 raise ValueError(f"arms.{name}.seeds are not all in pretrain.seeds")
@@ -100,7 +100,7 @@ class Settings(Parameters):
             self.shape(name)
         if clash := set(self.untrained()) & set(self.pretrain.encoders):
             raise ValueError(f"{_listed(clash)} names an arm of random encoders and a pretrained encoder")
-        if not self.untrained():
+        if not any(arm.encoder == RANDOM for arm in self.arms.values()):
             raise ValueError(f"no arm has `encoder: {RANDOM}`: without one nothing shows what pretraining adds")
         for key, task in self.tasks.items():
             if baseline_of(task) in self.arms:
@@ -127,15 +127,16 @@ class Settings(Parameters):
         return ENCODERS[kind].Settings.parse(values, f"the shape of encoder '{encoder}'")
 
     def untrained(self) -> dict[str, tuple[ClipSettings, tuple[int, ...]]]:
-        """Arm -> shape and seeds, of every arm whose encoders are drawn at random."""
-        return {name: (self.shape(name), self.seeds(name)) for name, arm in self.arms.items() if arm.encoder == RANDOM}
+        """Arm -> shape and seeds, of every arm whose encoders are random draws or come from a file."""
+        arms = [name for name, arm in self.arms.items() if arm.encoder in (RANDOM, IMPORTED)]
+        return {name: (self.shape(name), self.seeds(name)) for name in arms}
 
     def encoder_of(self, arm: str) -> str | None:
         """The folder below data/<study>/encoders that holds an arm's encoders; None for an arm without."""
         encoder = self.arms[arm].encoder
         if encoder is None:
             return None
-        return f"untrained/{arm}" if encoder == RANDOM else f"pretrained/{encoder}"
+        return f"untrained/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
 
     def seeds(self, arm: str) -> tuple[int, ...]:
         """The seeds of an arm."""

@@ -11,8 +11,8 @@ from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
 from echolung.methods.methods import METHODS
 
-RANDOM = "random"
-"""`encoder: random`: untrained draws of the encoder."""
+RANDOM, IMPORTED = "random", "imported"
+"""`encoder: random`: untrained draws of the encoder. `encoder: imported`: weights from a file, which `shape` names."""
 
 
 class Arm(Parameters):
@@ -24,9 +24,9 @@ class Arm(Parameters):
     """candidate: compared with every reference, confirmatory. reference: what candidates must beat. control: shows what
     can be predicted without an encoder."""
     encoder: str | None = None
-    """`random`, or a key of `pretrain.encoders`; none for methods that read no features."""
+    """`random`, `imported`, or a key of `pretrain.encoders`; none for methods that read no features."""
     shape: dict[str, Any] = {}
-    """With `encoder: random`: what differs from the parameter `encoder`."""
+    """With `random` and `imported`: what differs from the parameter `encoder`."""
     seeds: tuple[int, ...] = ()
     """Left out: `pretrain.seeds` for a pretrained encoder, `draws` for random ones, one fit without an encoder."""
     against: tuple[str, ...] = ()
@@ -46,8 +46,10 @@ class Arm(Parameters):
                 raise ValueError(f"no method '{name}'; there are {', '.join(METHODS)}")
             if METHODS[name].reads_tokens and self.encoder is None:
                 raise ValueError(f"method '{name}' reads an encoder's features: name one with `encoder`")
-        if self.shape and self.encoder != RANDOM:
-            raise ValueError("`shape` is for `encoder: random`; a pretrained encoder has its own")
+        if self.shape and self.encoder not in (RANDOM, IMPORTED):
+            raise ValueError("`shape` is for `encoder: random` and `imported`; a pretrained encoder has its own")
+        if self.encoder == IMPORTED and not self.shape.get("weights"):
+            raise ValueError("`encoder: imported` needs a file: shape: {kind: frames, model: ..., weights: FILE, ...}")
         if self.against and self.role != "candidate":
             raise ValueError("`against` is for candidates: other roles are not compared with chosen references")
         return self
@@ -58,7 +60,7 @@ class Arm(Parameters):
 
     @property
     def pretrained(self) -> bool:
-        return self.encoder not in (None, RANDOM)
+        return self.encoder not in (None, RANDOM, IMPORTED)
 
 
 def baseline_of(task: Task) -> str:

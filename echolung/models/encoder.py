@@ -46,6 +46,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings: ClipSettings = settings
 
+    def start(self) -> None:
+        """Load what the encoder starts from, if that is a file."""
+
     @property
     def width(self) -> int:
         """Channels of a token."""

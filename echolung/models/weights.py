@@ -15,7 +15,7 @@ from echolung.core.errors import CheckpointError, EcholungError
 from echolung.core.parameters import Parameters, chosen
 from echolung.core.runtime import atomic_directory, read_json, sha256_file, write_json
 from echolung.models.encoder import ClipSettings, Encoder
-from echolung.models.encoders import ENCODERS, initial_encoder
+from echolung.models.encoders import ENCODERS, drawn_encoder, initial_encoder
 
 WEIGHTS = "encoder.safetensors"
 RECORD = "encoder.json"
@@ -76,7 +76,7 @@ def load_encoder(directory: Path) -> tuple[Encoder, EncoderRecord]:
     Raises CheckpointError if the folder holds no encoder, or one whose weights are damaged or do not fit its settings.
     """
     record = read_record(directory)
-    encoder = initial_encoder(record.settings, record.seed)
+    encoder = drawn_encoder(record.settings, record.seed)
     try:
         encoder.load_state_dict(load_file(directory / WEIGHTS))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

@@ -1,0 +1,128 @@
+"""A timm backbone, frame by frame: weights of natural images, which pretraining on ultrasound must beat.
+
+A clip's tokens are the backbone's last feature map of every frame. Weights come from a file that the user names:
+safetensors, or a PyTorch file of tensors alone, which is read without running any code in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+
+import pydantic
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from echolung.core.errors import CheckpointError, SettingsError
+from echolung.core.parameters import nearest
+from echolung.models.encoder import ClipSettings, Encoder
+
+PREFIXES = ("module.", "model.", "backbone.")
+HEAD = 4
+"""Tensors that a file may have beyond the backbone's: those of its classifier."""
+
+
+class FramesSettings(ClipSettings):
+    """A timm model and its weights."""
+
+    kind: Literal["frames"] = "frames"
+    model: str
+    """Its name in timm."""
+    weights: str = ""
+    """A file, from the project's folder; without one the weights are drawn at random."""
+    channels: Literal[1, 3] = 3
+    mean: float = 0.449  # ImageNet's, of grey pixels
+    std: float = pydantic.Field(0.226, gt=0)
+
+
+class Frames(Encoder):
+    """Every frame through the backbone; tokens (B, T * h * w, D)."""
+
+    Settings = FramesSettings
+    settings: FramesSettings
+
+    def __init__(self, settings: FramesSettings) -> None:
+        super().__init__(settings)
+        import timm  # a second to import
+
+        known = timm.list_models()
+        if settings.model not in known:
+            hint = nearest(settings.model, known, "Did you mean '{}'? ")
+            raise SettingsError(f"timm has no model '{settings.model}'", f"{hint}timm.list_models() lists them.")
+        options = {"num_classes": 0, "in_chans": settings.channels}
+        try:
+            self.backbone = timm.create_model(settings.model, img_size=settings.image_size, **options)
+        except TypeError:  # a convolutional network takes any size
+            self.backbone = timm.create_model(settings.model, **options)
+        self.eval()
+        with torch.no_grad():
+            side = settings.image_size
+            maps = self._maps(torch.zeros(1, settings.channels, side, side))
+        self._shape = maps.shape[1:]
+
+    @property
+    def width(self) -> int:
+        return int(self._shape[-1])
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return self.settings.frames, int(self._shape[0]), int(self._shape[1])
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels float (B, C, T, S, S) -> tokens (B, N, D)."""
+        return self._maps(pixels.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(pixels), -1)).flatten(1, 3)
+
+    def _maps(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames (F, C, S, S) -> feature maps (F, h, w, D)."""
+        found = self.backbone.forward_features(frames)
+        if found.dim() == 3:  # tokens of a transformer
+            found = found[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            side = round(found.shape[1] ** 0.5)
+            return found.unflatten(1, (side, side))
+        return found.permute(0, 2, 3, 1) if found.shape[1] == self.backbone.num_features else found
+
+    def start(self) -> None:
+        """Load the weights: by name, or in their order where no name but every shape agrees.
+
+        Raises CheckpointError if the file is missing, holds more than tensors, or belongs to another model.
+        """
+        if not self.settings.weights:
+            return
+        path = Path(self.settings.weights).expanduser()
+        theirs = read_tensors(path)
+        ours = {name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.is_floating_point()}
+        if not ours.keys() <= theirs.keys():
+            in_order = dict(zip(ours, theirs.values(), strict=False))
+            if len(theirs) - len(ours) not in range(HEAD + 1):
+                in_order = {}
+            theirs = in_order
+        wrong = [name for name, tensor in ours.items() if name not in theirs or theirs[name].shape != tensor.shape]
+        if wrong:
+            raise CheckpointError(
+                f"{path} does not hold the weights of {self.settings.model}: {len(wrong)} of {len(ours)} tensors"
+                f" differ, {wrong[0]} for one",
+                "Name the timm model that the file was made for.",
+            )
+        self.backbone.load_state_dict({name: theirs[name] for name in ours}, strict=False)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The floating-point tensors of a file, in its order; raises CheckpointError if it holds anything but tensors."""
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = found.get("state_dict", found.get("model", found))
+        tensors = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
+    except (OSError, ValueError, RuntimeError, AttributeError, EOFError, UnpicklingError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({reason})", "Give a file of tensors: .safetensors, .pth or .pt."
+        ) from None
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors

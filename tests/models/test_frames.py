@@ -1,0 +1,97 @@
+"""timm backbones frame by frame: tokens, and weights from files of other people."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from echolung.core.errors import CheckpointError, SettingsError
+from echolung.models.encoders import initial_encoder
+from echolung.models.frames import Frames, FramesSettings
+from echolung.models.weights import initialise, load_encoder
+
+torch.set_num_threads(1)
+CLIPS = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def settings(model: str, weights: Path | str = "", size: int = 64) -> FramesSettings:
+    return FramesSettings(model=model, weights=str(weights), image_size=size, frames=3, clip_fps=8.0)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(5)
+    return timm.create_model("test_efficientnet", num_classes=7).eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "grid"),
+    [("test_efficientnet", 64, 2), ("test_vit", 64, 4), ("swin_tiny_patch4_window7_224", 224, 7)],
+)
+def test_tokens_are_the_last_feature_map_of_every_frame(model: str, size: int, grid: int) -> None:
+    encoder = initial_encoder(settings(model, size=size), 0).eval()
+    tokens = encoder.encode(CLIPS)
+    assert encoder.grid == (3, grid, grid) and tokens.shape == (2, 3 * grid * grid, encoder.width)
+    alone = encoder.encode(CLIPS[:, 1:2].expand(-1, 3, -1, -1))
+    each = grid * grid
+    torch.testing.assert_close(tokens[:, each : 2 * each], alone[:, :each], rtol=1e-4, atol=1e-5)
+
+
+def files(network: torch.nn.Module, folder: Path) -> dict[str, Path]:
+    """The same weights as people publish them."""
+    state = network.state_dict()
+    renamed = {f"layer.{number}": tensor for number, tensor in enumerate(state.values())}
+    saved: dict[str, Any] = {
+        "plain.pth": state, "nested.pt": {"state_dict": state}, "parallel.pth": {f"module.{k}": v for k, v in state.items()},
+        "renamed.pth": renamed,
+    }  # fmt: skip
+    for name, content in saved.items():
+        torch.save(content, folder / name)
+    save_file(state, folder / "plain.safetensors")
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["plain.pth", "nested.pt", "parallel.pth", "renamed.pth", "plain.safetensors"])
+def test_weights_are_found_by_name_or_in_order_and_travel_without_their_file(
+    network: torch.nn.Module, tmp_path: Path, name: str
+) -> None:
+    path = files(network, tmp_path)[name]
+    encoder = initial_encoder(settings("test_efficientnet", path), 0).eval()
+    pixels = encoder.pixels(CLIPS)
+    expected = network.forward_features(pixels.transpose(1, 2).flatten(0, 1))
+    torch.testing.assert_close(encoder(pixels), expected.permute(0, 2, 3, 1).reshape(2, 12, -1))
+    initialise(encoder.settings, [0], tmp_path / "encoders", "natural")
+    path.unlink()
+    again, record = load_encoder(tmp_path / "encoders" / "seed0")
+    torch.testing.assert_close(again.encode(CLIPS), encoder.encode(CLIPS))
+    assert record.settings == encoder.settings
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("this ran",))
+
+
+def test_files_that_do_not_fit_or_would_run_code_are_refused(
+    network: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth does not hold the weights of test_vit: \d+ of \d+ tensors differ"
+    ):
+        initial_encoder(settings("test_vit", tmp_path / "a.pth"), 0)
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
+    torch.save({"state_dict": Evil()}, tmp_path / "evil2.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:3000])
+    (tmp_path / "cut.safetensors").write_bytes(b"{}")
+    for name in ("evil.pth", "evil2.pth", "cut.pth", "cut.safetensors", "absent.pth"):
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights"):
+            initial_encoder(settings("test_efficientnet", tmp_path / name), 0)
+    assert "this ran" not in capsys.readouterr().out
+    with pytest.raises(SettingsError, match="no model 'test_efficientnt'") as caught:
+        Frames(settings("test_efficientnt"))
+    assert "Did you mean 'test_efficientnet'" in caught.value.remedy
