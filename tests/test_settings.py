@@ -70,7 +70,7 @@ def test_a_file_without_parameters_is_one_line(
         (
             "arms.jepa.encoder",
             "jepa-lungs",
-            "arms.jepa.encoder is 'jepa-lungs', but the encoders are random, imported, jepa",
+            "but the encoders are random, imported, jepa",
         ),
         ("arms.jepa.seeds", [0, 5], "arms.jepa.seeds are not all in pretrain.seeds"),
         ("arms.jepa.against", ["hand-made"], "arms.jepa.against names hand-made; reference arms: random"),

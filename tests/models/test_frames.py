@@ -46,9 +46,11 @@ def files(network: torch.nn.Module, folder: Path) -> dict[str, Path]:
     state = network.state_dict()
     renamed = {f"layer.{number}": tensor for number, tensor in enumerate(state.values())}
     saved: dict[str, Any] = {
-        "plain.pth": state, "nested.pt": {"state_dict": state}, "parallel.pth": {f"module.{k}": v for k, v in state.items()},
+        "plain.pth": state,
+        "nested.pt": {"state_dict": state},
+        "parallel.pth": {f"module.{name}": tensor for name, tensor in state.items()},
         "renamed.pth": renamed,
-    }  # fmt: skip
+    }
     for name, content in saved.items():
         torch.save(content, folder / name)
     save_file(state, folder / "plain.safetensors")
