@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from echolung.core.errors import DataError, TrialError
+from echolung.core.errors import DataError, TrialError, listed
 from echolung.core.runtime import derived_seed
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import Encoder
@@ -94,8 +94,9 @@ class _Loop:
     def finish(self) -> Trained:
         """All steps that are left."""
         progress, steps = self.progress, range(self.progress.step, self.settings.steps)
+        self.clips = self.objective.dataset(self.store, self.seed, self.settings.batch, self.rows)
         loader = DataLoader(
-            self.objective.dataset(self.store, self.seed, self.settings.batch, self.rows),
+            self.clips,
             batch_size=None,
             sampler=cast(Sequence[int], steps),
             num_workers=self.settings.loaders,
@@ -103,7 +104,15 @@ class _Loop:
         )
         self.logged = (progress.step, time.monotonic())
         for step, views in zip(steps, loader, strict=True):
-            diagnostics = self._advance(step, views)
+            try:
+                diagnostics = self._advance(step, views)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one, the CPU's allocator has none of its own
+                if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+                    raise
+                raise TrialError(
+                    f"pretraining ran out of memory at step {step + 1}, with batches of {self.settings.batch} clips",
+                    "Lower pretrain.training.batch, or the encoder's frames, image_size or width.",
+                ) from error
             progress.step = step + 1
             last = progress.step == self.settings.steps
             if last or progress.step % self.settings.log_every == 0:
@@ -132,7 +141,7 @@ class _Loop:
         value = float(total) / self.workers
         if not math.isfinite(value):
             raise TrialError(
-                f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}",
+                f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}{self._named(step)}",
                 "Lower pretrain.training.learning_rate, lengthen warmup_steps, or set clip_gradient (1.0, say).",
             )
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.clip_gradient or math.inf)
@@ -141,6 +150,11 @@ class _Loop:
         diagnostics |= self.objective.after_step(step)
         self.progress.losses.append(value)
         return {"gradient_norm": float(norm)} | {name: float(number) for name, number in diagnostics.items()}
+
+    def _named(self, step: int) -> str:
+        """The videos of a batch, where the dataset can tell them."""
+        videos = getattr(self.clips, "videos", None)
+        return f" (videos {listed(videos(step), 4)})" if videos else ""
 
     def _log(self, diagnostics: dict[str, float], ranked: bool) -> None:
         progress, (since, then) = self.progress, self.logged

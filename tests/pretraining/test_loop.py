@@ -260,9 +260,23 @@ def test_a_group_may_scale_the_learning_rate(store: ClipStore, tmp_path: Path, m
 
 
 def test_a_diverging_loss_is_an_error_with_a_remedy(store: ClipStore, tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="diverged") as caught:
+    with pytest.raises(TrialError, match=r"diverged.* at step \d \(videos hearts/\d, ") as caught:
         run(store, tmp_path / "run", learning_rate=1e30, clip_gradient=None, warmup_steps=0)
     assert "learning_rate" in caught.value.remedy
+    assert checkpoint.read_progress(tmp_path / "run") is not None, "the last good one is kept"
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you"])
+def test_too_little_memory_is_an_error_with_a_remedy(
+    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Jepa, "forward", full)
+    with pytest.raises(TrialError, match="out of memory at step 1, with batches of 4 clips") as caught:
+        run(store, tmp_path / "run")
+    assert "pretrain.training.batch" in caught.value.remedy
 
 
 def test_a_pool_without_videos_is_an_error(tmp_path: Path) -> None:
