@@ -55,6 +55,7 @@ if old and old[1] != str(venv) and venv.parent != pathlib.Path(old[1]).parent:
 EOF
 
 if [ ! -f "$venv/.ffmpeg" ]; then
+    fresh=1
     if ! "$venv/bin/python" -m echolung.data.ffmpeg >/dev/null 2>&1 &&
         [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "Installing FFmpeg's libraries (apt-get install ffmpeg) ..."
@@ -63,3 +64,4 @@ if [ ! -f "$venv/.ffmpeg" ]; then
     "$venv/bin/python" -m echolung.data.ffmpeg || exit 1
     touch "$venv/.ffmpeg"
 fi
+if [ -n "${fresh:-}" ]; then echo "Installed. To use it in this shell: source $venv/bin/activate"; fi

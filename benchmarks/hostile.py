@@ -274,7 +274,7 @@ def corpus(port: int) -> list[Case]:
         Case("concat.mp4", holding(b"ffconcat version 1.0\nfile a.avi\n"), refused=unsupported),
         Case("sound.mp4", encoded("", "", {}, sound=True, picture=False), refused="has no picture"),
         Case("pipe.mp4", os.mkfifo, refused="is a pipe"),
-        Case("folder.mp4", Path.mkdir, refused="Is a directory"),
+        Case("folder.mp4", Path.mkdir, refused="is a folder"),
         Case("broken.mp4", lambda path: path.symlink_to("gone.mp4"), refused="does not exist"),
         Case("loop.mp4", lambda path: path.symlink_to(path.name), refused="Too many levels of symbolic links"),
     ]

@@ -135,7 +135,7 @@ def exit_cleanly() -> Iterator[None]:
         known = error if isinstance(error, EcholungError) else disk_error(error)
         if known is None:
             raise
-        print(f"echolung: {known.problem}.\n{known.remedy}".strip(), file=sys.stderr)
+        print("echolung: " + "\n".join(known.lines()), file=sys.stderr)
         sys.exit(known.exit_code)
 
 

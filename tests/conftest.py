@@ -144,14 +144,25 @@ SMALL: dict[str, Any] = {
     "encoder__depth": 2,
     "encoder__heads": 2,
     "encoder__image_size": 48,
+    "encoder__frames": 16,
     "encoder__patch": 16,
     "draws": [0, 1],
+    "pretrain__seeds": [0],
     "pretrain__training": {"steps": 6, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2},
     "pretrain__objectives__jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.99},
     # A toy in every seam (toys.py): nothing in the package knows of them.
-    "pretrain__encoders__toy": {"objective": "toy-brightness", "pool": "pocus", "shape": TINY},
-    "arms__toy-random": {"encoder": "random", "shape": TINY, "method": ["toy-ridge"], "role": "reference"},
-    "arms__toy": {"encoder": "toy", "method": ["toy-ridge"], "role": "candidate"},
+    "pretrain__encoders": {
+        "jepa": {"objective": "jepa", "pool": "hearts"},
+        "toy": {"objective": "toy-brightness", "pool": "pocus", "shape": TINY},
+    },
+    "arms": {
+        "random": {"encoder": "random", "method": ["linear", "attentive"], "role": "reference"},
+        "jepa": {"encoder": "jepa", "method": ["linear", "attentive"], "role": "candidate"},
+        "hand-made": {"method": "hand-made", "role": "control"},
+        "source-only": {"method": "source-only", "role": "control"},
+        "toy-random": {"encoder": "random", "shape": TINY, "method": ["toy-ridge"], "role": "reference"},
+        "toy": {"encoder": "toy", "method": ["toy-ridge"], "role": "candidate"},
+    },
     "tasks": {
         "pocus-pathology": {
             "kind": "classification",

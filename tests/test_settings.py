@@ -60,29 +60,29 @@ def test_a_file_without_parameters_is_one_line(
             "names the source 'pocsu', but ingest.sources has",
         ),
         ("tasks.pocus-pathology.clases", ["a", "b"], "did you mean 'classes'"),
-        ("pretrain.encoders.jepa.pool", "lungs", "pretrain.encoders.jepa.pool names the source 'lungs'"),
+        ("pretrain.encoders.mae.pool", "lungs", "pretrain.encoders.mae.pool names the source 'lungs'"),
         (
             "pretrain.encoders.random",
-            {"objective": "jepa", "pool": "hearts"},
+            {"objective": "jepa", "pool": "unlabelled"},
             "an arm of random encoders and a pretrained",
         ),
         ("embed.sources", ["pocus"], r"embed.sources must list the sources that tasks read: \[blues, pocus\]"),
         (
-            "arms.jepa.encoder",
+            "arms.mae.encoder",
             "jepa-lungs",
-            "but the encoders are random, imported, jepa",
+            "but the encoders are random, imported, mae",
         ),
-        ("arms.jepa.seeds", [0, 5], "arms.jepa.seeds are not all in pretrain.seeds"),
-        ("arms.jepa.against", ["hand-made"], "arms.jepa.against names hand-made; reference arms: random"),
+        ("arms.mae.seeds", [0, 5], "arms.mae.seeds are not all in pretrain.seeds"),
+        ("arms.mae.against", ["hand-made"], "arms.mae.against names hand-made; reference arms: random"),
         ("arms.random.seeds", [1, 1], "arms.random has a seed twice: 1, 1"),
         ("arms.random.shape", {"widht": 3}, "shape of encoder 'random'|did you mean 'width'"),
         ("arms.random.shape", {"kind": "resnet"}, "has kind 'resnet'; there are video-vit"),
         ("arms.random.role", "control", "no reference arm has a method for tasks.pocus-pathology"),
         ("arms.majority", {"method": "majority", "role": "control"}, "arms.majority is the baseline of"),
-        ("arms.jepa.method", "logistic", "no method 'logistic'; there are attentive"),
-        ("arms.jepa.method", ["linear", "linear"], "each method once"),
-        ("arms.jepa.encoder", None, "reads an encoder's features: name one with `encoder`"),
-        ("arms.jepa.shape", {"depth": 2}, "a pretrained encoder has its own"),
+        ("arms.mae.method", "logistic", "no method 'logistic'; there are attentive"),
+        ("arms.mae.method", ["linear", "linear"], "each method once"),
+        ("arms.mae.encoder", None, "reads an encoder's features: name one with `encoder`"),
+        ("arms.mae.shape", {"depth": 2}, "a pretrained encoder has its own"),
         ("arms.random.encoder", "imported", "`encoder: imported` needs a file"),
         ("fit.methods.attentive.epoch", 3, "unknown parameter 'fit.methods.attentive.epoch': did you mean 'epochs'"),
         ("fit.methods.lineal", {}, "no entry 'lineal': did you mean 'linear'"),
@@ -107,25 +107,26 @@ def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPa
         values["tasks"]["cross"] = values["tasks"]["pocus-pathology"] | {"source": "blues", "train": "pocus"}
         values["arms"]["volumes"] = {"method": "volumes", "role": "control"}
         values["pretrain"]["encoders"]["own"] = {"objective": "jepa", "pool": "pocus", "shape": {"depth": 2}}
-        values["pretrain"]["seeds"] = [0, 1]
+        values["arms"]["random"]["method"] = ["linear", "attentive"]
         values["arms"]["own"] = {"encoder": "own", "method": "linear", "role": "candidate", "seeds": [1]}
         values["arms"]["deep"] = {"encoder": "random", "method": "linear", "role": "reference", "shape": {"depth": 6}}
         values["report"]["arms"] = list(values["arms"])
 
     settings = parameters(change)
-    assert settings.embedded("pocus") == ["random", "jepa", "own", "deep"]
-    assert settings.embedded("blues") == ["random", "jepa", "own", "deep"]
-    assert list(settings.arms_of("pocus-pathology")) == ["random", "jepa", "hand-made", "source-only", "deep"]
-    assert list(settings.arms_of("cross")) == ["random", "jepa", "hand-made", "source-only", "own", "deep"]
-    assert settings.encoders_of("cross") == ["random", "jepa", "own", "deep"], "an encoder may train on its own pool"
+    assert settings.embedded("pocus") == settings.embedded("blues") == ["random", "mae", "own", "deep"]
+    others = ["random", "mae", "hand-made", "source-only"]
+    assert list(settings.arms_of("pocus-pathology")) == [*others, "deep"]
+    assert list(settings.arms_of("cross")) == [*others, "own", "deep"]
+    encoders = ["random", "mae", "own", "deep"]
+    assert settings.encoders_of("cross") == encoders, "an encoder may train on its own pool"
     draws = [("random", method, seed) for method in ("linear", "attentive") for seed in settings.draws]
-    runs = [("jepa", method, seed) for method in ("linear", "attentive") for seed in (0, 1)]
+    runs = [("mae", "linear", seed) for seed in (0, 1)]
     fits = settings.fits("blues-covid")
-    assert [fit for fit in fits if fit[0] in ("random", "jepa", "own")] == [*draws, *runs, ("own", "linear", 1)]
+    assert [fit for fit in fits if fit[0] in ("random", "mae", "own")] == [*draws, *runs, ("own", "linear", 1)]
     assert fits[-1] == ("majority", "majority", 0)
     assert {name: vars(shape)["depth"] for name, (shape, _) in settings.untrained().items()} == {"random": 4, "deep": 6}
     assert settings.shape("own").model_dump() == settings.encoder.model_dump() | {"depth": 2}
-    assert settings.known_arm("pocus-pathology", None) == "jepa"
+    assert settings.known_arm("pocus-pathology", None) == "mae"
     with pytest.raises(SettingsError, match=r"no task 'pocus-patology'.*Did you mean 'pocus-pathology'"):
         settings.known_task("pocus-patology")
     with pytest.raises(SettingsError, match="arm 'own' takes no part in pocus-pathology"):

@@ -161,7 +161,9 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
       echolung predict ward/*.mp4 --task blues-covid --json
       echolung predict clip.mp4 --explain pictures
     """
-    from echolung.data.containers import opened
+    import pandas as pd
+
+    from echolung.core.errors import VideoError
     from echolung.registry.models import champion, local_champion
     from echolung.serving.answers import as_json, as_text
     from echolung.serving.model import Model
@@ -169,20 +171,28 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
 
     root, settings = project()
     name = settings.known_task(task)
-    for video in videos:  # a wrong path is an error before any file is decoded
-        with opened(video):
-            pass
     version = local_champion(where(root, settings.tracking), settings.study, name)
     version = version or champion(store(root, settings.tracking), settings.study, name)
     model = Model.open(version.folder)
     title = f"{version.name} version {version.number}"
+    refused: list[VideoError] = []
     if explain:
         from echolung.serving.explain import explain_files
 
         answers = explain_files(model, videos, explain, title)
     else:
-        with click.progressbar(length=len(videos), hidden=len(videos) < 20, file=sys.stderr) as bar:
-            answers = model.predict(videos, lambda done, _: bar.update(done - bar.pos))
+        tables = []
+        with click.progressbar(videos, hidden=len(videos) < 20, file=sys.stderr) as shown:
+            for video in shown:
+                try:
+                    tables.append(model.predict([video]))
+                except VideoError as error:  # the others are answered all the same
+                    refused.append(error)
+        for one in refused:
+            click.echo("echolung: " + "\n".join(one.lines()), err=True)
+        if not tables:
+            sys.exit(1)
+        answers = pd.concat(tables, ignore_index=True)
     if for_programs:
         heading = {"model": version.name, "version": version.number}
         click.echo(json.dumps(as_json(heading, model, answers), indent=2))
@@ -190,8 +200,11 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     click.echo(as_text(title, model, answers))
     if explain:
         click.echo(f"Pictures: {explain}")
-    for warning in version.tags.get("warnings", "").splitlines():
-        click.echo(f"warning: {warning}", err=True)
+    if count := len(version.tags.get("warnings", "").splitlines()):
+        said = f"{count} warnings came with this model: `echolung promote {name}` repeats them"
+        click.echo(f"{said}, and so does its page in `echolung ui`.", err=True)
+    if refused:
+        sys.exit(1)
 
 
 @click.command()

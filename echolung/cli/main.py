@@ -91,7 +91,12 @@ def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: in
 @phantom.command("sheet")
 @click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
 def phantom_sheet(picture: Path) -> None:
-    """Draw a contact sheet of hearts and lungs: echolung phantom sheet phantoms.png"""
+    """Draw a contact sheet of hearts and lungs (png).
+
+    \b
+    Example:
+      echolung phantom sheet phantoms.png
+    """
     from echolung.phantom.contact_sheet import contact_sheet
 
     contact_sheet(picture)
@@ -140,11 +145,16 @@ def show() -> None:
     Example:
       echolung show
     """
+    from echolung.core.errors import DataError
     from echolung.evaluation.comparison import read_comparison
     from echolung.reports.tables import table_text
 
     root, settings = project()
-    comparison = read_comparison(root / "data" / settings.study / "compare")
+    folder = root / "data" / settings.study / "compare"
+    if not folder.is_dir():
+        problem = f"study {settings.study}, which params.yaml names, has no results yet"
+        raise DataError(problem, "Run it: dvc repro   Another one: echolung run --study NAME")
+    comparison = read_comparison(folder)
     click.echo(table_text(comparison, settings.tasks))
     click.echo(f"\nReport: {root / 'reports' / settings.study / 'index.html'}\nRuns:   echolung ui")
 

@@ -14,7 +14,11 @@ class EcholungError(Exception):
     def __init__(self, problem: str, remedy: str = "") -> None:
         self.problem = problem.rstrip(".")
         self.remedy = remedy
-        super().__init__(f"{self.problem}. {remedy}".strip())
+        super().__init__(" ".join(self.lines()))
+
+    def lines(self) -> list[str]:
+        """What is wrong, as a sentence, and what to do about it."""
+        return [self.problem + ("" if self.problem.endswith("?") else "."), *([self.remedy] if self.remedy else [])]
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         # Errors cross process borders (decode workers, Ray trials): the default would rebuild them from `args`.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from echolung.core.errors import VideoError
 
-DOWNLOAD_REMEDY = "Copy or download the file again; if the original is damaged, remove it from the data set."
+DOWNLOAD_REMEDY = "Copy or download the file again; if the original is damaged, leave it out."
 ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
 
 ENOUGH = 512
@@ -93,6 +93,8 @@ def regular(path: Path) -> Iterator[io.FileIO]:
     """
     try:
         stream = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except IsADirectoryError:
+        raise VideoError(f"{path} is a folder", f"Give the videos in it: {path}/*") from None
     except OSError as error:
         fault = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
         raise VideoError(f"{path} {fault}", "Check the path; if it is a link, where it leads.") from None
@@ -116,8 +118,8 @@ def opened(path: Path) -> Iterator[Source]:
         stream.seek(0)
         kind = container(head)
         if kind is None:
-            fault = next((what for at, mark, what in _OTHERS if head.startswith(mark, at)), ACCEPTED)
-            raise VideoError(f"{path} is not a supported video ({fault})", "Convert it, or give another file.")
+            fault = next((what for at, mark, what in _OTHERS if head.startswith(mark, at)), "whatever its name says")
+            raise VideoError(f"{path} holds no video ({fault})", f"Convert it to one of {ACCEPTED}, or leave it out.")
         yield Source(path, stream, size, kind)
 
 

@@ -24,8 +24,11 @@ def parameters(
             return load(root), _origin(root)
         composed = composition.compose(root, study, scale, changes)
         settings = Settings.parse(composed.parameters, "what was set")
-        remedy = f"To run it: {shlex.join(composed.command)}"
-        return settings, Finding(GROUP, "parameters", "ok", "valid; params.yaml is not changed", remedy)
+        named = [("--study", study), ("--scale", scale), *(("--set", change) for change in changes)]
+        words = [word for option, value in named if value for word in (option, value)]
+        remedy = f"To run it: {shlex.join(['echolung', 'run', *words])}"
+        said = f"study {settings.study} at scale {settings.scale}: valid"
+        return settings, Finding(GROUP, "parameters", "ok", said, remedy)
     except SettingsError as error:
         return None, failed(GROUP, "parameters", error)
 

@@ -88,6 +88,11 @@ class Candidate:
                 raise DataError(f"the features of {self.arm} were not made by {self.encoder}", "Run `dvc repro` first.")
         return found
 
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """SHA-256 of the recordings that the model is fitted on."""
+        return tuple(sorted(self.recordings.manifest(list(self.training["sample_id"]))["sha256"].astype(str)))
+
     @functools.cached_property
     def data_digest(self) -> str:
         """Of the labelled recordings (names, contents, labels) and the unit of decision."""

@@ -100,7 +100,7 @@ def promote(
         record = ModelRecord(
             study=candidate.study, task_name=candidate.name, task=candidate.task.model_dump(mode="json"),
             arm=candidate.arm, method=candidate.method, arm_seed=candidate.seed, views=candidate.views,
-            frame_size=candidate.frame_size, novelty=novelty.record,
+            frame_size=candidate.frame_size, novelty=novelty.record, trained_on=candidate.trained_on,
         )  # fmt: skip
         write_model(folder, record, method, novelty, candidate.encoder)
         columns, card = Model.open(folder).columns, _card(candidate, scores, [*warnings, tags["outside"]])

@@ -42,9 +42,8 @@ def _answer(rows: pd.DataFrame, task: Task) -> str:
         return "No candidate was compared with a reference."
     parts = _sentences(main, task)
     if len(low):
-        subject = f"{_joined(low['arm'])} {'was' if len(low) == 1 else 'were'} "
-        who = "" if set(low["arm"]) == set(main["arm"]) else subject
-        parts.append(f"{who}not shown to beat {low['reference'].iloc[0]}")
+        was = "was" if len(low) == 1 else "were"
+        parts.append(f"{_joined(low['arm'])} {was} not shown to beat {low['reference'].iloc[0]}")
     text = "; ".join(parts)
     if not main["confirmatory"].any():
         text = f"exploratory: {text}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from echolung.core.errors import listed
 from echolung.methods.novelty import NoveltyRecord
 from echolung.serving.model import Model
 
@@ -34,6 +35,9 @@ def as_text(title: str, model: Model, answers: pd.DataFrame) -> str:
         rows.append([name, OUTSIDE if row["outside"] else cell(row[first]), *shown, f"{row['distance']:.2f}"])
     lines = [title, "", *_aligned(rows), ""]
     lines += [f"{name}: {what}" for name, what in zip(names, answers["damage"], strict=True) if what]
+    known = [name for name, seen in zip(names, answers["in_training"], strict=True) if seen]
+    if known:
+        lines.append(f"The model was fitted on {listed(known, 5)}: these answers say nothing about new videos.")
     if answers["outside"].any():
         lines.append(words(model.record.novelty))
     if model.task.unit == "patient" and len(answers) > 1:

@@ -42,7 +42,8 @@ RECORD = "model.json"
 REMEDY = "Promote a model again: `echolung promote TASK`."
 CLIPS = 16
 """Clips that pass through the encoder at a time."""
-DISTANCES = {"outside": "boolean", "distance": "double", "threshold": "double", "false_alarm_rate": "double"}
+FACTS = {"outside": "boolean", "distance": "double", "threshold": "double", "false_alarm_rate": "double"}
+FACTS |= {"damage": "string", "in_training": "boolean"}
 
 
 class ModelRecord(Parameters):
@@ -61,6 +62,8 @@ class ModelRecord(Parameters):
     frame_size: int = pydantic.Field(ge=1, le=4096)
     """Side of the square that videos are letterboxed to, in pixels."""
     novelty: NoveltyRecord
+    trained_on: tuple[str, ...] = ()
+    """SHA-256 of the labelled recordings that the method was fitted on."""
     files: dict[str, str] = {}
     """SHA-256 of the other files of the folder."""
 
@@ -140,14 +143,15 @@ class Model:
     @property
     def columns(self) -> dict[str, str]:
         """The columns of `predict`, and their types as MLflow names them."""
-        return {"video": "string", **self.kind.answer_columns(self.task), **DISTANCES, "damage": "string"}
+        return {"video": "string", **self.kind.answer_columns(self.task), **FACTS}
 
     def predict(self, paths: Sequence[str | Path], on_progress: Progress = lambda done, total: None) -> pd.DataFrame:
         """One row per video file.
 
         video (the path), the columns of the kind's answer (the first is None if `outside`), outside (farther from the
         training recordings than the threshold), distance, threshold, false_alarm_rate (as measured at promotion),
-        damage. Raises VideoError naming the file if nothing can be decoded; DependencyError without FFmpeg.
+        damage, in_training (the model was fitted on this very file). Raises VideoError naming the file if nothing can
+        be decoded; DependencyError without FFmpeg.
         """
         tables = []
         for done, path in enumerate(paths, start=1):
@@ -180,6 +184,7 @@ class Model:
         table.insert(0, "video", one.name)
         table["outside"], table["distance"], table["threshold"] = outside, distance, known.threshold
         table["false_alarm_rate"], table["damage"] = known.measured, one.damage
+        table["in_training"] = sha256_file(Path(one.name)) in self.record.trained_on
         return table
 
     def clips(self, one: Decoded) -> tuple[np.ndarray, np.ndarray]:

@@ -166,8 +166,8 @@ def test_clean_keeps_every_video_that_was_brought(name: str, project: Path) -> N
     (project / "conf" / "study" / "bad.yaml").write_text("study: ../..\nphantom: {../mine: 1}\n")
     raw = project / "data" / "raw"
     brought = [raw / "mine" / "a.mp4", raw / "pocus" / "b.mp4", raw / "pocus.dvc", raw / name / "mine" / "c.mp4"]
-    brought += [project / "data" / name / "own" / "d.mp4", raw / "folder" / "more" / "hearts" / "e.avi"]
-    drawn = [raw / name / "hearts" / "Videos" / "0.avi", raw / "phantom" / "hearts" / "FileList.csv"]
+    brought += [project / "data" / name / "own" / "d.mp4", raw / "folder" / "more" / "unlabelled" / "e.avi"]
+    drawn = [raw / name / "unlabelled" / "lus_videos" / "0.mp4", raw / "phantom" / "unlabelled" / "severity.csv"]
     put(*brought, *drawn)
     assert CliRunner().invoke(main, ["clean"]).exit_code == 0
     assert [path for path in brought if not path.is_file()] == []

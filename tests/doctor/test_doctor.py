@@ -199,7 +199,7 @@ def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
     assert settings is not None
     assert (settings.study, str(settings.ingest.sources["pocus"].root)) == ("lung", "/my sets (a)/pocus")
     assert found.remedy == (
-        "To run it: dvc exp run -S study=lung -S scale=laptop -S '++public_sets=\"/my sets (a)\"' -S ++split.seed=4"
+        "To run it: echolung run --study lung --scale laptop --set 'public_sets=/my sets (a)' --set split.seed=4"
     )
     settings, found = project.parameters(root, "lnug")
     assert settings is None

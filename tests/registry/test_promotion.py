@@ -103,6 +103,8 @@ def test_the_champion_is_the_method_refitted_on_all_patients(
     np.testing.assert_allclose(values, again.predict(one.recordings, ids), atol=1e-6)
     assert (model.encoder is None, model.record.novelty.groups) == (arm == "hand-made", PATIENTS)
     assert not one.work.exists()
+    contents = one.recordings.manifest(ids)["sha256"]
+    assert set(model.record.trained_on) == set(contents)
 
 
 def test_the_champion_again_changes_nothing(

@@ -34,6 +34,7 @@ def decided(comparison: Comparison, outcome: str, reference: str, **columns: obj
     return dataclasses.replace(comparison, verdicts=verdicts, pairs=pairs)
 
 
+LOW = "jepa was not shown to beat majority"
 NONE_SHOWN = "o difference was shown between random and jepa"
 
 
@@ -44,7 +45,13 @@ NONE_SHOWN = "o difference was shown between random and jepa"
         ("lung", "worse", "better", {}, "jepa (Brier score −0.25, p = 0.012) predicted worse than random."),
         ("lung", "undecided", "better", {}, f"N{NONE_SHOWN} (p = 0.012)."),
         ("lung", "undecided", "better", {"n_seen": 9}, f"N{NONE_SHOWN} † (p = 0.012)."),
-        ("blues", "undecided", "worse", {}, f"Exploratory: n{NONE_SHOWN} (p = 0.012); not shown to beat majority."),
+        (
+            "blues",
+            "undecided",
+            "worse",
+            {},
+            f"Exploratory: n{NONE_SHOWN} (p = 0.012); {LOW}.",
+        ),
     ],
 )
 def test_an_answer_says_what_the_verdicts_say(comparison, task, outcome, baseline, columns, text) -> None:

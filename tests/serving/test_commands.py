@@ -79,7 +79,19 @@ def test_a_row_per_file_and_no_numbers_where_the_model_knows_nothing(
     assert rows["a.mp4"][0] == answer and rows["b.avi"][:4] == ["outside", "-", "-", "-"]
     assert f"False alarms: {model.record.novelty.measured:.1%}" in done.stdout
     assert done.stdout.count("For research use only") == 1
-    assert done.stderr == "warning: Fitted on 2 videos.\n"
+    assert "was fitted on" not in done.stdout
+    assert done.stderr.startswith("1 warnings came with this model: `echolung promote pocus-pathology` repeats them")
+
+
+def test_what_cannot_be_read_does_not_keep_the_others_from_an_answer(
+    project: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    done = call(project, monkeypatch, "predict", *map(str, (tmp_path, folder / "a.mp4", tmp_path / "text.mp4")))
+    assert done.exit_code == 1
+    assert any(line.startswith("a.mp4 ") for line in done.stdout.splitlines())
+    assert f"echolung: {tmp_path} is a folder.\nGive the videos in it: {tmp_path}/*" in done.stderr
+    assert "text.mp4 holds no video (whatever its name says)." in done.stderr
 
 
 def test_json_keeps_the_probabilities_and_says_that_nothing_is_predicted(
@@ -104,7 +116,7 @@ def test_a_video_that_cannot_be_read_is_named(project: Path, tmp_path: Path, mon
     for name, said, remedy in (
         ("absent.mp4", "absent.mp4 does not exist", "Check the path"),
         ("empty.mp4", "empty.mp4 is empty (0 bytes)", "download the file again"),
-        ("text.mp4", "text.mp4 is not a supported video", ""),
+        ("text.mp4", "text.mp4 holds no video", ""),
         ("still.avi", "still.avi has one frame", "not a still"),
     ):
         refused(call(project, monkeypatch, "predict", str(tmp_path / name)), said, remedy)

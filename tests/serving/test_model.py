@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from small_models import CLASSES, ENCODER, SIZE, STUDY, TASK, VIEWS, described, make_model, registered, usual
 
 from echolung.core.errors import CheckpointError, NoChampionError
+from echolung.core.runtime import sha256_file
 from echolung.data.clips import ClipStore
 from echolung.data.clips import write_index as write_clips_index
 from echolung.data.video import decode, encode
@@ -54,6 +56,11 @@ def test_a_video_gets_the_answer_that_it_has_in_the_study(folder: Path, model: M
     assert list(table["outside"]) == list(table["distance"] > table["threshold"])
     assert set(table["false_alarm_rate"]) == {model.record.novelty.measured}
     assert list(table["damage"]) == ["", ""]
+    assert list(table["in_training"]) == [False, False]
+    known = model.record.model_copy(update={"trained_on": (sha256_file(folder / "a.mp4"),)})
+    table = dataclasses.replace(model, record=known).predict([folder / name for name in VIDEOS])
+    assert list(table["in_training"]) == [True, False]
+    assert "fitted on a.mp4: these answers say nothing about new videos" in as_text("", model, table)
 
 
 def test_a_model_without_an_encoder_answers_too(folder: Path, model: Model) -> None:

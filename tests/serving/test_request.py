@@ -35,7 +35,7 @@ def test_the_bytes_of_a_file_are_answered_as_the_file_is(folder: Path, model: Mo
     [
         ({"content": "%%%"}, r"content\[0\] is not base64"),
         ({"content": "A" * 1_400_000}, r"content\[0\] is larger than 1 MB"),
-        ({"content": TEXT}, r"^content\[0\] is not a supported video"),
+        ({"content": TEXT}, r"^content\[0\] holds no video"),
         ({"content": TEXT, "video": "a.mp4"}, "the row has video and content"),
         ({"video": "/etc/passwd"}, "the row has video"),
         ({"video": None}, "the row has nothing"),
