@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 import pydantic
 import yaml
 
+from echolung.compute.search import SearchSettings
 from echolung.core.errors import SettingsError
 from echolung.core.parameters import Key, Parameters, chosen, nearest
 from echolung.data.ingest import IngestSettings
@@ -67,6 +68,8 @@ class Settings(Parameters):
     draws: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
     """Seeds of untrained encoders."""
     pretrain: PretrainSettings
+    search: dict[Key, SearchSettings] = {}
+    """Searches for a pretraining recipe."""
     arms: dict[Key, Arm]
     embed: EmbedSettings
     fit: FitSettings = FitSettings()
@@ -85,6 +88,15 @@ class Settings(Parameters):
         for place, source in named.items():
             if source not in sources:
                 raise ValueError(f"{place} names the source '{source}', but ingest.sources has {_listed(sources)}")
+        for key, one in self.search.items():
+            if one.encoder not in self.pretrain.encoders:
+                raise ValueError(
+                    f"search.{key}.encoder is '{one.encoder}'; there are {_listed(self.pretrain.encoders)}"
+                )
+            if one.readout is not None and not self.drawn(one.readout):
+                raise ValueError(
+                    f"search.{key}.readout must be a task on drawn recordings: real labels are for scoring"
+                )
         references = [name for name, arm in self.arms.items() if arm.role == "reference"]
         for name, arm in self.arms.items():
             if len(set(self.seeds(name))) < len(self.seeds(name)):
@@ -113,6 +125,19 @@ class Settings(Parameters):
         if self.report.arms and list(self.report.arms) != list(self.arms):
             raise ValueError(f"report.arms must list the arms: [{', '.join(self.arms)}]")
         return self
+
+    def drawn(self, task: str) -> bool:
+        """Whether all recordings of a task are phantoms that the study draws."""
+        sources = self.tasks[task].sources if task in self.tasks else ["no such task"]
+        return all(
+            name in self.phantom and self.ingest.sources[name].root == Path("data", "raw", self.study, name)
+            for name in sources
+        )
+
+    def shape_in(self, pretrain: PretrainSettings) -> ClipSettings:
+        """The shape of the one encoder of other settings."""
+        (encoder,) = pretrain.encoders
+        return self.model_copy(update={"pretrain": pretrain}).shape(encoder)
 
     def shape(self, encoder: str) -> ClipSettings:
         """The settings of an encoder: a key of `pretrain.encoders`, or an arm with `encoder: random`.
@@ -197,6 +222,8 @@ class Settings(Parameters):
             section["task"] = everything["tasks"].get(key, {})
         if stage == "fit":
             section["arms"] = everything["arms"]
+        if stage == "search":
+            section = section[key] | {"pretrain": everything["pretrain"]["encoders"][section[key]["encoder"]]}
         if stage == "pretrain" and key in self.pretrain.encoders:
             own = section["encoders"][key]
             section["encoders"], used = {key: own}, own["objective"]

@@ -87,6 +87,16 @@ def test_a_file_without_parameters_is_one_line(
         ("fit.methods.attentive.epoch", 3, "unknown parameter 'fit.methods.attentive.epoch': did you mean 'epochs'"),
         ("fit.methods.lineal", {}, "no entry 'lineal': did you mean 'linear'"),
         ("report.arms", ["random"], "report.arms must list the arms"),
+        (
+            "search.one",
+            {"encoder": "jpea", "space": {"shape.depth": [2]}},
+            "encoder is 'jpea'; there are mae",
+        ),
+        (
+            "search.one",
+            {"encoder": "mae", "space": {"shape.depth": [2]}, "readout": "elsewhere"},
+            "must be a task on drawn recordings",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_named_before_anything_runs(place: str, value: object, message: str) -> None:

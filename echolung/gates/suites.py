@@ -199,6 +199,17 @@ def pretrain(tables: Tables) -> list[Table]:
     return [_encoders(tables["seeds"], expectations)]
 
 
+def search(tables: Tables) -> list[Table]:
+    """trials: one row per recipe."""
+    expectations = [
+        *filled("trial", "steps", "score"),
+        Unique(column="trial", description="every trial is there once"),
+        Between(column="steps", min_value=1, description="every trial was trained"),
+        Between(column="score", min_value=-1e6, max_value=1e6, description="the score is finite"),
+    ]
+    return [Table("trials", tables["trials"], ["trial"], expectations)]
+
+
 def _encoders(seeds: pd.DataFrame, expectations: Sequence[Any]) -> Table:
     """Rows `seed` (and `arm`, where there are several): every seed its own encoder with finite weights."""
     rows = seeds if "arm" in seeds else seeds.assign(arm="")
@@ -327,6 +338,7 @@ SUITES: dict[str, Suite] = {
         pretrain,
         "Rerun with another seed or a lower learning rate.",
     ),
+    "search": Suite({"trials": ["trial", "steps", "score"]}, search, "Narrow `search:`: a recipe there diverges."),
     "embed": Suite(
         {"features": ["arm", "seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]},
         embed,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 HELD_OUT_BATCHES = 8
 
+Measure = Callable[[Encoder], dict[str, float]]
 OnMetrics = Callable[[int, dict[str, float | None]], None]
 """Called as `on_metrics(step, values)` at each logged step, in every worker at the same steps."""
 
@@ -48,22 +49,25 @@ class Trained:
     diagnostics of the objective, effective_rank and loss_held_out (where measured), clips_per_second, eta_seconds."""
 
 
-def train(run: SeedRun, on_metrics: OnMetrics, device: torch.device | str = "cpu") -> Trained:
+def train(
+    run: SeedRun, on_metrics: OnMetrics, device: torch.device | str = "cpu", measure: Measure | None = None
+) -> Trained:
     """Train a run, or resume it from the checkpoint in its directory.
 
     On a CPU the result of a resumed run is bit-identical to that of an uninterrupted one. A checkpoint of other
     parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes.
+    What `measure` finds in the encoder at the steps of the rank joins the history.
     Raises TrialError if the loss stops being finite, DataError if the pool is empty.
     """
-    return _Loop(run, on_metrics, torch.device(device)).finish()
+    return _Loop(run, on_metrics, torch.device(device), measure).finish()
 
 
 class _Loop:
     """A run in one worker."""
 
-    def __init__(self, run: SeedRun, on_metrics: OnMetrics, device: torch.device) -> None:
+    def __init__(self, run: SeedRun, on_metrics: OnMetrics, device: torch.device, measure: Measure | None) -> None:
         self.settings, self.store, self.seed = run.training, ClipStore.open(run.pool), run.seed
-        self.directory, self.on_metrics, self.device = run.directory, on_metrics, device
+        self.directory, self.on_metrics, self.device, self.measure = run.directory, on_metrics, device, measure
         if not len(self.store):
             raise DataError(f"the clip store {run.pool} holds no videos to train on", "Choose another pool.")
         names = sorted(self.store.sample_ids, key=lambda name: derived_seed("held out", name))
@@ -116,7 +120,7 @@ class _Loop:
             progress.step = step + 1
             last = progress.step == self.settings.steps
             if last or progress.step % self.settings.log_every == 0:
-                self._log(diagnostics, ranked=last or progress.step % self.settings.rank_every == 0)
+                self._log(diagnostics, self.rank == 0 and (last or progress.step % self.settings.rank_every == 0))
             if self.rank == 0 and (last or progress.step % self.settings.checkpoint_every == 0):
                 checkpoint.save(self.directory, progress, self.objective, self.optimizer)
         choices = self.objective.choices
@@ -166,8 +170,9 @@ class _Loop:
             "loss": sum(progress.losses) / len(progress.losses),
             "learning_rate": self.settings.rate(progress.step - 1),
             **diagnostics,
-            "effective_rank": self._effective_rank() if ranked and self.rank == 0 else None,
-            "loss_held_out": self._held_out_loss() if ranked and self.rank == 0 and len(self.held_out) else None,
+            "effective_rank": self._effective_rank() if ranked else None,
+            "loss_held_out": self._held_out_loss() if ranked and len(self.held_out) else None,
+            **(self.measure(self.objective.handed_on) if ranked and self.measure else {}),
             "clips_per_second": (progress.step - since) * self.settings.batch / seconds,
             "eta_seconds": (self.settings.steps - progress.step) * seconds / (progress.step - since),
         }

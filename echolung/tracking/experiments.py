@@ -14,12 +14,15 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echolung.core.runtime import digest
 from echolung.tracking.provenance import gone, process, provenance
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOTES = {
     "": "One run per task and arm. Tick a pretrained and a random one and press **Compare**, or open the chart view. "
@@ -149,6 +152,17 @@ def trial_run(
         if not found:
             run.parameters({"encoder": encoder, "seed": seed, **parameters})
         yield run
+
+
+def search_trials(store: Store, study: str, parent: Run, trials: pd.DataFrame, curves: pd.DataFrame) -> None:
+    """One closed run per trial of a search (`trial`, changes, step, score), below the run of its stage."""
+    experiment = _experiment(store, study, "stages")
+    for row in trials.to_dict("records"):
+        tags = {"study": study, "stage": "search", "mlflow.parentRunId": parent.id}
+        with _closing(_create(store, experiment, f"trial {row['trial']}", tags)) as run:
+            run.parameters({str(name): value for name, value in row.items() if name not in ("score", "steps", "clips")})
+            mine = curves[curves["trial"] == row["trial"]]
+            run.series([(int(step), {"score": score}) for step, score in zip(mine["step"], mine["score"], strict=True)])
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ def clean(stage: str) -> tuple[Tables, dict[str, Any]]:
         return {"seeds": encoders(0).assign(arm=list("rrrwwwww"))}, {}
     if stage == "pretrain":
         return {"seeds": encoders(200)}, {}
+    if stage == "search":
+        return {"trials": pd.DataFrame({"trial": range(6), "steps": 10, "score": -0.4})}, {}
     if stage == "embed":
         features = pd.DataFrame([("jepa", seed, sample) for seed in (0, 1) for sample in VIDEOS])
         features = features.set_axis(["arm", "seed", "sample_id"], axis=1).assign(finite=True, std=0.5)
@@ -163,6 +165,9 @@ FAULTS: list[tuple[str, Fault, str, str]] = [
     ("pretrain", put("loss_first", 0, np.inf), "loss_first is finite", "seed 0 (inf)"),
     ("pretrain", put("loss_last", 0, np.inf), "loss_last is finite", "seed 0 (inf)"),
     ("pretrain b", put("seed", 1, 0), "its own seed", "seed 0; seed 0"),
+    ("search", put("score", 1, np.inf), "score is finite", "trial 1 (inf)"),
+    ("search", put("steps", 2, 0), "was trained", "trial 2 (0)"),
+    ("search", put("trial", [3, 4], 9), "is there once", "trial 9; trial 9"),
     ("embed", put("finite", 30, False), "features are finite", "jepa seed 1 pocus/v06"),
     ("embed", put("std", 3, 0.0), "features vary", "jepa seed 0 pocus/v03 (0)"),
     ("embed", put("effective_rank", slice(0, 23), 1.0), "not collapsed", "jepa seed 0 pocus/v00 (1)"),

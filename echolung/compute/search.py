@@ -1,0 +1,217 @@
+"""The search for a pretraining recipe: trials of Ray Tune, halved as they go, without labels of any scored set.
+
+What is compared is the loss on held-out videos of the pool, or a read-out: how well the linear probe does on drawn
+recordings, whose labels are free to use. Every trial is a run like any other and resumes from its own checkpoint. The
+result is a table; freezing a recipe is an edit of conf/.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydantic
+import torch
+
+from echolung.compute.session import ray_session
+from echolung.core.errors import EcholungError, TrialError
+from echolung.core.parameters import Parameters
+from echolung.core.runtime import digest
+from echolung.data.clips import ClipStore
+from echolung.data.manifest import read_manifest
+from echolung.data.splits import folds_digest, read_folds
+from echolung.embedding.embed import encode_clips, evaluation_clips
+from echolung.embedding.features import Features, FeaturesRecord
+from echolung.embedding.recordings import Part, Recordings
+from echolung.kinds.kinds import kind_of
+from echolung.kinds.predictions import prediction_rows, units_of
+from echolung.kinds.task import Task
+from echolung.methods.fitting import outer_fold
+from echolung.methods.methods import METHODS
+from echolung.models.encoder import Encoder
+from echolung.pretraining.loop import train
+from echolung.pretraining.run import SeedRun
+from echolung.pretraining.settings import PretrainSettings
+
+
+class SearchSettings(Parameters):
+    """One search."""
+
+    encoder: str
+    """The entry of `pretrain.encoders` that is varied."""
+    space: dict[str, list[Any]] = pydantic.Field(min_length=1)
+    """Values to choose from, by `training.<name>`, `objective.<name>` or `shape.<name>`."""
+    trials: int | None = pydantic.Field(None, ge=1)
+    """Combinations that are tried, drawn at random; all of them if left out."""
+    readout: str | None = None
+    """A task on drawn recordings, read out by the method `linear`; without one the held-out loss is compared, which is
+    only fair among recipes with the same loss."""
+    rungs: int = pydantic.Field(3, ge=0)
+    """How often trials are compared and the worse half stopped (ASHA, Li et al. 2020, arXiv 1810.05934)."""
+    seed: int = 0
+
+    @pydantic.field_validator("space")
+    @classmethod
+    def _places(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in value.items():
+            if key.split(".")[0] not in ("training", "objective", "shape") or key.count(".") != 1 or not values:
+                raise ValueError(f"'{key}': values of training.<name>, objective.<name> or shape.<name>")
+        return value
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """What the trials change, in a random order that depends on `seed`."""
+        found = [dict(zip(self.space, one, strict=True)) for one in itertools.product(*self.space.values())]
+        order = np.random.default_rng(self.seed).permutation(len(found))[: self.trials]
+        return [found[int(place)] for place in order]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The linear probe on a task's recordings, out of fold; called with an encoder. Picklable."""
+
+    data: Path
+    """data/<study>."""
+    name: str
+    task: Task
+    views: int
+
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """The kind's metrics of repeat 0, as `readout/<metric>`."""
+        kind, folds = kind_of(self.task), read_folds(self.data / "split" / f"{self.name}.csv")
+        folds = folds[folds["repeat"] == 0]
+        recordings = Recordings([self._part(encoder, source) for source in self.task.sources])
+        method, rows = METHODS["linear"], []
+        for fold in sorted(set(folds.loc[folds["fold"] >= 0, "fold"])):
+            training, test = outer_fold(folds, 0, int(fold))
+            with tempfile.TemporaryDirectory() as folder:
+                fitted = method.fit(method.Settings(), self.task, recordings, training, 0, Path(folder))
+            ids = list(test["sample_id"])
+            heading = {"task": self.name, "arm": "a", "arm_seed": 0, "method": "linear", "repeat": 0, "fold": int(fold)}
+            values, seen = fitted.predict(recordings, ids), np.zeros(len(ids), bool)
+            rows.append(prediction_rows(heading, test, kind.columns(self.task), values, folds_digest(folds), seen))
+        units = units_of(pd.concat(rows, ignore_index=True), self.name, self.task, kind)
+        scores = kind.scores(units, ("a", "linear"), np.ones((1, len(units.group)))).values
+        return {f"readout/{name}": float(scores[name][0, 0]) for name in kind.paired}
+
+    def _part(self, encoder: Encoder, source: str) -> Part:
+        store = ClipStore.open(self.data / "ingest" / source / "clips")
+        manifest = read_manifest(self.data / "ingest" / source / "manifest.parquet")
+        tokens = [
+            encode_clips(encoder, evaluation_clips(store.frames(name), store.fps(name), encoder.settings, self.views))
+            for name in manifest["sample_id"]
+        ]
+        stacked = torch.stack(tokens).numpy()
+        record = FeaturesRecord(
+            key="", arm="", seed=0, encoder_sha256="", shape=stacked.shape, grid=encoder.grid, effective_rank=0.0,
+            seen_in_pretraining=[],
+        )  # fmt: skip
+        held = Features(record, manifest[["sample_id"]], stacked)
+        return Part(manifest, store, Features(record, held.videos, stacked, held.summarised(manifest["sample_id"])))
+
+
+def search(
+    settings: SearchSettings,
+    runs: list[SeedRun],
+    readout: Readout | None,
+    directory: Path,
+    workers: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train `runs`, one per combination, in one thread each; the worse half stops at every rung.
+
+    Returns a row per trial, best first (its changes, steps, clips, score, stopped), and the score by step. The score is
+    minus the loss of the read-out, or of the held-out videos. Raises TrialError if a trial fails; the others'
+    checkpoints are kept.
+    """
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    total = max(run.training.steps for run in runs)
+    done: dict[str, int] = {}
+
+    class Steps(tune.Callback):
+        def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            done[trial.trial_id] = result["step"]
+            on_progress(sum(done.values()), total * len(runs))
+
+    scheduler: Any = FIFOScheduler()
+    if settings.rungs:
+        grace = max(1, total // 2**settings.rungs)
+        scheduler = ASHAScheduler(time_attr="step", max_t=total, grace_period=grace, reduction_factor=2)
+    shutil.rmtree(directory / "tune", ignore_errors=True)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
+    with ray_session(workers):
+        tuner = tune.Tuner(
+            tune.with_resources(functools.partial(_trial, runs=runs, readout=readout), {"cpu": 1}),
+            param_space={"number": tune.grid_search(list(range(len(runs))))},
+            tune_config=tune.TuneConfig(scheduler=scheduler, metric="score", mode="max"),
+            run_config=tune.RunConfig(storage_path=str(directory / "tune"), callbacks=[Steps()], verbose=0),
+        )
+        results = list(tuner.fit())
+    for result in results:
+        if result.error:
+            cause = getattr(result.error, "cause", result.error)
+            known = cause if isinstance(cause, EcholungError) else None
+            problem = known.problem if known else str(result.error).strip().splitlines()[-1]
+            remedy = known.remedy if known else ""
+            raise TrialError(f"a trial of the search failed: {problem}", f"{remedy} Then rerun: checkpoints are kept.")
+    rows, histories = [], []
+    for result in results:
+        number = result.metrics["config"]["number"]
+        run, changes = runs[number], settings.combinations()[number]
+        scores = result.metrics_dataframe
+        facts = {"steps": int(result.metrics["step"]), "clips": int(result.metrics["step"]) * run.training.batch}
+        stopped = result.metrics["step"] < run.training.steps
+        rows.append({"trial": number, **changes, **facts, "score": result.metrics["score"], "stopped": stopped})
+        histories.append(scores[["step", "score"]].assign(trial=number, clips=scores["step"] * run.training.batch))
+    table = pd.DataFrame(rows).sort_values(["stopped", "score"], ascending=[True, False], ignore_index=True)
+    return table, pd.concat(histories, ignore_index=True)
+
+
+def _trial(configuration: dict[str, Any], *, runs: list[SeedRun], readout: Readout | None) -> None:
+    from ray import tune
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+    judged = f"readout/{kind_of(readout.task).loss}" if readout else "loss_held_out"
+
+    def report(step: int, values: Mapping[str, float | None]) -> None:
+        if (loss := values.get(judged)) is not None:
+            tune.report({"step": step, "score": -loss})
+
+    train(runs[configuration["number"]], report, measure=readout)
+
+
+def search_runs(
+    name: str, settings: SearchSettings, pretrain: PretrainSettings, shape: Callable[[PretrainSettings], Any],
+    pool: Path, directory: Path,
+) -> list[SeedRun]:  # fmt: skip
+    """One run per combination, each in a folder named by its changes; `shape` gives the encoder of changed settings."""
+    found = []
+    for changes in settings.combinations():
+        values = pretrain.model_dump(mode="json")
+        own = values["encoders"][settings.encoder]
+        parts = {
+            "training": own["training"],
+            "shape": own["shape"],
+            "objective": values["objectives"].setdefault(own["objective"], {}),
+        }
+        for key, value in changes.items():
+            place, field = key.split(".")
+            parts[place][field] = value
+        values["encoders"] = {settings.encoder: own}
+        changed = PretrainSettings.parse(values, f"search.{name}")
+        folder = directory / digest(changes)
+        found.append(SeedRun(settings.encoder, changed, shape(changed), pool.absolute(), settings.seed, folder))
+    return found

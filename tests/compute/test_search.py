@@ -1,0 +1,95 @@
+"""A search tries what it is told, stops the worse half, and reads out on drawn labels or on held-out videos."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from drawn import folds_of, manifest_of, save_source
+
+from echolung.compute.search import Readout, SearchSettings, search, search_runs
+from echolung.compute.session import ray_session
+from echolung.core.errors import TrialError
+from echolung.data.splits import write_folds
+from echolung.kinds.classification import ClassificationTask
+from echolung.models.encoders import initial_encoder
+from echolung.models.vit import VideoViT
+from echolung.pretraining.settings import PretrainSettings
+
+torch.set_num_threads(1)
+SHAPE = VideoViT.Settings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
+TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
+TRAINING = {"steps": 8, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2, "held_out": 0.2}
+PRETRAIN = PretrainSettings.parse(
+    {
+        "encoders": {"mae": {"objective": "mae", "pool": "s"}},
+        "training": TRAINING,
+        "objectives": {"mae": {"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2}},
+    },
+    "pretrain",
+)
+SEARCH: dict[str, Any] = {
+    "encoder": "mae",
+    "space": {"training.learning_rate": [1e-3, 1e-2], "objective.visible": [0.25, 0.5]},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/<study> of 24 videos, the bright ones of class 1."""
+    root, random = tmp_path_factory.mktemp("study"), np.random.default_rng(0)
+    names = [f"s/{number:02d}" for number in range(24)]
+    manifest, y = manifest_of(names, range(24)), np.arange(24) % 2
+    light = {name: 60 + 80 * int(k) for name, k in zip(names, y, strict=True)}
+    frames = {name: random.integers(0, top, (8, 16, 16), np.uint8) for name, top in light.items()}
+    save_source(root / "ingest" / "s", manifest, frames)
+    write_folds(root / "split" / "bright.csv", folds_of(manifest, y))
+    write_folds(root / "split" / "noise.csv", folds_of(manifest, np.repeat([0, 1, 1, 0], 6)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with ray_session(2):
+        yield
+
+
+def run(data: Path, tmp_path: Path, readout: Readout | None, **changes: Any) -> tuple[Any, Any]:
+    settings = SearchSettings.parse(SEARCH | changes, "search")
+    runs = search_runs("one", settings, PRETRAIN, lambda _: SHAPE, data / "ingest" / "s" / "clips", tmp_path)
+    return search(settings, runs, readout, tmp_path, 2)
+
+
+def test_a_readout_finds_what_the_labels_are_about(data: Path) -> None:
+    encoder = initial_encoder(SHAPE, 0)
+    bright, noise = (Readout(data, name, TASK, 2)(encoder) for name in ("bright", "noise"))
+    assert bright["readout/auroc"] > 0.95 > 0.8 > noise["readout/auroc"]
+    assert bright["readout/brier"] < 0.1 < noise["readout/brier"]
+
+
+@pytest.mark.usefixtures("session")
+def test_the_whole_grid_is_tried_the_worse_stop_early_and_the_best_comes_first(data: Path, tmp_path: Path) -> None:
+    trials, curves = run(data, tmp_path, Readout(data, "bright", TASK, 1), rungs=2)
+    assert len(trials) == 4 and trials["trial"].nunique() == 4
+    assert trials[["training.learning_rate", "objective.visible"]].drop_duplicates().shape == (4, 2)
+    assert trials["stopped"].tolist() == sorted(trials["stopped"]), "those that ran to the end first"
+    ended = trials[~trials["stopped"]]
+    assert (ended["steps"] == 8).all() and ended["score"].is_monotonic_decreasing and len(ended)
+    assert (trials.loc[trials["stopped"], "steps"] < 8).all()
+    assert (curves.groupby("trial")["step"].max().sort_index() == trials.set_index("trial")["steps"].sort_index()).all()
+    assert (curves["clips"] == 4 * curves["step"]).all()
+
+
+@pytest.mark.usefixtures("session")
+def test_the_held_out_loss_needs_no_labels_and_a_trial_that_diverges_is_named(data: Path, tmp_path: Path) -> None:
+    trials, _ = run(data, tmp_path / "a", None, trials=2, rungs=0)
+    assert len(trials) == 2 and not trials["stopped"].any() and (trials["score"] < 0).all()
+    with pytest.raises(TrialError, match="a trial of the search failed: pretraining diverged"):
+        run(data, tmp_path / "b", None, space={"training.learning_rate": [1e30]})
+
+
+def test_what_a_search_may_change_is_checked() -> None:
+    with pytest.raises(Exception, match="'steps': values of training"):
+        SearchSettings.parse(SEARCH | {"space": {"steps": [1]}}, "search")
