@@ -93,7 +93,8 @@ class Settings(Parameters):
                 raise ValueError(
                     f"search.{key}.encoder is '{one.encoder}'; there are {_listed(self.pretrain.encoders)}"
                 )
-            if one.readout is not None and not self.drawn(one.readout):
+            known = one.readout is None or one.readout in self.tasks
+            if not known or not all(map(self.drawn, self.tasks[one.readout].sources if one.readout else ())):
                 raise ValueError(
                     f"search.{key}.readout must be a task on drawn recordings: real labels are for scoring"
                 )
@@ -126,13 +127,10 @@ class Settings(Parameters):
             raise ValueError(f"report.arms must list the arms: [{', '.join(self.arms)}]")
         return self
 
-    def drawn(self, task: str) -> bool:
-        """Whether all recordings of a task are phantoms that the study draws."""
-        sources = self.tasks[task].sources if task in self.tasks else ["no such task"]
-        return all(
-            name in self.phantom and self.ingest.sources[name].root == Path("data", "raw", self.study, name)
-            for name in sources
-        )
+    def drawn(self, source: str) -> bool:
+        """Whether the study draws this source itself."""
+        place = Path("data", "raw", self.study, source)
+        return source in self.phantom and self.ingest.sources[source].root == place
 
     def shape_in(self, pretrain: PretrainSettings) -> ClipSettings:
         """The shape of the one encoder of other settings."""

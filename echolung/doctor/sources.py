@@ -22,7 +22,7 @@ def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], li
     manifests: dict[str, pd.DataFrame] = {}
     found, group = [], f"study {settings.study}"
     for key, source in settings.ingest.sources.items():
-        if key in settings.phantom and source.root == Path("data", "raw", settings.study, key):
+        if settings.drawn(key):
             found.append(Finding(group, key, "ok", "drawn by the study"))
             continue
         folder, imported = Path(os.path.normpath(root / source.root)), f"{source.root}.dvc"
