@@ -88,16 +88,13 @@ class Settings(Parameters):
         for place, source in named.items():
             if source not in sources:
                 raise ValueError(f"{place} names the source '{source}', but ingest.sources has {_listed(sources)}")
-        for key, one in self.search.items():
-            if one.encoder not in self.pretrain.encoders:
-                raise ValueError(
-                    f"search.{key}.encoder is '{one.encoder}'; there are {_listed(self.pretrain.encoders)}"
-                )
-            known = one.readout is None or one.readout in self.tasks
-            if not known or not all(map(self.drawn, self.tasks[one.readout].sources if one.readout else ())):
-                raise ValueError(
-                    f"search.{key}.readout must be a task on drawn recordings: real labels are for scoring"
-                )
+        for key, search in self.search.items():
+            if search.encoder not in self.pretrain.encoders:
+                known = _listed(self.pretrain.encoders)
+                raise ValueError(f"search.{key}.encoder is '{search.encoder}'; there are {known}")
+            read = self.tasks[search.readout].sources if search.readout in self.tasks else ["of no such task"]
+            if search.readout is not None and not all(map(self.drawn, read)):
+                raise ValueError(f"search.{key}.readout must be a task on drawn recordings: real labels are for scores")
         references = [name for name, arm in self.arms.items() if arm.role == "reference"]
         for name, arm in self.arms.items():
             if len(set(self.seeds(name))) < len(self.seeds(name)):

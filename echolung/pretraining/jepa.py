@@ -7,6 +7,7 @@ student, computes at the hidden positions of the whole clip.
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import pydantic
 import torch
@@ -41,7 +42,7 @@ class JepaSettings(Parameters):
 class Jepa(Objective):
     """Student, predictor and teacher; handed on is whichever predicts held-out videos better, else the teacher."""
 
-    Settings = JepaSettings
+    Settings: ClassVar[type[JepaSettings]] = JepaSettings
 
     def __init__(self, encoder: ClipSettings, settings: JepaSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)

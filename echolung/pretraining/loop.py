@@ -93,7 +93,7 @@ class _Loop:
             self.progress = kept
         self.parallel: nn.Module = self.objective
         if self.workers > 1:
-            self.parallel = DistributedDataParallel(self.objective)
+            self.parallel = DistributedDataParallel(self.objective, find_unused_parameters=self.objective.idle)
 
     def finish(self) -> Trained:
         """All steps that are left."""
@@ -135,7 +135,7 @@ class _Loop:
         drawn = self.objective.draw(self.settings.batch, generator)
         torch.manual_seed(derived_seed(self.seed, "step", step, self.rank))  # for dropout: the same after a resume
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate(step) * group.get("lr_scale", 1.0)
+            group["lr"] = self.settings.rate(step) * self.objective.lr_scale(step, group)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, diagnostics = self.parallel(views, drawn, self.rows)
         loss.backward()

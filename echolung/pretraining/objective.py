@@ -28,6 +28,8 @@ class Objective(nn.Module):
     """
 
     Settings: ClassVar[type[Parameters]]
+    idle: ClassVar[bool] = False
+    """Some parameters take no part in some steps."""
 
     def __init__(self, encoder: ClipSettings, settings: Any, seed: int, steps: int) -> None:
         """Build the parts of a run of `steps` steps; torch's default generator is seeded from `seed`."""
@@ -67,6 +69,10 @@ class Objective(nn.Module):
             {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
             {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
+
+    def lr_scale(self, step: int, group: dict[str, Any]) -> float:
+        """What a group's learning rate is multiplied by at a step."""
+        return float(group.get("lr_scale", 1.0))
 
     def after_step(self, step: int) -> dict[str, float]:
         """What follows the optimizer's step number `step` (from 0), such as the update of a teacher; diagnostics."""

@@ -5,5 +5,6 @@ from __future__ import annotations
 from echolung.pretraining.jepa import Jepa
 from echolung.pretraining.mae import Mae
 from echolung.pretraining.objective import Objective
+from echolung.pretraining.salt import Salt
 
-OBJECTIVES: dict[str, type[Objective]] = {"jepa": Jepa, "mae": Mae}
+OBJECTIVES: dict[str, type[Objective]] = {"jepa": Jepa, "mae": Mae, "salt": Salt}
