@@ -59,9 +59,9 @@ class Tabular(Method):
         """One row of numbers per video, index sample_id."""
 
     @classmethod
-    def columns_of(cls, settings: Any, table: pd.DataFrame) -> list[str]:
-        """The columns to read."""
-        return [str(name) for name in table]
+    def choices(cls, settings: Any, table: pd.DataFrame) -> dict[str, list[str]]:
+        """Sets of columns by name; the inner folds choose one together with the penalty."""
+        return {"all": [str(name) for name in table]}
 
     @classmethod
     def fit(
@@ -69,14 +69,21 @@ class Tabular(Method):
     ) -> Self:
         cohort = Cohort.of(training, task.unit)
         table = cls.table(recordings, cohort.sample_ids)
-        table = table[cls.columns_of(settings, table)]
         if bad := [str(name) for name in table.index[~np.isfinite(table.to_numpy(float)).all(axis=1)]]:
             raise DataError(
                 f"the features of {len(bad)} videos are not finite: {', '.join(bad[:10])}",
                 "Look at these videos and at the encoder, then run `dvc repro embed`.",
             )
-        weights, search = _choose(table.to_numpy(float, copy=True), cohort, len(classes_of(task)), settings.penalties)
-        return cls([str(name) for name in table], weights, search)
+        classes, choices = len(classes_of(task)), cls.choices(settings, table)
+        fits = {
+            name: _choose(table[columns].to_numpy(float, copy=True), cohort, classes, settings.penalties)
+            for name, columns in choices.items()
+        }
+        best = min(fits, key=lambda name: fits[name][1]["log_loss"].min())
+        searches = [
+            search.assign(reads=name, chosen=search["chosen"] & (name == best)) for name, (_, search) in fits.items()
+        ]
+        return cls(choices[best], fits[best][0], pd.concat(searches, ignore_index=True))
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         table = self.table(recordings, sample_ids).reindex(columns=self.columns, fill_value=0.0)

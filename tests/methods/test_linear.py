@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -69,26 +70,55 @@ def test_a_summary_holds_mean_deviation_and_change_of_the_frame_and_of_its_regio
     np.testing.assert_allclose(found[1 + 5, 2], change[:, 5].mean(dim=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("where", ["frame", "regions"])
 @pytest.mark.parametrize("reads", [["mean"], ["std"], ["mean", "std", "change"]])
 def test_the_linear_probe_reads_what_it_is_told_and_its_maps_add_up_to_the_logit(
-    reads: list[str], tmp_path: Path
+    reads: list[str], where: str, tmp_path: Path
 ) -> None:
     """Class 1 has the mean of class 0 and a wider spread."""
-    random = np.random.default_rng(0)
-    y, names = np.arange(60) % 2, [f"s/{number:02d}" for number in range(60)]
-    tokens = random.normal(size=(60, 2, 6, 8))
-    tokens[..., 0] *= (1 + 3 * y)[:, None, None]
-    manifest = manifest_of(names, range(60))
-    recordings = Recordings([Part(manifest, HeldClips({}), features_of(names, tokens))])
-    training, test = outer_fold(folds_of(manifest, y), 0, 0)
-    task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
-    probe = Linear.fit(Linear.Settings(reads=reads), task, recordings, training, 0, tmp_path)
-    right = probe.predict(recordings, list(test["sample_id"])).argmax(axis=1) == test["y"]
-    assert right.mean() > 0.8 if "std" in reads else right.mean() < 0.75
-    name = test["sample_id"].iloc[0]
-    maps = probe.explain(recordings, name)
-    assert maps.signed and maps.weights.shape == (2, 6, 1, 1)
-    table = Linear.table(recordings, [name])[probe.columns]
+    study = Study()
+    study.tokens[..., 0] *= (1 + 3 * study.y)[:, None, None]
+    probe, right = study.fit(tmp_path, reads=reads, where=[where])
+    assert right > 0.8 if "std" in reads else right < 0.75
+    maps = probe.explain(study.recordings, study.test[0])
+    assert maps.signed and maps.weights.shape == (2, 2, 4, 3)
+    table = Linear.table(study.recordings, study.test[:1])[probe.columns]
     logits = probe.weights["coefficients"] @ table.to_numpy(float)[0]
-    answer = probe.predict(recordings, [name])[0].argmax()
+    answer = probe.predict(study.recordings, study.test[:1])[0].argmax()
     assert maps.weights.mean() == pytest.approx(logits[answer], abs=1e-3)
+    assert np.ptp(maps.weights) > 0
+
+
+def test_the_inner_folds_choose_the_regions_where_the_classes_differ_in_place(tmp_path: Path) -> None:
+    study = Study()
+    for k, place in ((0, 0), (1, 11)):  # the same signal, in another corner of the frame
+        study.tokens[study.y == k, :, place::12, 3] += 4
+    probe, right = study.fit(tmp_path)
+    assert right > 0.9 > study.fit(tmp_path, where=["frame"])[1]
+    search = probe.search()
+    assert set(search["reads"]) == {"frame", "regions"}
+    assert search.loc[search["chosen"], "reads"].tolist() == ["regions"]
+    assert search.loc[search["chosen"], "log_loss"].item() == search["log_loss"].min()
+
+
+class Study:
+    """60 videos of two classes, tokens of noise on a grid of 2 x 4 x 3."""
+
+    def __init__(self) -> None:
+        self.y, self.names = np.arange(60) % 2, [f"s/{number:02d}" for number in range(60)]
+        self.tokens = np.random.default_rng(0).normal(size=(60, 2, 24, 8))
+        self.manifest = manifest_of(self.names, range(60))
+        self.training, test = outer_fold(folds_of(self.manifest, self.y), 0, 0)
+        self.test, self.truth = list(test["sample_id"]), test["y"].to_numpy(int)
+
+    @property
+    def recordings(self) -> Recordings:
+        features = features_of(self.names, self.tokens)
+        record = features.record.model_copy(update={"grid": (2, 4, 3)})
+        return Recordings([Part(self.manifest, HeldClips({}), dataclasses.replace(features, record=record))])
+
+    def fit(self, folder: Path, **settings: object) -> tuple[Linear, float]:
+        """The probe, and the share of test videos that it gets right."""
+        task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
+        probe = Linear.fit(Linear.Settings(**settings), task, self.recordings, self.training, 0, folder)
+        return probe, float((probe.predict(self.recordings, self.test).argmax(axis=1) == self.truth).mean())
