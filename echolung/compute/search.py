@@ -39,6 +39,7 @@ from echolung.kinds.task import Task
 from echolung.methods.fitting import outer_fold
 from echolung.methods.methods import METHODS
 from echolung.models.encoder import Encoder
+from echolung.pretraining import checkpoint
 from echolung.pretraining.loop import train
 from echolung.pretraining.run import SeedRun
 from echolung.pretraining.settings import PretrainSettings
@@ -137,12 +138,12 @@ def search(
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     total = max(run.training.steps for run in runs)
-    done: dict[str, int] = {}
+    curves: dict[int, dict[int, float]] = {number: {} for number in range(len(runs))}
 
     class Steps(tune.Callback):
         def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            done[trial.trial_id] = result["step"]
-            on_progress(sum(done.values()), total * len(runs))
+            curves[trial.config["number"]][result["step"]] = result["score"]
+            on_progress(sum(max(curve, default=0) for curve in curves.values()), total * len(runs))
 
     scheduler: Any = FIFOScheduler()
     if settings.rungs:
@@ -165,17 +166,14 @@ def search(
             problem = known.problem if known else str(result.error).strip().splitlines()[-1]
             remedy = known.remedy if known else ""
             raise TrialError(f"a trial of the search failed: {problem}", f"{remedy} Then rerun: checkpoints are kept.")
-    rows, histories = [], []
-    for result in results:
-        number = result.metrics["config"]["number"]
-        run, changes = runs[number], settings.combinations()[number]
-        scores = result.metrics_dataframe
-        facts = {"steps": int(result.metrics["step"]), "clips": int(result.metrics["step"]) * run.training.batch}
-        stopped = result.metrics["step"] < run.training.steps
-        rows.append({"trial": number, **changes, **facts, "score": result.metrics["score"], "stopped": stopped})
-        histories.append(scores[["step", "score"]].assign(trial=number, clips=scores["step"] * run.training.batch))
-    table = pd.DataFrame(rows).sort_values(["stopped", "score"], ascending=[True, False], ignore_index=True)
-    return table, pd.concat(histories, ignore_index=True)
+    points = [(number, step, score) for number, curve in curves.items() for step, score in sorted(curve.items())]
+    history = pd.DataFrame(points, columns=["trial", "step", "score"])
+    history["clips"] = [runs[number].training.batch * step for number, step, _ in points]
+    table = history.drop_duplicates("trial", keep="last").rename(columns={"step": "steps"})
+    table["stopped"] = table["steps"] < [runs[number].training.steps for number in table["trial"]]
+    changes = pd.DataFrame(settings.combinations()).rename_axis("trial").reset_index()
+    table = changes.merge(table, on="trial")
+    return table.sort_values(["stopped", "score"], ascending=[True, False], ignore_index=True), history
 
 
 def _trial(configuration: dict[str, Any], *, runs: list[SeedRun], readout: Readout | None) -> None:
@@ -190,7 +188,12 @@ def _trial(configuration: dict[str, Any], *, runs: list[SeedRun], readout: Reado
         if (loss := values.get(judged)) is not None:
             tune.report({"step": step, "score": -loss})
 
-    train(runs[configuration["number"]], report, measure=readout)
+    run = runs[configuration["number"]]
+    kept = checkpoint.read_progress(run.directory)
+    if kept is not None and not checkpoint.differences(run.fingerprint(), kept.fingerprint):
+        for row in kept.history:  # what an interrupted search had found
+            report(row["step"], row)
+    train(run, report, measure=readout)
 
 
 def search_runs(
