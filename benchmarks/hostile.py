@@ -208,7 +208,7 @@ def corpus(port: int) -> list[Case]:
     """Every case; `port` of this machine is where addresses in the files lead."""
     dot = np.zeros((12, 30, 40), np.uint8)
     dot[:, 0, 0] = 255
-    unsupported, limit, none = "not a supported video", "limit of 16777216", "no frame that can be decoded"
+    unsupported, limit, none = "holds no video", "limit of 16777216", "no frame that can be decoded"
     ended = f"its end is missing|{none}"
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n".encode()
     box = b"\x00\x00\x00\x1cftypisom\x00\x00\x02\x00isomiso2mp41"

@@ -85,7 +85,7 @@ def derived(root: Path) -> list[Path]:
     from echolung.core.parameters import Key
 
     # Of data/<study> the stages' own folders, of data/raw/<study> the drawn sets: yours may be beside them.
-    below = ("ingest", "split", "encoders", "embed", "fit", "compare")
+    below = ("ingest", "split", "encoders", "search", "embed", "fit", "compare")
     made = [root / place for place in ("data/cache", "data/demo", "data/locks", "mlruns/artifacts", "dvc.lock")]
     made += (root / "mlruns").glob("mlflow.db*")
     for file in [root / "params.yaml", *(root / "conf" / "study" / f"{name}.yaml" for name in names(root, "study"))]:
