@@ -72,7 +72,7 @@ class Linear(Tabular):
             std = (((x - mean).square().mean(dim=(0, 1))) * part[:, None]).sum(dim=0).sqrt().clamp_min(1e-9)
             for name, share in (("mean", x), ("std", (x - mean).square() / std), ("change", change)):
                 mine = [f"{name}_{channel}{suffix}" for channel in range(x.shape[-1])]
-                own = torch.from_numpy(weights.reindex(mine, fill_value=0.0).to_numpy())
+                own = torch.tensor(weights.reindex(mine, fill_value=0.0).to_numpy())
                 total += (share @ own) * part * (height * width)
         words = "what each token adds to the logit of the answer (exact for this linear probe), times the tokens"
         return Maps(weights=total.unflatten(2, (height, width)).numpy(), signed=True, words=words)
