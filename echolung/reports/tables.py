@@ -17,8 +17,8 @@ from echolung.kinds.task import Task
 from echolung.reports.answer import SEEN, answers, few_seeds, tested
 
 READING = (
-    "Brackets: 95% intervals for these fitted models on new patients. ×n: mean of n seeds. p: paired sign-flip test"
-    " of the loss, Holm-corrected (*: not corrected)."
+    "Brackets: 95% intervals for these fitted models on new patients. ×n: mean of n seeds. A loss below the reference's"
+    " is better; p: paired sign-flip test of it, Holm-corrected (*: not corrected)."
 )
 
 
