@@ -201,7 +201,7 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     if explain:
         click.echo(f"Pictures: {explain}")
     if count := len(version.tags.get("warnings", "").splitlines()):
-        said = f"{count} warnings came with this model: `echolung promote {name}` repeats them"
+        said = f"Warnings that came with this model: {count}. `echolung promote {name}` repeats them"
         click.echo(f"{said}, and so does its page in `echolung ui`.", err=True)
     if refused:
         sys.exit(1)

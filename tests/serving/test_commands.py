@@ -80,7 +80,9 @@ def test_a_row_per_file_and_no_numbers_where_the_model_knows_nothing(
     assert f"False alarms: {model.record.novelty.measured:.1%}" in done.stdout
     assert done.stdout.count("For research use only") == 1
     assert "was fitted on" not in done.stdout
-    assert done.stderr.startswith("1 warnings came with this model: `echolung promote pocus-pathology` repeats them")
+    assert done.stderr.startswith(
+        "Warnings that came with this model: 1. `echolung promote pocus-pathology` repeats them"
+    )
 
 
 def test_what_cannot_be_read_does_not_keep_the_others_from_an_answer(
