@@ -19,9 +19,9 @@ def main(name: str) -> None:
         study, settings = here.settings, here.settings.search[name]
         pool = here.data("ingest", study.pretrain.encoders[settings.encoder].pool, "clips")
         scratch = here.scratch("search", name)
-        runs = search_runs(name, settings, study.pretrain, study.shape_in, pool, scratch)
         task = settings.readout
         readout = Readout(here.data().absolute(), task, study.tasks[task], study.embed.views) if task else None
+        runs = search_runs(name, settings, study.pretrain, study.shape_in, pool, scratch, readout)
         trials, curves = search(settings, runs, readout, scratch, study.workers, here.progress(f"searching {name}"))
         here.check({"trials": trials})
         with atomic_directory(here.data("search", name)) as target:

@@ -32,14 +32,11 @@ def folds_of(manifest: pd.DataFrame, y: np.ndarray, how: str = "cv", tested: str
     return make_folds(rows, SplitSettings(**{"outer": 3, "inner": 2} | settings), how, tested)
 
 
-def features_of(names: Sequence[str], tokens: np.ndarray, arm: str = "jepa", seed: int = 2) -> features.Features:
+def features_of(
+    names: Sequence[str], tokens: np.ndarray, grid: tuple[int, int, int] | None = None
+) -> features.Features:
     """The tokens (V, views, N, D) of an encoder that has seen none of the videos, in memory."""
-    record = features.FeaturesRecord(
-        key=hashlib.sha256(tokens.tobytes()).hexdigest()[:16], arm=arm, seed=seed, encoder_sha256="e",
-        shape=tokens.shape, grid=(tokens.shape[2], 1, 1), effective_rank=3.0, seen_in_pretraining=[],
-    )  # fmt: skip
-    columns = {"sample_id": list(names), "sha256": "s", "finite": True, "std": 1.0, "seen_in_pretraining": False}
-    return features.Features(record, pd.DataFrame(columns), tokens.astype(np.float16))
+    return features.Features.in_memory(names, tokens.astype(np.float16), grid or (tokens.shape[2], 1, 1))
 
 
 def save_source(

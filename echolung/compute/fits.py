@@ -44,7 +44,7 @@ def fit_task(
     """
     places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().itertuples(index=False)
     outer = [{"repeat": int(repeat), "fold": int(fold)} for repeat, fold in places]
-    recordings = _content(data, task)
+    recordings = content(data, task)
     split = folds_digest(folds)
     configurations: list[dict[str, Any]] = []
     for arm, method, arm_seed in fits:
@@ -64,7 +64,7 @@ def fit_task(
     )
 
 
-def _content(data: Path, task: Task) -> str:
+def content(data: Path, task: Task) -> str:
     """A digest of what is known of the task's recordings, and of their frames."""
     found = []
     for source in task.sources:

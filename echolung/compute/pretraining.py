@@ -74,7 +74,7 @@ def _train(
             f"pretrain-{some.name}",
             len(runs),
             on_progress,
-            resources=_resources(compute),
+            resources=resources(compute),
             at_once=_capacity(compute),
             steps=some.training.steps,
         )
@@ -97,7 +97,7 @@ def _capacity(compute: ComputeSettings) -> int:
     return max(1, min(int(there[kind] // number) for kind, number in wanted.items() if number))
 
 
-def _resources(compute: ComputeSettings) -> dict[str, float]:
+def resources(compute: ComputeSettings) -> dict[str, float]:
     """What a trial asks for. Several workers ask for themselves, but Tune wants a trial to ask for something."""
     if compute.workers > 1:
         return {"cpu": 0, "memory": 1}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,20 +22,22 @@ import pandas as pd
 import pydantic
 import torch
 
+from echolung.compute.fits import content
+from echolung.compute.pretraining import resources
 from echolung.compute.session import ray_session
 from echolung.core.errors import EcholungError, TrialError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import digest
+from echolung.core.runtime import code_digest, digest
 from echolung.data.clips import ClipStore
 from echolung.data.manifest import read_manifest
 from echolung.data.splits import folds_digest, read_folds
 from echolung.embedding.embed import encode_clips, evaluation_clips
-from echolung.embedding.features import Features, FeaturesRecord
+from echolung.embedding.features import Features
 from echolung.embedding.recordings import Part, Recordings
 from echolung.kinds.kinds import kind_of
 from echolung.kinds.predictions import prediction_rows, units_of
 from echolung.kinds.task import Task
-from echolung.methods.fitting import outer_fold
+from echolung.methods.fitting import CODE, outer_fold
 from echolung.methods.methods import METHODS
 from echolung.models.encoder import Encoder
 from echolung.pretraining import checkpoint
@@ -111,13 +112,15 @@ class Readout:
             encode_clips(encoder, evaluation_clips(store.frames(name), store.fps(name), encoder.settings, self.views))
             for name in manifest["sample_id"]
         ]
-        stacked = torch.stack(tokens).numpy()
-        record = FeaturesRecord(
-            key="", arm="", seed=0, encoder_sha256="", shape=stacked.shape, grid=encoder.grid, effective_rank=0.0,
-            seen_in_pretraining=[],
-        )  # fmt: skip
-        held = Features(record, manifest[["sample_id"]], stacked)
-        return Part(manifest, store, Features(record, held.videos, stacked, held.summarised(manifest["sample_id"])))
+        features = Features.in_memory(manifest["sample_id"], torch.stack(tokens).numpy(), encoder.grid)
+        return Part(manifest, store, features)
+
+    @property
+    def key(self) -> str:
+        """Digest of all that the scores depend on, besides the encoder."""
+        folds = folds_digest(read_folds(self.data / "split" / f"{self.name}.csv"))
+        code = code_digest(*sorted({*CODE, *METHODS["linear"].modules(), __name__}))
+        return digest([self.task.model_dump(mode="json"), self.views, folds, content(self.data, self.task), code])
 
 
 def search(
@@ -128,16 +131,17 @@ def search(
     workers: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train `runs`, one per combination, in one thread each; the worse half stops at every rung.
+    """Train `runs`, one per combination, side by side; the worse half stops at every rung.
 
-    Returns a row per trial, best first (its changes, steps, clips, score, stopped), and the score by step. The score is
-    minus the loss of the read-out, or of the held-out videos. Raises TrialError if a trial fails; the others'
-    checkpoints are kept.
+    Returns a row per trial, best first (its changes, steps, clips, score, stopped, error), and the score by step. The
+    score is minus the loss of the read-out, or of the held-out videos. A recipe that fails, because it diverges, say,
+    comes last with its error. Raises TrialError if all fail, or if one does for another reason than its recipe.
     """
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     total = max(run.training.steps for run in runs)
+    one = runs[0].settings.compute.model_copy(update={"workers": 1})
     curves: dict[int, dict[int, float]] = {number: {} for number in range(len(runs))}
 
     class Steps(tune.Callback):
@@ -153,54 +157,70 @@ def search(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
     with ray_session(workers):
         tuner = tune.Tuner(
-            tune.with_resources(functools.partial(_trial, runs=runs, readout=readout), {"cpu": 1}),
+            tune.with_resources(functools.partial(_trial, runs=runs, readout=readout), resources(one)),
             param_space={"number": tune.grid_search(list(range(len(runs))))},
-            tune_config=tune.TuneConfig(scheduler=scheduler, metric="score", mode="max"),
-            run_config=tune.RunConfig(storage_path=str(directory / "tune"), callbacks=[Steps()], verbose=0),
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler,
+                metric="score",
+                mode="max",
+                trial_dirname_creator=lambda trial: str(trial.config["number"]),
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=str(directory / "tune"), callbacks=[Steps()], verbose=0
+            ),
         )
         results = list(tuner.fit())
-    for result in results:
-        if result.error:
-            cause = getattr(result.error, "cause", result.error)
-            known = cause if isinstance(cause, EcholungError) else None
-            problem = known.problem if known else str(result.error).strip().splitlines()[-1]
-            remedy = known.remedy if known else ""
-            raise TrialError(f"a trial of the search failed: {problem}", f"{remedy} Then rerun: checkpoints are kept.")
+    errors = dict(_failed(result) for result in results if result.error)
+    if len(errors) == len(runs):
+        raise TrialError(f"every trial failed: {next(iter(errors.values()))}", "Narrow `search.space`, and rerun.")
     points = [(number, step, score) for number, curve in curves.items() for step, score in sorted(curve.items())]
     history = pd.DataFrame(points, columns=["trial", "step", "score"])
     history["clips"] = [runs[number].training.batch * step for number, step, _ in points]
-    table = history.drop_duplicates("trial", keep="last").rename(columns={"step": "steps"})
-    table["stopped"] = table["steps"] < [runs[number].training.steps for number in table["trial"]]
-    changes = pd.DataFrame(settings.combinations()).rename_axis("trial").reset_index()
-    table = changes.merge(table, on="trial")
-    return table.sort_values(["stopped", "score"], ascending=[True, False], ignore_index=True), history
+    last = history.drop_duplicates("trial", keep="last").rename(columns={"step": "steps"})
+    last["stopped"] = last["steps"] < [runs[number].training.steps for number in last["trial"]]
+    table = pd.DataFrame(settings.combinations()).rename_axis("trial").reset_index().merge(last, "left", on="trial")
+    table["error"] = table["trial"].map(errors).fillna("")
+    table = table.astype({"steps": "Int64", "clips": "Int64", "stopped": "boolean"})
+    table.loc[table["error"] != "", ["steps", "clips", "score", "stopped"]] = pd.NA
+    return table.sort_values(["error", "stopped", "score"], ascending=[True, True, False], ignore_index=True), history
+
+
+def _failed(result: Any) -> tuple[int, str]:
+    """The number of a failed trial, and what its recipe did; raises TrialError if it was not the recipe's fault."""
+    cause = getattr(result.error, "cause", result.error)
+    if not isinstance(cause, EcholungError):
+        problem = str(result.error).strip().splitlines()[-1]
+        raise TrialError(f"a trial of the search failed: {problem}", "Correct it and rerun: checkpoints are kept.")
+    return int(Path(result.path).name), cause.problem
 
 
 def _trial(configuration: dict[str, Any], *, runs: list[SeedRun], readout: Readout | None) -> None:
     from ray import tune
 
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-
+    run = runs[configuration["number"]]
+    compute = run.settings.compute
+    torch.set_num_threads(compute.cpus_per_worker)
     judged = f"readout/{kind_of(readout.task).loss}" if readout else "loss_held_out"
 
     def report(step: int, values: Mapping[str, float | None]) -> None:
         if (loss := values.get(judged)) is not None:
             tune.report({"step": step, "score": -loss})
 
-    run = runs[configuration["number"]]
     kept = checkpoint.read_progress(run.directory)
     if kept is not None and not checkpoint.differences(run.fingerprint(), kept.fingerprint):
         for row in kept.history:  # what an interrupted search had found
             report(row["step"], row)
-    train(run, report, measure=readout)
+    train(run, report, "cuda" if compute.gpu else "cpu", readout)
 
 
 def search_runs(
     name: str, settings: SearchSettings, pretrain: PretrainSettings, shape: Callable[[PretrainSettings], Any],
-    pool: Path, directory: Path,
+    pool: Path, directory: Path, readout: Readout | None,
 ) -> list[SeedRun]:  # fmt: skip
-    """One run per combination, each in a folder named by its changes; `shape` gives the encoder of changed settings."""
+    """One run per combination, each in a folder of its own changes and read-out, since its history holds the scores.
+
+    `shape` gives the encoder of changed settings.
+    """
     found = []
     for changes in settings.combinations():
         values = pretrain.model_dump(mode="json")
@@ -215,6 +235,6 @@ def search_runs(
             parts[place][field] = value
         values["encoders"] = {settings.encoder: own}
         changed = PretrainSettings.parse(values, f"search.{name}")
-        folder = directory / digest(changes)
+        folder = directory / digest([changes, readout.key if readout else None])
         found.append(SeedRun(settings.encoder, changed, shape(changed), pool.absolute(), settings.seed, folder))
     return found

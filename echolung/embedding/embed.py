@@ -22,8 +22,8 @@ from echolung.models.weights import EncoderRecord, load_encoder
 
 # Dimension letters: V videos, B clips, T frames, S pixels, N tokens, D width.
 
-CODE = ("echolung.data.clips", "echolung.embedding.embed")
-"""Modules that decide which tokens a video becomes, besides the encoder's own."""
+CODE = ("echolung.data.clips", "echolung.embedding.embed", "echolung.embedding.summary")
+"""Modules that decide which tokens and statistics a video becomes, besides the encoder's own."""
 
 
 class EmbedSettings(Parameters):
@@ -63,7 +63,7 @@ def embed(
             link(kept / name, directory / name)
         # The same weights and videos may serve arms of other names.
         write_json(directory / RECORD, stored.model_copy(update={"arm": arm, "seed": record.seed}).model_dump())
-    return Features.open(out).summary()
+    return Features.open(out).rows()
 
 
 def _compute(

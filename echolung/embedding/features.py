@@ -54,8 +54,18 @@ class Features:
     record: FeaturesRecord
     videos: pd.DataFrame
     tokens: np.ndarray
-    summaries: np.ndarray | None = None
-    """None in memory: computed when asked for."""
+    summaries: np.ndarray
+    """(V, regions, statistics, D) float32."""
+
+    @classmethod
+    def in_memory(cls, sample_ids: Iterable[str], tokens: np.ndarray, grid: tuple[int, int, int]) -> Features:
+        """Of tokens (V, views, N, D) float16 that were just computed."""
+        record = FeaturesRecord(
+            key="", arm="", seed=0, encoder_sha256="", shape=tokens.shape, grid=grid, effective_rank=0.0,
+            seen_in_pretraining=[],
+        )  # fmt: skip
+        summaries = np.stack([summarise(torch.from_numpy(video), grid) for video in tokens])
+        return cls(record, pd.DataFrame({"sample_id": list(sample_ids)}), tokens, summaries)
 
     @classmethod
     def open(cls, directory: Path) -> Features:
@@ -100,12 +110,9 @@ class Features:
 
     def summarised(self, sample_ids: Iterable[str]) -> np.ndarray:
         """float32 (n, regions, statistics, D)."""
-        places = self.positions(sample_ids)
-        if self.summaries is not None:
-            return np.asarray(self.summaries[places])
-        return np.stack([summarise(torch.from_numpy(self.tokens[place]), self.record.grid) for place in places])
+        return np.asarray(self.summaries[self.positions(sample_ids)])
 
-    def summary(self) -> pd.DataFrame:
+    def rows(self) -> pd.DataFrame:
         """One row per video: arm, seed, the index's columns, and the effective rank of the whole store."""
         head = self.videos.assign(arm=self.record.arm, seed=self.record.seed)
         return head[["arm", "seed", *INDEX_COLUMNS]].assign(effective_rank=self.record.effective_rank)

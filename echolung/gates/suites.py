@@ -200,12 +200,14 @@ def pretrain(tables: Tables) -> list[Table]:
 
 
 def search(tables: Tables) -> list[Table]:
-    """trials: one row per recipe."""
+    """trials: one row per recipe; one that failed has an error and no score."""
+    whole = {"row_condition": 'error == ""', "condition_parser": "pandas"}
     expectations = [
-        *filled("trial", "steps", "score"),
+        *filled("trial", "error"),
         Unique(column="trial", description="every trial is there once"),
-        Between(column="steps", min_value=1, description="every trial was trained"),
-        Between(column="score", min_value=-1e6, max_value=1e6, description="the score is finite"),
+        NotNull(column="score", description="score is not empty", **whole),
+        Between(column="steps", min_value=1, description="every trial was trained", **whole),
+        Between(column="score", min_value=-1e6, max_value=1e6, description="the score is finite", **whole),
     ]
     return [Table("trials", tables["trials"], ["trial"], expectations)]
 
@@ -338,7 +340,9 @@ SUITES: dict[str, Suite] = {
         pretrain,
         "Rerun with another seed or a lower learning rate.",
     ),
-    "search": Suite({"trials": ["trial", "steps", "score"]}, search, "Narrow `search:`: a recipe there diverges."),
+    "search": Suite(
+        {"trials": ["trial", "steps", "score", "error"]}, search, "Narrow `search:`: a recipe there diverges."
+    ),
     "embed": Suite(
         {"features": ["arm", "seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]},
         embed,

@@ -27,7 +27,7 @@ from echolung.core.runtime import Progress, read_json, sha256_file, write_json
 from echolung.data.clips import evaluation_starts
 from echolung.data.video import Video, decode
 from echolung.embedding.embed import encode_clips, evaluation_clips
-from echolung.embedding.features import Features, FeaturesRecord
+from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.kind import Kind
 from echolung.kinds.kinds import KINDS
@@ -205,9 +205,4 @@ class Model:
         assert self.encoder is not None
         views = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
         parts = [encode_clips(self.encoder, views[at : at + CLIPS]).numpy() for at in range(0, len(views), CLIPS)]
-        tokens = np.concatenate(parts)[None]
-        record = FeaturesRecord(
-            key="", arm=self.record.arm, seed=self.record.arm_seed, encoder_sha256="", shape=tokens.shape,
-            grid=self.encoder.grid, effective_rank=0.0, seen_in_pretraining=[],
-        )  # fmt: skip
-        return Features(record, pd.DataFrame({"sample_id": [name]}), tokens)
+        return Features.in_memory([name], np.concatenate(parts)[None], self.encoder.grid)

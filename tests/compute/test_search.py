@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from drawn import folds_of, manifest_of, save_source
 
 from echolung.compute.search import Readout, SearchSettings, search, search_runs
 from echolung.compute.session import ray_session
-from echolung.core.errors import TrialError
+from echolung.core.errors import SettingsError, TrialError
 from echolung.data.splits import write_folds
 from echolung.kinds.classification import ClassificationTask
 from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViT
+from echolung.pretraining import checkpoint
 from echolung.pretraining.settings import PretrainSettings
 
 torch.set_num_threads(1)
@@ -58,7 +60,8 @@ def session() -> Iterator[None]:
 
 def run(data: Path, tmp_path: Path, readout: Readout | None, **changes: Any) -> tuple[Any, Any]:
     settings = SearchSettings.parse(SEARCH | changes, "search")
-    runs = search_runs("one", settings, PRETRAIN, lambda _: SHAPE, data / "ingest" / "s" / "clips", tmp_path)
+    pool = data / "ingest" / "s" / "clips"
+    runs = search_runs("one", settings, PRETRAIN, lambda _: SHAPE, pool, tmp_path, readout)
     return search(settings, runs, readout, tmp_path, 2)
 
 
@@ -83,13 +86,30 @@ def test_the_whole_grid_is_tried_the_worse_stop_early_and_the_best_comes_first(d
 
 
 @pytest.mark.usefixtures("session")
-def test_the_held_out_loss_needs_no_labels_and_a_trial_that_diverges_is_named(data: Path, tmp_path: Path) -> None:
-    trials, _ = run(data, tmp_path / "a", None, trials=2, rungs=0)
-    assert len(trials) == 2 and not trials["stopped"].any() and (trials["score"] < 0).all()
-    with pytest.raises(TrialError, match="a trial of the search failed: pretraining diverged"):
+def test_the_held_out_loss_needs_no_labels_and_a_recipe_that_diverges_comes_last(data: Path, tmp_path: Path) -> None:
+    space = {"training.learning_rate": [1e-3, 1e30]}
+    trials, _ = run(data, tmp_path / "a", None, space=space, rungs=0)
+    assert trials["training.learning_rate"].tolist() == [1e-3, 1e30]
+    assert trials["score"].notna().tolist() == [True, False] and trials["score"][0] < 0
+    assert trials["error"][0] == "" and "diverged" in trials["error"][1]
+    with pytest.raises(TrialError, match="every trial failed: pretraining diverged"):
         run(data, tmp_path / "b", None, space={"training.learning_rate": [1e30]})
 
 
+@pytest.mark.usefixtures("session")
+def test_an_interrupted_search_goes_on_and_other_labels_are_another_search(data: Path, tmp_path: Path) -> None:
+    readout = Readout(data, "bright", TASK, 1)
+    first, curves = run(data, tmp_path, readout, rungs=0)
+    folders = sorted(path.name for path in tmp_path.iterdir() if (path / checkpoint.NAME).exists())
+    written = {name: (tmp_path / name / checkpoint.NAME).stat().st_mtime_ns for name in folders}
+    again, same = run(data, tmp_path, readout, rungs=0)
+    pd.testing.assert_frame_equal(again, first)
+    pd.testing.assert_frame_equal(same, curves)
+    assert {name: (tmp_path / name / checkpoint.NAME).stat().st_mtime_ns for name in folders} == written
+    keys = {one.key for one in (readout, Readout(data, "noise", TASK, 1), Readout(data, "bright", TASK, 2))}
+    assert len(keys) == 3
+
+
 def test_what_a_search_may_change_is_checked() -> None:
-    with pytest.raises(Exception, match="'steps': values of training"):
+    with pytest.raises(SettingsError, match="'steps': values of training"):
         SearchSettings.parse(SEARCH | {"space": {"steps": [1]}}, "search")

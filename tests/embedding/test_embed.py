@@ -87,7 +87,7 @@ def test_tokens_are_the_encoded_evaluation_views_whatever_the_batch(study: Study
 
 def test_the_summary_says_what_each_video_looks_like_and_which_were_seen(study: Study) -> None:
     features = study.embed()
-    summary, tokens = features.summary(), np.asarray(features.tokens, dtype=np.float64).reshape(5, -1, 24)
+    summary, tokens = features.rows(), np.asarray(features.tokens, dtype=np.float64).reshape(5, -1, 24)
     assert {*summary[["arm", "seed", "finite"]].itertuples(index=False, name=None)} == {("jepa", 7, True)}
     np.testing.assert_allclose(summary["std"], tokens.std(axis=1).mean(axis=1), rtol=1e-4)
     np.testing.assert_allclose(summary["effective_rank"], effective_rank(tokens.mean(axis=1)), rtol=1e-3)
@@ -97,7 +97,7 @@ def test_the_summary_says_what_each_video_looks_like_and_which_were_seen(study: 
     with pytest.raises(DataError, match="arm 'jepa' seed 7 lack 2 videos: s/7, t/0"):
         features.positions(["s/3", "s/7", "t/0"])
     study.encoder = study.weights("spoiled", spoil=True)
-    summary = study.embed().summary()
+    summary = study.embed().rows()
     assert (summary["finite"].any(), summary["effective_rank"].max()) == (False, 0)
 
 

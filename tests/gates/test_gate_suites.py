@@ -84,7 +84,7 @@ def clean(stage: str) -> tuple[Tables, dict[str, Any]]:
     if stage == "pretrain":
         return {"seeds": encoders(200)}, {}
     if stage == "search":
-        return {"trials": pd.DataFrame({"trial": range(6), "steps": 10, "score": -0.4})}, {}
+        return {"trials": pd.DataFrame({"trial": range(6), "steps": 10, "score": -0.4, "error": ""})}, {}
     if stage == "embed":
         features = pd.DataFrame([("jepa", seed, sample) for seed in (0, 1) for sample in VIDEOS])
         features = features.set_axis(["arm", "seed", "sample_id"], axis=1).assign(finite=True, std=0.5)

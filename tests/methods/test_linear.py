@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -113,9 +112,7 @@ class Study:
 
     @property
     def recordings(self) -> Recordings:
-        features = features_of(self.names, self.tokens)
-        record = features.record.model_copy(update={"grid": (2, 4, 3)})
-        return Recordings([Part(self.manifest, HeldClips({}), dataclasses.replace(features, record=record))])
+        return Recordings([Part(self.manifest, HeldClips({}), features_of(self.names, self.tokens, (2, 4, 3)))])
 
     def fit(self, folder: Path, **settings: object) -> tuple[Linear, float]:
         """The probe, and the share of test videos that it gets right."""

@@ -12,7 +12,7 @@ from sklearn.covariance import LedoitWolf
 
 from echolung.core.errors import CheckpointError, DataError
 from echolung.embedding.embed import encode_clips, evaluation_clips
-from echolung.embedding.features import Features, FeaturesRecord
+from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.methods.novelty import FILE, Novelty, NoveltySettings, Usual, describe, fit_novelty
 from echolung.models.encoder import Encoder
@@ -41,11 +41,7 @@ def recordings(frames: list[np.ndarray], tokens: np.ndarray | None = None, grid:
     names = [f"r{place}" for place in range(len(frames))]
     features = None
     if tokens is not None:
-        record = FeaturesRecord(
-            key="", arm="", seed=0, encoder_sha256="", shape=tokens.shape, grid=grid, effective_rank=0.0,
-            seen_in_pretraining=[],
-        )  # fmt: skip
-        features = Features(record, pd.DataFrame({"sample_id": names}), tokens)
+        features = Features.in_memory(names, tokens, grid)
     clips = HeldClips({name: (video, 25.0) for name, video in zip(names, frames, strict=True)})
     return Recordings([Part(pd.DataFrame({"sample_id": names}), clips, features)])
 
