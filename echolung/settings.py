@@ -106,9 +106,9 @@ class Settings(Parameters):
                 raise ValueError(f"arms.{name}.seeds are not all in pretrain.seeds")
             if unknown := sorted(set(arm.against) - set(references)):
                 raise ValueError(f"arms.{name}.against names {_listed(unknown)}; reference arms: {_listed(references)}")
-        for name in [*self.untrained(), *self.pretrain.encoders]:
+        for name in [*self.initial(), *self.pretrain.encoders]:
             self.shape(name)
-        if clash := set(self.untrained()) & set(self.pretrain.encoders):
+        if clash := set(self.initial()) & set(self.pretrain.encoders):
             raise ValueError(f"{_listed(clash)} names an arm of random encoders and a pretrained encoder")
         if not any(arm.encoder == RANDOM for arm in self.arms.values()):
             raise ValueError(f"no arm has `encoder: {RANDOM}`: without one nothing shows what pretraining adds")
@@ -146,7 +146,7 @@ class Settings(Parameters):
         values = {**(self.encoder.model_dump(mode="json") if kind == self.encoder.kind else {}), **own}
         return ENCODERS[kind].Settings.parse(values, f"the shape of encoder '{encoder}'")
 
-    def untrained(self) -> dict[str, tuple[ClipSettings, tuple[int, ...]]]:
+    def initial(self) -> dict[str, tuple[ClipSettings, tuple[int, ...]]]:
         """Arm -> shape and seeds, of every arm whose encoders are random draws or come from a file."""
         arms = [name for name, arm in self.arms.items() if arm.encoder in (RANDOM, IMPORTED)]
         return {name: (self.shape(name), self.seeds(name)) for name in arms}
@@ -156,7 +156,7 @@ class Settings(Parameters):
         encoder = self.arms[arm].encoder
         if encoder is None:
             return None
-        return f"untrained/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
+        return f"initial/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
 
     def seeds(self, arm: str) -> tuple[int, ...]:
         """The seeds of an arm."""

@@ -1,4 +1,4 @@
-"""initialise: untrained encoders, for every arm with `encoder: random`. Run by DVC: dvc repro initialise"""
+"""initialise: encoders before any training: random draws, and those of a file. Run by DVC: dvc repro initialise"""
 
 import click
 import pandas as pd
@@ -12,9 +12,9 @@ def main() -> None:
     with stage("initialise") as here:
         from echolung.models.weights import initialise
 
-        with atomic_directory(here.data("encoders", "untrained")) as target:
+        with atomic_directory(here.data("encoders", "initial")) as target:
             tables = [
-                initialise(shape, seeds, target / arm, arm) for arm, (shape, seeds) in here.settings.untrained().items()
+                initialise(shape, seeds, target / arm, arm) for arm, (shape, seeds) in here.settings.initial().items()
             ]
             here.check({"seeds": pd.concat(tables, ignore_index=True)})
 

@@ -134,7 +134,7 @@ def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPa
     fits = settings.fits("blues-covid")
     assert [fit for fit in fits if fit[0] in ("random", "mae", "own")] == [*draws, *runs, ("own", "linear", 1)]
     assert fits[-1] == ("majority", "majority", 0)
-    assert {name: vars(shape)["depth"] for name, (shape, _) in settings.untrained().items()} == {"random": 6, "deep": 8}
+    assert {name: vars(shape)["depth"] for name, (shape, _) in settings.initial().items()} == {"random": 6, "deep": 8}
     assert settings.shape("own").model_dump() == settings.encoder.model_dump() | {"depth": 2}
     assert settings.known_arm("pocus-pathology", None) == "mae"
     with pytest.raises(SettingsError, match=r"no task 'pocus-patology'.*Did you mean 'pocus-pathology'"):

@@ -156,7 +156,7 @@ def _tune(
         key = Path(trial.path).name  # the configuration of a trial that died before it reported is None
         if trial.error:  # Ray's report ends with the reason
             cause = f"its process died (... {' '.join(str(trial.error).split())[-200:]})"
-            remedy = "If it ran out of memory, lower `workers`."
+            remedy = "If it ran out of memory, lower `workers` or the batch."
             failures[key] = {"died": True, "cause": cause, "remedy": remedy, "traceback": ""}
         elif "cause" in (trial.metrics or {}):
             failures[key] = {"died": False, **trial.metrics}

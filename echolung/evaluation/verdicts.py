@@ -51,7 +51,7 @@ def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
             f"{arm} predicted {outcome} than {reference}: {pair.label} {abs(difference):.3f} {direction}"
             f" [{plain(nearest)}, {plain(farthest)}] ({basis})."
         )
-    return outcome, f"{text} {_reach(pair, row)}".strip()
+    return outcome, f"{text} {_reach(pair, row, outcome)}".strip()
 
 
 def _with_seeds(arm: str, seeds: int) -> str:
@@ -64,7 +64,7 @@ def _reference(pair: PairFacts, name: str) -> str:
     return f"the {name} control" if pair.reference_role == "control" else _with_seeds(name, pair.reference_seeds)
 
 
-def _reach(pair: PairFacts, row: pd.Series) -> str:
+def _reach(pair: PairFacts, row: pd.Series, outcome: str) -> str:
     """How far the verdict reaches; empty where no pretraining is involved."""
     if row["n_seen"]:
         return (
@@ -74,8 +74,10 @@ def _reach(pair: PairFacts, row: pd.Series) -> str:
     if not pair.pretrained or pair.reference_role != "reference":
         return ""
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:
-        seeds = "one pretraining seed" if pair.arm_seeds == 1 else f"{pair.arm_seeds} pretraining seeds"
-        return f"With {seeds}, this is about this encoder, not about pretraining in general."
+        one = pair.arm_seeds == 1
+        seeds = "one pretraining seed" if one else f"{pair.arm_seeds} pretraining seeds"
+        encoders = "this encoder" if one else "these encoders"
+        return f"With {seeds}, this is about {encoders}, not about pretraining in general."
     if np.isnan(row["p_recipe"]):
         return (
             f"This is about these {pair.arm_seeds} encoders: the recipe is compared where the reference has seeds, too."
@@ -83,8 +85,8 @@ def _reach(pair: PairFacts, row: pd.Series) -> str:
     p_value = row["p_recipe_holm"] if pair.confirmatory else row["p_recipe"]
     chance = p_text(p_value) + (" after Holm" if pair.confirmatory else ", not corrected")
     counts = f"{pair.arm_seeds} and {pair.reference_seeds} seeds as a sample: {chance}"
-    if p_value > SIGNIFICANCE:
-        return f"Of the recipe no difference was shown ({counts})."
+    if outcome == "undecided" or p_value > SIGNIFICANCE:
+        return f"No difference was shown for the recipe ({counts})."
     return f"So did the recipe, on this task ({counts})."
 
 

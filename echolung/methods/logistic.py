@@ -17,8 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from echolung.core.errors import DataError
+
 TOLERANCE = 1e-7
 """Largest gradient entry, in the scaled coordinates, of a solved problem; losses are of order 1."""
+LOOSE = 1e-4
+"""A gradient above this is not a solution. Rounding can end the search above TOLERANCE."""
 STEPS, MEMORY = 1000, 12
 
 
@@ -28,7 +32,6 @@ class Solution:
 
     coefficients: Tensor
     intercepts: Tensor
-    steps: int
     gradient: float
     """Largest gradient entry left in any problem."""
 
@@ -41,7 +44,7 @@ def solve(x_VF: Tensor, y_V: Tensor, weights_JV: Tensor, penalties: list[float],
     """Fit rows x to classes y (0..K-1) under every row of weights (0: not in this training set) and every C.
 
     Features are standardised by each training set's own weighted mean and deviation; those that are constant there get
-    coefficient 0. A class without weight counts as one row that any features may have.
+    coefficient 0. A class without weight ends next to probability 0. Raises DataError if a problem stays unsolved.
     """
     x_VF, weights_JV = x_VF.double(), weights_JV.double()
     total_J = weights_JV.sum(dim=1)
@@ -79,14 +82,16 @@ def solve(x_VF: Tensor, y_V: Tensor, weights_JV: Tensor, penalties: list[float],
         slope = torch.cat([slope_w, off_JVGK.sum(dim=1)[:, :, None] * 2**0.5], dim=2)
         return (ridge - (target_JVK[:, :, None] * log_p).sum(dim=(1, 3))).flatten(), slope.reshape(problems, -1)
 
-    theta_PQ, steps, gradient = minimise(objective, rows_JVR.new_zeros(problems, (axes + 1) * classes))
+    theta_PQ, gradient = minimise(objective, rows_JVR.new_zeros(problems, (axes + 1) * classes))
+    if not gradient <= LOOSE:
+        raise DataError(f"a logistic regression did not converge (gradient {gradient:.1e})", "Look at its features.")
     w_JRGK, b_JGK = parts(theta_PQ)
     coefficients = torch.einsum("jfr,jrgk->jgkf", axes_JFR, w_JRGK) / scale_JF[:, None, None]
-    return Solution(coefficients, b_JGK - (coefficients @ mean_JF[:, None, :, None])[..., 0], steps, gradient)
+    return Solution(coefficients, b_JGK - (coefficients @ mean_JF[:, None, :, None])[..., 0], gradient)
 
 
 def _axes(rows_JVF: Tensor) -> tuple[Tensor, Tensor]:
-    """Principal axes (J, F, R) of rows, and their power (J, R), descending; R is the smaller of V and F."""
+    """Principal axes (J, F, R) of rows, and their power (J, R); R is the smaller of V and F."""
     wide = rows_JVF.shape[2] > rows_JVF.shape[1]
     gram = rows_JVF @ rows_JVF.mT if wide else rows_JVF.mT @ rows_JVF
     power_JR, vectors = torch.linalg.eigh(gram)
@@ -99,11 +104,11 @@ def _axes(rows_JVF: Tensor) -> tuple[Tensor, Tensor]:
     return rows_JVF.mT @ vectors * inverse[:, None], torch.where(power_JR > floor, power_JR, 0)
 
 
-def minimise(objective: Callable[[Tensor], tuple[Tensor, Tensor]], start_PQ: Tensor) -> tuple[Tensor, int, float]:
+def minimise(objective: Callable[[Tensor], tuple[Tensor, Tensor]], start_PQ: Tensor) -> tuple[Tensor, float]:
     """L-BFGS (Nocedal 1980) on P convex problems side by side, each with its own step length.
 
-    `objective` gives losses (P,) and gradients (P, Q). Returns the minimum, the steps taken and the largest gradient
-    entry left; a problem that is solved, or whose loss no step lowers any more, stays where it is.
+    `objective` gives losses (P,) and gradients (P, Q). Returns the minimum and the largest gradient entry left; a
+    problem that is solved, or whose loss no step lowers any more, stays where it is.
     """
     at, steps = start_PQ, 0
     loss, slope = objective(at)
@@ -129,7 +134,7 @@ def minimise(objective: Callable[[Tensor], tuple[Tensor, Tensor]], start_PQ: Ten
         at, loss = at + step, torch.where(moved, new_loss, loss)
         slope, steps = slope + change, steps + 1
         open_P = moved & (slope.abs().amax(dim=1) > TOLERANCE)
-    return at, steps, float(slope.abs().max())
+    return at, float(slope.abs().max())
 
 
 def _apply_inverse(history: list[tuple[Tensor, Tensor, Tensor]], slope_PQ: Tensor) -> Tensor:

@@ -46,6 +46,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings: ClipSettings = settings
 
+    @property
+    def origin(self) -> str:
+        """What its weights are before training: `none` for random ones, `imported` for those of a file."""
+        return "none"
+
     def start(self) -> None:
         """Load what the encoder starts from, if that is a file."""
 

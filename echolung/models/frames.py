@@ -83,6 +83,10 @@ class Frames(Encoder):
             return found.unflatten(1, (side, side))
         return found.permute(0, 2, 3, 1) if found.shape[1] == self.backbone.num_features else found
 
+    @property
+    def origin(self) -> str:
+        return "imported" if self.settings.weights else super().origin
+
     def start(self) -> None:
         """Load the weights: by name, or in their order where no name but every shape agrees.
 
@@ -93,11 +97,8 @@ class Frames(Encoder):
         path = Path(self.settings.weights).expanduser()
         theirs = read_tensors(path)
         ours = {name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.is_floating_point()}
-        if not ours.keys() <= theirs.keys():
-            in_order = dict(zip(ours, theirs.values(), strict=False))
-            if len(theirs) - len(ours) not in range(HEAD + 1):
-                in_order = {}
-            theirs = in_order
+        if not ours.keys() & theirs.keys() and 0 <= len(theirs) - len(ours) <= HEAD:
+            theirs = dict(zip(ours, theirs.values(), strict=False))
         wrong = [name for name, tensor in ours.items() if name not in theirs or theirs[name].shape != tensor.shape]
         if wrong:
             raise CheckpointError(

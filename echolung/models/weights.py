@@ -29,7 +29,7 @@ class EncoderRecord(Parameters):
     arm: str
     """Its name in the parameters: an entry of pretrain.encoders, or the arm of an untrained one."""
     objective: str
-    """How it was trained; `none` for initial weights."""
+    """How it was trained; `Encoder.origin` for initial weights."""
     seed: int
     steps: int = 0
     handed_on: str = ""
@@ -44,11 +44,11 @@ class EncoderRecord(Parameters):
 
 
 def initialise(settings: ClipSettings, seeds: Sequence[int], target: Path, arm: str = "random") -> pd.DataFrame:
-    """Save one untrained encoder per seed as `target`/seed<k>; returns one row per seed."""
+    """Save one encoder per seed, as it is before training, as `target`/seed<k>; returns one row per seed."""
     rows = []
     for seed in seeds:
         encoder = initial_encoder(settings, seed)
-        record = EncoderRecord(settings=settings, arm=arm, objective="none", seed=seed)
+        record = EncoderRecord(settings=settings, arm=arm, objective=encoder.origin, seed=seed)
         saved = save_encoder(target / f"seed{seed}", encoder, record)
         row = {"arm": arm, "seed": seed, "steps": 0, "finite": finite(encoder)}
         rows.append({**row, "weights_sha256": saved.weights_sha256})

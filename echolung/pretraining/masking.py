@@ -69,7 +69,7 @@ def _place(
 def sample_tubes(visible: float, clips: int, grid: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
     """Show a share `visible` of the positions in all frames, at least one and not all: bool (B, N) on the CPU.
 
-    Positions are drawn anew for each clip, and their number is the same for all (VideoMAE).
+    Each clip has its own positions; all clips show the same number (VideoMAE).
     """
     time, rows, columns = grid
     assert rows * columns > 1, "a frame of a single token cannot be masked"

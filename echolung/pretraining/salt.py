@@ -2,8 +2,8 @@
 
 For a share of the steps a teacher learns to reconstruct masked pixels. Then it is frozen, and a student that starts
 from the same weights as every other encoder of its seed predicts the teacher's tokens as in V-JEPA 2. The two phases
-are one run: the teacher's learning rate cools down at the end of its own. Clips are cropped at random, so targets are
-computed anew.
+are one run: the teacher's learning rate cools down at the end of its own. Clips are cropped at random, so no target
+can be stored.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ class Salt(Jepa):
             return self.pixel(views, tubes, rows)[0], {"target_std": 0.0}
         return super().forward(views, blocks, rows)
 
-    def lr_scale(self, step: int, group: dict[str, Any]) -> float:
-        teacher = any(one is parameter for one in group["params"][:1] for parameter in self.pixel.parameters())
-        left = (self.teacher_steps - step) / max(1, COOLDOWN * self.teacher_steps)
-        return min(1.0, max(0.0, left)) if teacher else 1.0
-
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """The teacher's groups apart from the student's."""
+        """The teacher's groups apart from the student's, and marked."""
         teacher, groups = set(self.pixel.parameters()), []
         for group in super().parameter_groups(weight_decay):
-            for mine in (True, False):
-                groups.append(group | {"params": [one for one in group["params"] if (one in teacher) == mine]})
+            for its in (True, False):
+                mine = [one for one in group["params"] if (one in teacher) == its]
+                groups.append(group | {"params": mine, "teacher": its})
         return groups
+
+    def lr_scale(self, step: int, group: dict[str, Any]) -> float:
+        left = (self.teacher_steps - step) / max(1, COOLDOWN * self.teacher_steps)
+        return min(1.0, max(0.0, left)) if group["teacher"] else 1.0
 
     def after_step(self, step: int) -> dict[str, float]:
         self.done += 1

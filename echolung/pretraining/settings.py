@@ -42,7 +42,8 @@ class TrainingSettings(Parameters):
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto: bfloat16 on a GPU and on CPUs with bfloat16 instructions, where it is about twice as fast; else float32."""
     held_out: float = pydantic.Field(0.1, ge=0, lt=1)
-    """Share of the pool's videos, rounded down, that are not trained on. The loss on them is measured with the rank."""
+    """Share of the pool's videos (not patients), rounded down, that are not trained on. Their loss is measured with the
+    rank."""
     # The rest cannot change the weights that come out (UNCHANGING).
     rank_clips: int = pydantic.Field(64, gt=1)
     """Clips on which the effective rank is measured."""

@@ -14,7 +14,7 @@ from echolung.evaluation.comparison import Comparison
 from echolung.tracking.experiments import ArmResult
 
 INITS = {"reference": "random", "control": "control", "baseline": "baseline", "candidate": "pretrained"}
-"""A run's tag `init`, by the arm's role."""
+"""A run's tag `init`, by the arm's role; `imported` where its weights are from a file."""
 
 
 def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str) -> list[ArmResult]:
@@ -32,12 +32,13 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_
         rows = mine.arms[mine.arms["arm"] == arm]
         first = rows[rows["primary"]].iloc[0]
         encoder = encoders[encoders["arm"] == arm].drop(columns="arm").to_dict("records")
+        imported = any(row.get("objective") == "imported" for row in encoder)
         verdicts = mine.verdicts[mine.verdicts["arm"] == arm].to_dict("records")
         results.append(
             ArmResult(
                 task=task,
                 arm=arm,
-                init=INITS[first["role"]],
+                init="imported" if imported else INITS[first["role"]],
                 data_digest=data_digest,
                 parameters={
                     "method": first["method"],

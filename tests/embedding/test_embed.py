@@ -11,9 +11,10 @@ import torch
 from drawn import manifest_of, save_source
 
 from echolung.core.errors import DataError
+from echolung.core.runtime import used_modules
 from echolung.data.clips import ClipStore, evaluation_starts, read_clip
 from echolung.embedding import embed as embedding
-from echolung.embedding.embed import EmbedSettings, embed, encode_clips, evaluation_clips
+from echolung.embedding.embed import CODE, EmbedSettings, embed, encode_clips, evaluation_clips
 from echolung.embedding.features import Features
 from echolung.models.encoders import initial_encoder
 from echolung.models.rank import effective_rank
@@ -144,3 +145,9 @@ def test_a_torn_store_is_refused_and_computed_again(study: Study, file: str, kep
     np.save(study.root / "out" / "tokens.npy", np.array([{"code": "never run"}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="out"):
         Features.open(study.root / "out")
+
+
+def test_the_key_covers_all_code_that_computes_tokens_and_statistics() -> None:
+    used = used_modules("echolung.embedding.embed", within=("echolung.embedding.", "echolung.data."))
+    stored = {"echolung.embedding.features", "echolung.data.containers"}  # how they are kept, not what they are
+    assert set(used) - stored <= {*CODE}

@@ -13,6 +13,7 @@ from sklearn import metrics as sklearn_metrics
 from echolung.core.errors import DataError
 from echolung.evaluation.compare import CompareSettings, compare
 from echolung.evaluation.comparison import Comparison, judged_only, nested_metrics, read_comparison, write_comparison
+from echolung.evaluation.verdicts import PairFacts, verdict
 from echolung.kinds.classification import Classification, ClassificationTask
 from echolung.methods.arms import Arm
 
@@ -204,12 +205,15 @@ def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
     outcome, text = sentence(found, "lung", "jepa", "random")
     assert outcome == "undecided"
     assert text.startswith("No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)")
-    assert text.endswith("Of the recipe no difference was shown (3 and 3 seeds as a sample: p = 1.00 after Holm).")
+    assert text.endswith("No difference was shown for the recipe (3 and 3 seeds as a sample: p = 1.00 after Holm).")
     better = [(arm, "attentive", seed) for arm in ("jepa", "random") for seed in range(3)]
     found = compared({"lung": predictions("lung", better)})
     tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
     assert tested["p_value"] < 0.05 and tested["p_recipe"] < 0.05
     assert "So did the recipe, on this task (3 and 3 seeds" in sentence(found, "lung", "jepa", "random")[1]
+    facts = PairFacts("Brier score", "reference", True, True, 3, 3)
+    _, text = verdict(facts, pd.Series({**tested, "p_holm": 0.2}))
+    assert "No difference was shown for the recipe" in text, "no claim beyond what these encoders show"
 
 
 def test_the_order_of_rows_and_other_methods_change_nothing(comparison: Comparison) -> None:

@@ -76,7 +76,7 @@ def test_a_regression_is_a_pipeline_of_scikit_learn_calibrated_and_with_the_pena
     def pipeline(penalty: float, rows: np.ndarray) -> Pipeline:
         weights = even[rows] * (len(y) / even[rows].sum())  # a total of V, whatever is held out
         scaler = StandardScaler().fit(x[rows], sample_weight=weights)
-        # For two classes scikit-learn penalises one row of coefficients, half the difference of ours.
+        # With two classes scikit-learn has one row of coefficients w, we have -w/2 and w/2: half the penalty.
         model = LogisticRegression(C=penalty * (2 if classes == 2 else 1), max_iter=5000, tol=1e-8)
         return make_pipeline(scaler, model.fit(scaler.transform(x[rows]), y[rows], sample_weight=weights))
 

@@ -10,9 +10,11 @@ import torch
 from drawn import features_of, folds_of, manifest_of
 from sklearn.linear_model import LogisticRegression
 
+from echolung.core.errors import DataError
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.embedding.summary import summarise
 from echolung.kinds.classification import ClassificationTask
+from echolung.methods import logistic
 from echolung.methods.fitting import outer_fold
 from echolung.methods.logistic import TOLERANCE, solve
 from echolung.methods.probes.linear import Linear
@@ -53,6 +55,14 @@ def test_separable_and_constant_features_end_and_leave_the_rest_alone() -> None:
     torch.testing.assert_close(
         nothing.logits(torch.full((1, 5), 3.0)).softmax(-1).flatten(), torch.tensor([0.5, 0.5]).double()
     )
+
+
+def test_a_regression_that_is_not_solved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    x, y = torch.from_numpy(random.normal(size=(30, 4))), torch.from_numpy(random.integers(2, size=30))
+    monkeypatch.setattr(logistic, "STEPS", 1)
+    with pytest.raises(DataError, match="did not converge"):
+        solve(x, y, torch.ones(1, 30), [1.0], 2)
 
 
 def test_a_summary_holds_mean_deviation_and_change_of_the_frame_and_of_its_regions() -> None:

@@ -70,7 +70,7 @@ def test_weights_are_found_by_name_or_in_order_and_travel_without_their_file(
     path.unlink()
     again, record = load_encoder(tmp_path / "encoders" / "seed0")
     torch.testing.assert_close(again.encode(CLIPS), encoder.encode(CLIPS))
-    assert record.settings == encoder.settings
+    assert (record.settings, record.objective) == (encoder.settings, "imported")
 
 
 class Evil:
@@ -86,6 +86,13 @@ def test_files_that_do_not_fit_or_would_run_code_are_refused(
         CheckpointError, match=r"a\.pth does not hold the weights of test_vit: \d+ of \d+ tensors differ"
     ):
         initial_encoder(settings("test_vit", tmp_path / "a.pth"), 0)
+    state = network.state_dict()
+    first, *rest = state
+    torch.save({"other": state[first], **{name: state[name] for name in rest}}, tmp_path / "half.pth")
+    with pytest.raises(
+        CheckpointError, match=rf"1 of \d+ tensors differ, {first}"
+    ):  # order is for files of other names
+        initial_encoder(settings("test_efficientnet", tmp_path / "half.pth"), 0)
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
     torch.save({"state_dict": Evil()}, tmp_path / "evil2.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:3000])
