@@ -1,4 +1,4 @@
-"""The answers in sentences: against the references, against the controls, and whether an encoder collapsed."""
+"""The answers in sentences: against the references, against the controls, and whose features span few directions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from echolung.kinds.task import Task
 
 SEEN = " †"
 """Marks an arm whose encoder was pretrained on videos that it is scored on."""
-COLLAPSING = 0.5
-"""Share of the reference's effective rank below which an encoder has partly collapsed. References are random draws of
-the same network on the same videos, whose ranks differ by about a tenth; some loss of rank is normal in training."""
+FEW = 0.5
+"""Share of the reference's effective rank below which an encoder's features are said to span few directions. That alone
+is no fault: pixel reconstruction keeps few directions, and a rank near 1 is a collapse."""
 
 
 def tested(comparison: Comparison) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def few_seeds(comparison: Comparison) -> str:
     )
 
 
-def collapsed(ranks: pd.DataFrame, comparison: Comparison) -> str:
+def narrow(ranks: pd.DataFrame, comparison: Comparison) -> str:
     """Which candidates' features span few directions (`study.effective_ranks`); empty if none."""
     if ranks.empty:
         return ""
@@ -99,12 +99,16 @@ def collapsed(ranks: pd.DataFrame, comparison: Comparison) -> str:
     same = ["source", "most"]  # rank depends on the videos and on the width
     references = ranks[roles == "reference"].groupby(same, as_index=False)["mean"].mean()
     both = ranks[roles == "candidate"].merge(references, on=same, suffixes=("", "_reference"))
-    low = both[both["mean"] < COLLAPSING * both["mean_reference"]]
+    low = both[both["mean"] < FEW * both["mean_reference"]]
     found = [
         f"{row['arm']} on {row['source']} ({row['mean']:.1f}, reference {row['mean_reference']:.1f})"
         for row in low.to_dict("records")
     ]
-    return f"Partly collapsed, by the effective rank of the features: {_joined(found)}." if found else ""
+    return (
+        f"Features of fewer directions than the reference's (effective rank; 1 is a collapse): {_joined(found)}."
+        if found
+        else ""
+    )
 
 
 def _joined(names: Iterable[str], word: str = "and") -> str:

@@ -22,7 +22,7 @@ from echolung.gates.gate import read_findings
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
 from echolung.reports import figures
-from echolung.reports.answer import against_controls, answers, collapsed, few_seeds
+from echolung.reports.answer import against_controls, answers, few_seeds, narrow
 from echolung.reports.plots import write_plots
 from echolung.reports.study import Sample
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
@@ -134,7 +134,7 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
         drawn=_drawn(inputs),
         figures=shown,
         answers=answers(comparison, tasks),
-        collapsed=collapsed(inputs.ranks, comparison),
+        narrow=narrow(inputs.ranks, comparison),
         controls=against_controls(comparison, tasks),
         reading=READING,
         tables=task_tables(comparison, tasks),

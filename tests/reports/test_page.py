@@ -107,7 +107,7 @@ def test_every_number_is_on_the_page_and_nothing_is_said_twice(page: Page, compa
     sentences = re.findall(r"[A-Z][a-z][^.;:\d\n]{40,}\.", page.text)
     assert len(set(sentences)) == len(sentences) > 5
     expected = (
-        "Partly collapsed, by the effective rank of the features: jepa on pocus (3.5, reference 15.2)",
+        "(effective rank; 1 is a collapse): jepa on pocus (3.5, reference 15.2)",
         "fit of lung: critical: expected of rows: p is one; found: 7",
         "All videos are drawn phantoms",
         "Research use only",
