@@ -54,3 +54,10 @@ def reason(error: BaseException) -> str:
     if ".cpp:" in line:
         line = line.split(".cpp:", 1)[1].split(",", 1)[-1].strip()
     return line if len(line) <= 160 else line[:157] + "..."
+
+
+if __name__ == "__main__":  # bootstrap.sh asks whether to install them
+    try:
+        require_ffmpeg()
+    except DependencyError as missing:
+        raise SystemExit(f"echolung: {missing.problem}.\n{missing.remedy}") from None

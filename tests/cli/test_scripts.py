@@ -81,3 +81,12 @@ def test_the_environment_of_a_moved_project_is_its_own_again(tmp_path: Path) -> 
     ran = subprocess.run([new / ".venv/bin/tool", "a b"], capture_output=True, text=True, check=True)
     assert ran.stdout == f"{new}/.venv ['a b']\n"
     assert f"{new}/.venv" in (new / ".venv/bin/activate").read_text()
+
+
+def test_bootstrap_learns_that_ffmpeg_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "torchcodec.py").write_text("ffmpeg_major_version = None\n")
+    check = [sys.executable, "-m", "echolung.data.ffmpeg"]
+    assert f'python" -m {check[2]}' in (ROOT / "bootstrap.sh").read_text()
+    done = subprocess.run(check, env={"PYTHONPATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "apt-get install ffmpeg" in done.stderr
+    assert subprocess.run(check, cwd=ROOT, check=False).returncode == 0
