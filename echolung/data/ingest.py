@@ -45,7 +45,7 @@ from echolung.data.sources.layouts import scan
 from echolung.data.tracings import moved
 from echolung.data.workers import as_done
 
-CODE = ("echolung.data.packets", "echolung.data.video", "echolung.data.geometry", "echolung.data.containers")
+CODE = tuple(f"echolung.data.{name}" for name in ("packets", "video", "nifti", "geometry", "containers"))
 """Modules that decide which frames a file becomes: videos are decoded again when their code changes."""
 
 Facts = dict[str, Any]
@@ -55,8 +55,10 @@ Facts = dict[str, Any]
 class SourceSettings(Parameters):
     """One data set: where it is and how it is laid out."""
 
-    layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "folder"]
+    layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "folder"]
     root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
+    split: str = ""
+    """Read only this part of the official split (TRAIN, say); empty reads all."""
 
 
 class IngestSettings(Parameters):
@@ -109,7 +111,7 @@ def ingest(
     """
     require_ffmpeg()
     chosen, size = settings.sources[source], settings.size
-    found = scan(chosen.layout, root / chosen.root, source)
+    found = scan(chosen.layout, root / chosen.root, source, chosen.split)
     for note in found.notes:
         on_message(f"{source}: {note}.")
     manifest = found.manifest

@@ -13,6 +13,7 @@ import numpy as np
 
 from echolung.core.errors import VideoError
 from echolung.core.runtime import atomic_path, disk_error
+from echolung.data import nifti
 from echolung.data.containers import DOWNLOAD_REMEDY, opened
 from echolung.data.ffmpeg import reason, require_ffmpeg
 from echolung.data.geometry import letterbox
@@ -70,6 +71,11 @@ def decode(path: Path, size: int | None = None) -> Video:
     larger than MAX_PIXELS, or if there are more than MAX_FRAMES, MAX_DECODED or MAX_BYTES allow; DependencyError
     without FFmpeg.
     """
+    if path.name.endswith(nifti.SUFFIXES):
+        stills, aspect = nifti.read(path)
+        height, width = stills.shape[1:]
+        frames = stills if size is None else letterbox(stills, size, aspect)
+        return Video(frames, 1.0, len(frames), "nifti", height, width, aspect, "")
     require_ffmpeg()
     piece: np.ndarray | None = None
     held = bytearray()  # grows in place: joining pieces would hold every frame twice

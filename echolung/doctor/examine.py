@@ -25,4 +25,6 @@ def examine(
         return Examination("", found)
     found.append(project.tracking(root, settings))
     manifests, of_sources = sources.sources(root, settings)
-    return Examination(settings.study, [*found, *of_sources, *sources.tasks(settings, manifests)])
+    return Examination(
+        settings.study, [*found, *of_sources, *sources.weights(root, settings), *sources.tasks(settings, manifests)]
+    )

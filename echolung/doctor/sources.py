@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from echolung.core.errors import EcholungError, VideoError, listed
+from echolung.data import nifti
 from echolung.data.containers import opened
+from echolung.data.manifest import VIDEO_COLUMNS
 from echolung.data.sources.layouts import scan
 from echolung.data.splits import make_folds
 from echolung.doctor.findings import Finding, failed
@@ -27,7 +29,7 @@ def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], li
             continue
         folder, imported = Path(os.path.normpath(root / source.root)), f"{source.root}.dvc"
         try:
-            read = scan(source.layout, folder, key)
+            read = scan(source.layout, folder, key, source.split)
         except EcholungError as error:
             can_pull = (root / imported).is_file() and not folder.is_dir()
             pull = f"dvc pull {shlex.quote(imported)}   " if can_pull else ""
@@ -38,11 +40,25 @@ def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], li
     return manifests, found
 
 
+def weights(root: Path, settings: Settings) -> list[Finding]:
+    """One finding per file of weights that an encoder starts from and that is not there."""
+    shapes = {name: settings.shape(name) for name in (*settings.initial(), *settings.pretrain.encoders)}
+    files = {path: name for name, shape in shapes.items() if (path := getattr(shape, "weights", ""))}
+    remedy = "`python benchmarks/natural_images.py FOLDER` makes those of study lung; or remove the rows that name it."
+    return [
+        Finding(f"study {settings.study}", name, "error", f"there are no weights {path}", remedy)
+        for path, name in files.items()
+        if not (root / Path(path).expanduser()).is_file()
+    ]
+
+
 def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, notes: tuple[str, ...]) -> Finding:
     """How many videos and patients there are, and which files cannot be videos."""
     said = f"{len(manifest)} videos of {manifest['patient_id'].nunique()} patients in {folder}"
     bad = []
     for path in manifest["path"]:
+        if path.endswith(nifti.SUFFIXES):
+            continue
         try:
             with opened(Path(path)):
                 pass
@@ -59,8 +75,8 @@ def tasks(settings: Settings, manifests: dict[str, pd.DataFrame]) -> list[Findin
     """One finding per task whose sources can be read: its labels, and whether there are enough patients."""
     found, group = [], f"study {settings.study}"
     for name, task in settings.tasks.items():
-        if not set(task.sources) <= manifests.keys():
-            continue
+        if not set(task.sources) <= manifests.keys() or set(task.where) & set(VIDEO_COLUMNS):
+            continue  # what a video is like shows when it is decoded
         try:
             rows = KINDS[task.kind].labelled(task, pd.concat([manifests[source] for source in task.sources]))
             make_folds(rows.assign(split_group=rows["patient_id"]), settings.split, task.split, task.source)

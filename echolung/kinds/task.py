@@ -29,7 +29,7 @@ class Task(Parameters):
     unit: Literal["video", "patient"]
     """What a decision is about; where it is the patient, all videos of one share the label, and the mean answers."""
     where: dict[str, str] = {}
-    """Manifest column -> the value it must have; other rows are not part of the task."""
+    """Manifest column -> the value it must have, to as many decimals as are given; other rows are not in the task."""
     main: bool = True
     """Its tests are confirmatory and corrected for their number; false: it is exploratory."""
     folds: Literal["cv", "official"] = "cv"
@@ -69,9 +69,12 @@ def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
     rows = manifest[manifest["source"].isin(task.sources)]
     for column, value in task.where.items():
         _require(rows, column, task.source)
-        kept = rows[spelled(as_text(rows[column]), [value]) == value]
+        values = rows[column]
+        if pd.api.types.is_float_dtype(values):
+            values = values.round(len(value.partition(".")[2]))
+        kept = rows[spelled(as_text(values), [value]) == value]
         if kept.empty:
-            present = listed(sorted(set(as_text(rows[column]).dropna())))
+            present = listed(sorted(set(as_text(values).dropna())))
             raise DataError(
                 f"no video of source '{task.source}' has {column} = '{value}' (it has: {present})",
                 "Correct the task's `where`.",

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
     """Grey clips to tokens. A kind of encoder sets `Settings` and defines `width`, `grid` and `forward`."""
 
     Settings: ClassVar[type[ClipSettings]]
-    maskable: ClassVar[bool] = False
+    maskable: bool = False
     """Whether `forward(pixels, visible)` encodes only the tokens that a mask bool (B, N) shows, packed (L, D)."""
 
     def __init__(self, settings: Any) -> None:
@@ -79,6 +79,12 @@ class Encoder(nn.Module):
             pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
         pixels = (pixels / 255 - settings.mean) / settings.std
         return pixels[:, None].expand(-1, settings.channels, -1, -1, -1)
+
+    def tubelets(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, C, T, S, S) -> (B, N, P): the grey pixels that each token covers, from the first channel."""
+        time, height, width = self.grid
+        cut = pixels[:, 0].unflatten(3, (width, -1)).unflatten(2, (height, -1)).unflatten(1, (time, -1))
+        return cut.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
 
     @torch.no_grad()
     def encode(self, clips: torch.Tensor) -> torch.Tensor:

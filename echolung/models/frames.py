@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -56,6 +56,7 @@ class Frames(Encoder):
             self.backbone = timm.create_model(settings.model, img_size=settings.image_size, **options)
         except TypeError:  # a convolutional network takes any size
             self.backbone = timm.create_model(settings.model, **options)
+        self.maskable = isinstance(self.backbone, timm.models.VisionTransformer)
         self.eval()
         with torch.no_grad():
             side = settings.image_size
@@ -70,9 +71,32 @@ class Frames(Encoder):
     def grid(self) -> tuple[int, int, int]:
         return self.settings.frames, int(self._shape[0]), int(self._shape[1])
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels float (B, C, T, S, S) -> tokens (B, N, D)."""
-        return self._maps(pixels.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(pixels), -1)).flatten(1, 3)
+    def forward(self, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """Pixels float (B, C, T, S, S) -> tokens (B, N, D).
+
+        A vision transformer takes a mask `visible` bool (B, N), the same in every frame of a clip: only the visible
+        tokens, packed (L, D), clip after clip.
+        """
+        frames = pixels.transpose(1, 2).flatten(0, 1)
+        if visible is None:
+            return self._maps(frames).unflatten(0, (len(pixels), -1)).flatten(1, 3)
+        shown = visible.unflatten(1, (self.settings.frames, -1))
+        assert bool((shown == shown[:, :1]).all()), "a mask hides the same places of every frame"
+        net: Any = self.backbone
+        tokens = net.norm_pre(net._pos_embed(net.patch_embed(frames)))
+        tokens = tokens.unflatten(0, (len(pixels), -1))  # (B, T, prefix + h * w, D)
+        counts = shown[:, 0].sum(dim=1)
+        found: dict[int, torch.Tensor] = {}
+        for count in counts.unique():  # clips that show equally many places together
+            clips = (counts == count).nonzero()[:, 0]
+            places = shown[clips, 0].nonzero()[:, 1].view(len(clips), -1) + net.num_prefix_tokens
+            prefix = torch.arange(net.num_prefix_tokens).expand(len(clips), -1)
+            kept = torch.cat([prefix, places], dim=1)[:, None, :, None].to(tokens.device)
+            some = tokens[clips.to(tokens.device)]
+            some = some.gather(2, kept.expand(-1, some.shape[1], -1, some.shape[3])).flatten(0, 1)
+            some = net.norm(net.blocks(some))[:, net.num_prefix_tokens :]
+            found |= zip(clips.tolist(), some.unflatten(0, (len(clips), -1)).flatten(1, 2), strict=True)
+        return torch.cat([found[clip] for clip in range(len(pixels))])
 
     def _maps(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames (F, C, S, S) -> feature maps (F, h, w, D)."""
@@ -99,6 +123,12 @@ class Frames(Encoder):
         ours = {name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.is_floating_point()}
         if not ours.keys() & theirs.keys() and 0 <= len(theirs) - len(ours) <= HEAD:
             theirs = dict(zip(ours, theirs.values(), strict=False))
+        if self.maskable and "pos_embed" in theirs:  # of the frame size that the file was trained at
+            from timm.layers import resample_abs_pos_embed
+
+            net: Any = self.backbone
+            size, prefix = net.patch_embed.grid_size, net.num_prefix_tokens
+            theirs["pos_embed"] = resample_abs_pos_embed(theirs["pos_embed"], size, num_prefix_tokens=prefix)
         wrong = [name for name, tensor in ours.items() if name not in theirs or theirs[name].shape != tensor.shape]
         if wrong:
             raise CheckpointError(

@@ -15,7 +15,6 @@ from echolung.core.runtime import derived_seed
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.predictor import Predictor
-from echolung.models.vit import VideoViT
 from echolung.pretraining.masking import sample_tubes
 from echolung.pretraining.objective import Objective, maskable_encoder
 from echolung.pretraining.sampling import CropSettings, TrainingClips
@@ -40,7 +39,6 @@ class Mae(Objective):
     """Encoder and decoder; the encoder is handed on."""
 
     Settings = MaeSettings
-    encoder: VideoViT
 
     def __init__(self, encoder: ClipSettings, settings: MaeSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)
@@ -56,7 +54,7 @@ class Mae(Objective):
                 mlp_ratio=settings.decoder_mlp_ratio,
                 grid=self.encoder.grid,
                 mask_tokens=1,
-                out=self.encoder.patch_embed.proj.weight[0].numel(),
+                out=encoder.frames * encoder.image_size**2 // self.encoder.tokens,
             )
 
     @property
@@ -76,7 +74,7 @@ class Mae(Objective):
         """Mean squared error over the pixels of the hidden tubelets of clips uint8 (b, T, S, S)."""
         pixels, visible = self.encoder.pixels(views), drawn[rows]
         hidden = (~visible).flatten().nonzero()[:, 0].to(pixels.device)
-        target = self.encoder.patch_embed.tubelets(pixels).flatten(0, 1)[hidden].float()
+        target = self.encoder.tubelets(pixels).flatten(0, 1)[hidden].float()
         variance, mean = torch.var_mean(target, dim=1, keepdim=True, correction=0)
         target = (target - mean) / (variance + EPSILON).sqrt()
         predicted = self.decoder(self.encoder(pixels, visible), visible, 0).float()

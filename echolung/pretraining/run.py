@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from echolung.core.errors import CheckpointError, DataError
-from echolung.core.runtime import atomic_path, code_digest, digest, used_modules
+from echolung.core.runtime import atomic_path, code_digest, digest, sha256_file, used_modules
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings
 from echolung.models.encoders import ENCODERS
@@ -66,10 +66,12 @@ class SeedRun:
         parts = ("echolung.models.", "echolung.pretraining.", "echolung.data.clips")
         code = used_modules(*start, loop.__name__, within=parts, without=NEUTRAL)
         training = self.training.model_dump(mode="json", exclude=UNCHANGING)
+        weights = getattr(self.encoder, "weights", "")
         return {
             "objective": {"name": self.objective, **self.settings.objective(self.name).model_dump(mode="json")},
             "seed": self.seed,
             "encoder": self.encoder.model_dump(mode="json"),
+            "start": sha256_file(Path(weights).expanduser()) if weights else "",
             "training": training | {"precision": self.training.precision_on(device)},
             "code": code_digest(*code),
             "frames": {"size": store.size, "fingerprint": store.fingerprint},

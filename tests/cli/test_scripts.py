@@ -87,6 +87,7 @@ def test_bootstrap_learns_that_ffmpeg_is_missing(tmp_path: Path) -> None:
     (tmp_path / "torchcodec.py").write_text("ffmpeg_major_version = None\n")
     check = [sys.executable, "-m", "echolung.data.ffmpeg"]
     assert f'python" -m {check[2]}' in (ROOT / "bootstrap.sh").read_text()
-    done = subprocess.run(check, env={"PYTHONPATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False)
+    blind = {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(check, env=blind, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "apt-get install ffmpeg" in done.stderr
     assert subprocess.run(check, cwd=ROOT, check=False).returncode == 0

@@ -23,7 +23,8 @@ N = np.arange(24)
 
 def manifest() -> pd.DataFrame:
     table = {"sample_id": VIDEOS, "source": "pocus", "path": VIDEOS, "sha256": VIDEOS, "patient_id": VIDEOS}
-    table |= {"frames": 100, "frames_declared": 100, "fps": 25.0, "height": 112, "width": 112, "decode_error": None}
+    table |= {"frames": 100, "frames_declared": 100, "fps": 25.0, "height": 112, "width": 112}
+    table |= {"codec": "h264", "decode_error": None}
     kinds = {"frames": "Int64", "frames_declared": "Int64", "fps": "Float64", "height": "Int64", "width": "Int64"}
     kinds |= {"decode_error": "string", "sample_id": "string"}
     return pd.DataFrame(table).astype(kinds).assign(diagnosis=[CLASSES[n % 3] for n in N])

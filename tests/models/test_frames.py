@@ -13,6 +13,7 @@ from echolung.core.errors import CheckpointError, SettingsError
 from echolung.models.encoders import initial_encoder
 from echolung.models.frames import Frames, FramesSettings
 from echolung.models.weights import initialise, load_encoder
+from echolung.pretraining.mae import Mae, MaeSettings
 
 torch.set_num_threads(1)
 CLIPS = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -104,3 +105,49 @@ def test_files_that_do_not_fit_or_would_run_code_are_refused(
     with pytest.raises(SettingsError, match="no model 'test_efficientnt'") as caught:
         Frames(settings("test_efficientnt"))
     assert "Did you mean 'test_efficientnet'" in caught.value.remedy
+
+
+def test_masked_tokens_are_those_of_the_shown_patches_alone() -> None:
+    settings = FramesSettings(model="vit_tiny_patch16_224", image_size=48, frames=2, clip_fps=4)
+    encoder = initial_encoder(settings, 0)
+    assert isinstance(encoder, Frames) and encoder.maskable and encoder.grid == (2, 3, 3)
+    pixels = encoder.pixels(torch.randint(0, 255, (3, 2, 48, 48), dtype=torch.uint8))
+    shown = torch.zeros(3, 9, dtype=torch.bool)
+    shown[0, [1, 5]] = shown[1, [0, 4, 8]] = shown[2, [2, 3]] = True
+    with torch.no_grad():
+        packed = encoder(pixels, shown.repeat(1, 2))
+        net = encoder.backbone
+        expected = []
+        for clip in range(3):  # one frame at a time
+            for frame in range(2):
+                tokens = net._pos_embed(net.patch_embed(pixels[clip, :, frame][None]))
+                kept = torch.cat([tokens[:, :1], tokens[:, 1:][:, shown[clip]]], dim=1)
+                expected.append(net.norm(net.blocks(kept))[0, 1:])
+        torch.testing.assert_close(packed, torch.cat(expected))
+        every = encoder(pixels, torch.ones(3, 18, dtype=torch.bool))
+        torch.testing.assert_close(every.view(3, 18, -1), encoder(pixels))
+
+
+def test_a_convolutional_network_cannot_be_pretrained() -> None:
+    encoder = FramesSettings(model="tf_efficientnet_lite0", image_size=64, frames=2, clip_fps=4)
+    with pytest.raises(SettingsError, match="takes no masks"):
+        Mae(encoder, MaeSettings(), 0, 1)
+
+
+def test_a_tubelet_is_the_pixels_that_its_token_covers() -> None:
+    settings = FramesSettings(model="vit_tiny_patch16_224", image_size=48, frames=2, clip_fps=4)
+    encoder = initial_encoder(settings, 0)
+    pixels = torch.randn(2, 3, 2, 48, 48)
+    found = encoder.tubelets(pixels)
+    assert torch.equal(found[1, 9 + 5], pixels[1, 0, 1, 16:32, 32:48].flatten())
+
+
+def test_positions_of_another_frame_size_are_resampled(tmp_path: Path) -> None:
+    large = FramesSettings(model="vit_tiny_patch16_224", image_size=96, frames=1, clip_fps=4)
+    weights = initial_encoder(large, 0).backbone.state_dict()
+    weights["pos_embed"] = torch.linspace(-1, 1, 6).repeat_interleave(6)[None, :, None].expand(1, 36, 192).clone()
+    weights["pos_embed"] = torch.cat([torch.zeros(1, 1, 192), weights["pos_embed"]], dim=1)
+    save_file(weights, tmp_path / "w.safetensors")
+    small = large.model_copy(update={"image_size": 48, "weights": str(tmp_path / "w.safetensors")})
+    rows = initial_encoder(small, 0).backbone.pos_embed[0, 1:].view(3, 3, 192)[..., 0]
+    assert torch.allclose(rows, rows[:, :1], atol=1e-4) and (rows[1:] > rows[:-1]).all()  # a ramp

@@ -73,9 +73,7 @@ class Layout:
         index is the number of the line. Raises DataError if the file is missing, not a csv, or lacks one of `columns`.
         """
         path, columns = self.root / name, list(columns)
-        if name not in self.files:
-            raise self._absent("file", path)
-        text = self._text(path)
+        text = self.text(name)
         first, _, rest = text.partition("\n")
         stated = re.fullmatch(r'"?sep=(.)"?\s*', first)  # Excel's own note to itself
         text, separator = (rest, stated[1]) if stated else (text, max(SEPARATORS, key=first.count))
@@ -171,8 +169,11 @@ class Layout:
             f"{self.what}: no {kind} {path} ({path.parent} holds: {listed(there) or 'nothing'})", self.how_to_get
         )
 
-    def _text(self, path: Path) -> str:
-        """The text of a table, decoded; raises DataError if it is not text."""
+    def text(self, name: str) -> str:
+        """The text of a file, decoded; raises DataError if it is missing or not text."""
+        path = self.root / name
+        if name not in self.files:
+            raise self._absent("file", path)
         content = path.read_bytes()
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         if b"\x00" in content and not wide:

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from echolung.core.errors import DataError, listed
 from echolung.data.manifest import conform
-from echolung.data.sources import covid_blues, echonet, echonet_pediatric, folder, pocus
+from echolung.data.sources import camus, covid_blues, echonet, echonet_pediatric, folder, pocus
 from echolung.data.sources.files import Scan
 
 SOURCES: dict[str, Callable[[Path, str], Scan]] = {
@@ -15,14 +16,22 @@ SOURCES: dict[str, Callable[[Path, str], Scan]] = {
     "echonet_pediatric": echonet_pediatric.scan,
     "pocus": pocus.scan,
     "covid_blues": covid_blues.scan,
+    "camus": camus.scan,
     "folder": folder.scan,
 }
 
 
-def scan(layout: str, root: Path, source: str) -> Scan:
+def scan(layout: str, root: Path, source: str, split: str = "") -> Scan:
     """Read the data set at `root` as `source`, with a manifest of every column; decodes nothing.
 
-    Raises DataError if the set is not as its layout says.
+    With `split` only the recordings of that part of the official split. Raises DataError if the set is not as its
+    layout says, or has no such part.
     """
     found = SOURCES[layout](root, source)
-    return dataclasses.replace(found, manifest=conform(found.manifest))
+    manifest = conform(found.manifest)
+    if split:
+        parts = sorted(set(manifest["split_official"].dropna()))
+        if split not in parts:
+            raise DataError(f"source '{source}' has no official split '{split}'", f"It has: {listed(parts) or 'none'}.")
+        manifest = manifest[manifest["split_official"] == split].reset_index(drop=True)
+    return dataclasses.replace(found, manifest=manifest)

@@ -1,0 +1,36 @@
+"""NIfTI images, the format of CAMUS. T frames, H W pixels."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echolung.core.errors import VideoError
+
+SUFFIXES = (".nii", ".nii.gz")
+REMEDY = "Copy or download the file again; a still is grey, 2D, with values from 0 to 255."
+MAX_PIXELS = 1 << 28
+
+
+def read(path: Path) -> tuple[np.ndarray, float]:
+    """Grey frames uint8 (T, H, W) and the width of a pixel in units of its height; the first axis of a file is x.
+
+    Raises VideoError naming the file if it is not a grey 2D image, or 2D images over time, with values in 0..255.
+    """
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        if not 2 <= len(image.shape) <= 3 or 0 in image.shape or np.prod(image.shape, dtype=np.float64) > MAX_PIXELS:
+            raise VideoError(f"{path} is of the shape {image.shape}", REMEDY)
+        pixels = np.asanyarray(image.dataobj)
+        width, height = map(float, image.header.get_zooms()[:2])
+    except (OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise VideoError(f"{path} cannot be read as NIfTI ({str(error) or type(error).__name__})", REMEDY) from None
+    if pixels.dtype.kind not in "uif" or not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 255:
+        raise VideoError(f"{path} holds values that are not in 0..255", REMEDY)
+    frames = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 1, 0)
+    return np.ascontiguousarray(frames.round().astype(np.uint8)), width / height if width > 0 < height else 1.0
