@@ -5,10 +5,11 @@ from __future__ import annotations
 from echolung.methods.controls import HandMade, Majority, SourceOnly
 from echolung.methods.method import Method
 from echolung.methods.probes.linear import Linear
-from echolung.methods.probes.probe import Attentive
+from echolung.methods.probes.probe import Attentive, AttentiveBlocks
 
 METHODS: dict[str, type[Method]] = {
     "attentive": Attentive,
+    "attentive-blocks": AttentiveBlocks,
     "linear": Linear,
     "majority": Majority,
     "source-only": SourceOnly,

@@ -27,7 +27,7 @@ NORM_EPS = 1e-6
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions."""
+    """Multi-head self-attention, with rotary positions or, where `turn` is None, without any."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -35,10 +35,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, turn: Rotation, lengths: list[int] | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, turn: Rotation | None, lengths: list[int] | None) -> torch.Tensor:
         """Tokens (B, N, D) -> (B, N, D); with `lengths`, (1, L, D) in which a clip attends only to itself."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, N, E)
-        attended = _attend(rotate(query, *turn), rotate(key, *turn), value, lengths)
+        if turn is not None:
+            query, key = rotate(query, *turn), rotate(key, *turn)
+        attended = _attend(query, key, value, lengths)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -76,7 +78,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = MLP(width, int(width * mlp_ratio))
 
-    def forward(self, x: torch.Tensor, turn: Rotation, lengths: list[int] | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, turn: Rotation | None, lengths: list[int] | None = None) -> torch.Tensor:
         x = x + self.attn(self.norm1(x), turn, lengths)
         return x + self.mlp(self.norm2(x))
 

@@ -40,20 +40,65 @@ class ProbeForm(Parameters):
     width: int = pydantic.Field(ge=1)
     classes: int = pydantic.Field(ge=2)
     attention_head_width: int = pydantic.Field(default=64, ge=1)
+    blocks: int = pydantic.Field(default=0, ge=0)
+    """Blocks of self-attention before the learned query (`echolung.methods.probes.pooler`)."""
 
 
-class ProbeHeads(nn.Module):
-    """H heads, all with the same initial weights, drawn from `seed`, and a classifier of zeros.
+class Probe(nn.Module):
+    """H heads, all with the same initial weights, drawn from `seed`.
 
     Tokens pass a parameter-free LayerNorm (`inputs`), then each channel is standardised by `mean` and `std` (H, D),
-    buffers that hold the statistics of each head's own training videos. One learned query attends to all tokens; what
-    it gathers goes to a linear classifier.
+    buffers that hold the statistics of each head's own training videos.
     """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, form: ProbeForm, heads: int) -> None:
+        super().__init__()
+        self.form = form
+        if form.width % form.attention_head_width:
+            raise SettingsError(
+                f"attention_head_width = {form.attention_head_width} does not divide the encoder's width {form.width}",
+                "Choose a divisor of the width, 64 for example, in fit.methods.",
+            )
+        self.register_buffer("mean", torch.zeros(heads, form.width))
+        self.register_buffer("std", torch.ones(heads, form.width))
+
+    @property
+    def heads(self) -> int:
+        return self.mean.shape[0]
+
+    def standardise(self, mean_HD: Tensor, variance_HD: Tensor) -> None:
+        """Set the statistics that tokens are standardised by."""
+        self.mean.copy_(mean_HD)
+        self.std.copy_((variance_HD + VARIANCE_FLOOR).sqrt())
+
+    def inputs(self, tokens_BND: Tensor) -> Tensor:
+        """(B, N, D): each token normalised."""
+        return normalised(tokens_BND, self.mean.dtype)
+
+    def start_at(self, frequencies_HC: Tensor) -> None:
+        """Let every head begin by predicting these class frequencies (> 0)."""
+        raise NotImplementedError
+
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> HeadwiseAdamW:
+        """AdamW with a learning rate and a weight decay for every head; `step` also clears the gradients."""
+        raise NotImplementedError
+
+    def attention(self, tokens_BND: Tensor) -> Tensor:
+        """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens.
+
+        The weights that `forward` pools the tokens by: they show what was read, not which class it supports.
+        """
+        raise NotImplementedError
+
+
+class ProbeHeads(Probe):
+    """One learned query attends to all tokens; what it gathers goes to a linear classifier, of zeros at first."""
 
     decayed = ("classifier", "key", "value")
     """Names of the parameters that weight decay applies to: matrices, as usual, not biases and norms."""
-    mean: Tensor
-    std: Tensor
     norm: Tensor
     norm_bias: Tensor
     query: Tensor
@@ -64,21 +109,13 @@ class ProbeHeads(nn.Module):
     classifier_bias: Tensor
 
     def __init__(self, form: ProbeForm, heads: int, seed: int = 0) -> None:
-        super().__init__()
-        self.form = form
+        super().__init__(form, heads)
         width, per_head = form.width, form.attention_head_width
-        if width % per_head:
-            raise SettingsError(
-                f"fit.methods.attentive.attention_head_width = {per_head} does not divide the encoder's width {width}",
-                "Choose a divisor of the width, 64 for example.",
-            )
         generator = torch.Generator().manual_seed(seed)
 
         def normal(std: float, *shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator) * std
 
-        self.register_buffer("mean", torch.zeros(heads, width))
-        self.register_buffer("std", torch.ones(heads, width))
         initial = {
             "norm": torch.ones(width),
             "norm_bias": torch.zeros(width),
@@ -92,17 +129,7 @@ class ProbeHeads(nn.Module):
         for name, value in initial.items():
             self.register_parameter(name, nn.Parameter(value.expand(heads, *value.shape).clone()))
 
-    @property
-    def heads(self) -> int:
-        return self.mean.shape[0]
-
-    def standardise(self, mean_HD: Tensor, variance_HD: Tensor) -> None:
-        """Set the statistics that tokens are standardised by."""
-        self.mean.copy_(mean_HD)
-        self.std.copy_((variance_HD + VARIANCE_FLOOR).sqrt())
-
     def start_at(self, frequencies_HC: Tensor) -> None:
-        """Let every head begin by predicting these class frequencies (> 0)."""
         with torch.no_grad():
             self.classifier_bias.copy_(frequencies_HC.log())
 
@@ -112,9 +139,8 @@ class ProbeHeads(nn.Module):
         one.load_state_dict({name: value[index : index + 1] for name, value in self.state_dict().items()})
         return one.to(self.mean)
 
-    def inputs(self, tokens_BND: Tensor) -> Tensor:
-        """(B, N, D): each token normalised."""
-        return normalised(tokens_BND, self.mean.dtype)
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> HeadwiseAdamW:
+        return HeadwiseAdamW(self, learning_rates_H, weight_decays_H)
 
     def forward(self, inputs_BND: Tensor, heads: slice = slice(None)) -> Tensor:
         """Logits (B, H, C) of the heads asked for."""
@@ -132,10 +158,6 @@ class ProbeHeads(nn.Module):
 
     @torch.no_grad()
     def attention(self, tokens_BND: Tensor) -> Tensor:
-        """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens.
-
-        The weights that `forward` pools the tokens by: they show what was read, not which class it supports.
-        """
         inputs_BND = self.inputs(tokens_BND.to(self.mean.device))
         query_AD = torch.einsum("ak,akd->ad", self.query[0], self.key[0]) * (self.norm[0] / self.std[0])
         scores_BAN = torch.einsum("ad,bnd->ban", query_AD, inputs_BND) * self.query.shape[-1] ** -0.5
@@ -177,8 +199,15 @@ class HeadwiseAdamW:
             parameter.grad = None
 
 
+def new_probe(form: ProbeForm, heads: int, seed: int = 0) -> Probe:
+    """Heads of the class that suits the form."""
+    from echolung.methods.probes.pooler import PoolerHeads
+
+    return (PoolerHeads if form.blocks else ProbeHeads)(form, heads, seed)
+
+
 @torch.no_grad()
-def apply_probe(probe: ProbeHeads, tokens: Tensor) -> Tensor:
+def apply_probe(probe: Probe, tokens: Tensor) -> Tensor:
     """Class probabilities (B, C) of videos, from their tokens (B, views, N, D): the mean over the views.
 
     Raises CheckpointError if the tokens have another width than the probe was trained on.
@@ -193,7 +222,7 @@ def apply_probe(probe: ProbeHeads, tokens: Tensor) -> Tensor:
     return logits_BHC[:, 0].double().softmax(dim=-1).unflatten(0, (videos, views)).mean(dim=1)
 
 
-def save_probe(directory: Path, probe: ProbeHeads) -> None:
+def save_probe(directory: Path, probe: Probe) -> None:
     """Write `probe.safetensors` and `probe.json` (its form); one head."""
     assert probe.heads == 1, "a saved probe is one head"
     save_file(
@@ -202,7 +231,7 @@ def save_probe(directory: Path, probe: ProbeHeads) -> None:
     write_json(directory / "probe.json", probe.form.model_dump())
 
 
-def load_probe(directory: Path) -> ProbeHeads:
+def load_probe(directory: Path) -> Probe:
     """A probe that `save_probe` wrote. Raises CheckpointError if it is damaged or something else."""
     try:
         form = ProbeForm.parse(read_json(directory / "probe.json"), str(directory / "probe.json"))
@@ -211,7 +240,7 @@ def load_probe(directory: Path) -> ProbeHeads:
         widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
         if max(form.width, form.classes) > widest:
             raise ValueError(f"its form is {form.width} wide and its weights are {widest}")
-        probe = ProbeHeads(form, heads=1)
+        probe = new_probe(form, heads=1)
         probe.load_state_dict(tensors)
     except (EcholungError, OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         problem = error.problem if isinstance(error, EcholungError) else str(error).splitlines()[0]

@@ -1,10 +1,11 @@
-"""The method `attentive`: one learned query attends to all of an encoder's frozen tokens."""
+"""The methods `attentive`, one learned query that attends to all frozen tokens, and `attentive-blocks`, V-JEPA 2's own
+probe: the same after three blocks of self-attention."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
 from echolung.methods.cohort import Cohort
 from echolung.methods.method import Maps, Method
-from echolung.methods.probes.heads import ProbeForm, ProbeHeads, apply_probe, load_probe, save_probe
+from echolung.methods.probes.heads import Probe, ProbeForm, apply_probe, load_probe, save_probe
 from echolung.methods.probes.selection import Inputs, ProbeSettings, fit, select
 
 CHUNK = 16
@@ -35,10 +36,10 @@ class Attentive(Method):
 
     kinds = ("classification",)
     reads_tokens = True
-    Settings = AttentiveSettings
+    Settings: ClassVar[type[AttentiveSettings]] = AttentiveSettings
     code = ("echolung.methods.probes", "echolung.methods.cohort")
 
-    def __init__(self, heads: ProbeHeads, search: pd.DataFrame) -> None:
+    def __init__(self, heads: Probe, search: pd.DataFrame) -> None:
         self.heads, self._search = heads, search
 
     @classmethod
@@ -46,7 +47,8 @@ class Attentive(Method):
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
         width, classes = recordings.shape[-1], len(classes_of(task))
-        form = ProbeForm(width=width, classes=classes, attention_head_width=settings.attention_head_width)
+        per_head, blocks = settings.attention_head_width, getattr(settings, "blocks", 0)
+        form = ProbeForm(width=width, classes=classes, attention_head_width=per_head, blocks=blocks)
         cohort = Cohort.of(training, task.unit)
         inputs = Inputs(recordings, cohort.sample_ids, form, settings.batch)
         chosen = select(inputs, cohort, settings, seed)
@@ -81,3 +83,18 @@ class Attentive(Method):
             signed=False,
             words=f"attention of the probe's query ({of}), in even shares: 1, a token like any other, has no colour",
         )
+
+
+class BlocksSettings(AttentiveSettings):
+    """The same search; each of its heads is trained for itself."""
+
+    learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([1e-4, 1e-3], min_length=1)
+    weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.1], min_length=1)
+    blocks: int = pydantic.Field(3, ge=1)
+    """Blocks of self-attention."""
+
+
+class AttentiveBlocks(Attentive):
+    """Slow without a GPU."""
+
+    Settings = BlocksSettings

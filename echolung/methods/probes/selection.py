@@ -26,7 +26,7 @@ from echolung.core.errors import DataError, SettingsError
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
 from echolung.methods.cohort import Cohort
-from echolung.methods.probes.heads import HeadwiseAdamW, ProbeForm, ProbeHeads
+from echolung.methods.probes.heads import Probe, ProbeForm, new_probe
 
 # Dimension letters: V videos, B videos of a batch, U units of decision, J inner folds, G configurations, H = J x G
 # heads, E epochs, N tokens, D width, C classes.
@@ -70,7 +70,7 @@ class Inputs:
         self.form, self.batch = form, batch
         self.views, tokens, width = recordings.shape
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._prepare = ProbeHeads(form, heads=1).to(self.device).inputs
+        self._prepare = new_probe(form, heads=1).to(self.device).inputs
         self._kept: Tensor | None = None
         keep = 4 * self.views * tokens * width * len(self.names) <= KEPT_BYTES
         kept = torch.empty(0, device=self.device)
@@ -104,9 +104,9 @@ class Inputs:
         tokens = torch.from_numpy(self.recordings.tokens(list(self.names[places]), views)).to(self.device)
         return self._prepare(tokens.flatten(0, 1) if views is None else tokens)
 
-    def heads(self, weights_HV: Tensor, cohort: Cohort, seed: int) -> ProbeHeads:
+    def heads(self, weights_HV: Tensor, cohort: Cohort, seed: int) -> Probe:
         """New heads, each with the statistics and class frequencies of its own weighted training videos."""
-        heads = ProbeHeads(self.form, len(weights_HV), seed).to(self.device)
+        heads = new_probe(self.form, len(weights_HV), seed).to(self.device)
         share_HV = weights_HV / weights_HV.sum(dim=1, keepdim=True)
         mean_HD = share_HV @ self.mean_VD
         heads.standardise(mean_HD, (share_HV @ self.square_VD - mean_HD.square()).clamp_min(0))
@@ -117,7 +117,7 @@ class Inputs:
         return heads
 
     @torch.no_grad()
-    def probabilities(self, heads: ProbeHeads, places: np.ndarray, group: slice = slice(None)) -> np.ndarray:
+    def probabilities(self, heads: Probe, places: np.ndarray, group: slice = slice(None)) -> np.ndarray:
         """Mean probability over the views (V, H, C) by the heads of `group`."""
         chunks = []
         for chunk in self.chunks(places):
@@ -136,7 +136,7 @@ def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -
     weights_JV = np.stack([cohort.weights(fold) for fold in folds])
     losses: list[list[np.ndarray]] = []
 
-    def score(heads: ProbeHeads) -> None:
+    def score(heads: Probe) -> None:
         groups = [slice(j * size, (j + 1) * size) for j in range(len(folds))]
         losses.append(
             [_log_loss(inputs, heads, cohort, fold, group) for fold, group in zip(folds, groups, strict=True)]
@@ -163,7 +163,7 @@ def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -
     return Selection(rate, decay, epoch, fits)
 
 
-def fit(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, selection: Selection, seed: int) -> ProbeHeads:
+def fit(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, selection: Selection, seed: int) -> Probe:
     """The chosen configuration on the whole cohort, on the schedule it was chosen on, for the chosen epochs.
 
     After 0 epochs these are the class frequencies of the cohort, whatever the tokens.
@@ -181,8 +181,8 @@ def _train(
     epochs: int,
     batch: int,
     seed: int,
-    score: Callable[[ProbeHeads], None] = lambda heads: None,
-) -> ProbeHeads:
+    score: Callable[[Probe], None] = lambda heads: None,
+) -> Probe:
     """Train one head per row of weights and configuration; minibatches are the same for all.
 
     `score` is called before the first step and after every epoch.
@@ -191,7 +191,7 @@ def _train(
     y = torch.tensor(cohort.y, device=inputs.device)
     heads = inputs.heads(weights, cohort, seed)
     rates, decays = torch.tensor(configurations, dtype=torch.float64).unbind(dim=1)
-    optimiser = HeadwiseAdamW(heads, rates, decays)
+    optimiser = heads.optimiser(rates, decays)
     weights_VH = weights.T.to(heads.mean)
     score(heads)
     for epoch in range(epochs):
@@ -213,6 +213,6 @@ def _batches(videos: int, views: int, batch: int, seed: int, epoch: int) -> Iter
         yield chosen, shown[chosen]
 
 
-def _log_loss(inputs: Inputs, heads: ProbeHeads, cohort: Cohort, fold: int, group: slice) -> np.ndarray:
+def _log_loss(inputs: Inputs, heads: Probe, cohort: Cohort, fold: int, group: slice) -> np.ndarray:
     """Mean log-loss (G,) on an inner fold of the heads that did not train on it."""
     return cohort.log_loss(fold, inputs.probabilities(heads, np.flatnonzero(cohort.inner == fold), group))
