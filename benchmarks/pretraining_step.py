@@ -4,6 +4,7 @@ ViT-Ti on 16 frames of 112 pixels, batch 16, predictor 4 x 96, two mask generato
 write from the reference: a dense pass per mask, contexts and targets cut to the shortest of the batch in raster order,
 scaled_dot_product_attention, fused AdamW, the same dtype. Both run in turns in one process, on the same clips and
 masks; the ratio is of the medians. Cutting throws context tokens away: tokens per second count those that were encoded.
+The FLOPs of either step are counted, too: they say what the ratios would be at equal speed per FLOP.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from echolung.models.rope import rotation
 from echolung.models.vit import VideoViT, VideoViTSettings
@@ -107,16 +110,21 @@ def main() -> None:
         contestants[name] = build(jepa, torch.optim.AdamW(groups, lr=1e-4, fused=True), bf16)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     tokens: dict[str, list[int]] = {name: [] for name in contestants}
-    for turn in range(chosen.rounds + 1):  # the first is a warm-up
+    counted: dict[str, tuple[float, float]] = {}
+    for turn in range(chosen.rounds + 1):  # in the first, FLOPs are counted
         generator = torch.Generator().manual_seed(turn)
         clips = torch.randint(0, 256, (chosen.batch, 16, 112, 112), dtype=torch.uint8, generator=generator)
         masks = start.draw(chosen.batch, generator)
         for name, step in contestants.items():
+            if not turn:
+                with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                    seen = step(clips, masks)
+                counted[name] = counter.get_total_flops() / chosen.batch / 1e9, seen / chosen.batch
+                continue
             begun = time.perf_counter()
             seen = step(clips, masks)
-            if turn:
-                seconds[name].append(time.perf_counter() - begun)
-                tokens[name].append(seen)
+            seconds[name].append(time.perf_counter() - begun)
+            tokens[name].append(seen)
     print(
         f"{platform.machine()}, {chosen.threads} threads, {'bf16' if bf16 else 'float32'}, torch {torch.__version__},"
         f" {datetime.date.today()}; median of {chosen.rounds}"
@@ -126,11 +134,17 @@ def main() -> None:
         name: statistics.median(n / s for n, s in zip(tokens[name], seconds[name], strict=True)) for name in contestants
     }
     for name in contestants:
-        print(f"{name:9} {clips_s[name]:6.1f} clips/s  {tokens_s[name]:8.0f} context tokens/s")
+        flops, seen = counted[name]
+        print(
+            f"{name:9} {clips_s[name]:6.1f} clips/s  {tokens_s[name]:8.0f} context tokens/s"
+            f"  {flops:6.1f} GFLOP and {seen:.0f} context tokens a clip"
+        )
     print(
         f"ratio     {clips_s['echolung'] / clips_s['plain']:6.2f}          "
         f"{tokens_s['echolung'] / tokens_s['plain']:8.2f}"
     )
+    equal = counted["plain"][0] / counted["echolung"][0]
+    print(f"at equal speed per FLOP {equal:.2f} and {equal * counted['echolung'][1] / counted['plain'][1]:.2f}")
 
 
 if __name__ == "__main__":
