@@ -5,7 +5,7 @@ Layout:
     database_nifti/<patient>/Info_{2CH,4CH}.cfg                    "Key: value", EF among them where it is known
     database_split/subgroup_{training,validation,testing}.txt      patients, one per line
 
-A still is a recording of one frame: a clip of it shows that frame throughout. Masks (_gt) and half sequences are not
+A still is a recording of one frame: a clip of it shows that frame throughout. Its `label` is ED or ES. Masks (_gt) and half sequences are not
 read.
 """
 
@@ -20,7 +20,7 @@ from echolung.core.errors import DataError, listed
 from echolung.data.sources.files import Layout, Scan
 
 FOLDER = "database_nifti"
-STILL = re.compile(rf"{FOLDER}/([^/]+)/(\1_([24])CH_E[DS])\.nii(\.gz)?")
+STILL = re.compile(rf"{FOLDER}/([^/]+)/(\1_([24])CH_(E[DS]))\.nii(\.gz)?")
 SPLITS = {"TRAIN": "training", "VAL": "validation", "TEST": "testing"}
 LICENSE = "CC BY-NC-SA 4.0, non-commercial research"
 HOW_TO_GET = (
@@ -55,6 +55,7 @@ def scan(root: Path, source: str) -> Scan:
             "view": [f"A{match[3]}C" for match in found],
             "split_official": [split_of[match[1]] for match in found],
             "license": layout.license(LICENSE),
+            "label": [match[4] for match in found],
             "ef": layout.numbers("Info_*.cfg", fractions.rename("EF"), 0, 100, names),
         }
     )

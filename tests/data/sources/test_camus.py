@@ -51,6 +51,7 @@ def test_a_row_per_still_without_masks(root: Path) -> None:
     assert len(frame) == 12 and frame["patient_id"].nunique() == 3
     assert frame["sample_id"][0] == "stills/patient0001_2CH_ED"
     assert frame["view"].tolist()[:4] == ["A2C", "A2C", "A4C", "A4C"]
+    assert frame["label"].tolist()[:4] == ["ED", "ES", "ED", "ES"]
     assert frame["ef"].tolist()[::4] == [51.5, 52.5, 53.5]
     assert frame["split_official"].tolist()[::4] == ["TRAIN", "TRAIN", "TEST"]
 
