@@ -5,8 +5,8 @@ Layout:
     database_nifti/<patient>/Info_{2CH,4CH}.cfg                    "Key: value", EF among them where it is known
     database_split/subgroup_{training,validation,testing}.txt      patients, one per line
 
-A still is a recording of one frame: a clip of it shows that frame throughout. Its `label` is ED or ES. Masks (_gt) and half sequences are not
-read.
+A still is a recording of one frame: a clip of it shows that frame throughout. Its `label` is ED or ES. Masks (_gt) and
+half sequences are not read.
 """
 
 from __future__ import annotations
