@@ -254,4 +254,5 @@ class _OneTask:
                     confirmatory=(role, other, self.units.task.main, seen) == ("candidate", "reference", True, 0),
                     arm_seeds=len(self.units.values[key]),
                     reference_seeds=len(self.units.values[reference]),
+                    main=self.units.task.main,
                 )

@@ -26,6 +26,8 @@ class PairFacts:
     """The pair is in the family that Holm corrects."""
     arm_seeds: int
     reference_seeds: int
+    main: bool = True
+    """The task is confirmatory; on others no p-value is told."""
 
 
 def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
@@ -35,17 +37,22 @@ def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
     """
     p_value = row["p_holm"] if pair.confirmatory else row["p_value"]
     chance = p_text(p_value) + (" after Holm" if pair.confirmatory else ", not corrected")
-    basis = f"{chance}; {patients(row['n_patients'], row['n_groups'])}, {row['n_videos']} videos"
+    sizes = f"{patients(row['n_patients'], row['n_groups'])}, {row['n_videos']} videos"
+    basis = f"{chance}; {sizes}" if pair.main else f"exploratory; {sizes}"
     arm, reference = _with_seeds(row["arm"], pair.arm_seeds), _reference(pair, row["reference"])
     difference, low, high = row["difference"], row["low"], row["high"]
-    if p_value > SIGNIFICANCE:
-        outcome = "undecided"
+    outcome = "undecided" if p_value > SIGNIFICANCE else "better" if difference < 0 else "worse"
+    if not pair.main:
+        text = (
+            f"{pair.label} of {arm} minus {reference}: {signed(difference)} [{signed(low)}, {signed(high)}] ({basis})."
+        )
+    elif outcome == "undecided":
         text = (
             f"No difference was shown between {arm} and {reference}: {pair.label} {signed(difference)}"
             f" [{signed(low)}, {signed(high)}] ({basis})."
         )
     else:
-        outcome, direction = ("better", "lower") if difference < 0 else ("worse", "higher")
+        direction = "lower" if difference < 0 else "higher"
         nearest, farthest = (-high, -low) if difference < 0 else (low, high)
         text = (
             f"{arm} predicted {outcome} than {reference}: {pair.label} {abs(difference):.3f} {direction}"
@@ -71,7 +78,7 @@ def _reach(pair: PairFacts, row: pd.Series, outcome: str) -> str:
             f"Not counted as evidence: {row['n_seen']} of the {row['n_videos']} videos were seen (without their labels)"
             " in pretraining."
         )
-    if not pair.pretrained or pair.reference_role != "reference":
+    if not pair.pretrained or pair.reference_role != "reference" or not pair.main:
         return ""
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:
         one = pair.arm_seeds == 1

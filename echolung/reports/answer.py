@@ -53,9 +53,20 @@ def _answer(rows: pd.DataFrame, task: Task) -> str:
 
 
 def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
-    """One per reference and outcome: `jepa (Brier score −0.25, p = 0.012) predicted better than random`."""
+    """One per reference and outcome: `jepa (Brier score −0.25, p = 0.012) predicted better than random`.
+
+    On exploratory tasks one per reference, with intervals instead of tests.
+    """
     loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
     for reference, against in rows.groupby("reference", sort=False):
+        if not task.main:
+            numbers = [
+                f"{row['arm']}{SEEN * (row['n_seen'] > 0)} {signed(row['difference'], 2)}"
+                f" [{signed(row['low'], 2)}, {signed(row['high'], 2)}]"
+                for row in against.to_dict("records")
+            ]
+            parts.append(f"{loss} minus that of {reference}: {', '.join(numbers)}")
+            continue
         for outcome in ("better", "worse", "undecided"):
             names = []
             for row in against[against["outcome"] == outcome].to_dict("records"):

@@ -18,7 +18,7 @@ from echolung.reports.answer import SEEN, answers, few_seeds, tested
 
 READING = (
     "Brackets: 95% intervals for these fitted models on new patients. ×n: mean of n seeds. A loss below the reference's"
-    " is better; p: paired sign-flip test of it, Holm-corrected (*: not corrected)."
+    " is better; p: paired sign-flip test of it, Holm-corrected (*: not corrected); exploratory tasks have none."
 )
 
 
@@ -79,7 +79,7 @@ def task_tables(
         if arms.empty or not metrics:
             continue
         rows = [] if view == "pairs" else _arm_rows(arms, comparison.order, metrics)
-        rows += _difference_rows(pairs, metrics)
+        rows += _difference_rows(pairs, metrics, task.main)
         heads = [kind.metrics[metric].label for metric in metrics]
         notes = [] if view == "pairs" else _notes(arms, metrics, kind)
         tables.append(TaskTable(name, basis(arms), heads, rows, notes))
@@ -102,13 +102,13 @@ def _arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) 
     return rows
 
 
-def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str]) -> list[Row]:
+def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str], main: bool) -> list[Row]:
     rows = []
     for (arm, reference, method), found in pairs.groupby(["arm", "reference", "method"], sort=False):
         by_metric = found.set_index("metric").to_dict("index")
         cells = [_cell(by_metric[metric], "difference", signed) for metric in metrics]
         for place, metric in enumerate(metrics):
-            if by_metric[metric]["test"]:
+            if by_metric[metric]["test"] and main:
                 cells[place] += f", {chance(by_metric[metric])}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
         rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells))
@@ -151,7 +151,7 @@ def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 1
     """The comparison for a terminal: a line of answer per task, one table, and how to read it."""
     found = answers(comparison, tasks)
     lines = [line for task, answer in found.items() for line in _wrapped(f"{task}: {answer}", width, "    ")]
-    rows = [row for kind, names in by_kind(tasks).items() for row in _of_kind(comparison, KINDS[kind], names)]
+    rows = [row for kind, names in by_kind(tasks).items() for row in _of_kind(comparison, KINDS[kind], names, tasks)]
     sizes = [max(len(row[place]) for row in rows if len(row) > 1) for place in range(len(rows[0]))]
     sizes[0] = min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes[1:]))
     for row in rows:
@@ -168,7 +168,7 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str]) -> list[list[str]]:
+def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mapping[str, Task]) -> list[list[str]]:
     """Rows of arm, two metrics, difference from the reference and p; a row of one cell is a task."""
     pairs = tested(comparison)
     pairs = pairs[(pairs["against"] == "reference") & pairs["task"].isin(tasks)]
@@ -182,7 +182,8 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str]) -> list[l
         rows.append([f"{task} ({basis(arms)})"])
         for row in _arm_rows(arms, comparison.order, metrics):
             mine = pairs[(pairs["task"] == task) & (pairs["arm"] == row.arm)].to_dict("records")
-            differences = [[_cell(pair, "difference", signed), chance(pair)[2:].removeprefix("= ")] for pair in mine]
+            tests = [chance(pair)[2:].removeprefix("= ") if of[task].main else "" for pair in mine]
+            differences = [[_cell(pair, "difference", signed), p] for pair, p in zip(mine, tests, strict=True)]
             beside = differences.pop() if len(references) == 1 and differences else ["", ""]
             rows.append([f"  {row.label}", *row.cells, *blank, *beside])
             below = zip(mine, differences, strict=False)

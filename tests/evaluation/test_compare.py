@@ -156,7 +156,9 @@ def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(
     assert set(tests["blues"]) - set(tests["lung"]) == {"DeLong, AUROC of patients pooled over folds"}
     found = compared(lung=LUNG.model_copy(update={"main": False}))
     assert found.pairs[found.pairs["p_holm"].notna()]["task"].tolist() == ["blues"]
-    assert "not corrected; 24 patients" in sentence(found, "lung", "jepa", "random")[1]
+    text = sentence(found, "lung", "jepa", "random")[1]
+    assert text.startswith("Brier score of jepa minus random (mean of 3 seeds): −")
+    assert text.endswith("(exploratory; 24 patients, 48 videos).") and "p " not in text
 
 
 def test_roles_decide_who_is_compared_with_whom_and_the_first_method_judges() -> None:
