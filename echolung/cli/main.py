@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from echolung.cli import champions, run
+from echolung.cli import champions, run, weights
 from echolung.cli.champions import become_mlflow, require_free
 from echolung.stage import exit_cleanly, project, project_root
 
@@ -197,5 +197,13 @@ def ui(port: int) -> None:
     become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
 
 
-for command in (run.run, run.clean, champions.promote, champions.rollback, champions.predict, champions.serve):
+for command in (
+    run.run,
+    run.clean,
+    champions.promote,
+    champions.rollback,
+    champions.predict,
+    champions.serve,
+    weights.weights,
+):
     main.add_command(command)

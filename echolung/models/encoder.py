@@ -7,14 +7,17 @@ of the encoder's frames, N tokens of a clip, L packed tokens, D width.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import pydantic
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from echolung.core.parameters import Parameters
+from echolung.models.exchange import fit, read_tensors
 
 
 class ClipSettings(Parameters):
@@ -30,9 +33,20 @@ class ClipSettings(Parameters):
     """Frames per second at which a clip is sampled, whatever the video's own rate."""
     channels: Literal[1, 3] = 1
     """1 takes the grey frame as it is; 3 repeats it, for weights that were trained on colour."""
-    mean: float = 0.15
-    std: float = pydantic.Field(0.2, gt=0)
-    """Mean and standard deviation of pixel / 255, for normalisation; ultrasound is mostly dark."""
+    mean: float | tuple[float, float, float] = 0.15
+    std: float | tuple[float, float, float] = 0.2
+    """Mean and standard deviation of pixel / 255, for normalisation; ultrasound is mostly dark. One per channel for
+    weights that were trained on colour."""
+    weights: str = ""
+    """What it starts from: a file or folder, from the project's folder; empty for random ones."""
+
+    @pydantic.model_validator(mode="after")
+    def _normalisation(self) -> Self:
+        if self.channels == 1 and not (isinstance(self.mean, float) and isinstance(self.std, float)):
+            raise ValueError("with one channel, mean and std are one number each")
+        if np.min(self.std) <= 0:
+            raise ValueError("std must be greater than 0")
+        return self
 
 
 class Encoder(nn.Module):
@@ -49,10 +63,22 @@ class Encoder(nn.Module):
     @property
     def origin(self) -> str:
         """What its weights are before training: `none` for random ones, `imported` for those of a file."""
-        return "none"
+        return "imported" if self.settings.weights else "none"
+
+    @property
+    def body(self) -> nn.Module:
+        """The module that weights are loaded into."""
+        return self
+
+    def adapt(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Other people's tensors under the names of `body`."""
+        return tensors
 
     def start(self) -> None:
-        """Load what the encoder starts from, if that is a file."""
+        """Load what the encoder starts from, if anything; raises CheckpointError if it belongs to another model."""
+        if place := self.settings.weights:
+            what = f"{place} does not hold the weights of {getattr(self.settings, 'model', 'this encoder')}"
+            fit(self.body, self.adapt(read_tensors(place)), what=what)
 
     @property
     def width(self) -> int:
@@ -77,8 +103,8 @@ class Encoder(nn.Module):
         size = (settings.image_size, settings.image_size)
         if pixels.shape[2:] != size:
             pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-        pixels = (pixels / 255 - settings.mean) / settings.std
-        return pixels[:, None].expand(-1, settings.channels, -1, -1, -1)
+        mean, std = (torch.tensor(one, device=pixels.device).view(-1, 1, 1, 1) for one in (settings.mean, settings.std))
+        return ((pixels[:, None] / 255 - mean) / std).expand(-1, settings.channels, -1, -1, -1)
 
     def tubelets(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (B, C, T, S, S) -> (B, N, P): the grey pixels that each token covers, from the first channel."""

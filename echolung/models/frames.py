@@ -1,25 +1,20 @@
 """A timm backbone, frame by frame: weights of natural images, which pretraining on ultrasound must beat.
 
-A clip's tokens are the backbone's last feature map of every frame. Weights come from a file that the user names:
-safetensors, or a PyTorch file of tensors alone, which is read without running any code in it.
+A clip's tokens are the backbone's last feature map of every frame.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from pickle import UnpicklingError
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import pydantic
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import nn
 
-from echolung.core.errors import CheckpointError, SettingsError
+from echolung.core.errors import SettingsError
 from echolung.core.parameters import nearest
 from echolung.models.encoder import ClipSettings, Encoder
 
-PREFIXES = ("module.", "model.", "backbone.")
 HEAD = 4
 """Tensors that a file may have beyond the backbone's: those of its classifier."""
 
@@ -30,11 +25,9 @@ class FramesSettings(ClipSettings):
     kind: Literal["frames"] = "frames"
     model: str
     """Its name in timm."""
-    weights: str = ""
-    """A file, from the project's folder; without one the weights are drawn at random."""
     channels: Literal[1, 3] = 3
-    mean: float = 0.449  # ImageNet's, of grey pixels
-    std: float = pydantic.Field(0.226, gt=0)
+    mean: float | tuple[float, float, float] = 0.449  # ImageNet's, of grey pixels
+    std: float | tuple[float, float, float] = 0.226
 
 
 class Frames(Encoder):
@@ -108,20 +101,14 @@ class Frames(Encoder):
         return found.permute(0, 2, 3, 1) if found.shape[1] == self.backbone.num_features else found
 
     @property
-    def origin(self) -> str:
-        return "imported" if self.settings.weights else super().origin
+    def body(self) -> nn.Module:
+        return self.backbone
 
-    def start(self) -> None:
-        """Load the weights: by name, or in their order where no name but every shape agrees.
-
-        Raises CheckpointError if the file is missing, holds more than tensors, or belongs to another model.
-        """
-        if not self.settings.weights:
-            return
-        path = Path(self.settings.weights).expanduser()
-        theirs = read_tensors(path)
-        ours = {name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.is_floating_point()}
-        if not ours.keys() & theirs.keys() and 0 <= len(theirs) - len(ours) <= HEAD:
+    def adapt(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """By name, or in their order where no name but every shape agrees."""
+        theirs = dict(tensors)
+        ours = [name for name, tensor in self.backbone.state_dict().items() if tensor.is_floating_point()]
+        if not set(ours) & theirs.keys() and 0 <= len(theirs) - len(ours) <= HEAD:
             theirs = dict(zip(ours, theirs.values(), strict=False))
         if self.maskable and "pos_embed" in theirs:  # of the frame size that the file was trained at
             from timm.layers import resample_abs_pos_embed
@@ -129,31 +116,4 @@ class Frames(Encoder):
             net: Any = self.backbone
             size, prefix = net.patch_embed.grid_size, net.num_prefix_tokens
             theirs["pos_embed"] = resample_abs_pos_embed(theirs["pos_embed"], size, num_prefix_tokens=prefix)
-        wrong = [name for name, tensor in ours.items() if name not in theirs or theirs[name].shape != tensor.shape]
-        if wrong:
-            raise CheckpointError(
-                f"{path} does not hold the weights of {self.settings.model}: {len(wrong)} of {len(ours)} tensors"
-                f" differ, {wrong[0]} for one",
-                "Name the timm model that the file was made for.",
-            )
-        self.backbone.load_state_dict({name: theirs[name] for name in ours}, strict=False)
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The floating-point tensors of a file, in its order; raises CheckpointError if it holds anything but tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            found = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            found = found.get("state_dict", found.get("model", found))
-        tensors = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
-    except (OSError, ValueError, RuntimeError, AttributeError, EOFError, UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({reason})", "Give a file of tensors: .safetensors, .pth or .pt."
-        ) from None
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+        return theirs

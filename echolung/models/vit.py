@@ -10,6 +10,7 @@ position are equally likely to be kept.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import pydantic
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.exchange import as_meta
 from echolung.models.rope import rotate, rotated_width, rotation
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -161,6 +163,9 @@ class VideoViT(Encoder):
     def grid(self) -> tuple[int, int, int]:
         side = self.settings.image_size // self.settings.patch
         return self.settings.frames // self.settings.tubelet, side, side
+
+    def adapt(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return as_meta(tensors)
 
     def forward(self, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
         """Pixels float (B, C, T, S, S) -> normalised tokens (B, N, D).

@@ -1,0 +1,82 @@
+"""`echolung weights`: a file becomes a folder that DVC tracks, an arm of a study, and a file again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+
+from echolung.cli.main import main
+from echolung.models.encoders import ENCODERS, drawn_encoder, initial_encoder
+from echolung.models.exchange import read_tensors
+from echolung.models.vit import VideoViT
+from echolung.models.weights import initialise
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[2]
+SHAPE = {"width": 192, "depth": 1, "heads": 3, "image_size": 32, "frames": 2, "clip_fps": 8.0}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("dvc.yaml", "params.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["weights", *arguments])
+
+
+def test_an_imported_file_is_tracked_and_starts_an_encoder(project: Path) -> None:
+    encoder = drawn_encoder(VideoViT.Settings(**SHAPE), 3)
+    state = {f"module.backbone.{name}": one for name, one in encoder.state_dict().items()}
+    torch.save({"target_encoder": {**state, "module.backbone.pos_embed": torch.zeros(3)}}, project / "ti.pt")
+    done = run("import", "ti.pt", "vjepa-ti")
+    assert done.exit_code == 0, done.output
+    assert "1 unused: pos_embed" in done.output
+    assert (project / "data/weights/vjepa-ti.dvc").is_file()
+    ignored = subprocess.run(["git", "check-ignore", "data/weights/vjepa-ti.dvc"], cwd=project, check=False)
+    assert ignored.returncode == 1
+    row = next(line for line in done.output.splitlines() if "encoder: imported" in line)
+    shape = yaml.safe_load(row)["vjepa-ti"]["shape"]
+    settings = ENCODERS[shape["kind"]].Settings.parse(shape, "the row that was printed")
+    again = initial_encoder(settings, 0).state_dict()
+    assert all(torch.equal(again[name], one) for name, one in encoder.state_dict().items())
+    assert json.loads((project / "data/weights/vjepa-ti/source.json").read_text())["file"] == "ti.pt"
+
+
+def test_a_partial_file_is_refused_unless_told(project: Path) -> None:
+    state = drawn_encoder(VideoViT.Settings(**SHAPE), 3).state_dict()
+    del state["norm.weight"]
+    torch.save(state, project / "part.pt")
+    refused = run("import", "part.pt", "part")
+    assert refused.exit_code == 1 and "1 of 16 tensors differ, norm.weight" in refused.output
+    assert not (project / "data/weights").exists()
+    taken = run("import", "part.pt", "part", "--partial")
+    assert taken.exit_code == 0 and "1 missing: norm.weight" in taken.output
+
+
+def test_a_hub_that_cannot_be_reached_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = run("import", "hf:nobody/nothing", "nothing")
+    assert done.exit_code == 1 and "hf:nobody/nothing cannot be downloaded" in done.output
+    assert "download the folder elsewhere" in done.output
+
+
+def test_an_encoder_goes_out_in_either_format(project: Path) -> None:
+    initialise(VideoViT.Settings(**SHAPE), [0], project / "encoders")
+    folder = str(project / "encoders" / "seed0")
+    for form, target in (("vjepa2", "a.pt"), ("huggingface", "a")):
+        done = run("export", folder, target, "--format", form)
+        assert done.exit_code == 0, done.output
+        assert len(read_tensors(project / target)) >= 16
