@@ -47,8 +47,8 @@ def curve(root: Path, job: tuple[str, int]) -> pd.DataFrame:
     values["encoders"] = {objective: {"objective": objective, "pool": POOL}}
     pretrain = PretrainSettings.parse(values, "the curve")
     folder = root / "data" / f"{settings.study}-runs" / "curves" / f"{objective}-{seed}"
-    store = data / "ingest" / POOL / "clips"
-    run = SeedRun(objective, pretrain, settings.shape_in(pretrain), store, seed, folder)
+    pool = (data / "ingest" / POOL / "clips",)
+    run = SeedRun(objective, pretrain, settings.shape_in(pretrain), pool, seed, folder)
     readout = Readout(data, TASK, settings.tasks[TASK], settings.embed.views)
     history = train(run, lambda step, values: None, measure=readout).history
     first = {"clips": 0, **readout(initial_encoder(run.encoder, seed).eval())}

@@ -83,7 +83,8 @@ class Settings(Parameters):
         """What would otherwise fail hours into a study."""
         sources = set(self.ingest.sources)
         named = {f"tasks.{key}": source for key, task in self.tasks.items() for source in task.sources}
-        named |= {f"pretrain.encoders.{key}.pool": one.pool for key, one in self.pretrain.encoders.items()}
+        pools = {key: one.pool for key, one in self.pretrain.encoders.items()}
+        named |= {f"pretrain.encoders.{key}.pool": source for key, pool in pools.items() for source in pool}
         named |= {f"embed.sources[{place}]": source for place, source in enumerate(self.embed.sources)}
         for place, source in named.items():
             if source not in sources:

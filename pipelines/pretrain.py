@@ -21,8 +21,8 @@ def main(name: str) -> None:
         from echolung.tracking.experiments import trial_run
 
         settings = here.settings.pretrain
-        pool = here.data("ingest", settings.encoders[name].pool, "clips")
-        runs = seed_runs(name, settings, here.settings.shape(name), pool, here.scratch("pretrain", name))
+        ingest, scratch = here.data("ingest"), here.scratch("pretrain", name)
+        runs = seed_runs(name, settings, here.settings.shape(name), ingest, scratch)
         section = here.settings.section("pretrain", name)
         trials = {}
         for run in runs:  # a resumed training goes on in the same tracked run

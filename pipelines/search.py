@@ -17,11 +17,10 @@ def main(name: str) -> None:
         from echolung.tracking.experiments import search_trials
 
         study, settings = here.settings, here.settings.search[name]
-        pool = here.data("ingest", study.pretrain.encoders[settings.encoder].pool, "clips")
         scratch = here.scratch("search", name)
         task = settings.readout
         readout = Readout(here.data().absolute(), task, study.tasks[task], study.embed.views) if task else None
-        runs = search_runs(name, settings, study.pretrain, study.shape_in, pool, scratch, readout)
+        runs = search_runs(name, settings, study.pretrain, study.shape_in, here.data("ingest"), scratch, readout)
         trials, curves = search(settings, runs, readout, scratch, study.workers, here.progress(f"searching {name}"))
         here.check({"trials": trials})
         with atomic_directory(here.data("search", name)) as target:

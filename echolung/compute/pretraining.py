@@ -26,10 +26,16 @@ from echolung.pretraining.run import SeedRun, finish, finished, outlook, row
 from echolung.pretraining.settings import ComputeSettings, PretrainSettings
 
 
-def seed_runs(name: str, settings: PretrainSettings, encoder: ClipSettings, pool: Path, runs: Path) -> list[SeedRun]:
-    """One run of `settings.encoders[name]` per seed, on the clip store `pool`, in the folders `runs`/seed<k>."""
-    pool, runs = pool.absolute(), runs.absolute()  # workers may have another working folder
+def seed_runs(name: str, settings: PretrainSettings, encoder: ClipSettings, ingest: Path, runs: Path) -> list[SeedRun]:
+    """One run of `settings.encoders[name]` per seed, on its pool below `ingest`, in the folders `runs`/seed<k>."""
+    runs = runs.absolute()  # workers may have another working folder
+    pool = stores(settings, name, ingest)
     return [SeedRun(name, settings, encoder, pool, seed, runs / f"seed{seed}") for seed in settings.seeds]
+
+
+def stores(settings: PretrainSettings, name: str, ingest: Path) -> tuple[Path, ...]:
+    """The clip stores of an encoder's pool."""
+    return tuple((ingest / source / "clips").absolute() for source in settings.encoders[name].pool)
 
 
 def pretrain(

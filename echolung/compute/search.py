@@ -23,7 +23,7 @@ import pydantic
 import torch
 
 from echolung.compute.fits import content
-from echolung.compute.pretraining import resources
+from echolung.compute.pretraining import resources, stores
 from echolung.compute.session import ray_session
 from echolung.core.errors import EcholungError, TrialError
 from echolung.core.parameters import Parameters
@@ -215,13 +215,13 @@ def _trial(configuration: dict[str, Any], *, runs: list[SeedRun], readout: Reado
 
 def search_runs(
     name: str, settings: SearchSettings, pretrain: PretrainSettings, shape: Callable[[PretrainSettings], Any],
-    pool: Path, directory: Path, readout: Readout | None,
+    ingest: Path, directory: Path, readout: Readout | None,
 ) -> list[SeedRun]:  # fmt: skip
     """One run per combination, each in a folder of its own changes and read-out, since its history holds the scores.
 
     `shape` gives the encoder of changed settings.
     """
-    found = []
+    found, pool = [], stores(pretrain, settings.encoder, ingest)
     for changes in settings.combinations():
         values = pretrain.model_dump(mode="json")
         own = values["encoders"][settings.encoder]
@@ -236,5 +236,5 @@ def search_runs(
         values["encoders"] = {settings.encoder: own}
         changed = PretrainSettings.parse(values, f"search.{name}")
         folder = directory / digest([changes, readout.key if readout else None])
-        found.append(SeedRun(settings.encoder, changed, shape(changed), pool.absolute(), settings.seed, folder))
+        found.append(SeedRun(settings.encoder, changed, shape(changed), pool, settings.seed, folder))
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, listed
 from echolung.core.runtime import read_json, write_json
 
 INDEX = "index.json"
@@ -46,7 +46,7 @@ def write_index(directory: Path, size: int, clips: dict[str, dict[str, object]],
 
 
 class ClipStore:
-    """The decoded videos of one source: frames uint8 (T, S, S) per video, memory-mapped from disk."""
+    """The decoded videos of one source or several: frames uint8 (T, S, S) per video, memory-mapped from disk."""
 
     def __init__(self, directory: Path, size: int, clips: dict[str, dict[str, object]], fingerprint: str) -> None:
         self.directory = directory
@@ -56,10 +56,17 @@ class ClipStore:
         self._clips = clips
 
     @classmethod
-    def open(cls, directory: Path) -> ClipStore:
-        """Raises DataError if `directory` holds no store."""
-        index = read_json(Path(directory) / INDEX)
-        return cls(Path(directory), index["size"], index["clips"], index["fingerprint"])
+    def open(cls, *directories: Path) -> ClipStore:
+        """The stores in `directories` as one; raises DataError if one holds none, or if their frames differ in size."""
+        found = [read_json(Path(directory) / INDEX) for directory in directories]
+        if len({(index["size"], index["fingerprint"]) for index in found}) > 1:
+            raise DataError(f"the stores {listed(directories)} were made with other sizes or code", REMEDY)
+        clips = {
+            name: {**facts, "folder": directory}
+            for directory, index in zip(directories, found, strict=True)
+            for name, facts in index["clips"].items()
+        }
+        return cls(Path(directories[0]), found[0]["size"], clips, found[0]["fingerprint"])
 
     @property
     def sample_ids(self) -> list[str]:
@@ -78,7 +85,7 @@ class ClipStore:
 
     def frames(self, sample_id: str) -> np.ndarray:
         """All frames of a video, uint8 (T, S, S), read from disk as they are used."""
-        path = self.directory / f"{self.sha256(sample_id)}.npy"
+        path = Path(str(self._row(sample_id)["folder"])) / f"{self.sha256(sample_id)}.npy"
         try:
             frames: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 import pydantic
@@ -68,11 +69,13 @@ def baseline_of(task: Task) -> str:
     return KINDS[task.kind].baseline
 
 
-def in_task(arms: dict[str, Arm], task: Task, pools: dict[str, str]) -> dict[str, Arm]:
+def in_task(arms: dict[str, Arm], task: Task, pools: Mapping[str, Collection[str]]) -> dict[str, Arm]:
     """The arms that take part in a task: a method suits it, and its encoder was not pretrained on the scored source.
 
-    `pools` maps a pretrained encoder to its pool.
+    `pools` maps a pretrained encoder to the sources of its pool.
     """
     return {
-        name: arm for name, arm in arms.items() if arm.methods(task) and pools.get(arm.encoder or "") != task.source
+        name: arm
+        for name, arm in arms.items()
+        if arm.methods(task) and task.source not in pools.get(arm.encoder or "", ())
     }

@@ -66,10 +66,10 @@ class _Loop:
     """A run in one worker."""
 
     def __init__(self, run: SeedRun, on_metrics: OnMetrics, device: torch.device, measure: Measure | None) -> None:
-        self.settings, self.store, self.seed = run.training, ClipStore.open(run.pool), run.seed
+        self.settings, self.store, self.seed = run.training, ClipStore.open(*run.pool), run.seed
         self.directory, self.on_metrics, self.device, self.measure = run.directory, on_metrics, device, measure
         if not len(self.store):
-            raise DataError(f"the clip store {run.pool} holds no videos to train on", "Choose another pool.")
+            raise DataError(f"the pool {listed(run.pool)} holds no videos to train on", "Choose another pool.")
         names = sorted(self.store.sample_ids, key=lambda name: derived_seed("held out", name))
         held_out = set(names[: int(self.settings.held_out * len(names))])
         self.held_out = self.store.subset(name for name in self.store.sample_ids if name in held_out)

@@ -32,8 +32,8 @@ class SeedRun:
     name: str
     settings: PretrainSettings
     encoder: ClipSettings
-    pool: Path
-    """The clip store it trains on."""
+    pool: tuple[Path, ...]
+    """The clip stores it trains on."""
     seed: int
     directory: Path
     """Its checkpoint, and in the end its encoder."""
@@ -61,7 +61,7 @@ class SeedRun:
         The type of device, cuda or cpu, is by default the one that the settings ask for.
         """
         device = device or ("cuda" if self.settings.compute.gpu else "cpu")
-        store = ClipStore.open(self.pool)
+        store = ClipStore.open(*self.pool)
         start = OBJECTIVES[self.objective].__module__, ENCODERS[self.encoder.kind].__module__
         parts = ("echolung.models.", "echolung.pretraining.", "echolung.data.clips")
         code = used_modules(*start, loop.__name__, within=parts, without=NEUTRAL)
@@ -84,7 +84,7 @@ def finish(run: SeedRun, on_metrics: loop.OnMetrics, device: torch.device | str,
     trained = loop.train(run, on_metrics, device)
     if not writes:
         return
-    store = ClipStore.open(run.pool)
+    store = ClipStore.open(*run.pool)
     record = EncoderRecord(
         settings=run.encoder,
         arm=run.name,
@@ -93,7 +93,7 @@ def finish(run: SeedRun, on_metrics: loop.OnMetrics, device: torch.device | str,
         steps=run.training.steps,
         handed_on=trained.choice,
         trained_on=tuple(store.sha256(sample_id) for sample_id in store.sample_ids),
-        trained_on_source=run.settings.encoders[run.name].pool,
+        trained_on_source=" + ".join(run.settings.encoders[run.name].pool),
         fingerprint=digest(run.fingerprint(torch.device(device).type)),
     )
     save_encoder(run.result, trained.encoder, record)

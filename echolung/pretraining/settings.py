@@ -16,12 +16,17 @@ class PretrainedEncoder(Parameters):
 
     objective: str
     """Name in OBJECTIVES."""
-    pool: str
-    """The source whose recordings it sees."""
+    pool: tuple[str, ...] = pydantic.Field(min_length=1)
+    """The source, or sources, whose recordings it sees."""
     shape: dict[str, Any] = {}
     """Overrides of the section `encoder`."""
     training: dict[str, Any] = {}
     """Overrides of `pretrain.training`."""
+
+    @pydantic.field_validator("pool", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class TrainingSettings(Parameters):

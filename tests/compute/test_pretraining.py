@@ -47,7 +47,8 @@ def session() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("pool")
+    directory = tmp_path_factory.mktemp("pool") / "echo" / "clips"
+    directory.mkdir(parents=True)
     rng = np.random.default_rng(0)
     clips = {}
     for number in range(5):
@@ -79,12 +80,12 @@ def quiet(step: int, values: dict[str, float | None]) -> None:
 def plain(pool: Path, seed: int, directory: Path, **training: Any) -> dict[str, torch.Tensor]:
     """The weights that the loop gives without Ray."""
     return train(
-        SeedRun("hearts", settings([seed], **training), ENCODER, pool, seed, directory), quiet
+        SeedRun("hearts", settings([seed], **training), ENCODER, (pool,), seed, directory), quiet
     ).encoder.state_dict()
 
 
 def runs(pool: Path, folder: Path, seeds: list[int], **options: Any) -> list[SeedRun]:
-    return seed_runs("hearts", settings(seeds, **options), ENCODER, pool, folder / "runs")
+    return seed_runs("hearts", settings(seeds, **options), ENCODER, pool.parents[1], folder / "runs")
 
 
 def check(directory: Path, seed: int, expected: dict[str, torch.Tensor], **tolerance: float) -> None:

@@ -60,8 +60,7 @@ def session() -> Iterator[None]:
 
 def run(data: Path, tmp_path: Path, readout: Readout | None, **changes: Any) -> tuple[Any, Any]:
     settings = SearchSettings.parse(SEARCH | changes, "search")
-    pool = data / "ingest" / "s" / "clips"
-    runs = search_runs("one", settings, PRETRAIN, lambda _: SHAPE, pool, tmp_path, readout)
+    runs = search_runs("one", settings, PRETRAIN, lambda _: SHAPE, data / "ingest", tmp_path, readout)
     return search(settings, runs, readout, tmp_path, 2)
 
 

@@ -104,3 +104,16 @@ def test_store_names_what_is_wrong_with_it(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="missing or damaged") as caught:
             store.frames(name)
         assert str(path) in caught.value.problem
+
+
+def test_several_stores_are_read_as_one(tmp_path: Path) -> None:
+    frames = np.arange(2 * 3 * 16 * 16, dtype=np.uint8).reshape(2, 3, 16, 16)
+    make_store(tmp_path / "a", **{"a/1": frames[0]})
+    make_store(tmp_path / "b", **{"b/1": frames[1]})
+    both = ClipStore.open(tmp_path / "a", tmp_path / "b")
+    assert both.sample_ids == ["a/1", "b/1"]
+    assert (both.frames("b/1") == frames[1]).all() and (both.subset(["a/1"]).frames("a/1") == frames[0]).all()
+    index = tmp_path / "b" / "index.json"
+    index.write_text(index.read_text().replace('"size": 16', '"size": 32'))
+    with pytest.raises(DataError, match="other sizes"):
+        ClipStore.open(tmp_path / "a", tmp_path / "b")

@@ -72,7 +72,7 @@ def quiet(step: int, values: dict[str, float | None]) -> None:
 
 
 def run(store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = quiet, **training: Any) -> Trained:
-    return train(SeedRun("hearts", settings(**training), ENCODER, store.directory, seed, directory), on_metrics)
+    return train(SeedRun("hearts", settings(**training), ENCODER, (store.directory,), seed, directory), on_metrics)
 
 
 def never(step: int, values: dict[str, float | None]) -> None:
@@ -147,7 +147,7 @@ def test_other_parameters_start_over(store: ClipStore, tmp_path: Path, change: d
 
 def depends(store: ClipStore, device: str = "cpu") -> dict[str, Any]:
     """Everything that decides the result of a run."""
-    return SeedRun("hearts", settings(), ENCODER, store.directory, 0, Path()).fingerprint(device)
+    return SeedRun("hearts", settings(), ENCODER, (store.directory,), 0, Path()).fingerprint(device)
 
 
 @pytest.mark.parametrize("change", [{"size": 32}, {"fingerprint": "another decoder"}])

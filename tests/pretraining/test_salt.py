@@ -83,7 +83,7 @@ def test_a_run_stopped_in_either_phase_ends_bit_for_bit_where_it_would_have(tmp_
 
         settings = PretrainSettings.parse(values, "pretrain")
         return train(
-            SeedRun("salt", settings, ENCODER, tmp_path, 0, tmp_path / folder), on_metrics
+            SeedRun("salt", settings, ENCODER, (tmp_path,), 0, tmp_path / folder), on_metrics
         ).encoder.state_dict()
 
     whole = run("whole")
