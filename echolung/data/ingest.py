@@ -57,8 +57,13 @@ class SourceSettings(Parameters):
 
     layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "folder"]
     root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
-    split: str = ""
-    """Read only this part of the official split (TRAIN, say); empty reads all."""
+    split: tuple[str, ...] = ()
+    """Read only this part of the official split (TRAIN, say), or these; all if left out."""
+
+    @pydantic.field_validator("split", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class IngestSettings(Parameters):

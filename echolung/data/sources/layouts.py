@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from echolung.core.errors import DataError, listed
@@ -21,17 +21,18 @@ SOURCES: dict[str, Callable[[Path, str], Scan]] = {
 }
 
 
-def scan(layout: str, root: Path, source: str, split: str = "") -> Scan:
+def scan(layout: str, root: Path, source: str, split: Sequence[str] = ()) -> Scan:
     """Read the data set at `root` as `source`, with a manifest of every column; decodes nothing.
 
-    With `split` only the recordings of that part of the official split. Raises DataError if the set is not as its
-    layout says, or has no such part.
+    With `split` only the recordings of these parts of the official split. Raises DataError if the set is not as its
+    layout says, or lacks a part.
     """
     found = SOURCES[layout](root, source)
     manifest = conform(found.manifest)
     if split:
         parts = sorted(set(manifest["split_official"].dropna()))
-        if split not in parts:
-            raise DataError(f"source '{source}' has no official split '{split}'", f"It has: {listed(parts) or 'none'}.")
-        manifest = manifest[manifest["split_official"] == split].reset_index(drop=True)
+        if absent := sorted(set(split) - set(parts)):
+            problem = f"source '{source}' has no official split {listed(map(repr, absent))}"
+            raise DataError(problem, f"It has: {listed(parts) or 'none'}.")
+        manifest = manifest[manifest["split_official"].isin(split)].reset_index(drop=True)
     return dataclasses.replace(found, manifest=manifest)

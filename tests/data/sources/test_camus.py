@@ -57,9 +57,9 @@ def test_a_row_per_still_without_masks(root: Path) -> None:
 
 
 def test_one_part_of_the_split_alone(root: Path) -> None:
-    assert set(scan(root, split="TRAIN").manifest["patient_id"]) == {"stills/patient0001", "stills/patient0002"}
+    assert set(scan(root, split=["TRAIN"]).manifest["patient_id"]) == {"stills/patient0001", "stills/patient0002"}
     with pytest.raises(DataError, match=r"no official split 'VAL'.*TEST, TRAIN"):
-        scan(root, split="VAL")
+        scan(root, split=["TEST", "VAL"])
 
 
 def test_a_patient_in_no_split_is_named(root: Path) -> None:
