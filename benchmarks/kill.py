@@ -91,7 +91,7 @@ def main() -> None:
         begun = time.perf_counter()
         expected = whole(run("whole"))
         step = (time.perf_counter() - begun) / steps
-        same = 0
+        same = resumed = 0
         for number in range(chosen.kills):
             inside = number % 2 == 1
             child = fork.Process(target=deadly, args=(run("killed"), 2 if inside else 0, chance.random()))
@@ -100,14 +100,18 @@ def main() -> None:
                 time.sleep(chance.uniform(0.05, 0.05 + 3 * step))
                 child.kill()
             child.join()
+            assert child.exitcode == -signal.SIGKILL, "the run ended by itself"
             shutil.rmtree(place / "copy", ignore_errors=True)
             shutil.copytree(place / "killed", place / "copy") if (place / "killed").exists() else None
+            progress = checkpoint.read_progress(place / "copy")
+            resumed += bool(progress and 0 < progress.step < steps)
             found = whole(run("copy"))
             ours, theirs = expected.encoder.state_dict(), found.encoder.state_dict()
             history = [one.history.drop(columns=TIMES) for one in (expected, found)]
             same += all(torch.equal(ours[name], theirs[name]) for name in ours) and history[0].equals(history[1])
     print(
-        f"{same}/{chosen.kills} bit-identical after SIGKILL, {chosen.kills // 2} of them while a checkpoint was written"
+        f"{same}/{chosen.kills} bit-identical after SIGKILL, {chosen.kills // 2} of them in a checkpoint;"
+        f" {resumed} went on from a checkpoint"
         f" ({platform.machine()}, torch {torch.__version__}, {datetime.date.today()})"
     )
 

@@ -43,26 +43,29 @@ def import_(file: str, name: str, model: str | None, partial: bool) -> None:
     from echolung.core.parameters import Key
     from echolung.core.runtime import atomic_directory, write_json
     from echolung.models.encoders import ENCODERS, drawn_encoder
-    from echolung.models.exchange import as_meta, fit, read_tensors, vit_shape
+    from echolung.models.exchange import as_meta, fit, read_tensors, vit_shape, weights_digest
 
     try:
         pydantic.TypeAdapter(Key).validate_python(name)
     except pydantic.ValidationError as error:
         raise SettingsError(f"'{name}' cannot be a name: {error.errors()[0]['msg']}", "Choose another.") from None
-    file = _downloaded(file) if file.startswith(HUB) else file
+    given, file = file, _downloaded(file) if file.startswith(HUB) else file
     root, tensors = project_root(), read_tensors(file)
     if model:
         shape = {"kind": "frames", "model": model, "image_size": 224, "frames": 8, "clip_fps": 8.0}
     else:
         shape = {**vit_shape(as_meta(tensors), file), "image_size": 224, "frames": 16, "clip_fps": 8.0}
     encoder = drawn_encoder(ENCODERS[str(shape["kind"])].Settings.parse(shape, file), 0)
-    match = fit(encoder.body, encoder.adapt(tensors), partial, file)
+    match = fit(encoder.body, encoder.adapt(tensors), partial, given)
+    if stated := getattr(encoder.body, "pretrained_cfg", None):  # timm's: what its own weights were trained with
+        shape |= {"mean": list(stated["mean"]), "std": list(stated["std"])}
     folder = root / "data" / "weights" / name
     with atomic_directory(folder) as target:
         own = {key: tensor.contiguous() for key, tensor in encoder.body.state_dict().items()}
         save_file(own, target / "encoder.safetensors")
-        write_json(target / "source.json", {"file": Path(file).name, "match": vars(match), "shape": shape})
-    click.echo("\n".join([f"{file} -> {folder.relative_to(root)}", *(f"  {line}" for line in match.lines())]))
+        content = weights_digest(file)
+        write_json(target / "source.json", {"file": given, "sha256": content, "match": vars(match), "shape": shape})
+    click.echo("\n".join([f"{given} -> {folder.relative_to(root)}", *(f"  {line}" for line in match.lines())]))
     added = subprocess.run(
         [sys.executable, "-m", "dvc", "add", "-q", folder], cwd=root, capture_output=True, text=True, check=False
     )
@@ -104,6 +107,8 @@ def export(encoder: Path, target: Path, form: str) -> None:
     from echolung.models import exchange
     from echolung.models.weights import load_encoder
 
+    if target.exists():
+        raise SettingsError(f"{target} exists", "Choose another name, or remove it first.")
     found, record = load_encoder(encoder)
     if record.settings.kind != "video-vit":
         raise SettingsError(f"{encoder} is of kind '{record.settings.kind}'", "Only a video ViT can be exported.")

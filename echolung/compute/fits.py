@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from echolung.compute.trials import run_trials
 from echolung.core.parameters import Parameters
@@ -54,7 +56,8 @@ def fit_task(
         one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[method].model_dump(mode="json")}
         one["_depends"] = digest([*depends, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
         configurations += [one | place for place in outer]
-    resources = {"cpu": 1, "gpu": max(METHODS[method].gpus for _, method, _ in fits)}
+    able = torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
+    resources = {"cpu": 1, "gpu": max(METHODS[method].gpus for _, method, _ in fits) if able else 0}
     function, place = functools.partial(fit_one, str(data), str(runs / "work")), runs / "finished"
     results = run_trials(function, configurations, place, f"fit-{name}", workers, on_progress, resources=resources)
     search = [result["search"] for result in results if len(result["search"])]

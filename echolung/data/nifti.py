@@ -22,13 +22,14 @@ def read(path: Path) -> tuple[np.ndarray, float]:
     """
     import nibabel
 
+    damage = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
         image: Any = nibabel.load(path)
         if not 2 <= len(image.shape) <= 3 or 0 in image.shape or np.prod(image.shape, dtype=np.float64) > MAX_PIXELS:
             raise VideoError(f"{path} is of the shape {image.shape}", REMEDY)
         pixels = np.asanyarray(image.dataobj)
         width, height = map(float, image.header.get_zooms()[:2])
-    except (OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, ValueError, OverflowError, EOFError, zlib.error, *damage) as error:
         raise VideoError(f"{path} cannot be read as NIfTI ({str(error) or type(error).__name__})", REMEDY) from None
     if pixels.dtype.kind not in "uif" or not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 255:
         raise VideoError(f"{path} holds values that are not in 0..255", REMEDY)

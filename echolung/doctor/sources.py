@@ -44,11 +44,14 @@ def weights(root: Path, settings: Settings) -> list[Finding]:
     """One finding per file of weights that an encoder starts from and that is not there."""
     shapes = {name: settings.shape(name) for name in (*settings.initial(), *settings.pretrain.encoders)}
     files = {path: name for name, shape in shapes.items() if (path := getattr(shape, "weights", ""))}
-    remedy = "`python benchmarks/natural_images.py FOLDER` makes those of study lung; or remove the rows that name it."
+    remedy = (
+        "`echolung weights import FILE NAME` puts a file below data/weights; `python benchmarks/natural_images.py"
+        " FOLDER` makes those of study lung; or remove the rows that name it."
+    )
     return [
         Finding(f"study {settings.study}", name, "error", f"there are no weights {path}", remedy)
         for path, name in files.items()
-        if not (root / Path(path).expanduser()).is_file()
+        if not (root / Path(path).expanduser()).exists()
     ]
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from echolung.core.errors import CheckpointError, SettingsError, listed
-from echolung.core.runtime import atomic_directory, atomic_path, write_json
+from echolung.core.runtime import atomic_directory, atomic_path, digest, sha256_file, write_json
 
 SECTIONS = ("target_encoder", "ema_encoder", "encoder", "state_dict", "model")
 """Parts of a training checkpoint: the encoder that probes read comes first."""
@@ -65,10 +65,21 @@ def read_tensors(place: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def weights_digest(place: str | Path) -> str:
+    """SHA-256 of a file of weights, or of the safetensors of a folder; raises CheckpointError if there is none."""
+    path = Path(place).expanduser()
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise CheckpointError(f"there are no weights {place}", "Correct `weights` in the shape of the encoder.")
+    found = [sha256_file(file) for file in files]
+    return found[0] if len(found) == 1 else digest(found)
+
+
 def as_meta(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A video ViT's tensors named as Meta names them, whichever of the formats they come in."""
+    tensors = {name.removeprefix("vjepa2."): tensor for name, tensor in tensors.items()}  # of a classifier
     if not any(name.startswith("encoder.layer.") for name in tensors):
-        return dict(tensors)
+        return tensors
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if not name.startswith("encoder."):

@@ -114,6 +114,6 @@ class Frames(Encoder):
             from timm.layers import resample_abs_pos_embed
 
             net: Any = self.backbone
-            size, prefix = net.patch_embed.grid_size, net.num_prefix_tokens
+            size, prefix = net.patch_embed.grid_size, 0 if net.no_embed_class else net.num_prefix_tokens
             theirs["pos_embed"] = resample_abs_pos_embed(theirs["pos_embed"], size, num_prefix_tokens=prefix)
         return theirs

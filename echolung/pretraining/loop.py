@@ -82,7 +82,7 @@ class _Loop:
 
         torch.manual_seed(derived_seed(run.seed, "parts"))
         build, settings = OBJECTIVES[run.objective], run.settings.objective(run.name)
-        self.objective = build(run.encoder, settings, run.seed, run.training.steps).to(device)
+        self.objective = build(run.start, settings, run.seed, run.training.steps).to(device)
         groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)
         self.bf16 = self.settings.precision_on(device.type) == "bf16"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 
 from echolung.core.errors import CheckpointError, DataError
-from echolung.core.runtime import atomic_path, code_digest, digest, sha256_file, used_modules
+from echolung.core.runtime import atomic_path, code_digest, digest, used_modules
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings
 from echolung.models.encoders import ENCODERS
+from echolung.models.exchange import weights_digest
 from echolung.models.weights import EncoderRecord, finite, load_encoder, read_record, save_encoder
 from echolung.pretraining import checkpoint, loop
 from echolung.pretraining.objectives import OBJECTIVES
@@ -37,10 +38,18 @@ class SeedRun:
     seed: int
     directory: Path
     """Its checkpoint, and in the end its encoder."""
+    root: Path = field(default_factory=Path.cwd)
+    """What a relative path of starting weights is relative to."""
 
     @property
     def title(self) -> str:
         return f"{self.name} seed {self.seed}"
+
+    @property
+    def start(self) -> ClipSettings:
+        """The encoder's settings, with the path of its starting weights absolute."""
+        place = self.encoder.weights
+        return self.encoder.model_copy(update={"weights": str(self.root / Path(place).expanduser()) if place else ""})
 
     @property
     def objective(self) -> str:
@@ -66,12 +75,11 @@ class SeedRun:
         parts = ("echolung.models.", "echolung.pretraining.", "echolung.data.clips")
         code = used_modules(*start, loop.__name__, within=parts, without=NEUTRAL)
         training = self.training.model_dump(mode="json", exclude=UNCHANGING)
-        weights = getattr(self.encoder, "weights", "")
         return {
             "objective": {"name": self.objective, **self.settings.objective(self.name).model_dump(mode="json")},
             "seed": self.seed,
             "encoder": self.encoder.model_dump(mode="json"),
-            "start": sha256_file(Path(weights).expanduser()) if weights else "",
+            "start": weights_digest(self.start.weights) if self.encoder.weights else "",
             "training": training | {"precision": self.training.precision_on(device)},
             "code": code_digest(*code),
             "frames": {"size": store.size, "fingerprint": store.fingerprint},

@@ -8,11 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from click.testing import CliRunner, Result
 
 from echolung.cli.main import main
+from echolung.core.runtime import sha256_file
 from echolung.models.encoders import ENCODERS, drawn_encoder, initial_encoder
 from echolung.models.exchange import read_tensors
 from echolung.models.vit import VideoViT
@@ -52,7 +54,14 @@ def test_an_imported_file_is_tracked_and_starts_an_encoder(project: Path) -> Non
     settings = ENCODERS[shape["kind"]].Settings.parse(shape, "the row that was printed")
     again = initial_encoder(settings, 0).state_dict()
     assert all(torch.equal(again[name], one) for name, one in encoder.state_dict().items())
-    assert json.loads((project / "data/weights/vjepa-ti/source.json").read_text())["file"] == "ti.pt"
+    source = json.loads((project / "data/weights/vjepa-ti/source.json").read_text())
+    assert (source["file"], source["sha256"]) == ("ti.pt", sha256_file(project / "ti.pt"))
+
+
+def test_a_backbone_of_timm_brings_its_own_normalisation(project: Path) -> None:
+    torch.save(timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict(), project / "lite0.pth")
+    done = run("import", "lite0.pth", "lite0", "--model", "tf_efficientnet_lite0")
+    assert done.exit_code == 0 and "mean: [0.5, 0.5, 0.5]" in done.output
 
 
 def test_a_partial_file_is_refused_unless_told(project: Path) -> None:
@@ -80,3 +89,5 @@ def test_an_encoder_goes_out_in_either_format(project: Path) -> None:
         done = run("export", folder, target, "--format", form)
         assert done.exit_code == 0, done.output
         assert len(read_tensors(project / target)) >= 16
+        again = run("export", folder, target, "--format", form)  # would replace a folder with all that is in it
+        assert again.exit_code == 1 and "exists" in again.output

@@ -37,7 +37,7 @@ class Attentive(Method):
     kinds = ("classification",)
     reads_tokens = True
     Settings: ClassVar[type[AttentiveSettings]] = AttentiveSettings
-    code = ("echolung.methods.probes", "echolung.methods.cohort")
+    code: ClassVar[tuple[str, ...]] = ("echolung.methods.probes", "echolung.methods.cohort")
 
     def __init__(self, heads: Probe, search: pd.DataFrame) -> None:
         self.heads, self._search = heads, search
@@ -97,4 +97,6 @@ class BlocksSettings(AttentiveSettings):
 class AttentiveBlocks(Attentive):
     """Slow without a GPU."""
 
+    gpus = 1.0
     Settings = BlocksSettings
+    code = (*Attentive.code, "echolung.models.vit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -103,3 +104,14 @@ def test_what_is_no_still_is_named(tmp_path: Path, pixels: np.ndarray | None, pr
     with pytest.raises(VideoError, match=problem) as caught:
         decode(path)
     assert str(path) in caught.value.problem
+
+
+def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
+    content = image(tmp_path / "a.nii").read_bytes()
+    for place in range(0, 348, 3):
+        for value in (0, 127, 255):
+            damaged = bytearray(content)
+            damaged[place] = value
+            (tmp_path / "b.nii").write_bytes(damaged)
+            with contextlib.suppress(VideoError):  # or frames
+                assert decode(tmp_path / "b.nii").frames.dtype == np.uint8
