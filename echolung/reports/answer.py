@@ -41,7 +41,7 @@ def _answer(rows: pd.DataFrame, task: Task) -> str:
     if main.empty:
         return "No candidate was compared with a reference."
     parts = _sentences(main, task)
-    if len(low):
+    if len(low) and task.main:
         was = "was" if len(low) == 1 else "were"
         parts.append(f"{_joined(low['arm'])} {was} not shown to beat {low['reference'].iloc[0]}")
     text = "; ".join(parts)

@@ -50,7 +50,7 @@ NONE_SHOWN = "o difference was shown between random and jepa"
             "undecided",
             "worse",
             {"low": -0.3, "high": -0.2},
-            f"Exploratory: Brier score minus that of random: jepa −0.25 [−0.30, −0.20]; {LOW}.",
+            "Exploratory: Brier score minus that of random: jepa −0.25 [−0.30, −0.20].",
         ),
     ],
 )
