@@ -44,6 +44,8 @@ def curve(root: Path, job: tuple[str, int]) -> pd.DataFrame:
     values = settings.pretrain.model_dump(mode="json")
     values["training"] |= {"steps": steps, "warmup_steps": round(0.08 * steps), "cooldown_steps": round(0.3 * steps)}
     values["training"] |= {"rank_every": every, "log_every": every}
+    of = values["objectives"]  # salt: the student as in jepa, the teacher as in mae
+    of.setdefault("salt", {**{name: one for name, one in of["jepa"].items() if name != "ema"}, "teacher": of["mae"]})
     values["encoders"] = {objective: {"objective": objective, "pool": POOL}}
     pretrain = PretrainSettings.parse(values, "the curve")
     folder = root / "data" / f"{settings.study}-runs" / "curves" / f"{objective}-{seed}"
