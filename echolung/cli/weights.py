@@ -85,7 +85,7 @@ def _downloaded(place: str) -> str:
 
     try:
         return snapshot_download(place.removeprefix(HUB), allow_patterns=["*.safetensors", "config.json"])
-    except Exception as error:  # network, name, permission, disk
+    except (OSError, ValueError) as error:  # all of the hub's own are one of these
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "Check the name and the network, or download the folder elsewhere and give its path."
         raise CheckpointError(f"{place} cannot be downloaded ({reason})", remedy) from None

@@ -52,6 +52,14 @@ Key = Annotated[str, pydantic.AfterValidator(_key)]
 """Name of a study, source, task, arm, encoder or phantom: safe in file names, DVC stages and shell commands."""
 
 
+def _tuple(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(_tuple)]
+"""Several names; a single one needs no list."""
+
+
 @dataclass(frozen=True)
 class chosen:
     """Annotation for settings whose class is looked up by name, in `seam()`, when parameters are parsed.

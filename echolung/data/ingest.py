@@ -23,7 +23,7 @@ import pandas as pd
 import pydantic
 
 from echolung.core.errors import DataError, VideoError
-from echolung.core.parameters import Key, Parameters
+from echolung.core.parameters import Key, Names, Parameters
 from echolung.core.runtime import (
     Progress,
     atomic_directory,
@@ -57,13 +57,8 @@ class SourceSettings(Parameters):
 
     layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "folder"]
     root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
-    split: tuple[str, ...] = ()
+    split: Names = ()
     """Read only this part of the official split (TRAIN, say), or these; all if left out."""
-
-    @pydantic.field_validator("split", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 class IngestSettings(Parameters):

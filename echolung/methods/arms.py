@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from echolung.core.parameters import Parameters
+from echolung.core.parameters import Names, Parameters
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
 from echolung.methods.methods import METHODS
@@ -19,7 +19,7 @@ RANDOM, IMPORTED = "random", "imported"
 class Arm(Parameters):
     """Its method or methods, the encoder that makes their features, and what the arm is for."""
 
-    method: tuple[str, ...]
+    method: Names
     """Keys of `METHODS`. The first that suits a task judges the arm there; others are reported beside it."""
     role: Literal["candidate", "reference", "control"]
     """candidate: compared with every reference, confirmatory. reference: what candidates must beat. control: shows what
@@ -32,11 +32,6 @@ class Arm(Parameters):
     """Left out: `pretrain.seeds` for a pretrained encoder, `draws` for random ones, one fit without an encoder."""
     against: tuple[str, ...] = ()
     """Reference arms that a candidate is compared with; all of them if left out."""
-
-    @pydantic.field_validator("method", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> Self:

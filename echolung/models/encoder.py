@@ -49,6 +49,13 @@ class ClipSettings(Parameters):
         return self
 
 
+def tubelets(pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """Pixels (B, C, T, S, S) cut into a grid (time, height, width) of tokens: (B, N, C * pixels of a tubelet)."""
+    time, height, width = grid
+    cut = pixels.unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(2, (time, -1))
+    return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+
+
 class Encoder(nn.Module):
     """Grey clips to tokens. A kind of encoder sets `Settings` and defines `width`, `grid` and `forward`."""
 
@@ -108,9 +115,7 @@ class Encoder(nn.Module):
 
     def tubelets(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (B, C, T, S, S) -> (B, N, P): the grey pixels that each token covers, from the first channel."""
-        time, height, width = self.grid
-        cut = pixels[:, 0].unflatten(3, (width, -1)).unflatten(2, (height, -1)).unflatten(1, (time, -1))
-        return cut.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        return tubelets(pixels[:, :1], self.grid)
 
     @torch.no_grad()
     def encode(self, clips: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from echolung.models.encoder import ClipSettings, Encoder
+from echolung.models.encoder import ClipSettings, Encoder, tubelets
 from echolung.models.exchange import as_meta
 from echolung.models.rope import rotate, rotated_width, rotation
 
@@ -102,9 +102,7 @@ class PatchEmbedding(nn.Module):
 
     def tubelets(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (B, C, T, S, S) -> (B, N, C * tubelet * patch * patch)."""
-        time, height, width = self.grid(pixels)
-        cut = pixels.unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(2, (time, -1))
-        return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+        return tubelets(pixels, self.grid(pixels))
 
     def forward(self, pixels: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """Pixels (B, C, T, S, S) -> (B, N, D), or (L, D) for flat token indices `shown` (L,) over the whole batch."""

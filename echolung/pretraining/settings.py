@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 import torch
 
-from echolung.core.parameters import Key, Parameters, chosen
+from echolung.core.parameters import Key, Names, Parameters, chosen
 from echolung.pretraining.objectives import OBJECTIVES
 
 
@@ -16,17 +16,12 @@ class PretrainedEncoder(Parameters):
 
     objective: str
     """Name in OBJECTIVES."""
-    pool: tuple[str, ...] = pydantic.Field(min_length=1)
+    pool: Names = pydantic.Field(min_length=1)
     """The source, or sources, whose recordings it sees."""
     shape: dict[str, Any] = {}
     """Overrides of the section `encoder`."""
     training: dict[str, Any] = {}
     """Overrides of `pretrain.training`."""
-
-    @pydantic.field_validator("pool", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 class TrainingSettings(Parameters):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from test_probe import Study
+from test_probe import Study, task
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -114,8 +114,6 @@ def test_the_method_learns_is_explained_and_comes_back_from_disk(tmp_path: Path)
     study = Study(signal=2.0)
     settings = AttentiveBlocks.Settings(learning_rates=[3e-3], epochs=14, batch=8, attention_head_width=8, blocks=1)
     recordings = study.recordings()
-    from test_probe import task
-
     fitted = AttentiveBlocks.fit(settings, task(), recordings, study.training, 0, tmp_path)
     p = fitted.predict(recordings, study.test)
     assert (p.argmax(axis=1) == study.y).mean() > 0.8

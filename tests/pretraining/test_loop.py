@@ -324,22 +324,3 @@ def test_every_video_is_seen_once_per_epoch_in_a_new_order(store: ClipStore) -> 
     epochs = [seen[start : start + 7] for start in range(0, 28, 7)]
     assert all(sorted(epoch) == store.sample_ids for epoch in epochs)
     assert epochs[0] != epochs[1]
-
-
-def test_other_starting_weights_start_over(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    save_file(initial_encoder(ENCODER, 1).state_dict(), tmp_path / "w.safetensors")
-    encoder = ENCODER.model_copy(update={"weights": "w.safetensors"})
-    run = SeedRun("hearts", settings(), encoder, (store.directory,), 0, tmp_path / "run")
-    before = run.fingerprint()
-    assert before != SeedRun("hearts", settings(), ENCODER, (store.directory,), 0, tmp_path / "run").fingerprint()
-    monkeypatch.chdir("/")  # as a worker on another machine
-    assert run.fingerprint() == before
-    assert torch.equal(
-        Jepa(run.start, settings().objective("hearts"), 0, 6).encoder.norm.weight, torch.ones(ENCODER.width)
-    )
-    save_file(initial_encoder(ENCODER, 2).state_dict(), tmp_path / "w.safetensors")
-    assert run.fingerprint() != before
-    (tmp_path / "w.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="there are no weights"):
-        run.fingerprint()

@@ -13,7 +13,7 @@ exact, and turn N x D x D work per token and head into N x D.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import pydantic
 import torch
@@ -42,6 +42,13 @@ class ProbeForm(Parameters):
     attention_head_width: int = pydantic.Field(default=64, ge=1)
     blocks: int = pydantic.Field(default=0, ge=0)
     """Blocks of self-attention before the learned query (`echolung.methods.probes.pooler`)."""
+
+
+class Optimiser(Protocol):
+    """Trains every head with a learning rate and a weight decay of its own."""
+
+    def step(self) -> None:
+        """Take one step along the gradients, and clear them."""
 
 
 class Probe(nn.Module):
@@ -82,8 +89,8 @@ class Probe(nn.Module):
         """Let every head begin by predicting these class frequencies (> 0)."""
         raise NotImplementedError
 
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> HeadwiseAdamW:
-        """AdamW with a learning rate and a weight decay for every head; `step` also clears the gradients."""
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
+        """AdamW for these heads."""
         raise NotImplementedError
 
     def attention(self, tokens_BND: Tensor) -> Tensor:
@@ -139,7 +146,7 @@ class ProbeHeads(Probe):
         one.load_state_dict({name: value[index : index + 1] for name, value in self.state_dict().items()})
         return one.to(self.mean)
 
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> HeadwiseAdamW:
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
         return HeadwiseAdamW(self, learning_rates_H, weight_decays_H)
 
     def forward(self, inputs_BND: Tensor, heads: slice = slice(None)) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from echolung.methods.probes.heads import HeadwiseAdamW, Probe, ProbeForm
+from echolung.methods.probes.heads import Optimiser, Probe, ProbeForm
 from echolung.models.vit import INIT_STD, MLP, NORM_EPS, Block, initialise
 
 MLP_RATIO = 4.0
@@ -113,8 +113,8 @@ class PoolerHeads(Probe):
         one.each[0].load_state_dict(self.each[index].state_dict())
         return one
 
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> HeadwiseAdamW:
-        return cast(HeadwiseAdamW, _EachAdamW(self, learning_rates_H, weight_decays_H))
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
+        return _EachAdamW(self, learning_rates_H, weight_decays_H)
 
     def forward(self, inputs_BND: Tensor, heads: slice = slice(None)) -> Tensor:
         """Logits (B, H, C) of the heads asked for."""

@@ -29,6 +29,8 @@ class AttentiveSettings(ProbeSettings):
 
     attention_head_width: int = pydantic.Field(64, ge=1)
     """Channels of one attention head; divides the encoder's width."""
+    blocks: int = pydantic.Field(0, ge=0)
+    """Blocks of self-attention before the query."""
 
 
 class Attentive(Method):
@@ -47,8 +49,8 @@ class Attentive(Method):
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
         width, classes = recordings.shape[-1], len(classes_of(task))
-        per_head, blocks = settings.attention_head_width, getattr(settings, "blocks", 0)
-        form = ProbeForm(width=width, classes=classes, attention_head_width=per_head, blocks=blocks)
+        per_head = settings.attention_head_width
+        form = ProbeForm(width=width, classes=classes, attention_head_width=per_head, blocks=settings.blocks)
         cohort = Cohort.of(training, task.unit)
         inputs = Inputs(recordings, cohort.sample_ids, form, settings.batch)
         chosen = select(inputs, cohort, settings, seed)
@@ -91,7 +93,6 @@ class BlocksSettings(AttentiveSettings):
     learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([1e-4, 1e-3], min_length=1)
     weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.1], min_length=1)
     blocks: int = pydantic.Field(3, ge=1)
-    """Blocks of self-attention."""
 
 
 class AttentiveBlocks(Attentive):
