@@ -43,7 +43,7 @@ def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], li
 def weights(root: Path, settings: Settings) -> list[Finding]:
     """One finding per file of weights that an encoder starts from and that is not there."""
     shapes = {name: settings.shape(name) for name in (*settings.initial(), *settings.pretrain.encoders)}
-    files = {path: name for name, shape in shapes.items() if (path := getattr(shape, "weights", ""))}
+    files = {path: name for name, shape in shapes.items() if (path := shape.weights)}
     remedy = (
         "`echolung weights import FILE NAME` puts a file below data/weights; `python benchmarks/natural_images.py"
         " FOLDER` makes those of study lung; or remove the rows that name it."
@@ -78,8 +78,11 @@ def tasks(settings: Settings, manifests: dict[str, pd.DataFrame]) -> list[Findin
     """One finding per task whose sources can be read: its labels, and whether there are enough patients."""
     found, group = [], f"study {settings.study}"
     for name, task in settings.tasks.items():
-        if not set(task.sources) <= manifests.keys() or set(task.where) & set(VIDEO_COLUMNS):
-            continue  # what a video is like shows when it is decoded
+        if not set(task.sources) <= manifests.keys():
+            continue
+        if late := [column for column in task.where if column in VIDEO_COLUMNS]:
+            found.append(Finding(group, name, "ok", f"checked once its videos are decoded (where: {', '.join(late)})"))
+            continue
         try:
             rows = KINDS[task.kind].labelled(task, pd.concat([manifests[source] for source in task.sources]))
             make_folds(rows.assign(split_group=rows["patient_id"]), settings.split, task.split, task.source)

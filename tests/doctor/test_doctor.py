@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -273,3 +274,14 @@ def test_stray_things_that_would_stop_dvc_or_ingest_are_named(stray: str, root: 
 def test_a_set_that_dvc_can_fetch_says_how(root: Path) -> None:
     _, found = sources.sources(root, settings_of(root, "lung"))
     stops(only(found, "pocus"), "dvc pull data/raw/pocus.dvc", "github.com/jannisborn")
+
+
+def test_what_only_decoding_tells_is_left_to_the_stages_and_absent_weights_are_named(root: Path) -> None:
+    settings, _ = project.parameters(root, "lung", "laptop", ["public_sets=/nowhere"])
+    assert settings is not None
+    absent = sources.weights(root, settings)
+    assert {finding.subject for finding in absent} == {"natural-stills", "natural-cnn"}
+    assert all("there are no weights /nowhere/natural-images/" in finding.said for finding in absent)
+    late = settings.model_copy(update={"tasks": {"one": settings.tasks["pocus-northumbria-22"]}})
+    (finding,) = sources.tasks(late, {"pocus": pd.DataFrame()})
+    assert (finding.level, finding.said) == ("ok", "checked once its videos are decoded (where: fps)")
