@@ -13,19 +13,27 @@ from echolung.core.drawing import FAINT, INK, hide, new_figure, note, subtitle
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.kind import Captioned
 
+ACROSS = 4
+"""Most matrices beside one another: with more, their numbers overlap."""
+
 
 def confusions(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     """A matrix per task and arm: rows are the truth and add up to 100%."""
     found = _by_task(comparison, "confusion")
     if not found:
         return None
-    arms = max(len(matrices) for matrices in found.values())
-    together = max(1, 4 // arms)  # tasks in one row
-    rows, columns = -(-len(found) // together), arms * together
-    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns))
-    for at, (task, matrices) in enumerate(found.items()):
-        first = at % together * arms
-        for panel, (arm, table) in zip(panels[at // together][first:], matrices.items(), strict=False):
+    lines: list[list[tuple[str, str, pd.DataFrame]]] = [[]]
+    for task, matrices in found.items():
+        mine = [(task, arm, table) for arm, table in matrices.items()]
+        if len(lines[-1]) + len(mine) > ACROSS:  # a task begins a line unless all of it fits into the last one
+            lines += [mine[at : at + ACROSS] for at in range(0, len(mine), ACROSS)]
+        else:
+            lines[-1] += mine
+    lines = [line for line in lines if line]
+    columns = max(map(len, lines))
+    figure, panels = new_figure(len(lines), columns, len(lines) * (0.75 + 8.4 / columns))
+    for row, line in zip(panels, lines, strict=True):
+        for panel, (task, arm, table) in zip(row, line, strict=False):
             _confusion(panel, table)
             panel.set_title(f"{task}\n{arm}")
     hide([panel for row in panels for panel in row if not panel.has_data()])
