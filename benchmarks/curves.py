@@ -14,6 +14,7 @@ import functools
 import multiprocessing
 import os
 import platform
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -35,7 +36,7 @@ TASK, POOL = "pocus-pathology", "unlabelled"
 METRICS = ("readout/auroc", "readout/brier", "effective_rank", "loss_held_out")
 
 
-def curve(root: Path, job: tuple[str, int]) -> pd.DataFrame:
+def curve(root: Path, device: str, job: tuple[str, int]) -> pd.DataFrame:
     """One run: a row per read-out, the first of the untrained encoder."""
     torch.set_num_threads(1)
     (objective, seed), settings, data = job, load(root), root / "data" / load(root).study
@@ -43,7 +44,7 @@ def curve(root: Path, job: tuple[str, int]) -> pd.DataFrame:
     steps = every * POINTS
     values = settings.pretrain.model_dump(mode="json")
     values["training"] |= {"steps": steps, "warmup_steps": round(0.08 * steps), "cooldown_steps": round(0.3 * steps)}
-    values["training"] |= {"rank_every": every, "log_every": every}
+    values["training"] |= {"rank_every": every, "log_every": every, "loaders": 1}
     of = values["objectives"]  # salt: the student as in jepa, the teacher as in mae
     of.setdefault("salt", {**{name: one for name, one in of["jepa"].items() if name != "ema"}, "teacher": of["mae"]})
     values["encoders"] = {objective: {"objective": objective, "pool": POOL}}
@@ -52,7 +53,7 @@ def curve(root: Path, job: tuple[str, int]) -> pd.DataFrame:
     pool = (data / "ingest" / POOL / "clips",)
     run = SeedRun(objective, pretrain, settings.shape_in(pretrain), pool, seed, folder)
     readout = Readout(data, TASK, settings.tasks[TASK], settings.embed.views)
-    history = train(run, lambda step, values: None, measure=readout).history
+    history = train(run, lambda step, values: None, device, readout).history
     first = {"clips": 0, **readout(initial_encoder(run.encoder, seed).eval())}
     table = pd.concat([pd.DataFrame([first]), history], ignore_index=True)
     return table.reindex(columns=["clips", *METRICS]).assign(objective=objective, seed=seed)
@@ -77,16 +78,18 @@ def drawn(table: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    root = project_root()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    device, root = parser.parse_args().device, project_root()
     jobs = [(objective, seed) for objective in CLIPS for seed in SEEDS]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        found = pd.concat(pool.map(functools.partial(curve, root), jobs, chunksize=1), ignore_index=True)
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        found = pd.concat(pool.map(functools.partial(curve, root, device), jobs), ignore_index=True)
     columns = ["objective", "seed", "clips", *METRICS]
     (root / "reports").mkdir(exist_ok=True)
     found[columns].round(4).to_csv(root / "reports" / "curves.csv", index=False, lineterminator="\n")
     drawn(found).savefig(root / "docs" / "curves.png", dpi=150)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}, study {load(root).study}")
+    machine = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    print(f"{machine}, {os.cpu_count()} cores, {datetime.date.today()}, study {load(root).study}")
     print(found[columns].round(3).to_string(index=False))
 
 

@@ -6,6 +6,7 @@ show a model the same motion. Dimension letters: T frames of a video, S side of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -87,10 +88,9 @@ class ClipStore:
         """All frames of a video, uint8 (T, S, S), read from disk as they are used."""
         path = Path(str(self._row(sample_id)["folder"])) / f"{self.sha256(sample_id)}.npy"
         try:
-            frames: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+            return _mapped(path, path.stat().st_mtime_ns)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} ({sample_id}) is missing or damaged ({error})", f"Delete it. {REMEDY}") from None
-        return frames
 
     def fps(self, sample_id: str) -> float:
         """Frames per second of a video."""
@@ -105,6 +105,13 @@ class ClipStore:
             return self._clips[sample_id]
         except KeyError:
             raise DataError(f"no video '{sample_id}' in the clip store {self.directory}", REMEDY) from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _mapped(path: Path, changed: int) -> np.ndarray:
+    """A file that was written at `changed`: opening one takes as long as cropping a clip of it."""
+    frames: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return frames
 
 
 def read_clip(store: ClipStore, sample_id: str, frames: int, clip_fps: float, start_seconds: float) -> np.ndarray:

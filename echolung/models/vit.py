@@ -4,7 +4,7 @@ Pre-norm blocks, fused qkv with bias, exact GELU, rotary positions on queries an
 positions. Parameters are named as in the published checkpoints.
 
 Clips that show different numbers of tokens are *packed*: their tokens follow one another in a single sequence
-(1, L, D), with the `lengths` of the clips beside it. Nothing is padded or cut to a common length, so tokens at every
+(1, L, D), with where each clip begins beside it. Nothing is padded or cut to a common length, so tokens at every
 position are equally likely to be kept.
 """
 
@@ -23,6 +23,8 @@ from echolung.models.exchange import as_meta
 from echolung.models.rope import rotate, rotated_width, rotation
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
+Packing = list[int] | tuple[torch.Tensor, int]
+"""The lengths of packed clips; for the GPU's kernel where each begins, int32 (B + 1,), and the longest possible."""
 
 INIT_STD = 0.02
 NORM_EPS = 1e-6
@@ -37,25 +39,37 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, turn: Rotation | None, lengths: list[int] | None) -> torch.Tensor:
-        """Tokens (B, N, D) -> (B, N, D); with `lengths`, (1, L, D) in which a clip attends only to itself."""
+    def forward(self, x: torch.Tensor, turn: Rotation | None, packing: Packing | None) -> torch.Tensor:
+        """Tokens (B, N, D) -> (B, N, D); with `packing`, (1, L, D) in which a clip attends only to itself."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, N, E)
         if turn is not None:
             query, key = rotate(query, *turn), rotate(key, *turn)
-        attended = _attend(query, key, value, lengths)
+        attended = _attend(query, key, value, packing)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int] | None) -> torch.Tensor:
-    if lengths is None:
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    if packing is None:
         return F.scaled_dot_product_attention(query, key, value)
-    if len(set(lengths)) == 1:  # one call for all
-        parts = (part[0].unflatten(1, (len(lengths), -1)).transpose(0, 1) for part in (query, key, value))
-        return F.scaled_dot_product_attention(*parts).transpose(0, 1).flatten(1, 2)[None]
-    # One call per clip is cheap next to the arithmetic on a CPU. A GPU has a kernel for it
-    # (torch.nn.attention.varlen), which would go here.
-    clips = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    if isinstance(packing, tuple):
+        from torch.nn.attention.varlen import varlen_attn
+
+        begin, longest = packing
+        query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))  # each (L, H, E)
+        attended = varlen_attn(query, key, value, begin, begin, longest, longest)
+        assert isinstance(attended, torch.Tensor)
+        return attended.transpose(0, 1)[None]
+    # One call per clip is cheap next to the arithmetic on a CPU.
+    clips = zip(query.split(packing, 2), key.split(packing, 2), value.split(packing, 2), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
+
+
+def packed(visible: torch.Tensor, device: torch.device) -> Packing:
+    """How the tokens that a mask bool (B, N) on the CPU shows are packed for `device`."""
+    lengths = visible.sum(dim=1)
+    if device.type == "cuda" and torch.is_autocast_enabled("cuda"):  # its kernel takes half precision alone
+        return F.pad(lengths.cumsum(0), (1, 0)).int().to(device), visible.shape[1]
+    return lengths.tolist()
 
 
 class MLP(nn.Module):
@@ -80,8 +94,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = MLP(width, int(width * mlp_ratio))
 
-    def forward(self, x: torch.Tensor, turn: Rotation | None, lengths: list[int] | None = None) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x), turn, lengths)
+    def forward(self, x: torch.Tensor, turn: Rotation | None, packing: Packing | None = None) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x), turn, packing)
         return x + self.mlp(self.norm2(x))
 
 
@@ -177,13 +191,16 @@ class VideoViT(Encoder):
             return self._transform(self.patch_embed(pixels), rotation(ids, grid, self.head_width), None)
         ids = visible.nonzero()[:, 1].to(pixels.device)
         shown = visible.flatten().nonzero()[:, 0].to(pixels.device)
-        tokens = self.patch_embed(pixels, shown)[None]
-        lengths = visible.sum(dim=1).tolist()
-        return self._transform(tokens, rotation(ids, grid, self.head_width), lengths)[0]
+        tokens, turn = self.patch_embed(pixels, shown), rotation(ids, grid, self.head_width)
+        if len(visible.sum(dim=1).unique()) == 1:  # all show as many: a batch like any other
+            each = len(visible), 1, -1
+            turn = turn[0].unflatten(0, each), turn[1].unflatten(0, each)
+            return self._transform(tokens.unflatten(0, (len(visible), -1)), turn, None).flatten(0, 1)
+        return self._transform(tokens[None], turn, packed(visible, pixels.device))[0]
 
-    def _transform(self, tokens: torch.Tensor, turn: Rotation, lengths: list[int] | None) -> torch.Tensor:
+    def _transform(self, tokens: torch.Tensor, turn: Rotation, packing: Packing | None) -> torch.Tensor:
         for block in self.blocks:
-            tokens = block(tokens, turn, lengths)
+            tokens = block(tokens, turn, packing)
         return self.norm(tokens)
 
 

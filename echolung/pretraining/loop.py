@@ -23,6 +23,7 @@ from echolung.core.runtime import derived_seed
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import Encoder
 from echolung.models.rank import effective_rank
+from echolung.models.vit import Block
 from echolung.pretraining import checkpoint
 from echolung.pretraining.objectives import OBJECTIVES
 from echolung.pretraining.sampling import fixed_clips
@@ -62,6 +63,14 @@ def train(
     return _Loop(run, on_metrics, torch.device(device), measure).finish()
 
 
+def compile_blocks(objective: nn.Module) -> None:
+    """torch.compile every block of a video ViT or predictor, in place: names and weights stay as they are."""
+    torch._dynamo.config.recompile_limit = 64  # teacher, student and predictor, trained and measured, share the code
+    for part in objective.modules():
+        if isinstance(part, Block):
+            part.compile()
+
+
 class _Loop:
     """A run in one worker."""
 
@@ -83,6 +92,8 @@ class _Loop:
         torch.manual_seed(derived_seed(run.seed, "parts"))
         build, settings = OBJECTIVES[run.objective], run.settings.objective(run.name)
         self.objective = build(run.start, settings, run.seed, run.training.steps).to(device)
+        if run.settings.compute.compile:
+            compile_blocks(self.objective)
         groups = self.objective.parameter_groups(self.settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.settings.betas, fused=True)
         self.bf16 = self.settings.precision_on(device.type) == "bf16"

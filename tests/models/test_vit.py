@@ -1,5 +1,6 @@
 """The video ViT and the predictor: the published sizes and names, and packed masking against masked attention."""
 
+import pytest
 import torch
 
 from echolung.models.predictor import Predictor
@@ -40,6 +41,23 @@ def test_packed_clips_equal_masked_attention() -> None:
 
     expected = reference(model, pixels, visible)
     torch.testing.assert_close(model(pixels, visible), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_kernel_of_a_gpu_equals_one_call_per_clip() -> None:
+    torch.manual_seed(1)
+    model = small(width=64)
+    pixels, visible = torch.randn(3, 1, 4, 12, 12), torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [0.9]])
+    expected = model(pixels, visible)
+    expected.square().mean().backward()
+    gradient = model.blocks[0].attn.qkv.weight.grad.clone()
+    model.zero_grad()
+    model.cuda()
+    with torch.autocast("cuda", torch.bfloat16):
+        found = model(pixels.cuda(), visible)
+    found.square().mean().backward()
+    for ours, theirs in ((found, expected), (model.blocks[0].attn.qkv.weight.grad, gradient)):
+        assert (ours.cpu() - theirs).norm() / theirs.norm() < 0.02
 
 
 def reference(model: VideoViT, pixels: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
