@@ -9,7 +9,8 @@ Masks are bool (H, W) with square pixels, apex towards the top as in apical view
 `echolung.data.geometry`. An empty mask has the volume 0.
 
 Some references are not made so. Those of CAMUS's current release give end-diastole and end-systole one common length
-(`disc_volume` with the length 1 for both), which reads a mean of 8 points lower: benchmarks/ef_references.py.
+(`disc_volume` with the length 1 for both): they leave out the shortening and read 8 points lower on average
+(benchmarks/ef_references.py).
 """
 
 from __future__ import annotations
