@@ -95,10 +95,10 @@ class FourChamber:
 
         def at(frame: int) -> tuple[Floats, Floats]:
             length, (left, right_side) = float(ventricle.lengths[frame]), self.walls[:, frame]
-            half_width = np.where(x < 0, left, right_side).astype(np.float32)
-            ratio, scale = np.float32(length / full_length), half_width / np.float32(full_half_width)
+            half_width = np.where(x < 0, left, right_side)
+            ratio, scale = np.float32(length / full_length), (half_width / full_half_width).astype(np.float32)
             # Rings of muscle keep their volume: as they get shorter they get thicker.
-            ring = np.sqrt((half_width * shape) ** 2 + muscle / ratio)
+            ring = np.sqrt((half_width.astype(np.float32) * shape) ** 2 + muscle / ratio)
             moved = np.where(muscle > 0, distance + (ring - distance) * fading, distance * scale)
             new_x = x + np.sign(x) * (moved - distance) * fading_down + (1 - scale**2) * right
             new_z = np.where(z > 0, z * ratio, z)

@@ -84,17 +84,16 @@ class Ventricle:
         self.end_systole = self.end_diastole + systole
         phase = ((np.arange(frames) - self.end_diastole) % beat / beat).astype(np.float32)
         emptied = ef / 100 * contraction(phase, systole / beat)
-        full = np.pi / 4 * anatomy.diameter**2 * anatomy.flatness * anatomy.length * FULLNESS / 1000
+        full = np.pi / 4 * anatomy.diameter**2 * anatomy.length * FULLNESS / 1000  # if it were round
         self.volumes = full * (1 - emptied)  # (T,)
         # A healthy ventricle shortens by about a sixth; the change in width accounts for the rest of the volume.
         self.lengths = anatomy.length * (1 - 0.27 * emptied)  # (T,)
-        squared = self.volumes * 1000 / (np.pi * self.lengths * FULLNESS * anatomy.flatness)
-        self.half_widths = np.sqrt(squared)  # (T,) the largest
+        self.half_widths = np.sqrt(self.volumes * 1000 / (np.pi * self.lengths * FULLNESS))  # (T,) the largest
         second = self.end_diastole + beat
         self.abnormal = slice(second, min(second + beat, frames)) if still_wall and second < frames else slice(0, 0)
         self.walls = np.stack([self.half_widths, self.half_widths])  # (2, T) septal and lateral in four chambers
         self.walls[max(still_wall, 0), self.abnormal] = anatomy.diameter / 2
-        self.volumes = self.volumes * self.walls.mean(0) / self.half_widths
+        self.volumes = self.volumes * anatomy.flatness * self.walls.mean(0) / self.half_widths
         self.opening = mitral_opening(phase, systole / beat)  # (T,) of the mitral valve
 
 
