@@ -17,7 +17,7 @@ def main(source: str) -> None:
         manifest = ingested.manifest
         # A task that selects part of a source (`where`) does not need its label in the rest.
         labels = {task.label for task in settings.tasks.values() if source in task.sources and not task.where}
-        here.check({"manifest": manifest}, labels=sorted(labels))
+        here.check({"manifest": manifest, "tracings": ingested.tracings}, labels=sorted(labels))
         ingested.write(here.data("ingest", source))
         here.run.metrics(
             {
