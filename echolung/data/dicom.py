@@ -30,7 +30,7 @@ SMALLEST = 16
 MOVING_SD, MOVING_SHARE = 4.0, 0.02
 """A pixel moves if its grey value varies by this much (SD); a moving area is at least this share of the picture."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+DECODERS = "pip install python-gdcm"
 LEAVE_OUT = "Remove it from the folder, or export the recording again as an ultrasound cine or still."
 
 

@@ -180,8 +180,8 @@ def test_a_missing_decoder_is_named_with_the_line_that_installs_it(
     data.save_as(path)
     decoder = pydicom.pixels.get_decoder(JPEGLosslessSV1)
     monkeypatch.setattr(decoder, "_available", {})
-    monkeypatch.setattr(decoder, "_unavailable", {"pylibjpeg": ("pylibjpeg", "pylibjpeg-libjpeg>=2.1")})
-    with pytest.raises(VideoError, match="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"):
+    monkeypatch.setattr(decoder, "_unavailable", {"gdcm": ("gdcm>=3.0.10",)})
+    with pytest.raises(VideoError, match="pip install python-gdcm"):
         decode(path)
 
 
