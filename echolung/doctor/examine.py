@@ -9,18 +9,12 @@ from echolung.doctor import machine, project, sources
 from echolung.doctor.findings import Examination
 
 
-def examine(
-    root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = (), *, deep: bool = False
-) -> Examination:
-    """Examine the study of params.yaml, or what conf/ composes for `study`, `scale` and `changes`; changes nothing.
-
-    `deep` starts Ray, too.
-    """
+def examine(root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()) -> Examination:
+    """Examine the study of params.yaml, or what conf/ composes for `study`, `scale` and `changes`; changes nothing."""
     settings, parameters = project.parameters(root, study, scale, changes)
     compute = settings.pretrain.compute if settings else None
     found = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu))]
-    found += [machine.ray(deep, settings.workers if settings else 1), machine.disk(root), *machine.git(root)]
-    found += [machine.dvc(root), parameters]
+    found += [machine.ray(), machine.folders(root), *machine.git(root), parameters]
     if settings is None:
         return Examination("", found)
     found.append(project.tracking(root, settings))
