@@ -18,8 +18,8 @@ from conftest import Project, committed
 
 from echolung.cli.main import main
 from echolung.data import video
-from echolung.doctor import machine, project, sources
-from echolung.doctor.examine import examine
+from echolung.doctor import machine, sources
+from echolung.doctor.examine import examine, parameters
 from echolung.doctor.findings import Examination, Finding
 from echolung.settings import Settings
 
@@ -38,7 +38,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings_of(root: Path, study: str | None = None) -> Settings:
-    settings, found = project.parameters(root, study)
+    settings, found = parameters(root, study)
     assert settings is not None, found
     return settings
 
@@ -62,7 +62,7 @@ def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
     found = examine(root)
     assert (found.study, found.can_run) == ("phantom", True)
     said = {one.subject: one.said for one in found.findings}
-    assert said.keys() > {"FFmpeg", "Ray", "disk", "tracking", "Git"}
+    assert said.keys() > {"FFmpeg", "Ray", "disk", "Git"}
     assert said["parameters"] == "params.yaml: study=phantom scale=demo"
     assert said["pocus"] == "drawn by the study"
     assert {path: path.read_bytes() for path in before if path.exists()} == before
@@ -145,37 +145,16 @@ def test_stages_need_room_inside_the_project(root: Path, monkeypatch: pytest.Mon
 # --- the project ---
 
 
-def test_an_edited_parameter_is_named(root: Path) -> None:
-    Project(root).change(split__outer=4)
-    _, found = project.parameters(root)
-    assert found.said == "params.yaml: study=phantom scale=demo, edited: split.outer=4"
-    assert "`dvc exp run` drops them" in found.remedy
-
-
 def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
-    settings, found = project.parameters(root, "lung", "laptop", ["public_sets=/my sets (a)", "split.seed=4"])
+    settings, found = parameters(root, "lung", "laptop", ["public_sets=/my sets (a)", "split.seed=4"])
     assert settings is not None
     assert (settings.study, str(settings.ingest.sources["pocus"].root)) == ("lung", "/my sets (a)/pocus")
     assert found.remedy == (
         "To run it: echolung run --study lung --scale laptop --set 'public_sets=/my sets (a)' --set split.seed=4"
     )
-    settings, found = project.parameters(root, "lnug")
+    settings, found = parameters(root, "lnug")
     assert settings is None
     stops(found, "Did you mean 'lung'?")
-
-
-def test_a_store_that_cannot_be_used_is_an_error_and_none_is_made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of(root)
-    assert project.tracking(root, settings).level == "ok"
-    assert not (root / "mlruns").exists()
-    (root / "mlruns").mkdir()
-    (root / "mlruns" / "mlflow.db").write_text("no database at all" * 200)
-    stops(project.tracking(root, settings), "move it away")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    stops(project.tracking(root, settings), address, "Is the server running")
 
 
 # --- the videos ---
@@ -234,7 +213,7 @@ def test_a_set_that_dvc_can_fetch_says_how(root: Path) -> None:
 
 
 def test_what_only_decoding_tells_is_left_to_the_stages_and_absent_weights_are_named(root: Path) -> None:
-    settings, _ = project.parameters(root, "lung", "laptop", ["public_sets=/nowhere"])
+    settings, _ = parameters(root, "lung", "laptop", ["public_sets=/nowhere"])
     assert settings is not None
     absent = sources.weights(root, settings)
     assert {finding.subject for finding in absent} == {"natural-stills", "natural-cnn"}
