@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from echolung.cli import champions, run, weights
-from echolung.cli.champions import become_mlflow, require_free
+from echolung.cli.champions import become_mlflow
 from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
@@ -184,7 +184,6 @@ def ui(port: int) -> None:
     root, settings = project()
     place = store(root, settings.tracking)
     close_abandoned(place, settings.study)
-    require_free(port)
     click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
     become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
 

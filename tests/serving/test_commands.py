@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -163,7 +162,7 @@ def test_rollback_says_what_it_did(project: Path, present: Version, monkeypatch:
     assert done.exit_code == 0, done.output
     assert "echolung-phantom-pocus-pathology version 1 (promoted 20" in done.stdout
     assert "is the champion again" in done.stdout and "--to 2" in done.stdout
-    refused(call(project, monkeypatch, "rollback", TASK), "version 1 followed no other champion", "--to 2")
+    refused(call(project, monkeypatch, "rollback", TASK), "version 1 is the champion and followed no other", "--to 2")
     refused(call(project, monkeypatch, "rollback", TASK, "--to", "2"), "version 2 cannot be read", "")
 
 
@@ -171,30 +170,14 @@ def test_serve_becomes_mlflows_server_on_this_machine_only(project: Path, monkey
     started: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(os, "environ", {**os.environ})
     monkeypatch.setattr(os, "execv", lambda program, words: started.append((program, words, dict(os.environ))))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    done = call(project, monkeypatch, "serve", TASK, "--port", port)
+    done = call(project, monkeypatch, "serve", TASK, "--port", "5123")
     assert done.exit_code == 0, done.output
     [(program, words, variables)] = started
     assert program == sys.executable
     assert words[1:] == [
         *("-m", "mlflow", "models", "serve", "-m", "models:/echolung-phantom-pocus-pathology/2"),
-        *("--env-manager", "local", "--host", "127.0.0.1", "--port", port),
+        *("--env-manager", "local", "--host", "127.0.0.1", "--port", "5123"),
     ]
     assert variables["MLFLOW_TRACKING_URI"].endswith("mlflow.db")
     assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
-    assert f"http://127.0.0.1:{port}" in done.stdout
-
-
-@pytest.mark.parametrize("words", [["serve", TASK], ["ui"]])
-def test_a_port_in_use_is_said_before_anything_starts(
-    project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
-) -> None:
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("nothing may start"))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        done = call(project, monkeypatch, *words, "--port", str(port))
-    refused(done, f"port {port} cannot be used", f"--port {port + 1}")
+    assert "http://127.0.0.1:5123" in done.stdout
