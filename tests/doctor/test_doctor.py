@@ -196,17 +196,6 @@ def test_a_wrong_table_is_an_error(root: Path, rows: list[str], subject: str, sa
     stops(only(examined(root, rows), subject), said)
 
 
-@pytest.mark.parametrize("stray", ["link", "sick0.avi"])
-def test_stray_things_that_would_stop_dvc_or_ingest_are_named(stray: str, root: Path) -> None:
-    videos = root / "data" / "raw" / "mine"
-    videos.mkdir(parents=True)
-    if stray == "link":
-        (videos / stray).symlink_to("nowhere")
-    else:
-        (videos / stray).touch()
-    stops(only(examined(root, SICK_AND_WELL), "mine"), stray)
-
-
 def test_a_set_that_dvc_can_fetch_says_how(root: Path) -> None:
     _, found = sources.sources(root, settings_of(root, "lung"))
     stops(only(found, "pocus"), "dvc pull data/raw/pocus.dvc", "github.com/jannisborn")

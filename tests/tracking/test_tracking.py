@@ -121,15 +121,6 @@ def test_a_failing_stage_keeps_its_reason(tracking: Store) -> None:
     assert found.data.params["outer"] == "5" and found.data.params["more.a"] == "[1, 2]"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupted_stage_is_killed_and_the_error_passes(tracking: Store, error: type[BaseException]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(error), stage_run(tracking, "phantom", "split", "", {}) as run:
-        raise error
-    assert status(tracking, run.id) == "KILLED"
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
 # --- provenance ---
 
 
