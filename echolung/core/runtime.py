@@ -122,14 +122,6 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def share(path: Path) -> None:
-    """Give a file of this user the permissions that the umask allows new files, so that a group can share it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    with contextlib.suppress(PermissionError):  # it belongs to another user
-        os.chmod(path, 0o666 & ~umask)
-
-
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source` without a second copy; a copy where the disk cannot link."""
     target.parent.mkdir(parents=True, exist_ok=True)
