@@ -31,11 +31,6 @@ def test_sampling_at_the_video_rate_takes_every_frame_once(fps: float) -> None:
     assert clip_indices(5000, fps, 5000, fps, 0.0).tolist() == list(range(5000))
 
 
-def test_a_short_video_repeats_its_last_frame() -> None:
-    assert clip_indices(3, 8, 6, 8, 0.0).tolist() == [0, 1, 2, 2, 2, 2]
-    assert clip_indices(1, 25, 4, 8, 0.0).tolist() == [0, 0, 0, 0]
-
-
 def test_evaluation_starts_cover_the_video_evenly_and_stay_inside() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):

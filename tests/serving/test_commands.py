@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -98,31 +97,9 @@ def test_what_cannot_be_read_does_not_keep_the_others_from_an_answer(
     assert "still.avi has one frame, and a video has two or more.\nGive the video, not a still of it." in done.stderr
 
 
-def test_json_keeps_the_probabilities_and_says_that_nothing_is_predicted(
-    project: Path, folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = call(project, monkeypatch, "predict", str(folder / "a.mp4"), str(folder / "b.avi"), "--json")
-    answer = json.loads(done.stdout)
-    known = model.record.novelty
-    assert (answer["model"], answer["version"], answer["task"]) == ("echolung-phantom-pocus-pathology", 2, TASK)
-    assert answer["outside"]["measured"] == known.measured
-    assert sorted(row["outside"] for row in answer["predictions"]) == [False, True]
-    for row in answer["predictions"]:
-        assert (row["predicted"] is None) == row["outside"] == (row["distance"] > row["threshold"])
-        assert sum(row[f"p_{name}"] for name in ("covid", "pneumonia", "regular")) == pytest.approx(1)
-        assert row["false_alarm_rate"] == known.measured
-
-
 @pytest.mark.parametrize("words", [["predict", "x.mp4", "--task"], ["promote"], ["rollback"], ["serve"]])
 def test_an_unknown_task_names_the_nearest(project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     refused(call(project, monkeypatch, *words, "pocus-patology"), "has no task 'pocus-patology'", "Did you mean")
-
-
-@pytest.mark.parametrize("words", [["predict", "x.mp4", "--task", "blues-covid"], ["serve", "blues-covid"]])
-def test_a_task_without_champion_says_how_to_get_one(
-    project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
-) -> None:
-    refused(call(project, monkeypatch, *words), "has no champion yet", "`echolung promote blues-covid`")
 
 
 def test_a_store_that_is_not_there_yet_has_no_champion(
@@ -132,6 +109,7 @@ def test_a_store_that_is_not_there_yet_has_no_champion(
         shutil.copyfile(ROOT / name, tmp_path / name)
     whole = str(folder / "a.mp4")
     refused(call(tmp_path, monkeypatch, "predict", whole), "has no champion yet", "`echolung promote")
+    refused(call(tmp_path, monkeypatch, "serve", TASK), "has no champion yet", "`echolung promote")
     refused(call(tmp_path, monkeypatch, "rollback", TASK), "has no champion to roll back", "`echolung promote")
     refused(call(tmp_path, monkeypatch, "promote", TASK), "does not exist", "`dvc repro`")
 
