@@ -54,7 +54,11 @@ def test_a_file_without_parameters_is_one_line(
         ("study", "My Study", "lower-case letters, digits and hyphens"),
         ("tasks.a b", {}, "lower-case letters"),
         ("tasks.pocus-pathology.kind", "regression", "no kind 'regression'"),
-        ("tasks.pocus-pathology.source", "pocsu", "names the source 'pocsu', but ingest.sources has"),
+        (
+            "tasks.pocus-pathology.source",
+            "pocsu",
+            "names the source 'pocsu', but ingest.sources has",
+        ),
         ("tasks.pocus-pathology.clases", ["a", "b"], "did you mean 'classes'"),
         ("pretrain.encoders.mae", {"objective": "mae"}, "parameter 'pretrain.encoders.mae.pool' is missing"),
         ("pretrain.encoders.mae.pool", "lungs", "pretrain.encoders.mae.pool names the source 'lungs'"),

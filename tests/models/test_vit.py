@@ -43,6 +43,15 @@ def reference(model: VideoViT, pixels: torch.Tensor, visible: torch.Tensor) -> t
     return model.norm(x)[visible]
 
 
+def test_token_order_is_time_then_row_then_column() -> None:
+    model = small()
+    pixels = torch.zeros(1, 1, 4, 12, 12)
+    changed = pixels.clone()
+    changed[0, 0, 2:4, 4:8, 8:12] = 1.0  # second tubelet, second row, third column
+    difference = (model.patch_embed(changed) - model.patch_embed(pixels)).abs().sum(-1)[0]
+    assert difference.nonzero().flatten().tolist() == [9 + 3 + 2]
+
+
 def predictor() -> Predictor:
     torch.manual_seed(2)
     return Predictor(encoder_width=48, width=36, depth=2, heads=2, mlp_ratio=2.0, grid=GRID, mask_tokens=2)
