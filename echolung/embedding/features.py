@@ -108,6 +108,10 @@ class Features:
             )
         return np.array([self._places[name] for name in wanted], dtype=np.int64)
 
+    def summarised(self, sample_ids: Iterable[str]) -> np.ndarray:
+        """float32 (n, regions, statistics, D)."""
+        return np.asarray(self.summaries[self.positions(sample_ids)])
+
     def rows(self) -> pd.DataFrame:
         """One row per video: arm, seed, the index's columns, and the effective rank of the whole store."""
         head = self.videos.assign(arm=self.record.arm, seed=self.record.seed)

@@ -88,23 +88,24 @@ class Recordings:
         """float16 (n, V, N, D), or (n, N, D) of the one view that `views` (n,) names for each."""
         shape = self.shape if views is None else self.shape[1:]
         found = np.empty((len(sample_ids), *shape), np.float16)
-        for mine, features, places in self._by_part(sample_ids):
+        for mine, features, names in self._by_part(sample_ids):
+            places = features.positions(names)
             found[mine] = features.tokens[places] if views is None else features.tokens[places, views[mine]]
         return found
 
     def summaries(self, sample_ids: Sequence[str]) -> np.ndarray:
         """`echolung.embedding.summary` of each recording's tokens: float32 (n, regions, statistics, D)."""
         found = np.empty((len(sample_ids), *self.features[0].summaries.shape[1:]), np.float32)
-        for mine, features, places in self._by_part(sample_ids):
-            found[mine] = features.summaries[places]
+        for mine, features, names in self._by_part(sample_ids):
+            found[mine] = features.summarised(names)
         return found
 
-    def _by_part(self, sample_ids: Sequence[str]) -> Iterator[tuple[np.ndarray, Features, np.ndarray]]:
-        """For each part, which of these it holds, its features, and their rows in them."""
+    def _by_part(self, sample_ids: Sequence[str]) -> Iterator[tuple[np.ndarray, Features, list[str]]]:
+        """For each part, the places of those that it holds, its features, and their names."""
         number = np.array([self._part[name] for name in sample_ids], dtype=np.int64)
         for at in np.unique(number):
             mine = np.flatnonzero(number == at)
-            yield mine, self.features[at], self.features[at].positions([sample_ids[int(i)] for i in mine])
+            yield mine, self.features[at], [sample_ids[int(i)] for i in mine]
 
     def seen(self, sample_ids: Sequence[str]) -> np.ndarray:
         """Which of these the encoder was pretrained on: bool (n,); none where there is no encoder."""
