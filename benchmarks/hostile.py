@@ -256,7 +256,7 @@ def corpus(port: int) -> list[Case]:
         Case("explodes.avi", jpegs((80, 64), (10_000, 10_000)), refused="changes its frame size"),
         Case("claims-16000.gif", gif(16_000, 16_000), refused=limit),
         Case("claims-65535.gif", gif(65_535, 65_535), refused=f"{none}|{limit}"),
-        Case("bomb.gif", gif(4_000, 4_000, 2_000), refused="unpacks 46020 bytes"),
+        Case("bomb.gif", gif(4_000, 4_000, 2_000), refused="4295 million"),
         Case("stuffed.gif", gif(1_000, 1_000, 4_400, behind=1 << 20), refused="4295 million"),
         Case("tiny.gif", gif(16, 16, 25_000), refused="limit of 10000 frames"),
         Case("tiny.avi", jpegs((8, 8), count=10_500), refused="limit of 10000 frames"),

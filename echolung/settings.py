@@ -36,7 +36,6 @@ class FitSettings(Parameters):
     """Parameters of each method, by its name; defaults for one that is missing."""
 
     def of(self, method: str) -> Parameters:
-        """The parameters of one method."""
         return self.methods.get(method) or METHODS[method].Settings()
 
 
@@ -160,7 +159,6 @@ class Settings(Parameters):
         return f"initial/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
 
     def seeds(self, arm: str) -> tuple[int, ...]:
-        """The seeds of an arm."""
         chosen = self.arms[arm]
         if chosen.pretrained:
             return chosen.seeds or self.pretrain.seeds

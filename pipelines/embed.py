@@ -31,7 +31,7 @@ def main(source: str) -> None:
                 out = target / arm / f"seed{seed}"
                 tables.append(embed(folder, arm, manifest, store, settings.embed, out, cache, progress))
             features = pd.concat(tables, ignore_index=True)
-            here.check({"features": features}, samples=list(manifest["sample_id"]), encoders=encoders)
+            here.check({"features": features})
         ranks = features[["arm", "seed", "effective_rank"]].drop_duplicates(["arm", "seed"])
         rows = ranks.itertuples(index=False, name=None)
         here.run.metrics({f"effective_rank/{arm}/seed{seed}": float(rank) for arm, seed, rank in rows})

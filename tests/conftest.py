@@ -114,9 +114,25 @@ def clone(target: Path) -> Project:
         if name and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t"]):
-        subprocess.run(["git", "-C", str(target), *command], check=True)
-    return Project(target)
+    return Project(repository(target))
+
+
+def repository(root: Path) -> Path:
+    """A git repository with everything in `root` committed."""
+    for command in ("init -q", "config user.name t", "config user.email t@t", "add -A", "commit -qm t"):
+        subprocess.run(["git", "-C", root, *command.split()], check=True)
+    return root
+
+
+def committed(root: Path) -> Path:
+    """A repository of the committed parameters, conf/ and DVC imports, and of what is in `root` already."""
+    for name in ("conf", ".dvc"):
+        left = shutil.ignore_patterns("cache", "tmp", "__pycache__")
+        shutil.copytree(ROOT / name, root / name, ignore=left, dirs_exist_ok=True)
+    for path in (*(ROOT / name for name in ("params.yaml", "dvc.yaml", ".gitignore")), *ROOT.glob("data/raw/*.dvc")):
+        (root / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / path.relative_to(ROOT))
+    return repository(root)
 
 
 TINY = {"kind": "toy-tiles", "image_size": 32, "frames": 8, "clip_fps": 12.0}

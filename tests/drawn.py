@@ -39,6 +39,20 @@ def features_of(
     return features.Features.in_memory(names, tokens.astype(np.float16), grid or (tokens.shape[2], 1, 1))
 
 
+def save_clips(
+    directory: Path, videos: Mapping[str, np.ndarray], fps: float | Sequence[float] = 25.0, fingerprint: str = ""
+) -> clips.ClipStore:
+    """A clip store of frames uint8 (T, S, S) by sample id; that of the n-th is the file sha<n>.npy."""
+    directory.mkdir(parents=True, exist_ok=True)
+    index, rates = {}, np.resize(fps, len(videos)).tolist()
+    for number, (name, frames) in enumerate(videos.items()):
+        np.save(directory / f"sha{number}.npy", frames)
+        index[name] = {"sha256": f"sha{number}", "frames": len(frames), "fps": rates[number]}
+    size = next((frames.shape[1] for frames in videos.values()), 16)
+    clips.write_index(directory, size, index, fingerprint)
+    return clips.ClipStore.open(directory)
+
+
 def save_source(
     directory: Path, manifest: pd.DataFrame, frames: Mapping[str, np.ndarray], fingerprint: str = ""
 ) -> clips.ClipStore:

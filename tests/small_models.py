@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import folds_of, manifest_of, save_source
 
 from echolung.core.runtime import derived_seed
-from echolung.data.clips import write_index as write_clips_index
-from echolung.data.manifest import conform, write_manifest
-from echolung.data.splits import read_folds
+from echolung.data.splits import write_folds
 from echolung.data.video import encode
 from echolung.embedding.features import FeaturesRecord, write_index
 from echolung.embedding.summary import summarise
@@ -133,17 +131,13 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
     """A candidate per arm: real encoders, drawn features with more or less signal, real out-of-fold predictions."""
     torch.set_num_threads(1)
     data = tmp_path_factory.mktemp("study")
-    y = np.arange(VIDEOS) % PATIENTS % 3
-    ids = [f"pocus/{index:02d}" for index in range(VIDEOS)]
-    patients = [f"pocus/p{index % PATIENTS:02d}" for index in range(VIDEOS)]
-    rows = pd.DataFrame({"sample_id": ids, "source": "pocus", "patient_id": patients, "split_group": patients, "y": y})
-    rows["y"] = rows["y"].astype(float)
-    rows = rows.assign(stratum=y, label=[CLASSES[k] for k in y], repeat=0, fold=np.arange(VIDEOS) % PATIENTS // 3 % 3)
-    for fold in range(FOLDS):
-        rows[f"inner_{fold}"] = np.where(rows["fold"] == fold, -1, np.arange(VIDEOS) % PATIENTS // 9)
-    (data / "split").mkdir()
-    rows.to_csv(data / "split" / f"{TASK}.csv", index=False)
-    _ingested(data / "ingest" / "pocus", rows, y)
+    y, ids = np.arange(VIDEOS) % PATIENTS % 3, [f"pocus/{index:02d}" for index in range(VIDEOS)]
+    facts = {"diagnosis": [CLASSES[k] for k in y], "frames": 5, "fps": 10.0, "height": SIZE, "width": SIZE}
+    manifest = manifest_of(ids, np.arange(VIDEOS) % PATIENTS, **facts)
+    folds = folds_of(manifest, y, outer=FOLDS, inner=2)
+    write_folds(data / "split" / f"{TASK}.csv", folds)
+    random = np.random.default_rng(5)
+    save_source(data / "ingest" / "pocus", manifest, {name: _moving(random, k) for name, k in zip(ids, y, strict=True)})
     direction = np.random.default_rng(7).normal(size=(3, WIDTH))
     for seed, (arm, signal) in enumerate(SIGNALS.items()):
         initialise(ENCODER, [seed], data / "encoders" / arm, arm)
@@ -151,7 +145,7 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
         random = np.random.default_rng(derived_seed(arm))
         tokens = random.normal(size=(VIDEOS, VIEWS, 8, WIDTH)) + signal * direction[y][:, None, None] / WIDTH**0.5
         weights = read_record(data / "encoders" / arm / "seed0").weights_sha256
-        _embedded(data / "embed" / "pocus" / arm / "seed0", tokens, ids, arm, weights)
+        _embedded(data / "embed" / "pocus" / arm / "seed0", tokens, manifest, arm, weights)
     fits = [(arm, "linear") for arm in SIGNALS] + [("hand-made", "hand-made"), ("majority", "majority")]
     tables = [
         fit_one(str(data), str(data / "work"), {
@@ -170,7 +164,6 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
             "text": ["No difference was shown.", "Better than the baseline.", "Better."],
         }
     )
-    folds = read_folds(data / "split" / f"{TASK}.csv")
     return {
         arm: Candidate(
             study=STUDY, name=TASK, task=SPEC, arm=arm, seed=0, method=method,
@@ -183,23 +176,13 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
     }  # fmt: skip
 
 
-def _ingested(directory: Path, rows: pd.DataFrame, y: np.ndarray) -> None:
-    """Recordings of noise; how much it moves depends on the class, which hand-made numbers see."""
-    (directory / "clips").mkdir(parents=True)
-    random = np.random.default_rng(5)
-    clips: dict[str, dict[str, Any]] = {}
-    for name, label in zip(rows["sample_id"], y, strict=True):
-        sha, still = name.replace("/", "-"), random.integers(0, 200, (1, SIZE, SIZE))
-        frames = still + random.integers(0, 10 + 20 * int(label), (5, SIZE, SIZE))
-        np.save(directory / "clips" / f"{sha}.npy", frames.astype(np.uint8))
-        clips[name] = {"sha256": sha, "frames": 5, "fps": 10.0}
-    write_clips_index(directory / "clips", SIZE, clips, "")
-    facts = {"path": rows["sample_id"] + ".avi", "sha256": [clips[name]["sha256"] for name in rows["sample_id"]]}
-    facts |= {"diagnosis": rows["label"], "frames": 5, "fps": 10.0, "height": SIZE, "width": SIZE, "codec": "mjpeg"}
-    write_manifest(directory / "manifest.parquet", conform(rows[["sample_id", "source", "patient_id"]].assign(**facts)))
+def _moving(random: np.random.Generator, label: int) -> np.ndarray:
+    """Noise uint8 (5, SIZE, SIZE); how much it moves depends on the class, which hand-made numbers see."""
+    still, moves = random.integers(0, 200, (1, SIZE, SIZE)), random.integers(0, 10 + 20 * label, (5, SIZE, SIZE))
+    return (still + moves).astype(np.uint8)
 
 
-def _embedded(directory: Path, tokens: np.ndarray, ids: list[str], arm: str, encoder: str) -> None:
+def _embedded(directory: Path, tokens: np.ndarray, manifest: pd.DataFrame, arm: str, encoder: str) -> None:
     directory.mkdir(parents=True)
     tokens = tokens.astype(np.float16)
     np.save(directory / "tokens.npy", tokens)
@@ -208,9 +191,7 @@ def _embedded(directory: Path, tokens: np.ndarray, ids: list[str], arm: str, enc
         key=f"key-{arm}", arm=arm, seed=0, encoder_sha256=encoder, shape=tokens.shape, grid=(2, 2, 2),
         effective_rank=3.0, seen_in_pretraining=[],
     )  # fmt: skip
-    contents = [name.replace("/", "-") for name in ids]
-    columns = {"sample_id": ids, "sha256": contents, "finite": True, "std": 1.0, "seen_in_pretraining": False}
-    write_index(directory, record, pd.DataFrame(columns))
+    write_index(directory, record, manifest.assign(finite=True, std=1.0, seen_in_pretraining=False))
 
 
 @pytest.fixture(scope="session")

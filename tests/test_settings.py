@@ -60,6 +60,7 @@ def test_a_file_without_parameters_is_one_line(
             "names the source 'pocsu', but ingest.sources has",
         ),
         ("tasks.pocus-pathology.clases", ["a", "b"], "did you mean 'classes'"),
+        ("pretrain.encoders.mae", {"objective": "mae"}, "parameter 'pretrain.encoders.mae.pool' is missing"),
         ("pretrain.encoders.mae.pool", "lungs", "pretrain.encoders.mae.pool names the source 'lungs'"),
         (
             "pretrain.encoders.random",
@@ -67,11 +68,7 @@ def test_a_file_without_parameters_is_one_line(
             "an arm of random encoders and a pretrained",
         ),
         ("embed.sources", ["pocus"], r"embed.sources must list the sources that tasks read: \[blues, pocus\]"),
-        (
-            "arms.mae.encoder",
-            "jepa-lungs",
-            "but the encoders are random, imported, mae",
-        ),
+        ("arms.mae.encoder", "jepa-lungs", "but the encoders are random, imported, mae"),
         ("arms.mae.seeds", [0, 5], "arms.mae.seeds are not all in pretrain.seeds"),
         ("arms.mae.against", ["hand-made"], "arms.mae.against names hand-made; reference arms: random"),
         ("arms.random.seeds", [1, 1], "arms.random has a seed twice: 1, 1"),
@@ -87,11 +84,7 @@ def test_a_file_without_parameters_is_one_line(
         ("fit.methods.attentive.epoch", 3, "unknown parameter 'fit.methods.attentive.epoch': did you mean 'epochs'"),
         ("fit.methods.lineal", {}, "no entry 'lineal': did you mean 'linear'"),
         ("report.arms", ["random"], "report.arms must list the arms"),
-        (
-            "search.one",
-            {"encoder": "jpea", "space": {"shape.depth": [2]}},
-            "encoder is 'jpea'; there are mae",
-        ),
+        ("search.one", {"encoder": "jpea", "space": {"shape.depth": [2]}}, "encoder is 'jpea'; there are mae"),
         (
             "search.one",
             {"encoder": "mae", "space": {"shape.depth": [2]}, "readout": "elsewhere"},

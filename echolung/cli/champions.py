@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,17 +22,6 @@ def become_mlflow(arguments: list[str]) -> None:
     """Replace this process by `mlflow ARGUMENTS`, so that Ctrl-C reaches it."""
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
-
-
-def require_free(port: int) -> None:
-    """Raise BusyError if something else listens on the port."""
-    from echolung.core.errors import BusyError
-
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        problem = f"port {port} cannot be used ({os.strerror(error.errno or 0)})"
-        raise BusyError(problem, f"Choose another: --port {port % 65535 + 1}.") from None
 
 
 @click.command()
@@ -229,7 +217,6 @@ def serve(task: str, port: int) -> None:
     place = store(here, settings.tracking)
     version = champion(place, settings.study, settings.known_task(task))
     require_ffmpeg()
-    require_free(port)
     os.environ |= {"MLFLOW_TRACKING_URI": place.uri, "MLFLOW_REGISTRY_URI": place.uri}
     # MLflow starts its server by name: the environment need not be activated for that.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from echolung.cli import champions, run, weights
-from echolung.cli.champions import become_mlflow, require_free
+from echolung.cli.champions import become_mlflow
 from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
@@ -109,12 +108,8 @@ def phantom_sheet(picture: Path) -> None:
 @click.option("--study", help="A study of conf/, instead of params.yaml.")
 @click.option("--scale", help="A scale of conf/, instead of that of params.yaml.")
 @click.option("-S", "--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter; may be repeated.")
-@click.option("--deep", is_flag=True, help="Also start Ray.")
 @click.option("--fix", is_flag=True, help="After moving or copying the project: point its MLflow store to this folder.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object on standard output.")
-def doctor(
-    study: str | None, scale: str | None, changes: tuple[str, ...], deep: bool, fix: bool, as_json: bool
-) -> None:
+def doctor(study: str | None, scale: str | None, changes: tuple[str, ...], fix: bool) -> None:
     """Check everything that a study needs, and say what to type where something is missing.
 
     Exit code 0 if the study can run, 1 otherwise.
@@ -130,12 +125,9 @@ def doctor(
 
     root = project_root()
     if fix:
-        click.echo(repair(root / "mlruns"), err=as_json)
-    found = examine(root, study, scale, changes, deep=deep)
-    if as_json:
-        click.echo(json.dumps(found.plain(), indent=2))
-    else:
-        show(found)
+        click.echo(repair(root / "mlruns"))
+    found = examine(root, study, scale, changes)
+    show(found)
     sys.exit(0 if found.can_run else 1)
 
 
@@ -194,7 +186,6 @@ def ui(port: int) -> None:
     root, settings = project()
     place = store(root, settings.tracking)
     close_abandoned(place, settings.study)
-    require_free(port)
     click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
     become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
 

@@ -108,44 +108,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, for a directory, which is replaced as a whole.
-
-    Removes what a killed writer left behind: callers hold a lock, so no other process is writing here.
-    """
+    """As `atomic_path`, for a directory, which is replaced as a whole. Callers hold a lock: nobody else writes it."""
+    temporary = path.with_name(f".{path.name}-new")
     with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _recover(path)
-        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        temporary.mkdir()
+        shutil.rmtree(temporary, ignore_errors=True)  # what a killed writer left behind
+        temporary.mkdir(parents=True)
         try:
             yield temporary
             if path.exists():
-                old = path.with_name(f".{path.name}-old-{secrets.token_hex(4)}")
-                old.mkdir()
-                path.replace(old / path.name)
-                temporary.replace(path)
-                shutil.rmtree(old)
-            else:
-                temporary.replace(path)
+                shutil.rmtree(path)
+            temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _recover(path: Path) -> None:
-    """Put back what a killed `atomic_directory` had moved aside, and remove what it had half written."""
-    left = re.compile(rf"\.{re.escape(path.name)}-(old-)?\w{{8}}")
-    for entry in [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)]:
-        if not path.exists() and (entry / path.name).is_dir():
-            (entry / path.name).replace(path)
-        shutil.rmtree(entry, ignore_errors=True)
-
-
-def share(path: Path) -> None:
-    """Give a file of this user the permissions that the umask allows new files, so that a group can share it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    with contextlib.suppress(PermissionError):  # it belongs to another user
-        os.chmod(path, 0o666 & ~umask)
 
 
 def link(source: Path, target: Path) -> None:

@@ -63,8 +63,8 @@ class Source:
     `read` and `seek` never raise, because an exception does not survive FFmpeg's C code; `fault` keeps what went wrong.
     """
 
-    def __init__(self, path: Path, stream: io.FileIO, size: int, kind: str) -> None:
-        self.path, self.size, self.container = path, size, kind
+    def __init__(self, path: Path, stream: io.FileIO, kind: str) -> None:
+        self.path, self.container = path, kind
         self.fault = ""
         self._stream = stream
 
@@ -108,8 +108,7 @@ def opened(path: Path) -> Iterator[Source]:
     Raises VideoError naming the file if it cannot be read, is empty or is something else.
     """
     with regular(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size == 0:
+        if os.fstat(stream.fileno()).st_size == 0:
             raise VideoError(f"{path} is empty (0 bytes)", DOWNLOAD_REMEDY)
         head = stream.read(ENOUGH) or b""
         stream.seek(0)
@@ -117,7 +116,7 @@ def opened(path: Path) -> Iterator[Source]:
         if kind is None:
             fault = next((what for at, mark, what in _OTHERS if head.startswith(mark, at)), "whatever its name says")
             raise VideoError(f"{path} holds no video ({fault})", f"Convert it to one of {ACCEPTED}, or leave it out.")
-        yield Source(path, stream, size, kind)
+        yield Source(path, stream, kind)
 
 
 def pixel_aspect(source: Source, width: int, height: int) -> Fraction | None:

@@ -119,7 +119,6 @@ def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
 
 
 def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
-    """Write near-duplicate pairs as a csv, atomically."""
     with atomic_path(path) as temporary:
         pairs.to_csv(temporary, index=False, lineterminator="\n")
 

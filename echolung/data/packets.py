@@ -25,9 +25,6 @@ CHUNK_BYTES = 1 << 24
 """Most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB."""
 MAX_PIXELS = 4096 * 4096
 """Most pixels of a frame; larger ones would fill the memory. No scanner's screen has a third of it."""
-MAX_UNPACKED = 1 << 28
-PIXELS_PER_BYTE = 1 << 15
-"""A file with more pixels than MAX_UNPACKED and more than this many per byte holds no recording and is refused."""
 MAX_FRAMES = 10_000
 """Most frames of a file, whatever their size: over six minutes; recordings have hundreds."""
 MAX_DECODED = 1 << 32
@@ -136,11 +133,6 @@ class Packets:
     def _check_length(self, frames: int) -> None:
         """Refuse a file of so many frames or packets if no recording can be that long."""
         pixels = frames * max(1, self.size[0] * self.size[1])
-        if pixels > max(MAX_UNPACKED, PIXELS_PER_BYTE * self.source.size):
-            raise VideoError(
-                f"{self.path} unpacks {self.source.size} bytes to {pixels / 1e6:.0f} million pixels or more",
-                f"No recording has over {PIXELS_PER_BYTE} pixels per byte: remove it from the data set.",
-            )
         if frames > MAX_FRAMES:
             raise VideoError(f"{self.path} has more than the limit of {MAX_FRAMES} frames", CUT_REMEDY)
         if pixels > MAX_DECODED:

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from echolung.doctor import machine, project, sources
-from echolung.doctor.findings import Examination
+from echolung import composition
+from echolung.core.errors import SettingsError
+from echolung.doctor import machine, sources
+from echolung.doctor.findings import Examination, Finding, failed
+from echolung.settings import Settings, load
 
 
-def examine(
-    root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = (), *, deep: bool = False
-) -> Examination:
-    """Examine the study of params.yaml, or what conf/ composes for `study`, `scale` and `changes`; changes nothing.
-
-    `deep` starts Ray, too.
-    """
-    settings, parameters = project.parameters(root, study, scale, changes)
+def examine(root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()) -> Examination:
+    """Examine the study of params.yaml, or what conf/ composes for `study`, `scale` and `changes`; changes nothing."""
+    settings, found = parameters(root, study, scale, changes)
     compute = settings.pretrain.compute if settings else None
-    found = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu))]
-    found += [machine.ray(deep, settings.workers if settings else 1), machine.disk(root), *machine.git(root)]
-    found += [machine.dvc(root), parameters]
+    findings = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu)), machine.ray()]
+    findings += [machine.folders(root), *machine.git(root), found]
     if settings is None:
-        return Examination("", found)
-    found.append(project.tracking(root, settings))
+        return Examination("", findings)
     manifests, of_sources = sources.sources(root, settings)
-    return Examination(
-        settings.study, [*found, *of_sources, *sources.weights(root, settings), *sources.tasks(settings, manifests)]
-    )
+    findings += [*of_sources, *sources.weights(root, settings), *sources.tasks(settings, manifests)]
+    return Examination(settings.study, findings)
+
+
+def parameters(
+    root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()
+) -> tuple[Settings | None, Finding]:
+    """The parameters to examine: params.yaml, or what conf/ composes where anything is named. None if not valid."""
+    try:
+        if study is None and scale is None and not changes:
+            name = " ".join(f"{group}={value}" for group, value in composition.at_hand(root).items()) or "not of conf/"
+            return load(root), Finding("project", "parameters", "ok", f"params.yaml: {name}")
+        composed = composition.compose(root, study, scale, changes)
+        settings = Settings.parse(composed.parameters, "what was set")
+        named = [("--study", study), ("--scale", scale), *(("--set", change) for change in changes)]
+        words = [word for option, value in named if value for word in (option, value)]
+        remedy = f"To run it: {shlex.join(['echolung', 'run', *words])}"
+        said = f"study {settings.study} at scale {settings.scale}: valid"
+        return settings, Finding("project", "parameters", "ok", said, remedy)
+    except SettingsError as error:
+        return None, failed("project", "parameters", error)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from echolung.core.errors import EcholungError
 
@@ -41,10 +41,6 @@ class Examination:
     @property
     def can_run(self) -> bool:
         return not any(finding.level == "error" for finding in self.findings)
-
-    def plain(self) -> dict[str, Any]:
-        """For programs: what JSON can hold."""
-        return {"study": self.study, "can_run": self.can_run, "findings": [asdict(one) for one in self.findings]}
 
     def verdict(self) -> str:
         """The last line: whether the study can run, and what to fix first if not."""

@@ -1,8 +1,7 @@
-"""The machine: Python and its packages, FFmpeg, GPU, Ray, Git, DVC and the disk"""
+"""The machine: Python and its packages, FFmpeg, GPU, Ray, Git and the disk"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
@@ -60,24 +59,17 @@ def gpu(wanted: bool) -> Finding:
     return Finding(GROUP, "GPU", "ok", "none; the study runs on the CPU")
 
 
-def ray(deep: bool, workers: int) -> Finding:
-    """Ray on this machine, or the cluster of RAY_ADDRESS; `deep` starts it, or connects."""
-    from echolung.compute.session import ray_session
-
+def ray() -> Finding:
+    """Ray on this machine, or the cluster of RAY_ADDRESS, which must answer."""
     address = os.environ.get("RAY_ADDRESS", "")
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    place, state = address or "on this machine", "starts" if deep else "not started (--deep starts it)"
     try:
         if host and port.isdigit():
             socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
-        with ray_session(workers) if deep else contextlib.nullcontext():
-            return Finding(GROUP, "Ray", "ok", f"{place}; {state}")
-    except Exception as error:  # Ray has no common class of errors
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        remedy = "Free memory and /tmp, or: export RAY_TMPDIR=/another/short/path"
-        if address:
-            remedy = "Start the cluster of RAY_ADDRESS (ray start --head), or: unset RAY_ADDRESS"
-        return Finding(GROUP, "Ray", "error", f"{place} does not answer: {line}", remedy)
+    except OSError as error:
+        remedy = "Start the cluster of RAY_ADDRESS (ray start --head), or: unset RAY_ADDRESS"
+        return Finding(GROUP, "Ray", "error", f"{address} does not answer: {error}", remedy)
+    return Finding(GROUP, "Ray", "ok", address or "on this machine")
 
 
 def git(root: Path) -> list[Finding]:
@@ -102,23 +94,12 @@ def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def dvc(root: Path) -> Finding:
-    """DVC reads dvc.yaml with params.yaml (`dvc stage list`), and can write where stages do."""
+def folders(root: Path) -> Finding:
+    """Where stages write: inside the repository, as DVC demands, and with some room left."""
     for name in ("data", "reports"):
         if not (root / name).resolve().is_relative_to(root.resolve()):
             said = f"{name} is a link to {(root / name).resolve()}, and DVC does not write outside the repository"
-            return Finding(GROUP, "DVC", "error", said, "Move the whole project to the larger disk and link to that.")
-    command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return Finding(GROUP, "DVC", "ok", f"{len(done.stdout.split())} stages")
-    lines = [line for line in done.stderr.splitlines() if line.strip() and "Having any troubles" not in line]
-    remedy = "Correct what it names, or restore the files: git checkout .dvc dvc.yaml params.yaml"
-    return Finding(GROUP, "DVC", "error", " ".join(" ".join(lines).split())[-300:] or "dvc stage list fails", remedy)
-
-
-def disk(root: Path) -> Finding:
-    """A warning where little room is left."""
+            return Finding(GROUP, "disk", "error", said, "Move the whole project to the larger disk and link to that.")
     free = shutil.disk_usage(root).free / 2**30
     if free < ROOM:
         return Finding(GROUP, "disk", "warning", f"{free:.1f} GB free", "Free some space before a longer run.")

@@ -76,7 +76,6 @@ def _compute(
     key: str,
     on_progress: Progress,
 ) -> None:
-    """Write a feature store."""
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     finite: list[bool] = []

@@ -8,7 +8,7 @@ Dimension letters: n recordings, V views, T frames, S pixels, N tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,27 +86,26 @@ class Recordings:
 
     def tokens(self, sample_ids: Sequence[str], views: np.ndarray | None = None) -> np.ndarray:
         """float16 (n, V, N, D), or (n, N, D) of the one view that `views` (n,) names for each."""
-        number = np.array([self._part[name] for name in sample_ids], dtype=np.int64)
         shape = self.shape if views is None else self.shape[1:]
-        found = np.empty((len(number), *shape), np.float16)
-        for at in np.unique(number):
-            mine = np.flatnonzero(number == at)
-            features = self.features[at]
-            places = features.positions([sample_ids[int(i)] for i in mine])
+        found = np.empty((len(sample_ids), *shape), np.float16)
+        for mine, features, names in self._by_part(sample_ids):
+            places = features.positions(names)
             found[mine] = features.tokens[places] if views is None else features.tokens[places, views[mine]]
         return found
 
     def summaries(self, sample_ids: Sequence[str]) -> np.ndarray:
         """`echolung.embedding.summary` of each recording's tokens: float32 (n, regions, statistics, D)."""
+        found = np.empty((len(sample_ids), *self.features[0].summaries.shape[1:]), np.float32)
+        for mine, features, names in self._by_part(sample_ids):
+            found[mine] = features.summarised(names)
+        return found
+
+    def _by_part(self, sample_ids: Sequence[str]) -> Iterator[tuple[np.ndarray, Features, list[str]]]:
+        """For each part, the places of those that it holds, its features, and their names."""
         number = np.array([self._part[name] for name in sample_ids], dtype=np.int64)
-        found: list[np.ndarray] = [np.empty(0)] * len(number)
         for at in np.unique(number):
             mine = np.flatnonzero(number == at)
-            for place, summary in zip(
-                mine, self.features[at].summarised([sample_ids[int(i)] for i in mine]), strict=True
-            ):
-                found[place] = summary
-        return np.stack(found)
+            yield mine, self.features[at], [sample_ids[int(i)] for i in mine]
 
     def seen(self, sample_ids: Sequence[str]) -> np.ndarray:
         """Which of these the encoder was pretrained on: bool (n,); none where there is no encoder."""

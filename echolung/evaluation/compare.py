@@ -109,8 +109,6 @@ def resampled(units: Units, kind: Kind, bootstrap: int, seed: int) -> np.ndarray
 
 
 class _OneTask:
-    """The comparison of one task."""
-
     def __init__(self, units: Units, kind: Kind, arms: Mapping[str, Arm], settings: CompareSettings) -> None:
         self.units, self.kind, self.arms, self.settings = units, kind, arms, settings
         self.baseline = baseline_of(units.task)

@@ -36,29 +36,22 @@ def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
     Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own.
     """
     p_value = row["p_holm"] if pair.confirmatory else row["p_value"]
-    chance = p_text(p_value) + (" after Holm" if pair.confirmatory else ", not corrected")
-    sizes = f"{patients(row['n_patients'], row['n_groups'])}, {row['n_videos']} videos"
-    basis = f"{chance}; {sizes}" if pair.main else f"exploratory; {sizes}"
+    outcome = "undecided" if p_value > SIGNIFICANCE else "better" if row["difference"] < 0 else "worse"
     arm, reference = _with_seeds(row["arm"], pair.arm_seeds), _reference(pair, row["reference"])
-    difference, low, high = row["difference"], row["low"], row["high"]
-    outcome = "undecided" if p_value > SIGNIFICANCE else "better" if difference < 0 else "worse"
+    numbers = f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
+    sizes = f"{patients(row['n_patients'], row['n_groups'])}, {row['n_videos']} videos"
     if not pair.main:
-        text = (
-            f"{pair.label} of {arm} minus {reference}: {signed(difference)} [{signed(low)}, {signed(high)}] ({basis})."
-        )
-    elif outcome == "undecided":
-        text = (
-            f"No difference was shown between {arm} and {reference}: {pair.label} {signed(difference)}"
-            f" [{signed(low)}, {signed(high)}] ({basis})."
-        )
+        text = f"{pair.label} of {arm} minus {reference}: {numbers} (exploratory; {sizes})."
     else:
-        direction = "lower" if difference < 0 else "higher"
-        nearest, farthest = (-high, -low) if difference < 0 else (low, high)
-        text = (
-            f"{arm} predicted {outcome} than {reference}: {pair.label} {abs(difference):.3f} {direction}"
-            f" [{plain(nearest)}, {plain(farthest)}] ({basis})."
-        )
+        shown = f"{arm} predicted {outcome} than {reference}"
+        if outcome == "undecided":
+            shown = f"No difference was shown between {arm} and {reference}"
+        text = f"{shown}: {pair.label} {numbers} ({_chance(pair, p_value)}; {sizes})."
     return outcome, f"{text} {_reach(pair, row, outcome)}".strip()
+
+
+def _chance(pair: PairFacts, p_value: float) -> str:
+    return p_text(p_value) + (" after Holm" if pair.confirmatory else ", not corrected")
 
 
 def _with_seeds(arm: str, seeds: int) -> str:
@@ -81,17 +74,11 @@ def _reach(pair: PairFacts, row: pd.Series, outcome: str) -> str:
     if not pair.pretrained or pair.reference_role != "reference" or not pair.main:
         return ""
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:
-        one = pair.arm_seeds == 1
-        seeds = "one pretraining seed" if one else f"{pair.arm_seeds} pretraining seeds"
-        encoders = "this encoder" if one else "these encoders"
-        return f"With {seeds}, this is about {encoders}, not about pretraining in general."
+        return f"Pretraining seeds: {pair.arm_seeds}. This is about these weights, not about pretraining in general."
     if np.isnan(row["p_recipe"]):
-        return (
-            f"This is about these {pair.arm_seeds} encoders: the recipe is compared where the reference has seeds, too."
-        )
+        return "This is about these encoders: the recipe is compared where the reference has seeds, too."
     p_value = row["p_recipe_holm"] if pair.confirmatory else row["p_recipe"]
-    chance = p_text(p_value) + (" after Holm" if pair.confirmatory else ", not corrected")
-    counts = f"{pair.arm_seeds} and {pair.reference_seeds} seeds as a sample: {chance}"
+    counts = f"{pair.arm_seeds} and {pair.reference_seeds} seeds as a sample: {_chance(pair, p_value)}"
     if outcome == "undecided" or p_value > SIGNIFICANCE:
         return f"No difference was shown for the recipe ({counts})."
     return f"So did the recipe, on this task ({counts})."

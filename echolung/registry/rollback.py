@@ -34,14 +34,12 @@ def roll_back(store: Store, study: str, task: str, to: int | None = None) -> Rol
     were = {number for number, own in tags.items() if "history" in own}
     were |= {int(own["follows"]) for own in tags.values() if own.get("follows")}
     others = sorted(were & set(tags) - {present})
-    choices = f"Earlier champions: {', '.join(map(str, others))} (`--to {others[-1]}`)." if others else ""
     target = to or int(tags[present].get("follows") or 0)
-    if not target:
-        raise RegistryError(f"{name} version {present} followed no other champion", choices or "Nothing to do.")
-    if target == present:
-        raise RegistryError(f"{name} version {target} is the champion already", "Nothing to do.")
     if target not in others:
-        raise RegistryError(f"{name} version {target} was never champion", choices or "No other version was.")
+        said = f"{name} version {present} is the champion and followed no other"
+        said = f"{name} version {target} is not an earlier champion" if target else said
+        listing = f"Earlier champions: {', '.join(map(str, others))} (`--to {others[-1]}`)." if others else ""
+        raise RegistryError(said, listing or "There was no other.")
     version = registry.find_version(store, name, target)
     Model.open(version.folder)
     # The note first: if this is interrupted here, `promote` must not bring the version back.

@@ -1,4 +1,4 @@
-"""The answers in sentences: against the references, against the controls, and whose features span few directions."""
+"""The answers in sentences: against the references and against the controls."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from echolung.kinds.task import Task
 
 SEEN = " †"
 """Marks an arm whose encoder was pretrained on videos that it is scored on."""
-FEW = 0.5
-"""Share of the reference's effective rank below which an encoder's features are said to span few directions. That alone
-is no fault: pixel reconstruction keeps few directions, and a rank near 1 is a collapse."""
 
 
 def tested(comparison: Comparison) -> pd.DataFrame:
@@ -99,26 +96,6 @@ def few_seeds(comparison: Comparison) -> str:
     return (
         f"Fewer than {SEEDS_FOR_PRETRAINING} training seeds: {named}. The answers are about these trained models, not"
         " about the way of training."
-    )
-
-
-def narrow(ranks: pd.DataFrame, comparison: Comparison) -> str:
-    """Which candidates' features span few directions (`study.effective_ranks`); empty if none."""
-    if ranks.empty:
-        return ""
-    roles = ranks["arm"].map(comparison.roles)
-    same = ["source", "most"]  # rank depends on the videos and on the width
-    references = ranks[roles == "reference"].groupby(same, as_index=False)["mean"].mean()
-    both = ranks[roles == "candidate"].merge(references, on=same, suffixes=("", "_reference"))
-    low = both[both["mean"] < FEW * both["mean_reference"]]
-    found = [
-        f"{row['arm']} on {row['source']} ({row['mean']:.1f}, reference {row['mean_reference']:.1f})"
-        for row in low.to_dict("records")
-    ]
-    return (
-        f"Features of fewer directions than the reference's (effective rank; 1 is a collapse): {_joined(found)}."
-        if found
-        else ""
     )
 
 

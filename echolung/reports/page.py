@@ -22,7 +22,7 @@ from echolung.gates.gate import read_findings
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
 from echolung.reports import figures
-from echolung.reports.answer import against_controls, answers, few_seeds, narrow
+from echolung.reports.answer import against_controls, answers, few_seeds
 from echolung.reports.plots import write_plots
 from echolung.reports.study import Sample
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
@@ -134,7 +134,6 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
         drawn=_drawn(inputs),
         figures=shown,
         answers=answers(comparison, tasks),
-        narrow=narrow(inputs.ranks, comparison),
         controls=against_controls(comparison, tasks),
         reading=READING,
         tables=task_tables(comparison, tasks),
@@ -149,7 +148,7 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
             ("Tasks", _shown(_tasks(tasks))),
             ("Encoders, by arm", _shown(inputs.encoders)),
             (
-                "Effective rank of the features: mean and range over seeds; `most` is what videos and width allow",
+                "Effective rank of the features (1 is a collapse): mean and range over seeds; at most `most`",
                 _shown(_with_intervals(inputs.ranks, "mean")),
             ),
         ],

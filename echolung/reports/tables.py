@@ -43,7 +43,6 @@ class TaskTable:
     notes: list[str]
 
     def grid(self) -> dict[str, list[Any]]:
-        """`heads` and `rows` as lists of cells."""
         return {
             "heads": ["", "method", *self.heads],
             "rows": [[row.label, row.method, *row.cells] for row in self.rows],

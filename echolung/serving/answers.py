@@ -66,7 +66,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def cell(value: object) -> str:
-    """A value of an answer as text."""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 

@@ -23,7 +23,7 @@ import torch
 
 from echolung.core.errors import CheckpointError, EcholungError, VideoError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import Progress, read_json, sha256_file, write_json
+from echolung.core.runtime import read_json, sha256_file, write_json
 from echolung.data.clips import evaluation_starts
 from echolung.data.video import Video, decode
 from echolung.embedding.embed import encode_clips, evaluation_clips
@@ -145,7 +145,7 @@ class Model:
         """The columns of `predict`, and their types as MLflow names them."""
         return {"video": "string", **self.kind.answer_columns(self.task), **FACTS}
 
-    def predict(self, paths: Sequence[str | Path], on_progress: Progress = lambda done, total: None) -> pd.DataFrame:
+    def predict(self, paths: Sequence[str | Path]) -> pd.DataFrame:
         """One row per video file.
 
         video (the path), the columns of the kind's answer (the first is None if `outside`), outside (farther from the
@@ -153,11 +153,7 @@ class Model:
         damage, in_training (the model was fitted on this very file). Raises VideoError naming the file if nothing can
         be decoded; DependencyError without FFmpeg.
         """
-        tables = []
-        for done, path in enumerate(paths, start=1):
-            tables.append(self.answer(self.read(Path(path))))
-            on_progress(done, len(paths))
-        return pd.concat(tables, ignore_index=True)
+        return pd.concat([self.answer(self.read(Path(path))) for path in paths], ignore_index=True)
 
     def read(self, path: Path) -> Decoded:
         """Decode a file, and encode its views."""

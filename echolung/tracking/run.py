@@ -43,7 +43,6 @@ class Run:
         self._write(lambda client: client.log_batch(self.id, params=params))
 
     def tag(self, name: str, value: str) -> None:
-        """Set or replace a tag."""
         self._write(lambda client: client.set_tag(self.id, name, value))
 
     def attach(self, path: Path, folder: str = "") -> None:

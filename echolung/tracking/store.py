@@ -14,7 +14,7 @@ from typing import Any
 
 from echolung.core.errors import TrackingError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import exclusive, share, workspace
+from echolung.core.runtime import exclusive, workspace
 from echolung.tracking.moved import require_here
 
 SQLITE = "sqlite:///"
@@ -89,9 +89,11 @@ def store(root: Path, settings: TrackingSettings | None = None) -> Store:
                 connection.execute("SELECT name FROM sqlite_master")
         # Processes that open an uninitialised database together crash in its migration: one of them makes it.
         with exclusive(home / ".initialise.lock", "making the tracking database", patience=120):
+            own = uri == f"{SQLITE}{database}"
+            if own and not database.exists():
+                database.touch()  # with the permissions of other files: SQLite's are its owner's alone
             opened.client().search_experiments(max_results=1)
-            if uri == f"{SQLITE}{database}":
-                share(database)  # SQLite makes it writable by its owner alone
+            if own:
                 require_here(home)
     return opened
 

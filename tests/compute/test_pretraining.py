@@ -1,6 +1,5 @@
 """Pretraining under Ray equals the plain loop, with one worker or two; the dead are replaced, a failing seed named."""
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import save_clips
 
 from echolung.compute.pretraining import pretrain, seed_runs
 from echolung.compute.session import ray_session
@@ -47,15 +47,9 @@ def session() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("pool") / "echo" / "clips"
-    directory.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    clips = {}
-    for number in range(5):
-        np.save(directory / f"sha{number}.npy", rng.integers(0, 256, (20, 24, 24), dtype=np.uint8))
-        clips[f"hearts/{number}"] = {"sha256": f"sha{number}", "fps": 20.0, "frames": 20}
-    (directory / "index.json").write_text(json.dumps({"size": 24, "clips": clips, "fingerprint": ""}))
-    return directory
+    videos = {f"hearts/{number}": rng.integers(0, 256, (20, 24, 24), dtype=np.uint8) for number in range(5)}
+    return save_clips(tmp_path_factory.mktemp("pool") / "echo" / "clips", videos, 20.0).directory
 
 
 class Recorder:

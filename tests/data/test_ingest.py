@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from echolung.core.errors import DependencyError, DiskError, GateError
+from echolung.core.errors import DependencyError, GateError
 from echolung.data import video
 from echolung.data.clips import ClipStore
 from echolung.data.geometry import letterbox
@@ -173,20 +172,6 @@ def test_cached_frames_that_changed_are_decoded_again_and_it_says_so(damage: str
     assert study.decodes == 1
     assert "1 videos in" in study.said and "are decoded again" in study.said
     assert files(study.out) == before
-
-
-def test_a_full_disk_is_one_line_and_what_is_decoded_is_kept(study: Study) -> None:
-    study.add("long.avi", frames=40)
-    study.list("a.avi", "b.avi", "long.avi")
-    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20 * SIZE * SIZE, hard))
-    try:
-        with pytest.raises(DiskError, match=r"a file could not be written to its end: .*\.npy"):
-            study.ingest()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    study.ingest()
-    assert study.decodes == 1
 
 
 def test_bad_files_are_rows_that_the_gate_names_and_are_tried_again(

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import save_clips
 from scipy import ndimage
 
 from echolung.data import leakage
-from echolung.data.clips import ClipStore, write_index
 from echolung.data.geometry import letterbox
 from echolung.data.leakage import find_pairs, near_duplicates, split_groups
 from echolung.data.splits import SplitSettings
@@ -84,18 +84,9 @@ def test_pairs_within_a_patient_are_marked_and_single_frames_are_found() -> None
     assert marked == {("a", "b"): True, ("a", "c"): False, ("b", "c"): False}
 
 
-def stored(folder: Path, **videos: np.ndarray) -> ClipStore:
-    folder.mkdir()
-    for name, frames in videos.items():
-        np.save(folder / f"{name}.npy", frames)
-    facts = {name: {"sha256": name, "frames": len(frames), "fps": 25.0} for name, frames in videos.items()}
-    write_index(folder, SIZE, facts, "fingerprint")
-    return ClipStore.open(folder)
-
-
 def test_pairs_across_sources_are_found_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stores = {"one": stored(tmp_path / "one", a=ultrasound(1), b=ultrasound(2))}
-    stores["two"] = stored(tmp_path / "two", c=ultrasound(1)[5:], d=ultrasound(3))
+    stores = {"one": save_clips(tmp_path / "one", {"a": ultrasound(1), "b": ultrasound(2)})}
+    stores["two"] = save_clips(tmp_path / "two", {"c": ultrasound(1)[5:], "d": ultrasound(3)})
     rows = table("a", "b", "c", "d").assign(source=["one", "one", "two", "two"])
     pairs = find_pairs(rows, stores, THRESHOLD, tmp_path / "cache")
     assert pairs[["sample_a", "sample_b"]].to_numpy().tolist() == [["a", "c"]]

@@ -180,11 +180,7 @@ def test_more_repeats_or_other_inner_folds_keep_the_earlier_outer_folds() -> Non
         ),
         (small(12, 2), {"outer": 2, "inner": 2}, r"'class 1' has 1 independent patients .* of split.inner"),
         (small(6, 6).assign(patient_id=[None, *"abcdefghijk"]), {}, "1 videos have no patient, group or label: 0-0"),
-        (
-            small(8, 6).assign(split_group=[*"abcdefgh", *"rrrstu"]),
-            {},
-            r"'class 1' has 4 .* .of 12 in all",
-        ),
+        (small(8, 6).assign(split_group=[*"abcdefgh", *"rrrstu"]), {}, r"'class 1' has 4 .* .of 12 in all"),
     ],
 )
 def test_what_cannot_be_divided_is_named_with_the_numbers(

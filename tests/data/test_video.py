@@ -10,7 +10,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from echolung.core.errors import VideoError
 from echolung.data import packets, video
 from echolung.data.geometry import letterbox
 
@@ -141,24 +140,3 @@ def test_damage_in_the_middle_is_reported(tmp_path: Path) -> None:
     content[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
     path.write_bytes(content)
     assert "damaged" in video.decode(path).damage
-
-
-@pytest.mark.parametrize(
-    ("limit", "least", "problem"),
-    [
-        ("packets.MAX_FRAMES", 40, "has more than the limit of 39 frames"),
-        ("packets.MAX_DECODED", 40 * 24 * 32, "exceed the limit of 0 million pixels"),
-        ("video.MAX_BYTES", 40 * 112 * 112, "its frames of 112 x 112 take more than 0 MB"),
-    ],
-)
-def test_a_video_too_long_for_memory_or_time_is_named(
-    limit: str, least: int, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "long.mpeg"
-    video.encode(path, np.full((40, 24, 32), 90, np.uint8), 25, "mpeg2video")
-    monkeypatch.setattr(f"echolung.data.{limit}", least)
-    assert video.decode(path, 112).frames.shape == (40, 112, 112)
-    monkeypatch.setattr(f"echolung.data.{limit}", least - 1)
-    with pytest.raises(VideoError, match=problem) as caught:
-        video.decode(path, 112)
-    assert str(path) in caught.value.problem and caught.value.remedy

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
+from conftest import Project, committed
 
 from echolung.cli.main import main
 from echolung.data import video
-from echolung.doctor import machine, project, sources
+from echolung.doctor import machine, sources
+from echolung.doctor.examine import examine, parameters
 from echolung.doctor.findings import Examination, Finding
 from echolung.settings import Settings
 
@@ -30,37 +29,16 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project fresh from git, without data: the phantom study, as committed."""
-    for name in ("params.yaml", "dvc.yaml", ".gitignore"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("conf", ".dvc"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("cache", "tmp", "__pycache__"))
-    (tmp_path / "data" / "raw").mkdir(parents=True)
-    for path in (ROOT / "data" / "raw").glob("*.dvc"):
-        shutil.copy(path, tmp_path / "data" / "raw")
     for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "GIT_CONFIG_GLOBAL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
-    for command in ("init", "config user.name t", "config user.email t@t", "add -A", "commit -qm t"):
-        subprocess.run(["git", *command.split()], check=True, capture_output=True)
-    return tmp_path
-
-
-def change(root: Path, **changes: Any) -> None:
-    """Edit params.yaml; `a__b=1` sets a.b."""
-    values = yaml.safe_load((root / "params.yaml").read_text())
-    for name, value in changes.items():
-        *parents, last = name.split("__")
-        section = values
-        for parent in parents:
-            section = section[parent]
-        section[last] = value
-    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return committed(tmp_path)
 
 
 def settings_of(root: Path, study: str | None = None) -> Settings:
-    settings, found = project.parameters(root, study)
+    settings, found = parameters(root, study)
     assert settings is not None, found
     return settings
 
@@ -81,24 +59,21 @@ def stops(found: Finding, *said: str) -> None:
 
 def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
-    done = CliRunner().invoke(main, ["doctor", "--json"])
-    assert done.exit_code == 0, done.output
-    answer = json.loads(done.stdout)
-    assert (answer["study"], answer["can_run"]) == ("phantom", True)
-    said = {one["subject"]: one["said"] for one in answer["findings"]}
-    assert said.keys() > {"FFmpeg", "Ray", "disk", "tracking", "Git", "DVC"}
+    found = examine(root)
+    assert (found.study, found.can_run) == ("phantom", True)
+    said = {one.subject: one.said for one in found.findings}
+    assert said.keys() > {"FFmpeg", "Ray", "disk", "Git"}
     assert said["parameters"] == "params.yaml: study=phantom scale=demo"
     assert said["pocus"] == "drawn by the study"
-    after = {path: path.read_bytes() for path in before if path.exists()}
-    assert after == before
+    assert {path: path.read_bytes() for path in before if path.exists()} == before
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
 
 
 def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         machine, "python", lambda root: Finding("machine", "Python", "warning", "is [not] new", "do it")
     )
-    monkeypatch.setattr(machine, "dvc", lambda root: Finding("machine", "DVC", "ok", ""))
-    change(root, split__oter=3)
+    Project(root).change(split__oter=3)
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 1
     text = " ".join(done.output.split())
@@ -108,13 +83,6 @@ def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytes
 
 
 # --- the machine ---
-
-
-def test_without_ffmpeg_it_says_how_to_get_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchcodec
-
-    monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
-    stops(machine.ffmpeg(), "apt-get install ffmpeg")
 
 
 def test_the_code_and_the_programs_are_those_of_this_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +107,8 @@ def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) 
 def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("RAY_ADDRESS", f"ray://127.0.0.1:{server.getsockname()[1]}")
-        assert machine.ray(False, 1).level == "ok"
-    stops(machine.ray(False, 1), "does not answer", "unset RAY_ADDRESS")
+        assert machine.ray().level == "ok"
+    stops(machine.ray(), "does not answer", "unset RAY_ADDRESS")
 
 
 def test_a_repository_that_dvc_could_not_use_says_what_to_type(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,60 +133,28 @@ def test_another_user_s_repository_is_to_be_trusted_and_not_made_again(
     assert "git init" not in found.remedy
 
 
-def test_what_dvc_refuses_is_quoted(root: Path) -> None:
-    assert machine.dvc(root).level == "ok"
-    values = yaml.safe_load((root / "params.yaml").read_text())
-    del values["split"]
-    (root / "dvc.yaml").write_text("stages: {a: {cmd: 'echo ${split.seed}'}}\n")
-    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    stops(machine.dvc(root), "Could not find 'split.seed'", "git checkout")
-    shutil.rmtree(root / ".dvc")
-    stops(machine.dvc(root), "git checkout .dvc")
+def test_stages_need_room_inside_the_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.folders(root).level == "ok"
+    monkeypatch.setattr(machine, "ROOM", 1e9)
+    assert machine.folders(root).level == "warning"
     (root / "data").rename(root.parent / "large disk")
     (root / "data").symlink_to(root.parent / "large disk")
-    stops(machine.dvc(root), "data is a link to ", "Move the whole project")
-
-
-def test_little_room_is_a_warning(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.disk(root).level == "ok"
-    monkeypatch.setattr(machine, "ROOM", 1e9)
-    assert machine.disk(root).level == "warning"
+    stops(machine.folders(root), "data is a link to ", "Move the whole project")
 
 
 # --- the project ---
 
 
-def test_an_edited_parameter_is_named(root: Path) -> None:
-    change(root, split__outer=4)
-    _, found = project.parameters(root)
-    assert found.said == "params.yaml: study=phantom scale=demo, edited: split.outer=4"
-    assert "`dvc exp run` drops them" in found.remedy
-
-
 def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
-    settings, found = project.parameters(root, "lung", "laptop", ["public_sets=/my sets (a)", "split.seed=4"])
+    settings, found = parameters(root, "lung", "laptop", ["public_sets=/my sets (a)", "split.seed=4"])
     assert settings is not None
     assert (settings.study, str(settings.ingest.sources["pocus"].root)) == ("lung", "/my sets (a)/pocus")
     assert found.remedy == (
         "To run it: echolung run --study lung --scale laptop --set 'public_sets=/my sets (a)' --set split.seed=4"
     )
-    settings, found = project.parameters(root, "lnug")
+    settings, found = parameters(root, "lnug")
     assert settings is None
     stops(found, "Did you mean 'lung'?")
-
-
-def test_a_store_that_cannot_be_used_is_an_error_and_none_is_made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of(root)
-    assert project.tracking(root, settings).level == "ok"
-    assert not (root / "mlruns").exists()
-    (root / "mlruns").mkdir()
-    (root / "mlruns" / "mlflow.db").write_text("no database at all" * 200)
-    stops(project.tracking(root, settings), "move it away")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    stops(project.tracking(root, settings), address, "Is the server running")
 
 
 # --- the videos ---
@@ -260,24 +196,13 @@ def test_a_wrong_table_is_an_error(root: Path, rows: list[str], subject: str, sa
     stops(only(examined(root, rows), subject), said)
 
 
-@pytest.mark.parametrize("stray", ["link", "sick0.avi"])
-def test_stray_things_that_would_stop_dvc_or_ingest_are_named(stray: str, root: Path) -> None:
-    videos = root / "data" / "raw" / "mine"
-    videos.mkdir(parents=True)
-    if stray == "link":
-        (videos / stray).symlink_to("nowhere")
-    else:
-        (videos / stray).touch()
-    stops(only(examined(root, SICK_AND_WELL), "mine"), stray)
-
-
 def test_a_set_that_dvc_can_fetch_says_how(root: Path) -> None:
     _, found = sources.sources(root, settings_of(root, "lung"))
     stops(only(found, "pocus"), "dvc pull data/raw/pocus.dvc", "github.com/jannisborn")
 
 
 def test_what_only_decoding_tells_is_left_to_the_stages_and_absent_weights_are_named(root: Path) -> None:
-    settings, _ = project.parameters(root, "lung", "laptop", ["public_sets=/nowhere"])
+    settings, _ = parameters(root, "lung", "laptop", ["public_sets=/nowhere"])
     assert settings is not None
     absent = sources.weights(root, settings)
     assert {finding.subject for finding in absent} == {"natural-stills", "natural-cnn"}

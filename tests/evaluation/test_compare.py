@@ -150,7 +150,7 @@ def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(
     assert outcome == "better"
     assert text.startswith("jepa predicted better than random (mean of 3 seeds): Brier score")
     assert "after Holm; 24 patients, 48 videos" in text
-    assert text.endswith("With one pretraining seed, this is about this encoder, not about pretraining in general.")
+    assert text.endswith("Pretraining seeds: 1. This is about these weights, not about pretraining in general.")
     assert "majority (the baseline, which ignores the video)" in sentence(comparison, "lung", "jepa", "majority")[1]
     tests = comparison.secondary.groupby("task")["test"].unique()
     assert set(tests["blues"]) - set(tests["lung"]) == {"DeLong, AUROC of patients pooled over folds"}

@@ -95,8 +95,7 @@ def clean(stage: str) -> tuple[Tables, dict[str, Any]]:
     if stage == "embed":
         features = pd.DataFrame([("jepa", seed, sample) for seed in (0, 1) for sample in VIDEOS])
         features = features.set_axis(["arm", "seed", "sample_id"], axis=1).assign(finite=True, std=0.5)
-        facts = {"samples": VIDEOS, "encoders": [("jepa", 0), ("jepa", 1)]}
-        return {"features": features.assign(effective_rank=20.0, seen_in_pretraining=False)}, facts
+        return {"features": features.assign(effective_rank=20.0, seen_in_pretraining=False)}, {}
     if stage == "fit":
         facts = {"columns": ["p_0", "p_1", "p_2"], "valid": "probabilities sum to 1"}
         return {"predictions": predictions(folds()), "folds": folds()}, facts | {"split_digest": "d1"}
@@ -159,11 +158,7 @@ FAULTS: list[tuple[str, Fault, str, str]] = [
     *(("split", put(f"inner_{i}", 41, 3), f"inner_{i} is -2 to 2", "repeat 1 pocus/v17 (3)") for i in (1, 2, 3)),
     ("split", put("fold", 23, 4), "fold is -1 to 3", "repeat 0 pocus/v23 (4)"),
     ("split", double(5), "appears once in a repeat", "repeat 0 pocus/v05; repeat 0 pocus/v05"),
-    ("split b", drop("fold == 3"), "no outer or inner fold is empty", "repeat 0 outer 3 (3)"),
-    ("split b", drop("fold == 3"), "is in all 2 repeats", "repeat 0 pocus/v06 (1)"),
-    # All videos of a class in one outer fold, or in one inner fold: nothing of it is left to train on.
-    ("split c", put("fold", 24 + N[::3], 2), "every stratum is in", "repeat 1 outer 2 stratum 0 (0)"),
-    ("split c", put("inner_1", N[1::3], 2), "every stratum is in", "repeat 0 outer 1 stratum 1 (1)"),
+    ("split b", put("repeat", 47, 2), "repeat is 0 to 1", "repeat 2 pocus/v23"),
     ("initialise", put("steps", 1, 7), "not trained", "r seed 1 (7)"),
     ("initialise", put("weights_sha256", [0, 2, 3], "same"), "same weights", "r seed 0; r seed 2"),
     ("initialise", put("finite", 2, False), "weights are finite", "r seed 2"),
@@ -183,14 +178,9 @@ FAULTS: list[tuple[str, Fault, str, str]] = [
     ("embed", put("std", 3, 0.0), "features vary", "jepa seed 0 pocus/v03 (0)"),
     ("embed", put("effective_rank", slice(0, 23), 1.0), "not collapsed", "jepa seed 0 pocus/v00 (1)"),
     ("embed", put("seen_in_pretraining", 5, True), "was not pretrained on this video", "jepa seed 0 pocus/v05"),
-    ("embed", drop("index == 47"), "embedded by every encoder", "jepa seed 1 pocus/v23"),
     ("embed", double(1), "embedded once", "jepa seed 0 pocus/v01; jepa seed 0 pocus/v01"),
     ("fit", put("valid", 3, False), "probabilities sum to 1", f"{JEPA} 0 fold 1 pocus/v03 (0.5 0.25 0.25)"),
     ("fit", put("split_digest", 6, "d0"), "made on split d1", f"{JEPA} 0 fold 2 pocus/v06 (d0)"),
-    ("fit", put("fold", 0, 3), "fold is that of the split", f"{JEPA} 0 fold 3 pocus/v00"),
-    ("fit", put("y_true", 1, 9.0), "y_true is that", f"{JEPA} 0 fold 0 pocus/v01"),
-    ("fit", put("patient_id", 2, "p"), "patient_id is that", f"{JEPA} 0 fold 0 pocus/v02"),
-    ("fit", put("split_group", 5, "p"), "split_group is that", f"{JEPA} 0 fold 1 pocus/v05"),
     ("fit", drop("arm == 'jepa' & repeat == 1 & fold == 1"), "that the fold holds out", f"{JEPA} 1 fold 1 (6)"),
     ("fit", double(7), "predicted once", f"{JEPA} 0 fold 2 pocus/v07; {JEPA} 0 fold 2 pocus/v07"),
     *(
@@ -199,9 +189,6 @@ FAULTS: list[tuple[str, Fault, str, str]] = [
         for row, fault, meaning, found in (
             ("a", put(value, 0, np.nan, table), f"the {value} of the task's loss", ""),
             ("b", put(value, 1, np.inf, table), f"{value} is finite", " (inf)"),
-            ("c", put("n_groups", 2, 25, table), "no more independent groups", ""),
-            ("d", put("low", 3, 5.0, table), "low is not above high", ""),
-            ("e", put(value, 4, 2.0, table), f"the {value} lies in its interval", ""),
             ("f", double(5, table), "no comparison appears twice", ""),
         )
     ),

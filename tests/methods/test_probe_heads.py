@@ -12,14 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from echolung.core.errors import CheckpointError
-from echolung.methods.probes.heads import (
-    HeadwiseAdamW,
-    ProbeForm,
-    ProbeHeads,
-    apply_probe,
-    load_probe,
-    save_probe,
-)
+from echolung.methods.probes.heads import HeadwiseAdamW, ProbeForm, ProbeHeads, apply_probe, load_probe, save_probe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, TOKENS, CLASSES = 24, 10, 3

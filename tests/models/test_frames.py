@@ -1,6 +1,5 @@
 """timm backbones frame by frame: tokens, and weights from files of other people."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +73,7 @@ def test_weights_are_found_by_name_or_in_order_and_travel_without_their_file(
     assert (record.settings, record.objective) == (encoder.settings, "imported")
 
 
-class Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (print, ("this ran",))
-
-
-def test_files_that_do_not_fit_or_would_run_code_are_refused(
-    network: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_do_not_fit_are_refused(network: torch.nn.Module, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(
         CheckpointError, match=r"a\.pth does not hold the weights of test_vit: \d+ of \d+ tensors differ"
@@ -94,14 +86,6 @@ def test_files_that_do_not_fit_or_would_run_code_are_refused(
         CheckpointError, match=rf"1 of \d+ tensors differ, {first}"
     ):  # order is for files of other names
         initial_encoder(settings("test_efficientnet", tmp_path / "half.pth"), 0)
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
-    torch.save({"state_dict": Evil()}, tmp_path / "evil2.pth")
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:3000])
-    (tmp_path / "cut.safetensors").write_bytes(b"{}")
-    for name in ("evil.pth", "evil2.pth", "cut.pth", "cut.safetensors", "absent.pth"):
-        with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights"):
-            initial_encoder(settings("test_efficientnet", tmp_path / name), 0)
-    assert "this ran" not in capsys.readouterr().out
     with pytest.raises(SettingsError, match="no model 'test_efficientnt'") as caught:
         Frames(settings("test_efficientnt"))
     assert "Did you mean 'test_efficientnet'" in caught.value.remedy

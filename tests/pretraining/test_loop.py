@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import save_clips
 from safetensors.torch import save_file
 
 from echolung.core.errors import CheckpointError, DataError, SettingsError, TrialError
@@ -49,17 +50,11 @@ def settings(**training: Any) -> PretrainSettings:
 
 def make_store(directory: Path, videos: int = 7) -> ClipStore:
     """Moving textures of several lengths and rates."""
-    directory.mkdir(exist_ok=True)
-    rng = np.random.default_rng(0)
-    clips = {}
+    rng, moving = np.random.default_rng(0), {}
     for number in range(videos):
-        frames = 3 + 5 * number
         texture = rng.integers(0, 256, (24, 24), dtype=np.uint8)
-        video = np.stack([np.roll(texture, shift, axis=1) for shift in range(frames)])
-        np.save(directory / f"{number}.npy", video)
-        clips[f"hearts/{number}"] = {"sha256": str(number), "fps": 20.0 + number, "frames": frames}
-    (directory / "index.json").write_text(json.dumps({"size": 24, "clips": clips, "fingerprint": ""}))
-    return ClipStore.open(directory)
+        moving[f"hearts/{number}"] = np.stack([np.roll(texture, t, axis=1) for t in range(3 + 5 * number)])
+    return save_clips(directory, moving, [20.0 + number for number in range(videos)])
 
 
 @pytest.fixture

@@ -43,19 +43,3 @@ def test_loss_is_the_squared_error_of_the_normalised_pixels_of_hidden_tubelets()
     loss, diagnostics = mae(clips, mask, slice(0, 5))
     assert float(loss.detach()) == pytest.approx(np.mean(errors), rel=1e-4)
     assert diagnostics == {} and mae.handed_on is mae.encoder
-
-
-def test_a_tubelet_is_what_the_patch_embedding_multiplies() -> None:
-    encoder = Mae(ENCODER, SETTINGS, seed=0, steps=10).encoder
-    pixels = torch.randn(2, 1, 4, 32, 32)
-    expected = encoder.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
-    tubelets = encoder.patch_embed.tubelets(pixels)
-    found = tubelets @ encoder.patch_embed.proj.weight.flatten(1).T + encoder.patch_embed.proj.bias
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_clips_that_show_as_many_tokens_attend_as_they_would_alone() -> None:
-    encoder = Mae(ENCODER, SETTINGS, seed=0, steps=10).encoder
-    pixels, mask = torch.randn(3, 1, 4, 32, 32), sample_tubes(0.5, 3, encoder.grid, torch.Generator().manual_seed(0))
-    alone = torch.cat([encoder(pixels[[clip]], mask[[clip]]) for clip in range(3)])
-    torch.testing.assert_close(encoder(pixels, mask), alone, rtol=1e-5, atol=1e-6)

@@ -1,12 +1,12 @@
 """A frozen pixel teacher: its phase is masked reconstruction, the student's is prediction of its tokens."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from drawn import save_clips
 
 from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViT
@@ -65,11 +65,8 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("stopped", [1, 2, 3])
 def test_a_run_stopped_in_either_phase_ends_bit_for_bit_where_it_would_have(tmp_path: Path, stopped: int) -> None:
-    rng, rows = np.random.default_rng(0), {}
-    for number in range(5):
-        np.save(tmp_path / f"sha{number}.npy", rng.integers(0, 256, (20, 24, 24), dtype=np.uint8))
-        rows[f"s/{number}"] = {"sha256": f"sha{number}", "fps": 20.0, "frames": 20}
-    (tmp_path / "index.json").write_text(json.dumps({"size": 24, "clips": rows, "fingerprint": ""}))
+    rng = np.random.default_rng(0)
+    save_clips(tmp_path, {f"s/{n}": rng.integers(0, 256, (20, 24, 24), dtype=np.uint8) for n in range(5)}, 20.0)
     values = {
         "encoders": {"salt": {"objective": "salt", "pool": "s"}},
         "training": {"steps": 4, "batch": 4, "learning_rate": 1e-3, "log_every": 1, "checkpoint_every": 1},

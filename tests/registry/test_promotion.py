@@ -107,15 +107,6 @@ def test_the_champion_is_the_method_refitted_on_all_patients(
     assert set(model.record.trained_on) == set(contents)
 
 
-def test_the_champion_again_changes_nothing(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote
-) -> None:
-    first = promoting(candidates["jepa"])
-    again = promoting(candidates["jepa"])
-    assert (again.outcome, again.version, again.warnings) == ("unchanged", 1, first.warnings)
-    assert "champion already" in again.reasons[0]
-
-
 def test_a_later_champion_must_be_better_on_the_same_data(
     candidates: dict[str, Candidate], project: Store, promoting: Promote
 ) -> None:

@@ -55,7 +55,7 @@ def test_the_champion_before_is_champion_again_and_nothing_is_lost(two: Store) -
     assert (found[1]["follows"], found[2]["follows"]) == ("", "1")
     assert found[1]["history"].startswith(f"{done.since} champion, the first\n")
     assert rolled_back_at(found[2]) and not rolled_back_at(found[1])
-    with pytest.raises(RegistryError, match="version 1 followed no other champion") as error:
+    with pytest.raises(RegistryError, match="version 1 is the champion and followed no other") as error:
         roll_back(two, STUDY, TASK)
     assert "--to 2" in error.value.remedy
     assert roll_back(two, STUDY, TASK, to=2).after == 2
@@ -77,7 +77,11 @@ def test_what_cannot_be_returned_to_is_refused(
         roll_back(project, STUDY, TASK)
     assert none.value.remedy == f"Run `echolung promote {TASK}`."
     promoting(candidates["jepa"])
-    for to, said in ((None, "followed no other"), (1, "champion already"), (9, "was never champion")):
+    for to, said in (
+        (None, "followed no other"),
+        (1, "version 1 is not an earlier"),
+        (9, "version 9 is not an earlier"),
+    ):
         with pytest.raises(RegistryError, match=said) as error:
             roll_back(project, STUDY, TASK, to)
         assert error.value.remedy

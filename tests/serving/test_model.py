@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import save_clips
 from small_models import CLASSES, ENCODER, SIZE, STUDY, TASK, VIEWS, described, make_model, registered, usual
 
 from echolung.core.errors import CheckpointError, NoChampionError
 from echolung.core.runtime import sha256_file
-from echolung.data.clips import ClipStore
-from echolung.data.clips import write_index as write_clips_index
 from echolung.data.video import decode, encode
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.features import Features
@@ -37,15 +36,10 @@ NUMBERS = [f"p_{name}" for name in CLASSES]
 
 
 def test_a_video_gets_the_answer_that_it_has_in_the_study(folder: Path, model: Model, tmp_path: Path) -> None:
-    (tmp_path / "clips").mkdir()
-    clips: dict[str, dict[str, object]] = {}
-    for name in VIDEOS:
-        video = decode(folder / name, SIZE)
-        np.save(tmp_path / "clips" / f"{name}.npy", video.frames)
-        clips[name] = {"sha256": name, "frames": len(video.frames), "fps": video.fps}
-    write_clips_index(tmp_path / "clips", SIZE, clips, "")
+    decoded = {name: decode(folder / name, SIZE) for name in VIDEOS}
+    frames, fps = {name: one.frames for name, one in decoded.items()}, [one.fps for one in decoded.values()]
+    store, settings = save_clips(tmp_path / "clips", frames, fps), EmbedSettings(sources=("pocus",), views=VIEWS)
     manifest = pd.DataFrame({"sample_id": VIDEOS, "sha256": VIDEOS})
-    store, settings = ClipStore.open(tmp_path / "clips"), EmbedSettings(sources=("pocus",), views=VIEWS)
     embed(folder / "encoder" / "seed0", "jepa", manifest, store, settings, tmp_path / "features", tmp_path / "cache")
     study = Recordings([Part(manifest, store, Features.open(tmp_path / "features"))])
     table = model.predict([folder / name for name in VIDEOS])

@@ -122,12 +122,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(server: Server, row: dic
     assert "content[0] " in body["message"] and "\n" not in body["message"]
     assert set(body) == {"error_code", "message"}, "no stack trace"
     assert str(server.temporary) not in body["message"]
-
-
-def test_nothing_that_was_sent_is_kept(server: Server, folder: Path) -> None:
-    assert server.post([{"content": sent(folder / "a.mp4")}])[0] == 200
-    assert server.post([{"content": TEXT}])[0] == 400
-    assert [path for path in server.temporary.iterdir() if path.name.startswith("echolung-")] == []
+    assert [path for path in server.temporary.iterdir() if path.name.startswith("echolung-")] == [], "it is deleted"
 
 
 def test_nothing_is_fetched(server: Server, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import signal
 import sqlite3
@@ -29,11 +28,6 @@ with stage_run(store(Path(sys.argv[1])), "phantom", "ingest", sys.argv[2], {"siz
     print(run.id, flush=True)
     time.sleep(600)
 """
-
-IDENTIFY = (
-    "import sys; from echolung.tracking.provenance import process; print(process(), flush=True); sys.stdin.read()"
-)
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # no MLFLOW_TRACKING_URI
 
@@ -107,20 +101,12 @@ def test_the_run_of_a_vanished_process_is_closed_by_the_next_stage_whichever_it_
     assert status(tracking, run.id) == "FINISHED"
 
 
-def test_a_process_is_gone_when_it_has_ended_and_unknown_on_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = subprocess.Popen([sys.executable, "-c", IDENTIFY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    tag = child.stdout.readline().strip()
-    host, pid, started = tag.split()
-    assert (int(pid), gone(tag), gone(process())) == (child.pid, False, False)
+def test_a_process_is_gone_when_another_has_its_number_and_unknown_on_another_host() -> None:
+    host, pid, started = process().split()
+    assert not gone(process())
     assert gone(f"{host} {pid} {float(started) - 60}"), "the process id was reused"
     for other in (f"other {pid} 0", "", "host x y z"):
         assert not gone(other), "nothing is known"
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert gone(tag), "a zombie"
-    child.communicate()
-    assert gone(tag)
 
 
 def test_a_failing_stage_keeps_its_reason(tracking: Store) -> None:
@@ -133,15 +119,6 @@ def test_a_failing_stage_keeps_its_reason(tracking: Store) -> None:
     assert (found.info.status, found.info.run_name) == ("FAILED", "split")
     assert "patient 7 is in two folds" in found.data.tags["error"]
     assert found.data.params["outer"] == "5" and found.data.params["more.a"] == "[1, 2]"
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupted_stage_is_killed_and_the_error_passes(tracking: Store, error: type[BaseException]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(error), stage_run(tracking, "phantom", "split", "", {}) as run:
-        raise error
-    assert status(tracking, run.id) == "KILLED"
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 # --- provenance ---
