@@ -1,6 +1,7 @@
 """pretrain: a self-supervised encoder, one per seed. Run by DVC: dvc repro pretrain@jepa-hearts
 
-Checkpoints and finished seeds are kept in data/<study>-runs/pretrain/: an interrupted run resumes.
+Checkpoints and finished seeds are kept in data/<study>-runs/pretrain/: an interrupted run resumes. After `stop_after`,
+and at SIGTERM, it ends with a checkpoint of the current step and exit code 75.
 """
 
 import contextlib
@@ -22,7 +23,8 @@ def main(name: str) -> None:
 
         settings = here.settings.pretrain
         ingest, scratch = here.data("ingest"), here.scratch("pretrain", name)
-        runs = seed_runs(name, settings, here.settings.shape(name), ingest, scratch)
+        stop = stack.enter_context(here.stopping("pretrain", name, at_term=True))
+        runs = seed_runs(name, settings, here.settings.shape(name), ingest, scratch, stop)
         section = here.settings.section("pretrain", name)
         trials = {}
         for run in runs:  # a resumed training goes on in the same tracked run

@@ -140,6 +140,14 @@ def _recover(path: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
 
 
+def stop_asked(path: Path | None) -> bool:
+    """Whether something is written in the file that asks work to stop; see `stage.Stage.stopping`."""
+    try:
+        return path is not None and bool(path.read_bytes())  # opened: a network disk then asks its server
+    except OSError:
+        return False
+
+
 def share(path: Path) -> None:
     """Give a file of this user the permissions that the umask allows new files, so that a group can share it."""
     umask = os.umask(0)
