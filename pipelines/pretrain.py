@@ -19,6 +19,7 @@ def main(name: str) -> None:
     with stage("pretrain", name) as here, contextlib.ExitStack() as stack:
         from echolung.compute.pretraining import pretrain, seed_runs
         from echolung.pretraining.run import HISTORY
+        from echolung.registry.encoders import register_encoder
         from echolung.tracking.experiments import trial_run
 
         settings = here.settings.pretrain
@@ -41,7 +42,10 @@ def main(name: str) -> None:
             here.check({"seeds": seeds})
             for seed, trial in trials.items():
                 trial.replay(pd.read_csv(target / f"seed{seed}" / HISTORY))  # what an unreachable store missed
-                trial.attach(target / f"seed{seed}")
+                trial.attach(target / f"seed{seed}" / HISTORY)
+        for seed, trial in trials.items():
+            folder = here.data("encoders", "pretrained", name, f"seed{seed}")
+            register_encoder(here.store, trial, here.settings.study, folder)
 
 
 if __name__ == "__main__":
