@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from echolung.cli import champions, run, weights
+from echolung.cli import champions, fetch, run, weights
 from echolung.cli.champions import become_mlflow, require_free
 from echolung.stage import exit_cleanly, project, project_root
 
@@ -205,5 +205,6 @@ for command in (
     champions.predict,
     champions.serve,
     weights.weights,
+    fetch.fetch,
 ):
     main.add_command(command)
