@@ -59,6 +59,8 @@ class Stage:
     settings: Settings
     store: Store
     run: Run
+    began: float
+    """When `dvc repro` began, or the stage, if it was called by itself; seconds since 1970."""
 
     def data(self, *parts: str) -> Path:
         """A path below data/<study>/."""
@@ -85,6 +87,34 @@ class Stage:
             if findings.is_file():
                 self.run.attach(findings, "validation")
 
+    @contextlib.contextmanager
+    def stopping(self, *parts: str, at_term: bool = False) -> Iterator[Path]:
+        """A file in the scratch folder that asks work on any machine to stop, once something is written in it.
+
+        That happens when `stop_after` has passed and, with `at_term`, at SIGTERM; a second one ends the stage at once.
+        """
+        path, before, limit = self.scratch(*parts, "stop").absolute(), signal.getsignal(signal.SIGTERM), None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")  # from the start: a network disk remembers for a while that a file was not there
+
+        def ask(*_: object) -> None:
+            path.write_text("stop")
+            if at_term:
+                signal.signal(signal.SIGTERM, before)
+
+        if self.settings.time_limit:
+            limit = threading.Timer(self.began + self.settings.time_limit - time.time(), path.write_text, ["stop"])
+            limit.daemon = True
+            limit.start()
+        if at_term:
+            signal.signal(signal.SIGTERM, ask)
+        try:
+            yield path
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if limit:
+                limit.cancel()
+
     def progress(self, label: str) -> Progress:
         """A progress bar, as a callable(done, total); one line every ten seconds where the output is a file."""
         from tqdm import tqdm
@@ -108,7 +138,7 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
     The run ends as FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM, or the end of the DVC that started the stage).
     """
     with exit_cleanly():
-        _end_with_dvc()
+        began = _end_with_dvc()
         root, settings = project()
         from echolung.tracking import experiments
         from echolung.tracking.store import store
@@ -120,12 +150,12 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
             tracking = store(root, settings.tracking)
             section = settings.section(name, key)
             with experiments.stage_run(tracking, settings.study, name, key, section) as run:
-                yield Stage(name, key, root, settings, tracking, run)
+                yield Stage(name, key, root, settings, tracking, run, began)
 
 
 @contextlib.contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """Turn errors into one line with the remedy and an exit code; 130 for Ctrl-C and SIGTERM."""
+    """Turn errors into one line with the remedy and an exit code; 130 for Ctrl-C and SIGTERM, 75 for `Stopped`."""
     try:
         yield
     except KeyboardInterrupt:
@@ -139,11 +169,15 @@ def exit_cleanly() -> Iterator[None]:
         sys.exit(known.exit_code)
 
 
-def _end_with_dvc() -> None:
-    """Stop this process when the DVC that started it ends: killed by SIGTERM, DVC leaves its stage running."""
-    if "DVC_STAGE" not in os.environ:
-        return
+def _end_with_dvc() -> float:
+    """Stop this process when the DVC that started it ends: killed by SIGTERM, DVC leaves its stage running.
+
+    Returns when that DVC began, or this process, if none started it.
+    """
     import psutil
+
+    if "DVC_STAGE" not in os.environ:
+        return float(psutil.Process().create_time())
 
     def command(process: psutil.Process) -> str:
         try:
@@ -163,3 +197,4 @@ def _end_with_dvc() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+    return float(dvc.create_time())

@@ -1,6 +1,7 @@
 """fit: out-of-fold predictions of every arm on one task. Run by DVC: dvc repro fit@pocus-pathology
 
-Fits that finished before an interruption are kept in data/<study>-runs/fit/.
+Fits that finished before an interruption are kept in data/<study>-runs/fit/. After `stop_after` no other begins, and
+the exit code is 75.
 """
 
 import click
@@ -12,7 +13,7 @@ from echolung.stage import stage
 @click.command(help=__doc__)
 @click.argument("task")
 def main(task: str) -> None:
-    with stage("fit", task) as here:
+    with stage("fit", task) as here, here.stopping("fit", task) as stop:
         from echolung.compute.fits import fit_task
         from echolung.data.splits import folds_digest, read_folds
         from echolung.kinds.kinds import kind_of
@@ -31,6 +32,7 @@ def main(task: str) -> None:
             seed=settings.fit.seed,
             workers=settings.workers,
             on_progress=here.progress(f"fitting {task}"),
+            stop=stop,
         )
         kind = kind_of(spec)
         columns = kind.columns(spec)

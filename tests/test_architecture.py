@@ -67,7 +67,7 @@ CORE_ALSO = {
 }
 TORCH_FREE = {"echolung.kinds.metrics", "echolung.evaluation.statistics", "echolung.hearts.volumes"}
 # Modules that cannot change what a stage writes: they load parameters, hold locks and record.
-RECORDING = {"core", "settings", "stage", "tracking"}
+RECORDING = {"core", "settings", "stage", "tracking", "registry"}
 GATE = "echolung.gates.gate"  # every stage ends at its gate, through echolung.stage
 # What a stage imports for names or types alone: nothing there decides what it writes.
 NAMES_ONLY = {

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from echolung.core.errors import SettingsError
+from echolung.core.runtime import stop_asked
 from echolung.methods.methods import METHODS
 from echolung.settings import Settings, load
+from echolung.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,6 +62,7 @@ def test_a_file_without_parameters_is_one_line(
             "pocsu",
             "names the source 'pocsu', but ingest.sources has",
         ),
+        ("stop_after", "11", "'11' is shorter than a second: write 11h or 90min"),
         ("tasks.pocus-pathology.clases", ["a", "b"], "did you mean 'classes'"),
         ("pretrain.encoders.mae", {"objective": "mae"}, "parameter 'pretrain.encoders.mae.pool' is missing"),
         ("pretrain.encoders.mae.pool", "lungs", "pretrain.encoders.mae.pool names the source 'lungs'"),
@@ -101,6 +105,20 @@ def test_what_does_not_fit_together_is_named_before_anything_runs(place: str, va
 
     with pytest.raises(SettingsError, match=message):
         parameters(change)
+
+
+@pytest.mark.parametrize(("limit", "hours", "over"), [("", 100, False), ("11h", 10, False), ("11h", 12, True)])
+def test_work_is_asked_to_stop_when_the_time_since_dvc_began_is_over(
+    limit: str, hours: float, over: bool, tmp_path: Path
+) -> None:
+    settings, nothing = parameters(lambda values: values.update(stop_after=limit)), cast(Any, None)
+    stage = Stage("fit", "", tmp_path, settings, nothing, nothing, began=time.time() - 3600 * hours)
+    stage.scratch("fit").mkdir(parents=True)
+    (stage.scratch("fit") / "stop").write_text("stop")  # of an earlier call
+    with stage.stopping("fit") as stop:
+        while over and not stop_asked(stop):
+            time.sleep(0.01)
+        assert stop_asked(stop) == over
 
 
 def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from echolung.cli import champions, run, weights
+from echolung.cli import champions, fetch, run, weights
 from echolung.cli.champions import become_mlflow
 from echolung.stage import exit_cleanly, project, project_root
 
@@ -198,5 +198,6 @@ for command in (
     champions.predict,
     champions.serve,
     weights.weights,
+    fetch.fetch,
 ):
     main.add_command(command)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from echolung.stage import project_root
+from echolung.stage import project, project_root
 
 FORMATS = ("vjepa2", "huggingface")
 HUB = "hf:"
@@ -23,8 +23,9 @@ def weights() -> None:
 @click.argument("file")
 @click.argument("name")
 @click.option("--model", help="The timm model that the file belongs to; without it, a video ViT of V-JEPA 2.")
+@click.option("--license", default="", help="The licence of the weights, to be kept with them.")
 @click.option("--partial", is_flag=True, help="Accept a file that lacks tensors: they stay random.")
-def import_(file: str, name: str, model: str | None, partial: bool) -> None:
+def import_(file: str, name: str, model: str | None, license: str, partial: bool) -> None:
     """Bring the encoder in FILE into the project as NAME, tracked by DVC.
 
     FILE is a PyTorch checkpoint of V-JEPA 2 or EchoJEPA, a safetensors file, a folder from Hugging Face,
@@ -63,8 +64,8 @@ def import_(file: str, name: str, model: str | None, partial: bool) -> None:
     with atomic_directory(folder) as target:
         own = {key: tensor.contiguous() for key, tensor in encoder.body.state_dict().items()}
         save_file(own, target / "encoder.safetensors")
-        content = weights_digest(file)
-        write_json(target / "source.json", {"file": given, "sha256": content, "match": vars(match), "shape": shape})
+        source = {"file": given, "sha256": weights_digest(file), "license": license}
+        write_json(target / "source.json", {**source, "match": vars(match), "shape": shape})
     click.echo("\n".join([f"{given} -> {folder.relative_to(root)}", *(f"  {line}" for line in match.lines())]))
     added = subprocess.run(
         [sys.executable, "-m", "dvc", "add", "-q", folder], cwd=root, capture_output=True, text=True, check=False
@@ -92,24 +93,30 @@ def _downloaded(place: str) -> str:
 
 
 @weights.command("export")
-@click.argument("encoder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("encoder")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(FORMATS), required=True)
-def export(encoder: Path, target: Path, form: str) -> None:
-    """Write the video ViT in the folder ENCODER as TARGET, for other people's code.
+def export(encoder: str, target: Path, form: str) -> None:
+    """Write a video ViT for other people's code. ENCODER is a folder, or the name of a registered encoder.
 
     \b
     Examples:
-      echolung weights export data/lung/encoders/pretrained/mae/seed0 mae.pt --format vjepa2
-      echolung weights export data/lung/encoders/pretrained/mae/seed0 mae-hf --format huggingface
+      echolung weights export mae mae.pt --format vjepa2
+      echolung weights export data/lung/encoders/pretrained/mae/seed1 mae-hf --format huggingface
     """
     from echolung.core.errors import SettingsError
     from echolung.models import exchange
     from echolung.models.weights import load_encoder
+    from echolung.registry.encoders import load_encoder_by_name
+    from echolung.tracking.store import store
 
     if target.exists():
         raise SettingsError(f"{target} exists", "Choose another name, or remove it first.")
-    found, record = load_encoder(encoder)
+    if Path(encoder).exists():
+        found, record = load_encoder(Path(encoder))
+    else:
+        root, settings = project()
+        found, record = load_encoder_by_name(store(root, settings.tracking), settings.study, encoder)
     if record.settings.kind != "video-vit":
         raise SettingsError(f"{encoder} is of kind '{record.settings.kind}'", "Only a video ViT can be exported.")
     exchange.export(found, record.settings.model_dump(mode="json"), target, form)

@@ -38,11 +38,13 @@ def fit_task(
     seed: int,
     workers: int,
     on_progress: Progress | None = None,
+    stop: Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Out-of-fold predictions of every fit on the task's `folds`, and what their inner folds chose from.
 
     `data` is data/<study>; finished fits are kept in `runs`, under a digest of all that they depend on. `methods` are
-    the parameters of each method. Raises TrialError, naming arm, method and fold, after all other fits have finished.
+    the parameters of each method. Raises TrialError, naming arm, method and fold, after all other fits have finished;
+    Stopped if fits are left when `stop` asks to begin no other.
     """
     places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().itertuples(index=False)
     outer = [{"repeat": int(repeat), "fold": int(fold)} for repeat, fold in places]
@@ -59,7 +61,9 @@ def fit_task(
     able = torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
     resources = {"cpu": 1, "gpu": max(METHODS[method].gpus for _, method, _ in fits) if able else 0}
     function, place = functools.partial(fit_one, str(data), str(runs / "work")), runs / "finished"
-    results = run_trials(function, configurations, place, f"fit-{name}", workers, on_progress, resources=resources)
+    results = run_trials(
+        function, configurations, place, f"fit-{name}", workers, on_progress, resources=resources, stop=stop
+    )
     search = [result["search"] for result in results if len(result["search"])]
     return (
         pd.concat([result["predictions"] for result in results], ignore_index=True),

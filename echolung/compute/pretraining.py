@@ -7,6 +7,7 @@ survive.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -18,19 +19,23 @@ import pandas as pd
 
 from echolung.compute.session import ray_session
 from echolung.compute.trials import run_trials
-from echolung.core.errors import EcholungError, SettingsError, TrialError
+from echolung.core.errors import EcholungError, SettingsError, Stopped, TrialError
 from echolung.core.runtime import Progress
 from echolung.models.encoder import ClipSettings
-from echolung.pretraining.loop import OnMetrics
+from echolung.pretraining import checkpoint
+from echolung.pretraining.loop import OnMetrics, stopped
 from echolung.pretraining.run import SeedRun, finish, finished, outlook, row
 from echolung.pretraining.settings import ComputeSettings, PretrainSettings
 
 
-def seed_runs(name: str, settings: PretrainSettings, encoder: ClipSettings, ingest: Path, runs: Path) -> list[SeedRun]:
+def seed_runs(
+    name: str, settings: PretrainSettings, encoder: ClipSettings, ingest: Path, runs: Path, stop: Path | None = None
+) -> list[SeedRun]:
     """One run of `settings.encoders[name]` per seed, on its pool below `ingest`, in the folders `runs`/seed<k>."""
     runs = runs.absolute()  # workers may have another working folder
     pool = stores(settings, name, ingest)
-    return [SeedRun(name, settings, encoder, pool, seed, runs / f"seed{seed}") for seed in settings.seeds]
+    places = {seed: runs / f"seed{seed}" for seed in settings.seeds}
+    return [SeedRun(name, settings, encoder, pool, seed, place, stop=stop) for seed, place in places.items()]
 
 
 def stores(settings: PretrainSettings, name: str, ingest: Path) -> tuple[Path, ...]:
@@ -52,7 +57,8 @@ def pretrain(
     `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. Returns one row per seed:
     seed, steps, loss_first, loss_last, effective_rank, videos, finite, weights_sha256.
 
-    Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for.
+    Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for, and
+    Stopped if the runs were asked to stop.
     """
     pending = {run.seed: run for run in runs if not finished(run)}
     for run in runs:
@@ -83,6 +89,7 @@ def _train(
             resources=resources(compute),
             at_once=_capacity(compute),
             steps=some.training.steps,
+            stop=some.stop,
         )
     shutil.rmtree(directory)
 
@@ -149,6 +156,9 @@ def _train_together(given: dict[str, Any], run: SeedRun, storage: Path) -> None:
         trainer.fit()
     except ray_train.TrainingFailedError as error:
         raise _cause(error) from error
+    progress = checkpoint.read_progress(run.directory)
+    if progress and progress.step < run.training.steps:
+        raise stopped(run, progress.step)
 
 
 def _cause(error: Exception) -> EcholungError:
@@ -166,7 +176,8 @@ def _work_together(given: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    _work(given, ray.train.get_context().get_world_rank() == 0, get_device(), ray.train.report)
+    with contextlib.suppress(Stopped):  # Ray Train would start the workers again; `_train_together` passes it on
+        _work(given, ray.train.get_context().get_world_rank() == 0, get_device(), ray.train.report)
 
 
 def _work(given: dict[str, Any], first: bool, device: Any, report: Callable[[dict[str, int]], None]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.compute.session import ray_session
-from echolung.core.errors import EcholungError, TrialError
+from echolung.core.errors import EcholungError, Stopped, TrialError
 from echolung.core.runtime import (
     Progress,
     atomic_directory,
@@ -30,6 +30,7 @@ from echolung.core.runtime import (
     digest,
     read_json,
     seed_everything,
+    stop_asked,
     write_json,
 )
 
@@ -53,6 +54,7 @@ def run_trials(
     resources: Mapping[str, float] = {"cpu": 1},
     at_once: int | None = None,
     steps: int = 1,
+    stop: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Results of `function(configuration)`, in the order of `configurations`, which must all differ.
 
@@ -62,7 +64,8 @@ def run_trials(
     `directory` must be on storage that all machines of the cluster see.
 
     A trial whose process dies is retried once. Raises TrialError, after all others have finished, with the causes, the
-    configurations that failed, and the remedies of typed errors.
+    configurations that failed, and the remedies of typed errors. Once something is written in the file `stop` no trial
+    begins; raises Stopped if some are left then, or ended by Stopped.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,7 @@ def run_trials(
             import ray
 
             reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
-            run = functools.partial(_tune, function, directory, name, dict(resources), at_once, reporter)
+            run = functools.partial(_tune, function, directory, name, dict(resources), at_once, reporter, stop)
             failures = run(pending)
             died = {key: pending[key] for key, failure in failures.items() if failure["died"]}
             if died and any(node["Alive"] for node in ray.nodes()):  # if Ray died, a retry would wait for ever
@@ -129,13 +132,14 @@ def _tune(
     resources: dict[str, float],
     at_once: int | None,
     reporter: Any,
+    stop: Path | None,
     pending: dict[str, dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """Run what is pending; returns cause, remedy and traceback of failed trials, by key, and whether they died."""
     from ray import tune
 
     def run(config: dict[str, Any]) -> dict[str, Any]:
-        return _trial(function, config["configuration"], directory / config["key"])
+        return _trial(function, config["configuration"], directory / config["key"], stop)
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
     shutil.rmtree(directory / ".tune", ignore_errors=True)
@@ -163,26 +167,31 @@ def _tune(
     return failures
 
 
-def _trial(function: Trial, configuration: dict[str, Any], target: Path) -> dict[str, Any]:
+def _trial(function: Trial, configuration: dict[str, Any], target: Path, stop: Path | None) -> dict[str, Any]:
     """One trial in a worker process: writes its result to `target`, or returns why there is none."""
     os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     seed_everything(derived_seed("trial", target.name))
     try:
+        if stop_asked(stop):
+            raise Stopped("not begun")
         result = function(configuration)
         with atomic_directory(target) as folder:
             _write(folder, result)
     except Exception as error:
         typed = error if isinstance(error, EcholungError) else TrialError(f"{type(error).__name__}: {error}")
-        return {"cause": typed.problem, "remedy": typed.remedy, "traceback": traceback.format_exc()}
+        told = {"cause": typed.problem, "remedy": typed.remedy, "traceback": traceback.format_exc()}
+        return told | {"stopped": isinstance(error, Stopped)}
     return {"finished": 1}
 
 
 def _failure(
     failures: dict[str, dict[str, Any]], pending: dict[str, dict[str, Any]], directory: Path, name: str
-) -> TrialError:
+) -> EcholungError:
     """What the failed trials have in common, with the remedies; their tracebacks go to a file."""
+    wrong = {key: failure for key, failure in failures.items() if not failure.get("stopped")}
+    failures = wrong or failures
     labels: dict[str, list[str]] = {}  # by cause: trials often fail for the same reason
     for key, failure in failures.items():
         labels.setdefault(failure["cause"], []).append(_label(pending[key], list(pending.values())))
@@ -190,6 +199,9 @@ def _failure(
         f"{cause} [{where[0]}{f' and {len(where) - 1} more' if where[1:] else ''}]" for cause, where in labels.items()
     ]
     remedies = dict.fromkeys(failure["remedy"] for failure in failures.values() if failure["remedy"])
+    if not wrong:
+        left = f"{len(failures)} {name} trials are left: {'; '.join(parts[:SHOWN])}"
+        return Stopped(left, " ".join(["Call again.", *remedies]))
     details = directory / FAILURES
     with contextlib.suppress(OSError):  # the disk may be full
         details.write_text("\n".join(f"{pending[key]}\n{one['traceback']}" for key, one in failures.items()))

@@ -49,6 +49,12 @@ class TrialError(EcholungError):
     """A distributed trial failed."""
 
 
+class Stopped(EcholungError):
+    """Work that ended before it was done, because it was asked to: the same command goes on with it."""
+
+    exit_code = 75  # EX_TEMPFAIL: worth another call
+
+
 class TrackingError(EcholungError):
     """The tracking store cannot be used."""
 

@@ -122,6 +122,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def stop_asked(path: Path | None) -> bool:
+    """Whether something is written in the file that asks work to stop; see `stage.Stage.stopping`."""
+    try:
+        return path is not None and bool(path.read_bytes())  # opened: a network disk then asks its server
+    except OSError:
+        return False
+
+
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source` without a second copy; a copy where the disk cannot link."""
     target.parent.mkdir(parents=True, exist_ok=True)

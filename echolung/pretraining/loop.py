@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from echolung.core.errors import DataError, TrialError, listed
-from echolung.core.runtime import derived_seed
+from echolung.core.errors import DataError, Stopped, TrialError, listed
+from echolung.core.runtime import derived_seed, stop_asked
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import Encoder
 from echolung.models.rank import effective_rank
@@ -58,7 +58,8 @@ def train(
     On a CPU the result of a resumed run is bit-identical to that of an uninterrupted one. A checkpoint of other
     parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes.
     What `measure` finds in the encoder at the steps of the rank joins the history.
-    Raises TrialError if the loss stops being finite, DataError if the pool is empty.
+    Raises TrialError if the loss stops being finite, DataError if the pool is empty, Stopped, with a checkpoint of the
+    current step, when `run.stop` asks for it.
     """
     return _Loop(run, on_metrics, torch.device(device), measure).finish()
 
@@ -71,12 +72,18 @@ def compile_blocks(objective: nn.Module) -> None:
             part.compile()
 
 
+def stopped(run: SeedRun, step: int) -> Stopped:
+    """What a run that was asked to stop says."""
+    return Stopped(f"{run.title} stopped after step {step} of {run.training.steps}", f"It goes on from step {step}.")
+
+
 class _Loop:
     """A run in one worker."""
 
     def __init__(self, run: SeedRun, on_metrics: OnMetrics, device: torch.device, measure: Measure | None) -> None:
         self.settings, self.store, self.seed = run.training, ClipStore.open(*run.pool), run.seed
         self.directory, self.on_metrics, self.device, self.measure = run.directory, on_metrics, device, measure
+        self.run, self.stopping = run, False
         if not len(self.store):
             raise DataError(f"the pool {listed(run.pool)} holds no videos to train on", "Choose another pool.")
         names = sorted(self.store.sample_ids, key=lambda name: derived_seed("held out", name))
@@ -132,8 +139,10 @@ class _Loop:
             last = progress.step == self.settings.steps
             if last or progress.step % self.settings.log_every == 0:
                 self._log(diagnostics, self.rank == 0 and (last or progress.step % self.settings.rank_every == 0))
-            if self.rank == 0 and (last or progress.step % self.settings.checkpoint_every == 0):
+            if self.rank == 0 and (last or self.stopping or progress.step % self.settings.checkpoint_every == 0):
                 checkpoint.save(self.directory, progress, self.objective, self.optimizer)
+            if self.stopping and not last:
+                raise stopped(self.run, progress.step)
         choices = self.objective.choices
         choice = next(iter(choices))
         if self.rank == 0 and len(self.held_out) and len(choices) > 1:
@@ -150,10 +159,11 @@ class _Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, diagnostics = self.parallel(views, drawn, self.rows)
         loss.backward()
-        total = loss.detach().clone()
+        asked = torch.full_like(loss.detach(), stop_asked(self.run.stop))
+        total = torch.stack([loss.detach(), asked])
         if self.workers > 1:
-            torch.distributed.all_reduce(total)
-        value = float(total) / self.workers
+            torch.distributed.all_reduce(total)  # if one worker has seen it, all stop at this step
+        value, self.stopping = float(total[0]) / self.workers, bool(total[1])
         if not math.isfinite(value):
             raise TrialError(
                 f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}{self._named(step)}",

@@ -40,6 +40,8 @@ class SeedRun:
     """Its checkpoint, and in the end its encoder."""
     root: Path = field(default_factory=Path.cwd)
     """What a relative path of starting weights is relative to."""
+    stop: Path | None = None
+    """A file that asks it to stop after the current step, once something is written in it."""
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -96,17 +97,23 @@ def champion_number(store: Store, name: str) -> int | None:
     return int(aliases[0][CHAMPION]) if aliases and CHAMPION in aliases[0] else None
 
 
+def version_files(store: Store, client: Any, name: str, number: int) -> Version:
+    """One version and where its files are: in place if that is on this machine, else a copy."""
+    from mlflow.artifacts import download_artifacts
+
+    uri = client.get_model_version_download_uri(name, str(number))
+    folder = Path(download_artifacts(uri, tracking_uri=store.uri, registry_uri=store.uri))
+    return Version(name, number, dict(client.get_model_version(name, str(number)).tags), folder)
+
+
 def find_version(store: Store, name: str, number: int) -> Version:
     """One version; raises RegistryError if its files are gone or damaged."""
-    from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     with store.connected() as client:
         tags = dict(client.get_model_version(name, str(number)).tags)
         try:
-            uri = client.get_model_version_download_uri(name, str(number))
-            folder = Path(download_artifacts(uri, tracking_uri=store.uri, registry_uri=store.uri))
-            version = Version(name, number, tags, folder)  # in place if it is on this machine
+            version = version_files(store, client, name, number)
             read_model(version.folder)
         except (MlflowException, OSError, CheckpointError) as error:
             task = tags.get("task", "TASK")
@@ -133,36 +140,52 @@ def register(
 
     `columns` are those of its answers, with their types (string, double, boolean).
     """
-    import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
-    name, package = model_name(study, task), Path(__file__).parents[1]
+    name = model_name(study, task)
     inputs = Schema([ColSpec("string", column, required=False) for column in INPUTS])
     outputs = Schema([ColSpec(kind, column) for column, kind in columns.items()])
+    number = log_version(
+        store, run, name, f"Video files in, answers to {task} out.", "pyfunc.py", model, {**tags, "task": task},
+        description, signature=ModelSignature(inputs, outputs), input_example=pd.DataFrame({"video": ["clip.mp4"]}),
+    )  # fmt: skip
+    return find_version(store, name, number)
+
+
+def log_version(
+    store: Store, run: Run, name: str, about: str, script: str, folder: Path, tags: Mapping[str, str], description: str,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Log `folder` with the run, as a model that `serving/<script>` reads, and register it as a new version of `name`.
+
+    `about` describes the name, `description` the version.
+    """
+    import mlflow.pyfunc
+
+    package = Path(__file__).parents[1]
     with store.connected() as client, tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mlflow.pyfunc.save_model(
             f"{temporary}/mlflow",
-            python_model=str(package / "serving" / "pyfunc.py"),
-            artifacts={FOLDER: str(model)},
+            python_model=str(package / "serving" / script),
+            artifacts={FOLDER: str(folder)},
             code_paths=[str(package)],  # it can be served where EchoLung is not installed
-            signature=ModelSignature(inputs, outputs),
-            input_example=pd.DataFrame({"video": ["clip.mp4"]}),
             pip_requirements=[f"{one}=={importlib.metadata.version(one)}" for one in REQUIREMENTS],
+            **options,
         )
         experiment = client.get_run(run.id).info.experiment_id
         logged = client.create_logged_model(experiment, FOLDER, source_run_id=run.id)
         client.log_model_artifacts(logged.model_id, f"{temporary}/mlflow")
         client.finalize_logged_model(logged.model_id, "READY")
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description=f"Video files in, answers to {task} out.")
+            client.create_registered_model(name, description=about)
         # A local store would look up the model's URI in MLflow's global store.
         source = logged.artifact_location if store.artifacts else logged.model_uri
         found = client.create_model_version(
-            name, source, run.id, {**tags, "task": task}, description=description, model_id=logged.model_id
+            name, source, run.id, dict(tags), description=description, model_id=logged.model_id
         )
-    return find_version(store, name, int(found.version))
+    return int(found.version)
 
 
 def make_champion(store: Store, name: str, number: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from echolung.core.errors import Stopped
 from echolung.core.runtime import digest
 from echolung.tracking.provenance import gone, process, provenance
 from echolung.tracking.run import Run
@@ -84,11 +85,11 @@ def _create(store: Store, experiment: str, name: str, tags: Mapping[str, Any]) -
 
 @contextlib.contextmanager
 def _closing(run: Run) -> Iterator[Run]:
-    """End the run with its block: FINISHED, FAILED (the tag `error` says why), or KILLED by Ctrl-C or a signal."""
+    """End the run with its block: FINISHED, FAILED (the tag `error` says why), or KILLED if it was stopped."""
     with _interruptible():
         try:
             yield run
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, Stopped):
             run.close("KILLED")
             raise
         except BaseException as error:

@@ -1,8 +1,13 @@
 """Pretraining under Ray equals the plain loop, with one worker or two; the dead are replaced, a failing seed named."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT, SMALL, Project
 from drawn import save_clips
 
 from echolung.compute.pretraining import pretrain, seed_runs
 from echolung.compute.session import ray_session
-from echolung.core.errors import DataError, TrialError
+from echolung.core.errors import DataError, Stopped, TrialError
 from echolung.models.vit import VideoViT
 from echolung.models.weights import WEIGHTS, load_encoder
+from echolung.pretraining.checkpoint import read_progress
 from echolung.pretraining.loop import train
 from echolung.pretraining.run import HISTORY, SeedRun, finish, finished
 from echolung.pretraining.settings import PretrainSettings
@@ -53,16 +60,20 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Recorder:
-    """Writes the steps to a file; a `deadly` step kills its worker the first time, a `wrong` one fails each time."""
+    """Writes the steps to a file; a `deadly` step kills its worker the first time, a `wrong` one fails each time, a
+    `last` one asks to stop.
+    """
 
-    def __init__(self, path: Path, deadly: int = 0, wrong: int = 0) -> None:
-        self.path, self.deadly, self.wrong = path, deadly, wrong
+    def __init__(self, path: Path, deadly: int = 0, wrong: int = 0, last: int = 0) -> None:
+        self.path, self.deadly, self.wrong, self.last = path, deadly, wrong, last
 
     def __call__(self, step: int, values: dict[str, float | None]) -> None:
         seen = self.path.read_text() if self.path.exists() else ""
         self.path.write_text(f"{seen}{step} ")
         if step == self.deadly and f"{step} " not in seen:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.last:
+            self.path.with_name("stop").write_text("stop")
         if step == self.wrong:
             raise DataError("the disk is full", "Make room.")
 
@@ -128,6 +139,42 @@ def test_two_workers_equal_one_though_one_of_them_dies(pool: Path, tmp_path: Pat
     (row,) = table.to_dict("records")
     assert (row["seed"], row["steps"], row["videos"], row["finite"]) == (0, 4, 5, True)
     assert all(row[name] > 0 for name in ("loss_first", "loss_last", "effective_rank"))
+
+
+@pytest.mark.usefixtures("session")
+def test_both_workers_stop_at_the_same_step_and_the_next_call_goes_on(pool: Path, tmp_path: Path) -> None:
+    options = {"workers": 2, "precision": "float32", "checkpoint_every": 4}
+    asked = [replace(run, stop=tmp_path / "stop") for run in runs(pool, tmp_path, [0], **options)]
+    recorder = Recorder(tmp_path / "seen", last=2)
+    with pytest.raises(Stopped, match="hearts seed 0 stopped after step 3 of 4") as caught:
+        pretrain(asked, tmp_path / "out", on_metrics={0: recorder})
+    assert caught.value.remedy.startswith("Call again. It goes on from step 3.")
+    (tmp_path / "stop").write_text("")
+    finish(asked[0], recorder, "cpu")  # by one worker
+    assert (tmp_path / "seen").read_text().split() == ["1", "2", "3", "4"]
+    check(asked[0].result, 0, plain(pool, 0, tmp_path / "plain", precision="float32"), atol=2e-5, rtol=1e-4)
+
+
+def test_a_stage_that_gets_sigterm_ends_with_a_checkpoint_and_asks_for_another_call(pool: Path, tmp_path: Path) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    project = Project(tmp_path, plugins="toys")
+    project.change(**SMALL, encoder=ENCODER.model_dump(mode="json"))
+    project.change(pretrain__training__steps=10**6)
+    shutil.copytree(pool.parent, tmp_path / "data" / "phantom" / "ingest" / "hearts")
+    environment = project.environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.pretrain", "jepa"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+    )
+    directory = tmp_path / "data" / "phantom-runs" / "pretrain" / "jepa" / "seed0"
+    while not (directory / "checkpoint.safetensors").exists():
+        assert stage.poll() is None, stage.stderr
+        time.sleep(0.1)
+    stage.send_signal(signal.SIGTERM)
+    _, said = stage.communicate()
+    progress = read_progress(directory)
+    assert progress is not None and stage.returncode == 75
+    assert said.decode().splitlines()[-1] == f"Call again. It goes on from step {progress.step}."
 
 
 def test_a_finished_seed_is_copied_until_it_is_damaged_or_anything_changes(pool: Path, tmp_path: Path) -> None:

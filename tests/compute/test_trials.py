@@ -20,7 +20,7 @@ import pytest
 
 from echolung.compute.session import ray_session
 from echolung.compute.trials import run_trials
-from echolung.core.errors import DataError, TrialError
+from echolung.core.errors import DataError, Stopped, TrialError
 
 WORKERS = 2
 
@@ -122,6 +122,22 @@ def test_damaged_results_cost_only_those_trials(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.count("and will be recomputed") == 3
     assert runs(tmp_path) == [1, 2, 2, 3, 3, 4, 4]
     assert [result["draw"] for result in again] == [result["draw"] for result in first]
+
+
+def last(config: dict[str, Any]) -> dict[str, Any]:
+    Path(config["log"]).with_name("stop").write_text("stop")
+    return square(config)
+
+
+@pytest.mark.usefixtures("session")
+def test_no_trial_begins_once_it_is_asked_to_stop_and_the_next_call_does_the_rest(tmp_path: Path) -> None:
+    place, stop = (configurations(tmp_path, 1, 2, 3), tmp_path / "t", "fit", WORKERS), tmp_path / "stop"
+    with pytest.raises(Stopped, match=r"2 fit trials are left: not begun \[x 2 and 1 more\]") as caught:
+        run_trials(last, *place, at_once=1, stop=stop)
+    assert (caught.value.exit_code, caught.value.remedy, runs(tmp_path)) == (75, "Call again.", [1])
+    stop.write_text("")
+    assert [one["square"] for one in run_trials(square, *place, stop=stop)] == [1, 4, 9]
+    assert runs(tmp_path) == [1, 2, 3]
 
 
 SCRIPT = """

@@ -16,7 +16,7 @@ import torch
 from drawn import save_clips
 from safetensors.torch import save_file
 
-from echolung.core.errors import CheckpointError, DataError, SettingsError, TrialError
+from echolung.core.errors import CheckpointError, DataError, SettingsError, Stopped, TrialError
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import Encoder
 from echolung.models.encoders import initial_encoder
@@ -115,6 +115,26 @@ def test_a_run_killed_in_a_step_or_a_checkpoint_resumes_bit_for_bit(
     whole = run(store, tmp_path / "whole", log_every=1)
     assert same(whole, parts)
     assert parts.history["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), parts.history.drop(columns=TIMES))
+
+
+def test_a_run_asked_to_stop_ends_after_the_step_and_resumes_bit_for_bit(store: ClipStore, tmp_path: Path) -> None:
+    stop, seen = tmp_path / "stop", []
+    one = SeedRun("hearts", settings(checkpoint_every=6), ENCODER, (store.directory,), 0, tmp_path / "parts", stop=stop)
+    assert one.fingerprint() == depends(store)
+
+    def ask(step: int, values: dict[str, float | None]) -> None:
+        seen.append(step)
+        stop.write_text("stop" if step == 2 else "")
+
+    with pytest.raises(Stopped, match="hearts seed 0 stopped after step 3 of 6") as caught:
+        train(one, ask)
+    assert (caught.value.exit_code, caught.value.remedy) == (75, "It goes on from step 3.")
+    progress = checkpoint.read_progress(tmp_path / "parts")
+    assert progress is not None and progress.step == 3
+    stop.write_text("")
+    parts, whole = train(one, ask), run(store, tmp_path / "whole")
+    assert same(whole, parts) and seen == [2, 4, 6]
     pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), parts.history.drop(columns=TIMES))
 
 
