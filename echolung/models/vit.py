@@ -1,7 +1,8 @@
 """The video vision transformer of V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985).
 
-Pre-norm blocks, fused qkv with bias, exact GELU, rotary positions on queries and keys, no class token, no learned
-positions. Parameters are named as in the published checkpoints.
+Pre-norm blocks, fused qkv with bias, exact GELU, rotary positions on queries and keys, no learned positions. Parameters
+are named as in the published checkpoints. Two options are not V-JEPA's: a class token, which DISCOVR distils, and
+attention within each frame, which makes an image transformer of it.
 
 Clips that show different numbers of tokens are *packed*: their tokens follow one another in a single sequence
 (1, L, D), with the `lengths` of the clips beside it. Nothing is padded or cut to a common length, so tokens at every
@@ -124,6 +125,11 @@ class VideoViTSettings(ClipSettings):
     """Frames of one token."""
     patch: int = pydantic.Field(16, gt=0)
     """Side of one token, in pixels."""
+    attention: Literal["clip", "frame"] = "clip"
+    """What a token attends to. `frame`: its own frame alone, as in an image encoder; then tubelet is 1."""
+    class_token: bool = False
+    """One more token per clip, or per frame under attention `frame`, that stands for the whole; not among the tokens
+    that are read."""
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> Self:
@@ -133,6 +139,8 @@ class VideoViTSettings(ClipSettings):
             raise ValueError("image_size must be a multiple of patch")
         if self.frames % self.tubelet:
             raise ValueError("frames must be a multiple of tubelet")
+        if self.attention == "frame" and self.tubelet > 1:
+            raise ValueError("with attention within a frame, tubelet must be 1")
         return self
 
 
@@ -152,6 +160,7 @@ class VideoViT(Encoder):
         )
         self.norm = nn.LayerNorm(settings.width, eps=NORM_EPS)
         initialise(self, self.blocks)
+        self.class_token = nn.Parameter(INIT_STD * torch.randn(settings.width)) if settings.class_token else None
 
     @property
     def width(self) -> int:
@@ -171,15 +180,53 @@ class VideoViT(Encoder):
         With a mask `visible` bool (B, N) on the CPU: only the visible tokens, packed (L, D), clip after clip, each clip
         in the order of its token indices.
         """
+        return self.summarised(pixels, visible)[1]
+
+    def summarised(
+        self, pixels: torch.Tensor, visible: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class tokens (B, D), or (B * T, D) under attention `frame`, (0, D) if it has none; and what `forward` says.
+
+        A frame that attends to itself is a clip of its own in all that follows.
+        """
+        clips = len(pixels)
+        if self.settings.attention == "frame":
+            pixels = pixels.transpose(1, 2).flatten(0, 1)[:, :, None]
+            visible = visible if visible is None else visible.view(len(pixels), -1)
         grid = self.patch_embed.grid(pixels)
         if visible is None:
             ids = torch.arange(grid[0] * grid[1] * grid[2], device=pixels.device)
-            return self._transform(self.patch_embed(pixels), rotation(ids, grid, self.head_width), None)
-        ids = visible.nonzero()[:, 1].to(pixels.device)
+            summary, tokens = self._dense(self.patch_embed(pixels), rotation(ids, grid, self.head_width))
+            return summary, tokens.reshape(clips, -1, self.width)
+        clip, ids = (index.to(pixels.device) for index in visible.nonzero(as_tuple=True))
         shown = visible.flatten().nonzero()[:, 0].to(pixels.device)
-        tokens = self.patch_embed(pixels, shown)[None]
-        lengths = visible.sum(dim=1).tolist()
-        return self._transform(tokens, rotation(ids, grid, self.head_width), lengths)[0]
+        turn = rotation(ids, grid, self.head_width)
+        return self._packed(self.patch_embed(pixels, shown), turn, visible.sum(dim=1), clip)
+
+    def _dense(self, tokens: torch.Tensor, turn: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, N, D) of whole clips."""
+        if self.class_token is None:
+            return tokens.new_empty(0, self.width), self._transform(tokens, turn, None)
+        first = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
+        unturned = (F.pad(turn[0], (0, 0, 1, 0), value=1.0), F.pad(turn[1], (0, 0, 1, 0)))
+        tokens = self._transform(torch.cat([first, tokens], dim=1), unturned, None)
+        return tokens[:, 0], tokens[:, 1:]
+
+    def _packed(
+        self, tokens: torch.Tensor, turn: Rotation, counts: torch.Tensor, clip: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (L, D), of which `counts` (B,) belong to each clip: token by token, to `clip` (L,)."""
+        if self.class_token is None:
+            return tokens.new_empty(0, self.width), self._transform(tokens[None], turn, counts.tolist())[0]
+        lengths = counts + 1  # the class token is the first of its clip
+        place = torch.arange(len(tokens), device=tokens.device) + clip + 1
+        start = (lengths.cumsum(0) - lengths).to(tokens.device)
+        total = len(tokens) + len(lengths)
+        x = self.class_token.to(tokens.dtype).expand(total, -1).index_copy(0, place, tokens)
+        cosines, sines = turn[0].new_ones(total, self.head_width), turn[1].new_zeros(total, self.head_width)
+        unturned = (cosines.index_copy(0, place, turn[0]), sines.index_copy(0, place, turn[1]))
+        x = self._transform(x[None], unturned, lengths.tolist())[0]
+        return x[start], x[place]
 
     def _transform(self, tokens: torch.Tensor, turn: Rotation, lengths: list[int] | None) -> torch.Tensor:
         for block in self.blocks:
