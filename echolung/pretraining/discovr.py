@@ -64,8 +64,8 @@ class DiscovrSettings(Parameters):
     decoder_mlp_ratio: float = pydantic.Field(4.0, gt=0)
     prototypes: int = pydantic.Field(3000, gt=1)
     sinkhorn_iterations: int = pydantic.Field(10, gt=0)
-    sinkhorn_epsilon: float = pydantic.Field(0.05, ge=0.02)
-    """Smaller is closer to one prototype per token; below .02 single precision does not hold exp(-2 / epsilon)."""
+    sinkhorn_epsilon: float = pydantic.Field(0.05, ge=0.03)
+    """Smaller is closer to one prototype per token; below .03 single precision does not hold exp(-2 / epsilon)."""
     head_hidden: int = pydantic.Field(2048, gt=0)
     head_bottleneck: int = pydantic.Field(256, gt=0)
     head_out: int = pydantic.Field(16384, gt=1)

@@ -1,5 +1,7 @@
 """The video ViT and the predictor: the published sizes and names, and packed masking against masked attention."""
 
+from typing import Any
+
 import torch
 
 from echolung.models.predictor import Predictor
@@ -10,8 +12,8 @@ torch.set_num_threads(1)
 GRID = (2, 3, 3)
 
 
-def small(**changes: int) -> VideoViT:
-    shape = {"width": 48, "depth": 3, "heads": 2, "mlp_ratio": 2.0, "tubelet": 2, "patch": 4} | changes
+def small(**changes: Any) -> VideoViT:
+    shape: dict[str, Any] = {"width": 48, "depth": 3, "heads": 2, "mlp_ratio": 2.0, "tubelet": 2, "patch": 4} | changes
     return VideoViT(VideoViT.Settings(image_size=12, frames=4, clip_fps=8.0, **shape))
 
 
@@ -56,6 +58,53 @@ def reference(model: VideoViT, pixels: torch.Tensor, visible: torch.Tensor) -> t
         x = x + block.attn.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp.fc2(torch.nn.functional.gelu(block.mlp.fc1(block.norm2(x))))
     return model.norm(x)[visible]
+
+
+def test_a_class_token_takes_part_without_a_position() -> None:
+    """Clip by clip by explicit softmax over [class token, visible tokens], the first of them not rotated."""
+    from echolung.models.rope import rotate, rotation
+
+    torch.manual_seed(3)
+    model = small(class_token=True)
+    pixels = torch.randn(3, 1, 4, 12, 12)
+    visible = torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [0.9]])
+    assert model.class_token is not None
+    for mask, (summary, tokens) in (
+        (visible, model.summarised(pixels, visible)),
+        (torch.ones(3, 18, dtype=torch.bool), model.summarised(pixels)),
+    ):
+        expected = []
+        for clip, shown in zip(pixels, mask, strict=True):
+            x = torch.cat([model.class_token[None], model.patch_embed(clip[None])[0][shown]])
+            turn = rotation(shown.nonzero()[:, 0], GRID, model.head_width)
+            for block in model.blocks:
+                q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, -1)).permute(1, 2, 0, 3)
+                q, k = (torch.cat([part[:, :1], rotate(part[:, 1:], *turn)], dim=1) for part in (q, k))
+                attended = (q @ k.mT / model.head_width**0.5).softmax(-1) @ v
+                x = x + block.attn.proj(attended.transpose(0, 1).flatten(1))
+                x = x + block.mlp(block.norm2(x))
+            expected.append(model.norm(x))
+        torch.testing.assert_close(summary, torch.stack([one[0] for one in expected]), atol=1e-5, rtol=1e-5)
+        flat = tokens.flatten(0, -2)
+        torch.testing.assert_close(flat, torch.cat([one[1:] for one in expected]), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_within_frames_is_an_image_encoder_frame_by_frame() -> None:
+    torch.manual_seed(4)
+    clip = small(attention="frame", tubelet=1, class_token=True)
+    image = VideoViT(clip.settings.model_copy(update={"frames": 1, "attention": "clip"}))
+    image.load_state_dict(clip.state_dict())
+    pixels = torch.randn(2, 1, 4, 12, 12)
+    visible = torch.rand(2, 36) < 0.5
+    frames = [pixels[clip, :, [frame]][None] for clip in range(2) for frame in range(4)]
+    for mask in (None, visible):
+        masks = [None] * 8 if mask is None else mask.view(8, 1, 9)
+        apart = [image.summarised(frame, shown) for frame, shown in zip(frames, masks, strict=True)]
+        summary, tokens = clip.summarised(pixels, mask)
+        torch.testing.assert_close(summary, torch.cat([one for one, _ in apart]), atol=1e-5, rtol=1e-5)
+        alone = torch.cat([one.flatten(0, -2) for _, one in apart])
+        torch.testing.assert_close(tokens.flatten(0, -2), alone, atol=1e-5, rtol=1e-5)
+    assert clip(pixels).shape == (2, clip.tokens, 48)
 
 
 def test_token_order_is_time_then_row_then_column() -> None:
