@@ -11,7 +11,6 @@ Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,8 +24,6 @@ from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.metrics import Metric
 from echolung.kinds.predictions import Key, Units
 from echolung.kinds.task import Task, one_label_per_patient, selected, spelled, yaml_word
-
-ROC_TABLE = "roc-anomaly"
 
 
 class AnomalyTask(Task):
@@ -117,7 +114,7 @@ class Anomaly(Kind):
         assert isinstance(units.task, AnomalyTask)
         curve = one_against_rest(units, units.y == 1, units.values[key][..., 0])
         curve.insert(0, "class", f"not {units.task.normal}")
-        return {ROC_TABLE: curve}
+        return {"roc": curve}
 
     def bar(self, task: Task) -> dict[str, float]:
         return {"auroc": 0.5}
@@ -134,7 +131,7 @@ class Anomaly(Kind):
         from echolung.kinds.classification_figures import roc_curves
 
         caption = "Of the distance from the normals. A curve is the mean of the curves within folds."
-        return {ROC_TABLE: Captioned(partial(roc_curves, name=ROC_TABLE), "ROC curves of anomalies", caption)}
+        return {"roc": Captioned(roc_curves, "ROC curves of anomalies", caption)}
 
 
 def _flagged(task: Task, values: np.ndarray) -> np.ndarray:

@@ -72,9 +72,9 @@ def _confusion(panel: Axes, table: pd.DataFrame) -> None:
     panel.spines[:].set_visible(False)
 
 
-def roc_curves(comparison: Comparison, colours: Mapping[str, str], name: str = "roc") -> Figure | None:
-    """One panel per task and class against the rest, from the table `name`."""
-    found = _by_task(comparison, name)
+def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+    """One panel per task and class against the rest."""
+    found = _by_task(comparison, "roc")
     drawn = [(task, label) for task, arms in found.items() for label in pd.concat(arms.values())["class"].unique()]
     if not drawn:
         return None
@@ -86,7 +86,7 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str], name: str = "
         panel.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=(0, (4, 3)))
         for arm, table in reversed(found[task].items()):
             curve = table[table["class"] == label]
-            x, y = (curve[rate].to_numpy(dtype=float) for rate in ("false_positive_rate", "true_positive_rate"))
+            x, y = (curve[name].to_numpy(dtype=float) for name in ("false_positive_rate", "true_positive_rate"))
             if len(curve):
                 panel.plot(x, y, color=colours[arm], lw=1.8, label=f"{arm} {np.trapezoid(y, x):.2f}")
         panel.set_title(f"{task}\n")
