@@ -13,62 +13,35 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import pydantic
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from echolung.core.errors import CheckpointError, EcholungError
-from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
-from echolung.methods.method import Method
-from echolung.methods.pooled import CODE, PooledSettings, nearest, pooled
+from echolung.methods.bank import Bank, BankSettings, nearest, pooled
 
 
-class KnnSettings(PooledSettings):
+class KnnSettings(BankSettings):
     """As DISCOVR is judged."""
 
-    k: int = pydantic.Field(10, gt=0)
     temperature: float = pydantic.Field(0.07, gt=0)
 
 
-class Knn(Method):
-    """The training recordings, and what they are."""
+class Knn(Bank):
+    """`bank`, and `votes` (m, K): 1 for the class of each row."""
 
     kinds = ("classification",)
-    reads_tokens = True
     Settings = KnnSettings
-    code = CODE
-
-    def __init__(self, settings: KnnSettings, bank: np.ndarray, votes: np.ndarray) -> None:
-        """`bank` float32 (m, F), `votes` (m, K): 1 for the class of each row."""
-        self.settings, self.bank, self.votes = settings, bank, votes
 
     @classmethod
     def fit(
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
         bank = pooled(settings, recordings, [str(one) for one in training["sample_id"]])
-        nearest(bank[:1], bank, settings.k)  # before any question
-        return cls(settings, bank, np.eye(len(classes_of(task)), dtype=np.float32)[training["y"].astype(int)])
+        nearest(bank[:1], bank, settings.k)  # too small a bank is said before any question
+        return cls(settings, {"bank": bank, "votes": np.eye(len(classes_of(task)))[training["y"].astype(int)]})
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
-        cosines, places = nearest(pooled(self.settings, recordings, sample_ids), self.bank, self.settings.k)
-        weights = np.exp((cosines.astype(float) - 1) / self.settings.temperature)
-        shares = weights / weights.sum(axis=1, keepdims=True)
-        return np.asarray((shares[..., None] * self.votes[places]).sum(axis=1))
-
-    def save(self, directory: Path) -> None:
-        write_json(directory / "knn.json", self.settings.model_dump(mode="json"))
-        save_file({"bank": self.bank, "votes": self.votes}, directory / "bank.safetensors")
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        try:
-            held = load_file(directory / "bank.safetensors")
-            return cls(cls.Settings.parse(read_json(directory / "knn.json"), ""), held["bank"], held["votes"])
-        except (EcholungError, SafetensorError, OSError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{directory} does not hold a bank of neighbours ({error})",
-                "Promote a model again: `echolung promote TASK`.",
-            ) from None
+        cosines, places = nearest(pooled(self.settings, recordings, sample_ids), self.held["bank"], self.settings.k)
+        weights = np.exp((cosines - 1) / self.settings.temperature)
+        votes = (weights[..., None] * self.held["votes"][places]).sum(axis=1)
+        return np.asarray(votes / votes.sum(axis=1, keepdims=True))

@@ -189,44 +189,32 @@ class VideoViT(Encoder):
 
         A frame that attends to itself is a clip of its own in all that follows.
         """
-        clips = len(pixels)
+        clips, firsts = len(pixels), int(self.class_token is not None)  # class tokens of a clip, before the others
         if self.settings.attention == "frame":
             pixels = pixels.transpose(1, 2).flatten(0, 1)[:, :, None]
             visible = visible if visible is None else visible.view(len(pixels), -1)
         grid = self.patch_embed.grid(pixels)
         if visible is None:
             ids = torch.arange(grid[0] * grid[1] * grid[2], device=pixels.device)
-            summary, tokens = self._dense(self.patch_embed(pixels), rotation(ids, grid, self.head_width))
-            return summary, tokens.reshape(clips, -1, self.width)
+            x, (cosines, sines) = self.patch_embed(pixels), rotation(ids, grid, self.head_width)
+            if self.class_token is not None:  # it has no position: it is not rotated
+                x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+                cosines, sines = F.pad(cosines, (0, 0, 1, 0), value=1.0), F.pad(sines, (0, 0, 1, 0))
+            x = self._transform(x, (cosines, sines), None)
+            return x[:, :firsts].flatten(0, 1), x[:, firsts:].reshape(clips, -1, self.width)
         clip, ids = (index.to(pixels.device) for index in visible.nonzero(as_tuple=True))
         shown = visible.flatten().nonzero()[:, 0].to(pixels.device)
-        turn = rotation(ids, grid, self.head_width)
-        return self._packed(self.patch_embed(pixels, shown), turn, visible.sum(dim=1), clip)
-
-    def _dense(self, tokens: torch.Tensor, turn: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, N, D) of whole clips."""
+        x, (cosines, sines) = self.patch_embed(pixels, shown), rotation(ids, grid, self.head_width)
+        lengths = visible.sum(dim=1) + firsts
         if self.class_token is None:
-            return tokens.new_empty(0, self.width), self._transform(tokens, turn, None)
-        first = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
-        unturned = (F.pad(turn[0], (0, 0, 1, 0), value=1.0), F.pad(turn[1], (0, 0, 1, 0)))
-        tokens = self._transform(torch.cat([first, tokens], dim=1), unturned, None)
-        return tokens[:, 0], tokens[:, 1:]
-
-    def _packed(
-        self, tokens: torch.Tensor, turn: Rotation, counts: torch.Tensor, clip: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (L, D), of which `counts` (B,) belong to each clip: token by token, to `clip` (L,)."""
-        if self.class_token is None:
-            return tokens.new_empty(0, self.width), self._transform(tokens[None], turn, counts.tolist())[0]
-        lengths = counts + 1  # the class token is the first of its clip
-        place = torch.arange(len(tokens), device=tokens.device) + clip + 1
-        start = (lengths.cumsum(0) - lengths).to(tokens.device)
-        total = len(tokens) + len(lengths)
-        x = self.class_token.to(tokens.dtype).expand(total, -1).index_copy(0, place, tokens)
-        cosines, sines = turn[0].new_ones(total, self.head_width), turn[1].new_zeros(total, self.head_width)
-        unturned = (cosines.index_copy(0, place, turn[0]), sines.index_copy(0, place, turn[1]))
-        x = self._transform(x[None], unturned, lengths.tolist())[0]
-        return x[start], x[place]
+            return x[:0], self._transform(x[None], (cosines, sines), lengths.tolist())[0]
+        place = torch.arange(len(x), device=x.device) + clip + 1
+        first = (lengths.cumsum(0) - lengths).to(x.device)
+        x = self.class_token.to(x.dtype).expand(len(x) + len(first), -1).index_copy(0, place, x)
+        cosines = cosines.new_ones(len(x), self.head_width).index_copy(0, place, cosines)
+        sines = sines.new_zeros(len(x), self.head_width).index_copy(0, place, sines)
+        x = self._transform(x[None], (cosines, sines), lengths.tolist())[0]
+        return x[first], x[place]
 
     def _transform(self, tokens: torch.Tensor, turn: Rotation, lengths: list[int] | None) -> torch.Tensor:
         for block in self.blocks:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import pydantic
 import torch
@@ -38,6 +38,8 @@ from echolung.pretraining.objective import Objective, follow, following, maskabl
 from echolung.pretraining.sampling import CropSettings, TrainingClips
 from echolung.pretraining.sinkhorn import sinkhorn
 
+TUBELET = 2
+"""Frames of a token of the video branch, where the image branch is handed on."""
 EPSILON = 1e-6
 """Added to a channel's deviation."""
 UNDECIDED = 1.5
@@ -51,9 +53,7 @@ class DiscovrSettings(Parameters):
     centre_momentum: 0.8.
     """
 
-    branches: tuple[Literal["video", "image"], ...] = ("video", "image")
-    video_tubelet: int = pydantic.Field(2, gt=0)
-    """Frames of a token of the video branch, where it is the image branch that is handed on."""
+    branches: tuple[Literal["video"]] | tuple[Literal["video"], Literal["image"]] = ("video", "image")
     visible: float = pydantic.Field(0.1, gt=0, lt=1)
     """Share of the places that a student sees."""
     local_masks: int = pydantic.Field(4, gt=0)
@@ -61,7 +61,6 @@ class DiscovrSettings(Parameters):
     decoder_width: int = pydantic.Field(384, gt=0)
     decoder_depth: int = pydantic.Field(4, gt=0)
     decoder_heads: int = pydantic.Field(6, gt=0)
-    decoder_mlp_ratio: float = pydantic.Field(4.0, gt=0)
     prototypes: int = pydantic.Field(3000, gt=1)
     sinkhorn_iterations: int = pydantic.Field(10, gt=0)
     sinkhorn_epsilon: float = pydantic.Field(0.05, ge=0.03)
@@ -85,13 +84,6 @@ class DiscovrSettings(Parameters):
     """Compare tokens of the same place. The released code compares the decoder's own order, visible tokens first, with
     every other token of the image teacher."""
     crop: CropSettings = CropSettings()
-
-    @pydantic.field_validator("branches")
-    @classmethod
-    def _video(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if "video" not in value or len(set(value)) < len(value):
-            raise ValueError("[video] or [video, image] is expected")
-        return value
 
 
 class Head(nn.Module):
@@ -129,18 +121,15 @@ class Branch(nn.Module):
         self.register_buffer("centre", torch.zeros(settings.head_out))
 
     def forward(
-        self,
-        pixels: torch.Tensor,
-        masks: list[torch.Tensor],
-        temperature: torch.Tensor,
-        workers: int,
-        student: VideoViT,
+        self, pixels: torch.Tensor, masks: list[torch.Tensor], heat: torch.Tensor, workers: int, student: VideoViT
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of the class tokens under `masks`, each (b, N), and the teacher's tokens (b, N, D)."""
+        """The loss of the class tokens under `masks`, each (b, N), and the teacher's tokens (b, N, D).
+
+        `heat` is the teacher's temperature."""
         with torch.no_grad():
             summary, tokens = self.teacher.summarised(pixels)
             logits = self.teacher_head(summary).float()
-            target = ((logits - self.centre) / temperature).softmax(dim=-1)
+            target = ((logits - self.centre) / heat).softmax(dim=-1)
             self.fresh = (target if self.settings.centring == "probabilities" else logits).mean(dim=0)
             if workers > 1:
                 torch.distributed.all_reduce(self.fresh)
@@ -182,34 +171,20 @@ class Discovr(Objective):
         video, image = _shapes(encoder, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("discovr", seed))
-            self.branches = nn.ModuleDict(
-                {
-                    name: Branch(maskable_encoder(shape, seed, "discovr"), settings)
-                    for name, shape in {"video": video, "image": image}.items()
-                    if name in settings.branches
-                }
-            )
+            self.video = Branch(maskable_encoder(video, seed, "discovr"), settings)
+            if "image" in settings.branches:
+                self.image = Branch(maskable_encoder(image, seed, "discovr"), settings)
             self.decoder = Predictor(
-                encoder_width=self.video.student.width,
-                width=settings.decoder_width,
-                depth=settings.decoder_depth,
-                heads=settings.decoder_heads,
-                mlp_ratio=settings.decoder_mlp_ratio,
-                grid=self.video.student.grid,
-                mask_tokens=1,
-            )
+                encoder_width=video.width, width=settings.decoder_width, depth=settings.decoder_depth,
+                heads=settings.decoder_heads, mlp_ratio=4.0, grid=self.video.student.grid, mask_tokens=1,
+            )  # fmt: skip
             self.prototypes = nn.Parameter(F.normalize(torch.randn(settings.prototypes, video.width), dim=1))
         self.mine = "video" if encoder is video else "image"
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))  # `forward` is not told the step
 
     @property
     def each(self) -> dict[str, Branch]:
-        """The video branch, and the image branch if there is one."""
-        return cast(dict[str, Branch], dict(self.branches.items()))
-
-    @property
-    def video(self) -> Branch:
-        return self.each["video"]
+        return {name: getattr(self, name) for name in self.settings.branches}
 
     @property
     def handed_on(self) -> Encoder:
@@ -226,10 +201,8 @@ class Discovr(Objective):
         """Tubes for the video student; for the image student, other places in every frame."""
         grid, visible = self.video.student.grid, self.settings.visible
         whole, *video = (sample_tubes(visible, clips, grid, generator) for _ in range(1 + self.settings.local_masks))
-        frames = clips * self.video.student.settings.frames
-        places = (1, *grid[1:])
-        count = self.settings.local_masks if "image" in self.branches else 0
-        image = [sample_tubes(visible, frames, places, generator).view(clips, -1) for _ in range(count)]
+        frames, count = clips * self.video.student.settings.frames, len(video) if "image" in self.each else 0
+        image = [sample_tubes(visible, frames, (1, *grid[1:]), generator).view(clips, -1) for _ in range(count)]
         return Masks(whole, video, image)
 
     def teacher_temperature(self) -> torch.Tensor:
@@ -250,18 +223,17 @@ class Discovr(Objective):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
         """Sum of the losses of clips uint8 (b, T, S, S); each is a mean over clips, frames or tokens."""
         pixels, temperature = self.video.student.pixels(views), self.teacher_temperature()
-        workers = len(drawn.whole) // len(drawn.whole[rows])
+        whole = drawn.whole[rows]
+        workers = len(drawn.whole) // len(whole)
         told: dict[str, torch.Tensor | float] = {"teacher_temperature": temperature}
-        students = {name: branch.student for name, branch in self.each.items()} | (
-            {self.mine: context} if context else {}
-        )
-        losses = []
+        students, losses = {name: branch.student for name, branch in self.each.items()}, []
+        if context is not None:
+            students[self.mine] = context
         for name, branch in self.each.items():
             masks = [mask[rows] for mask in getattr(drawn, name)]
             loss, tokens = branch(pixels, masks, temperature, workers, students[name])  # the image's tokens come last
             told[f"loss_{name}"] = loss.detach()
             losses.append(loss)
-        whole = drawn.whole[rows]
         completed = self.decoder.everywhere(students["video"](pixels, whole), whole, 0).float()
         of_decoder, of_teacher = self._pairs(completed, tokens, whole)
         with torch.autocast(pixels.device.type, enabled=False):  # a bfloat16 cosine / .05 is off by 10%
@@ -321,17 +293,10 @@ def _shapes(encoder: Any, settings: DiscovrSettings) -> tuple[VideoViTSettings, 
             "the objective discovr trains the class token of an encoder of kind 'video-vit'",
             "Set `class_token: true` in the `shape` of the encoder.",
         )
-    changed = {"weights": ""}  # only what is handed on starts from weights
+    fixed = encoder.model_dump() | {"weights": ""}  # only what is handed on starts from weights
     if encoder.attention == "clip":
-        return encoder, encoder.model_copy(update=changed | {"attention": "frame", "tubelet": 1})
+        return encoder, VideoViTSettings.parse(fixed | {"attention": "frame", "tubelet": 1}, "encoder")
     if "image" not in settings.branches:
-        raise SettingsError(
-            "an encoder whose tokens attend within a frame is discovr's image branch, which `branches` leaves out",
-            "Set `attention: clip`, or the branches to [video, image].",
-        )
-    if encoder.frames % settings.video_tubelet:
-        raise SettingsError(
-            f"{encoder.frames} frames are no multiple of discovr's video_tubelet {settings.video_tubelet}",
-            "Change encoder.frames or video_tubelet.",
-        )
-    return encoder.model_copy(update=changed | {"attention": "clip", "tubelet": settings.video_tubelet}), encoder
+        problem = "an encoder whose tokens attend within a frame is discovr's image branch, which `branches` leaves out"
+        raise SettingsError(problem, "Set `attention: clip`, or the branches to [video, image].")
+    return VideoViTSettings.parse(fixed | {"attention": "clip", "tubelet": TUBELET}, "encoder"), encoder

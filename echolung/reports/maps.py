@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from echolung.core.drawing import COLOURS, hide, new_figure, note, subtitle
@@ -24,54 +23,49 @@ MOST, FEWEST, ARMS = 1000, 10, 4
 class Map:
     """Of one arm's first seed on the scored recordings of one task."""
 
-    task: str
-    arm: str
+    title: str
     points: np.ndarray
     """(n, 2)"""
     facts: pd.DataFrame
-    """Columns to colour by, text or numbers (n rows)."""
+    """label, patient and collection, as text (n rows)."""
     nearest: Mapping[str, tuple[float, float]]
-    """Of a column of text: the share of recordings whose nearest one has the same value, and that of a random one."""
+    """Of each fact: the share of recordings whose nearest one agrees in it, and of all others that do."""
 
 
 def maps(tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], arms: Sequence[str], data: Path) -> list[Map]:
     """The first task of each source, the first ARMS arms with features; `data` is data/<study>."""
+    from sklearn.manifold import TSNE
+
     found: list[Map] = []
-    for name, task in {task.source: (name, task) for name, task in reversed(list(tasks.items()))}.values():
+    for task, name in {tasks[name].source: name for name in reversed(list(tasks))}.items():
         rows = folds[name][folds[name]["fold"] >= 0].drop_duplicates("sample_id").sort_values("sample_id")
-        rows = rows.iloc[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).astype(int)]
-        manifest = read_manifest(data / "ingest" / task.source / "manifest.parquet").set_index("sample_id")
-        numbers = rows["label"].nunique() > len(COLOURS)
-        facts = pd.DataFrame({"label": rows["y"] if numbers else rows["label"], "patient": rows["patient_id"]})
-        facts["collection"] = manifest["collection"].reindex(rows["sample_id"]).fillna("unknown").to_numpy(dtype=str)
-        stores = [folder for arm in arms for folder in sorted((data / "embed" / task.source / arm).glob("seed*"))[:1]]
+        rows = rows.iloc[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).astype(int)].set_index("sample_id")
+        manifest = read_manifest(data / "ingest" / task / "manifest.parquet").set_index("sample_id")
+        numbers = rows["label"].nunique() > len(COLOURS)  # quarters of an ejection fraction, say
+        label = pd.qcut(rows["y"], 4, duplicates="drop") if numbers else rows["label"]
+        facts = {
+            "label": label,
+            "patient": rows["patient_id"],
+            "collection": manifest["collection"].reindex(rows.index),
+        }
+        text = pd.DataFrame(facts).astype(str)
+        stores = [folder for arm in arms for folder in sorted((data / "embed" / task / arm).glob("seed*"))[:1]]
         for folder in stores[:ARMS] if len(rows) >= FEWEST else []:
-            vectors = Features.open(folder).summarised(rows["sample_id"])[:, 0, 0].astype(float)
-            found.append(Map(name, folder.parent.name, _flat(vectors), facts, _nearest(vectors, facts)))
+            x = Features.open(folder).summarised(rows.index)[:, 0, 0].astype(float)
+            drawn = TSNE(metric="cosine", init="pca", perplexity=min(30.0, len(x) / 4), random_state=0)
+            found.append(Map(f"{name}, {folder.parent.name}", drawn.fit_transform(x), text, _nearest(x, text)))
     return found
 
 
-def _flat(vectors: np.ndarray) -> np.ndarray:
-    """t-SNE of the cosines, from the first principal axes: the same points every time."""
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30.0, (len(vectors) - 1) / 3)
-    return np.asarray(TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(vectors))
-
-
-def _nearest(vectors: np.ndarray, facts: pd.DataFrame) -> dict[str, tuple[float, float]]:
+def _nearest(x: np.ndarray, facts: pd.DataFrame) -> dict[str, tuple[float, float]]:
     """By cosine in the encoder's own space; of another patient, unless it is the patient that is asked for."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    cosines = unit @ unit.T
+    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     found: dict[str, tuple[float, float]] = {}
-    for name in [str(name) for name in facts if not pd.api.types.is_numeric_dtype(facts[name])]:
-        values, patient = (pd.factorize(facts[column])[0] for column in (name, "patient"))
-        other = ~np.eye(len(values), dtype=bool) if name == "patient" else patient[:, None] != patient
-        asked = other.any(axis=1)
-        same = values[:, None] == values
-        closest = np.where(other, cosines, -np.inf).argmax(axis=1)
-        chance = (same & other).sum(axis=1)[asked] / other.sum(axis=1)[asked]
-        found[name] = float(same[asked, closest[asked]].mean()), float(chance.mean())
+    same = {str(name): (codes := pd.factorize(facts[name])[0]) == codes[:, None] for name in facts}
+    for name, agree in same.items():
+        other = ~np.eye(len(x), dtype=bool) if name == "patient" else ~same["patient"]
+        closest = np.where(other, unit @ unit.T, -np.inf).argmax(axis=1)
+        found[name] = float(agree[np.arange(len(x)), closest].mean()), float((agree & other).sum() / other.sum())
     return found
 
 
@@ -81,26 +75,18 @@ def draw(shown: Sequence[Map]) -> Figure | None:
         return None
     figure, panels = new_figure(len(shown), 3, 3.2 * len(shown))
     for row, one in zip(panels, shown, strict=True):
-        for panel, name in zip(row, one.facts, strict=True):
-            panel.set_title(f"{one.task}, {one.arm}\n" if panel is row[0] else "\n")
-            near, chance = one.nearest.get(str(name), (np.nan, np.nan))
-            told = f": nearest agree {near:.0%} (chance {chance:.0%})" if np.isfinite(near) else ""
-            subtitle(panel, f"{name}{told}")
-            _coloured(panel, one.points, one.facts[name])
-            hide([panel])
+        row[0].set_title(f"{one.title}\n")
+        for panel, (name, (near, chance)) in zip(row, one.nearest.items(), strict=True):
+            subtitle(panel, f"{name}: nearest agree {near:.0%} (chance {chance:.0%})")
+            codes, values = pd.factorize(one.facts[name], sort=True)
+            x, y = one.points.T
+            if len(values) > len(COLOURS):
+                panel.scatter(x, y, s=9, lw=0, c=[f"C{code}" for code in codes])
+                continue
+            for code, value in enumerate(values):
+                mine = codes == code
+                panel.scatter(x[mine], y[mine], s=9, lw=0, color=COLOURS[code], label=str(value))
+            panel.legend(loc="best", markerscale=2, handletextpad=0.1)
+        hide(row)
     note(figure, "t-SNE of the mean tokens: who lies beside whom has a meaning, distances between clusters have none.")
     return figure
-
-
-def _coloured(panel: Axes, points: np.ndarray, values: pd.Series) -> None:
-    x, y = points.T
-    if pd.api.types.is_numeric_dtype(values):
-        panel.scatter(x, y, c=values, s=9, lw=0, cmap="viridis")
-        return
-    codes, names = pd.factorize(values, sort=True)
-    if len(names) > len(COLOURS):
-        panel.scatter(x, y, c=codes * 7919 % len(names), s=9, lw=0, cmap="hsv")
-        return
-    for code, name in enumerate(names):
-        panel.scatter(x[codes == code], y[codes == code], s=9, lw=0, color=COLOURS[code], label=str(name))
-    panel.legend(loc="best", markerscale=2, handletextpad=0.1)

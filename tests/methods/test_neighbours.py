@@ -65,7 +65,7 @@ def test_knn_is_the_weighted_vote_of_the_nearest_and_survives_the_disk(recording
             votes[int(label)] += np.exp(similarity / 0.07)
         np.testing.assert_allclose(answer, votes / votes.sum(), atol=1e-3)
     (tmp_path / "bank.safetensors").write_bytes(b"no")
-    with pytest.raises(CheckpointError, match="bank of neighbours"):
+    with pytest.raises(CheckpointError, match="bank of recordings"):
         Knn.load(tmp_path)
     with pytest.raises(DataError, match=f"25 nearest neighbours are asked for, and the bank has {len(training)}"):
         Knn.fit(Knn.Settings(k=25), CLASSES, recordings, training, 0, tmp_path)
@@ -103,7 +103,7 @@ def test_anomalies_are_far_from_the_normals_and_the_threshold_is_theirs(
     alone = AnomalyBank.fit(settings, NORMAL, recordings, normals, 0, tmp_path)
     np.testing.assert_array_equal(alone.predict(recordings, names), found, "anomalies have no part in it")
     one = normals[normals["patient_id"] == normals["patient_id"].iloc[0]]
-    with pytest.raises(DataError, match="of 1 patient"):
+    with pytest.raises(DataError, match=r"of 1 patient\(s\), are in one inner fold"):
         AnomalyBank.fit(settings, NORMAL, recordings, one, 0, tmp_path)
     with pytest.raises(DataError, match="one inner fold"):
         AnomalyBank.fit(settings, NORMAL, recordings, normals.assign(inner=0), 0, tmp_path)
@@ -132,7 +132,7 @@ def test_the_kind_scores_distances_within_folds_and_decides_by_the_share() -> No
     assert {name: float(value[0, 0]) for name, value in scores.items()} == pytest.approx(expected)
     assert list(kind.answer(task, np.array([[1.0, 0.95], [2.0, 0.9]]))["predicted"]) == ["not class 0", "class 0"]
     assert kind.wrong(task, np.array([[1.0, 1.1], [-1.0, 0.5], [np.nan, 0.5], [0.0, 1.0]])).tolist() == [1, 1, 1, 0]
-    assert not kind.wrong(task, Indifferent().predict(Recordings([]), NAMES)).any()
+    assert not kind.wrong(task, Indifferent(None, {}).predict(Recordings([]), NAMES)).any()
     with pytest.raises(DataError, match="other than 'class 0'"):
         kind.labelled(task, MANIFEST.assign(l="class 0"))
     with pytest.raises(DataError, match="l = 'class 0'"):

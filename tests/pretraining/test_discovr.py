@@ -197,9 +197,9 @@ def test_what_it_cannot_train_is_refused() -> None:
     assert "class_token: true" in caught.value.remedy
     with pytest.raises(SettingsError, match="which `branches` leaves out"):
         objective(ENCODER.model_copy(update=frame), branches=("video",))
-    with pytest.raises(SettingsError, match="no multiple of discovr's video_tubelet 3"):
-        objective(ENCODER.model_copy(update=frame), video_tubelet=3)
-    with pytest.raises(SettingsError, match=r"\[video\] or \[video, image\]"):
+    with pytest.raises(SettingsError, match="multiple of tubelet"):
+        objective(ENCODER.model_copy(update=frame | {"frames": 3}))
+    with pytest.raises(SettingsError, match="branches"):
         objective(branches=("image",))
     with pytest.raises(SettingsError, match="tubelet must be 1"):
         VideoViT.Settings.parse(ENCODER.model_dump() | {"attention": "frame"}, "")

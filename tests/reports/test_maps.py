@@ -27,7 +27,7 @@ def test_an_encoder_of_labels_and_one_of_collections_are_told_apart(tmp_path: Pa
     task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b", "c"], unit="video")
     tasks, folds = {"one": task, "two": task}, {"one": folds_of(manifest, y), "two": folds_of(manifest, y)}
     labels, places = found = maps(tasks, folds, ["labels", "hand-made", "places"], tmp_path)
-    assert labels.task == places.task == "one", "the first of a source"
+    assert [one.title for one in found] == ["one, labels", "one, places"], "the first task of a source"
     assert (labels.nearest["label"][0], places.nearest["collection"][0]) == (1, 1)
     # Four patients of each class, two recordings each: of another patient 6 of 22 agree in the label by chance.
     assert labels.nearest["label"][1] == pytest.approx(6 / 22)
