@@ -68,9 +68,10 @@ class Anomaly(Kind):
         for source in task.sources:
             sides = set(rows.loc[rows["source"] == source, "stratum"])
             if 0 not in sides or (source == task.source and 1 not in sides):
-                problem = f"no video of source '{source}' has {task.label} {'other than' if 0 in sides else '='} "
+                what = "other than" if 0 in sides else "="
                 raise DataError(
-                    f"{problem}'{task.normal}'", "Correct the task's `normal` or `exclude`, or add such videos."
+                    f"no video of source '{source}' has {task.label} {what} '{task.normal}'",
+                    "Correct the task's `normal` or `exclude`, or add such videos.",
                 )
         return one_label_per_patient(task, rows)
 
@@ -88,23 +89,23 @@ class Anomaly(Kind):
         return np.abs(values[..., 1] - y)
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        y, weights, repeats = units.y == 1, counts[:, units.patient], len(units.folds)
+        y, weights, repeats = units.y.astype(int), counts[:, units.patient], len(units.folds)
         folds = (units.folds + (units.folds.max() + 1) * np.arange(repeats)[:, None]).ravel()
+        every_y, all_folds = np.tile(y, repeats), (folds, np.tile(weights, repeats))
         values: dict[str, list[np.ndarray]] = {name: [] for name in self.metrics}
         undefined = 0
         for of_seed in units.values[key]:
-            flagged = _flagged(units.task, of_seed.mean(axis=0)).astype(float)
-            for name, side, right in (("sensitivity", y, flagged), ("specificity", ~y, 1 - flagged)):
-                with np.errstate(invalid="ignore"):
-                    values[name].append(weights[:, side] @ right[side] / weights[:, side].sum(axis=1))
+            flagged = _flagged(units.task, of_seed.mean(axis=0)).astype(int)
+            recall = metrics.sensitivity(metrics.confusion_matrix(y, flagged, 2, weights))
+            values["specificity"].append(recall[:, 0])
+            values["sensitivity"].append(recall[:, 1])
             of_patient = units.per_patient(self.losses(units.task, units.y, of_seed).mean(axis=0))
             values["rank_error"].append(counts @ of_patient / counts.sum(axis=1))
             distance = of_seed[..., 0].ravel()
             for name, ranking in metrics.RANKINGS.items():
                 value, undefined = metrics.within_folds(
-                    ranking, np.tile(y, repeats).astype(int), np.column_stack([-distance, distance]), folds,
-                    np.tile(weights, repeats),
-                )  # fmt: skip
+                    ranking, every_y, np.column_stack([-distance, distance]), *all_folds
+                )
                 values[name].append(value)
         note = f"{undefined} of {len(np.unique(folds))} folds lack normals or anomalies and are left out"
         notes = dict.fromkeys(metrics.RANKINGS, note) if undefined else {}

@@ -65,46 +65,37 @@ def test_a_class_token_takes_part_without_a_position() -> None:
     from echolung.models.rope import rotate, rotation
 
     torch.manual_seed(3)
-    model = small(class_token=True)
-    pixels = torch.randn(3, 1, 4, 12, 12)
-    visible = torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [0.9]])
-    assert model.class_token is not None
-    for mask, (summary, tokens) in (
-        (visible, model.summarised(pixels, visible)),
-        (torch.ones(3, 18, dtype=torch.bool), model.summarised(pixels)),
-    ):
-        expected = []
-        for clip, shown in zip(pixels, mask, strict=True):
-            x = torch.cat([model.class_token[None], model.patch_embed(clip[None])[0][shown]])
-            turn = rotation(shown.nonzero()[:, 0], GRID, model.head_width)
-            for block in model.blocks:
-                q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, -1)).permute(1, 2, 0, 3)
-                q, k = (torch.cat([part[:, :1], rotate(part[:, 1:], *turn)], dim=1) for part in (q, k))
-                attended = (q @ k.mT / model.head_width**0.5).softmax(-1) @ v
-                x = x + block.attn.proj(attended.transpose(0, 1).flatten(1))
-                x = x + block.mlp(block.norm2(x))
-            expected.append(model.norm(x))
-        torch.testing.assert_close(summary, torch.stack([one[0] for one in expected]), atol=1e-5, rtol=1e-5)
-        flat = tokens.flatten(0, -2)
-        torch.testing.assert_close(flat, torch.cat([one[1:] for one in expected]), atol=1e-5, rtol=1e-5)
+    model, pixels = small(class_token=True), torch.randn(3, 1, 4, 12, 12)
+    visible = torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [1.1]])
+    expected = []
+    for clip, shown in zip(pixels, visible, strict=True):
+        x = torch.cat([model.class_token[None], model.patch_embed(clip[None])[0][shown]])
+        turn = rotation(shown.nonzero()[:, 0], GRID, model.head_width)
+        for block in model.blocks:
+            q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, -1)).permute(1, 2, 0, 3)
+            q, k = (torch.cat([part[:, :1], rotate(part[:, 1:], *turn)], dim=1) for part in (q, k))
+            attended = (q @ k.mT / model.head_width**0.5).softmax(-1) @ v
+            x = x + block.attn.proj(attended.transpose(0, 1).flatten(1))
+            x = x + block.mlp(block.norm2(x))
+        expected.append(model.norm(x))
+    summary, tokens = model.summarised(pixels, visible)
+    torch.testing.assert_close(summary, torch.stack([one[0] for one in expected]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens, torch.cat([one[1:] for one in expected]), atol=1e-5, rtol=1e-5)
+    whole = torch.cat([part[2].view(-1, 48) for part in model.summarised(pixels)])  # the third clip shows all
+    torch.testing.assert_close(whole, expected[2], atol=1e-5, rtol=1e-5)
 
 
 def test_attention_within_frames_is_an_image_encoder_frame_by_frame() -> None:
     torch.manual_seed(4)
-    clip = small(attention="frame", tubelet=1, class_token=True)
-    image = VideoViT(clip.settings.model_copy(update={"frames": 1, "attention": "clip"}))
-    image.load_state_dict(clip.state_dict())
-    pixels = torch.randn(2, 1, 4, 12, 12)
-    visible = torch.rand(2, 36) < 0.5
-    frames = [pixels[clip, :, [frame]][None] for clip in range(2) for frame in range(4)]
-    for mask in (None, visible):
-        masks = [None] * 8 if mask is None else mask.view(8, 1, 9)
-        apart = [image.summarised(frame, shown) for frame, shown in zip(frames, masks, strict=True)]
-        summary, tokens = clip.summarised(pixels, mask)
-        torch.testing.assert_close(summary, torch.cat([one for one, _ in apart]), atol=1e-5, rtol=1e-5)
-        alone = torch.cat([one.flatten(0, -2) for _, one in apart])
-        torch.testing.assert_close(tokens.flatten(0, -2), alone, atol=1e-5, rtol=1e-5)
-    assert clip(pixels).shape == (2, clip.tokens, 48)
+    model = small(attention="frame", tubelet=1, class_token=True)
+    image = VideoViT(model.settings.model_copy(update={"frames": 1, "attention": "clip"}))
+    image.load_state_dict(model.state_dict())
+    pixels, visible = torch.randn(2, 1, 4, 12, 12), torch.rand(2, 36) < 0.5
+    frames = pixels[:, 0].flatten(0, 1)[:, None, None]
+    for mask, masks in ((None, None), (visible, visible.view(8, 9))):
+        for found, alone in zip(model.summarised(pixels, mask), image.summarised(frames, masks), strict=True):
+            torch.testing.assert_close(found.flatten(0, -2), alone.flatten(0, -2), atol=1e-5, rtol=1e-5)
+    assert model(pixels).shape == (2, model.tokens, 48)
 
 
 def test_token_order_is_time_then_row_then_column() -> None:
