@@ -105,12 +105,16 @@ def export(encoder: Path, target: Path, form: str) -> None:
     """
     from echolung.core.errors import SettingsError
     from echolung.models import exchange
-    from echolung.models.weights import load_encoder
+    from echolung.models.weights import WEIGHTS, load_encoder
 
     if target.exists():
         raise SettingsError(f"{target} exists", "Choose another name, or remove it first.")
     found, record = load_encoder(encoder)
     if record.settings.kind != "video-vit":
         raise SettingsError(f"{encoder} is of kind '{record.settings.kind}'", "Only a video ViT can be exported.")
-    exchange.export(found, record.settings.model_dump(mode="json"), target, form)
+    shape = record.settings.model_dump(mode="json")
+    if shape["class_token"] or shape["attention"] == "frame":
+        problem = f"{encoder} has a class token, or attends within frames, which these formats cannot say"
+        raise SettingsError(problem, f"Read its {WEIGHTS} with safetensors.")
+    exchange.export(found, shape, target, form)
     click.echo(f"{target} written.")
