@@ -92,5 +92,5 @@ def test_an_encoder_goes_out_in_either_format(project: Path) -> None:
         again = run("export", folder, target, "--format", form)  # would replace a folder with all that is in it
         assert again.exit_code == 1 and "exists" in again.output
     initialise(VideoViT.Settings(**SHAPE, class_token=True), [1], project / "encoders")
-    refused = run("export", str(project / "encoders" / "seed1"), "b.pt")
+    refused = run("export", str(project / "encoders" / "seed1"), "b.pt", "--format", "vjepa2")
     assert refused.exit_code == 1 and "has a class token" in refused.output
