@@ -12,7 +12,7 @@ def main() -> None:
     with stage("report") as here:
         from echolung.data.splits import folds_digest, read_folds
         from echolung.evaluation.comparison import read_comparison
-        from echolung.reports import study
+        from echolung.reports import maps, study
         from echolung.reports.page import ReportInputs, write_report
         from echolung.tracking.arms import arm_results
         from echolung.tracking.experiments import arm_run
@@ -38,6 +38,7 @@ def main() -> None:
             history=study.read_history(itertools.chain(*encoders.values())),
             encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
+            maps=maps.maps(settings.tasks, folds, list(named), here.data()),
             samples=study.samples(settings.tasks, folds, set(shown), here.data("ingest")),
             revision=origin.get("git_revision", "<revision>"),
             beside=[here.data("compare", "metrics.json"), here.root / "params.yaml"],

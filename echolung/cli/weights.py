@@ -106,7 +106,7 @@ def export(encoder: str, target: Path, form: str) -> None:
     """
     from echolung.core.errors import SettingsError
     from echolung.models import exchange
-    from echolung.models.weights import load_encoder
+    from echolung.models.weights import WEIGHTS, load_encoder
     from echolung.registry.encoders import load_encoder_by_name
     from echolung.tracking.store import store
 
@@ -119,5 +119,9 @@ def export(encoder: str, target: Path, form: str) -> None:
         found, record = load_encoder_by_name(store(root, settings.tracking), settings.study, encoder)
     if record.settings.kind != "video-vit":
         raise SettingsError(f"{encoder} is of kind '{record.settings.kind}'", "Only a video ViT can be exported.")
-    exchange.export(found, record.settings.model_dump(mode="json"), target, form)
+    shape = record.settings.model_dump(mode="json")
+    if shape["class_token"] or shape["attention"] == "frame":
+        problem = f"{encoder} has a class token, or attends within frames, which these formats cannot say"
+        raise SettingsError(problem, f"Read its {WEIGHTS} with safetensors.")
+    exchange.export(found, shape, target, form)
     click.echo(f"{target} written.")

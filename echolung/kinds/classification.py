@@ -25,6 +25,7 @@ from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.predictions import Key, Units
 from echolung.kinds.task import Task, one_label_per_patient, selected, spelled, yaml_word
 
+ROC = ["false_positive_rate", "true_positive_rate"]
 TOLERANCE = 1e-3
 """How far probabilities may sum from 1: half-precision softmax."""
 
@@ -208,25 +209,30 @@ def confusions(units: Units, key: Key) -> pd.DataFrame:
 
 
 def roc(units: Units, key: Key) -> pd.DataFrame:
-    """One-vs-rest ROC of each ranked class: the vertical mean of its curves over seeds, repeats and folds."""
+    """One-vs-rest ROC of each ranked class."""
+    y, classes = _classes(units), classes_of(units.task)
+    curves = [
+        one_against_rest(units, y == k, units.values[key][..., k]).assign(**{"class": classes[k]})
+        for k in _ranked(units)
+    ]
+    return pd.concat(curves, ignore_index=True)[["class", *ROC]]
+
+
+def one_against_rest(units: Units, positive: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """The vertical mean of ROC curves over seeds, repeats and folds: positive bool (U,), scores (S, R, U).
+
+    Folds that lack a side are left out; no rows where all do.
+    """
     from sklearn.metrics import roc_curve  # a second to import, which `predict` does without
 
-    y, classes = _classes(units), classes_of(units.task)
-    frames = []
     held_out = [(repeat, folds == fold) for repeat, folds in enumerate(units.folds) for fold in np.unique(folds)]
-    for k in _ranked(units):
-        curves = [
-            roc_curve(y[mine] == k, of_seed[repeat, mine, k], drop_intermediate=False)[:2]
-            for of_seed in units.values[key]
-            for repeat, mine in held_out
-            if 0 < (y[mine] == k).sum() < mine.sum()
-        ]
-        if curves:
-            false_rate, true_rate = metrics.mean_roc(curves)
-            curve = {"class": classes[k], "false_positive_rate": false_rate, "true_positive_rate": true_rate}
-            frames.append(pd.DataFrame(curve))
-    columns = ["class", "false_positive_rate", "true_positive_rate"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    curves = [
+        roc_curve(positive[mine], of_seed[repeat, mine], drop_intermediate=False)[:2]
+        for of_seed in scores
+        for repeat, mine in held_out
+        if 0 < positive[mine].sum() < mine.sum()
+    ]
+    return pd.DataFrame(dict(zip(ROC, metrics.mean_roc(curves), strict=True)) if curves else None, columns=ROC)
 
 
 def _classes(units: Units) -> np.ndarray:

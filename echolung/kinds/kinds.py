@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from echolung.kinds.anomaly import Anomaly
 from echolung.kinds.classification import Classification
 from echolung.kinds.kind import Kind
 from echolung.kinds.task import Task
 
-KINDS: dict[str, Kind] = {"classification": Classification()}
+KINDS: dict[str, Kind] = {"classification": Classification(), "anomaly": Anomaly()}
 
 
 def kind_of(task: Task) -> Kind:

@@ -37,6 +37,7 @@ def outer_fold(folds: pd.DataFrame, repeat: int, fold: int) -> tuple[pd.DataFram
     training = training[(training["fold"] != fold) & (training["inner"] != UNUSED)]
     if test.empty or training.empty:
         raise DataError(f"the split has no outer fold {fold} in repeat {repeat}", "Run `dvc repro split`.")
+    assert set(training["split_group"]).isdisjoint(test["split_group"]), "a group is trained on and tested"
     return training.reset_index(drop=True), test.reset_index(drop=True)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from echolung.methods.anomaly import AnomalyBank, Indifferent
 from echolung.methods.controls import HandMade, Majority, SourceOnly
+from echolung.methods.knn import Knn
 from echolung.methods.method import Method
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
@@ -11,6 +13,9 @@ METHODS: dict[str, type[Method]] = {
     "attentive": Attentive,
     "attentive-blocks": AttentiveBlocks,
     "linear": Linear,
+    "knn": Knn,
+    "anomaly": AnomalyBank,
+    "indifferent": Indifferent,
     "majority": Majority,
     "source-only": SourceOnly,
     "hand-made": HandMade,

@@ -38,18 +38,25 @@ class Predictor(nn.Module):
         initialise(self, self.predictor_blocks)
 
     def forward(self, seen: torch.Tensor, visible: torch.Tensor, generator: int) -> torch.Tensor:
-        """Packed encoded tokens (L, D) and the mask `visible` bool (B, N) on the CPU -> the hidden tokens (B*N-L, D).
+        """Packed encoded tokens (L, D) and a mask `visible` bool (B, N) on the CPU -> the hidden tokens (B*N-L, D)."""
+        hidden = (~visible).flatten().nonzero()[:, 0].to(seen.device)
+        return self._read(self._everywhere(seen, visible, generator)[hidden])
 
-        Every position holds either a visible or a mask token, so each clip is a full sequence of N tokens.
-        """
+    def everywhere(self, seen: torch.Tensor, visible: torch.Tensor, generator: int) -> torch.Tensor:
+        """The same at every position, hidden or not, in the order of the token indices: (B, N, D)."""
+        return self._read(self._everywhere(seen, visible, generator)).unflatten(0, visible.shape)
+
+    def _everywhere(self, seen: torch.Tensor, visible: torch.Tensor, generator: int) -> torch.Tensor:
+        """Every position holds either a visible or a mask token, so each clip is a full sequence: (B * N, width)."""
         clips, tokens = visible.shape
-        flat = visible.flatten()
-        shown = flat.nonzero()[:, 0].to(seen.device)
-        hidden = (~flat).nonzero()[:, 0].to(seen.device)
+        shown = visible.flatten().nonzero()[:, 0].to(seen.device)
         embedded = self.predictor_embed(seen)
         mask = self.mask_tokens[generator].to(embedded.dtype).view(1, -1).expand(clips * tokens, -1)
         x = mask.index_copy(0, shown, embedded).unflatten(0, (clips, tokens))
         turn = rotation(torch.arange(tokens, device=seen.device), self.grid, self.head_width)
         for block in self.predictor_blocks:
             x = block(x, turn)
-        return self.predictor_proj(self.predictor_norm(x.flatten(0, 1)[hidden]))
+        return x.flatten(0, 1)
+
+    def _read(self, x: torch.Tensor) -> torch.Tensor:
+        return self.predictor_proj(self.predictor_norm(x))

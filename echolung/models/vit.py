@@ -1,7 +1,8 @@
 """The video vision transformer of V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985).
 
-Pre-norm blocks, fused qkv with bias, exact GELU, rotary positions on queries and keys, no class token, no learned
-positions. Parameters are named as in the published checkpoints.
+Pre-norm blocks, fused qkv with bias, exact GELU, rotary positions on queries and keys, no learned positions. Parameters
+are named as in the published checkpoints. Two options are not V-JEPA's: a class token, which DISCOVR distils, and
+attention within each frame, which makes an image transformer of it.
 
 Clips that show different numbers of tokens are *packed*: their tokens follow one another in a single sequence
 (1, L, D), with where each clip begins beside it. Nothing is padded or cut to a common length, so tokens at every
@@ -64,11 +65,10 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing
     return torch.cat([F.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
 
 
-def packed(visible: torch.Tensor, device: torch.device) -> Packing:
-    """How the tokens that a mask bool (B, N) on the CPU shows are packed for `device`."""
-    lengths = visible.sum(dim=1)
+def packed(lengths: torch.Tensor, longest: int, device: torch.device) -> Packing:
+    """How clips of these lengths (B,), none of them above `longest`, are packed for `device`."""
     if device.type == "cuda" and torch.is_autocast_enabled("cuda"):  # its kernel takes half precision alone
-        return F.pad(lengths.cumsum(0), (1, 0)).int().to(device), visible.shape[1]
+        return F.pad(lengths.cumsum(0), (1, 0)).int().to(device), longest
     return lengths.tolist()
 
 
@@ -138,6 +138,11 @@ class VideoViTSettings(ClipSettings):
     """Frames of one token."""
     patch: int = pydantic.Field(16, gt=0)
     """Side of one token, in pixels."""
+    attention: Literal["clip", "frame"] = "clip"
+    """What a token attends to. `frame`: its own frame alone, as in an image encoder; then tubelet is 1."""
+    class_token: bool = False
+    """One more token per clip, or per frame under attention `frame`, that stands for the whole; not among the tokens
+    that are read."""
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> Self:
@@ -147,6 +152,8 @@ class VideoViTSettings(ClipSettings):
             raise ValueError("image_size must be a multiple of patch")
         if self.frames % self.tubelet:
             raise ValueError("frames must be a multiple of tubelet")
+        if self.attention == "frame" and self.tubelet > 1:
+            raise ValueError("with attention within a frame, tubelet must be 1")
         return self
 
 
@@ -166,6 +173,7 @@ class VideoViT(Encoder):
         )
         self.norm = nn.LayerNorm(settings.width, eps=NORM_EPS)
         initialise(self, self.blocks)
+        self.class_token = nn.Parameter(INIT_STD * torch.randn(settings.width)) if settings.class_token else None
 
     @property
     def width(self) -> int:
@@ -185,18 +193,48 @@ class VideoViT(Encoder):
         With a mask `visible` bool (B, N) on the CPU: only the visible tokens, packed (L, D), clip after clip, each clip
         in the order of its token indices.
         """
+        return self.summarised(pixels, visible)[1]
+
+    def summarised(
+        self, pixels: torch.Tensor, visible: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class tokens (B, D), or (B * T, D) under attention `frame`, (0, D) if it has none; and what `forward` says.
+
+        A frame that attends to itself is a clip of its own in all that follows.
+        """
+        clips, firsts = len(pixels), int(self.class_token is not None)  # class tokens of a clip, before the others
+        if self.settings.attention == "frame":
+            pixels = pixels.transpose(1, 2).flatten(0, 1)[:, :, None]
+            visible = visible if visible is None else visible.view(len(pixels), -1)
         grid = self.patch_embed.grid(pixels)
         if visible is None:
             ids = torch.arange(grid[0] * grid[1] * grid[2], device=pixels.device)
-            return self._transform(self.patch_embed(pixels), rotation(ids, grid, self.head_width), None)
-        ids = visible.nonzero()[:, 1].to(pixels.device)
+            x, (cosines, sines) = self.patch_embed(pixels), rotation(ids, grid, self.head_width)
+            if self.class_token is not None:  # it has no position: it is not rotated
+                x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+                cosines, sines = F.pad(cosines, (0, 0, 1, 0), value=1.0), F.pad(sines, (0, 0, 1, 0))
+            x = self._transform(x, (cosines, sines), None)
+            return x[:, :firsts].flatten(0, 1), x[:, firsts:].reshape(clips, -1, self.width)
+        clip, ids = (index.to(pixels.device) for index in visible.nonzero(as_tuple=True))
         shown = visible.flatten().nonzero()[:, 0].to(pixels.device)
-        tokens, turn = self.patch_embed(pixels, shown), rotation(ids, grid, self.head_width)
-        if len(visible.sum(dim=1).unique()) == 1:  # all show as many: a batch like any other
-            each = len(visible), 1, -1
-            turn = turn[0].unflatten(0, each), turn[1].unflatten(0, each)
-            return self._transform(tokens.unflatten(0, (len(visible), -1)), turn, None).flatten(0, 1)
-        return self._transform(tokens[None], turn, packed(visible, pixels.device))[0]
+        x, (cosines, sines) = self.patch_embed(pixels, shown), rotation(ids, grid, self.head_width)
+        lengths, longest = visible.sum(dim=1) + firsts, visible.shape[1] + firsts
+        if self.class_token is None:
+            return x[:0], self._transform_packed(x, (cosines, sines), lengths, longest)
+        place = torch.arange(len(x), device=x.device) + clip + 1
+        first = (lengths.cumsum(0) - lengths).to(x.device)
+        x = self.class_token.to(x.dtype).expand(len(x) + len(first), -1).index_copy(0, place, x)
+        cosines = cosines.new_ones(len(x), self.head_width).index_copy(0, place, cosines)
+        sines = sines.new_zeros(len(x), self.head_width).index_copy(0, place, sines)
+        x = self._transform_packed(x, (cosines, sines), lengths, longest)
+        return x[first], x[place]
+
+    def _transform_packed(self, x: torch.Tensor, turn: Rotation, lengths: torch.Tensor, longest: int) -> torch.Tensor:
+        if len(lengths.unique()) > 1:
+            return self._transform(x[None], turn, packed(lengths, longest, x.device))[0]
+        each = len(lengths), 1, -1  # all show as many: a batch like any other
+        turn = turn[0].unflatten(0, each), turn[1].unflatten(0, each)
+        return self._transform(x.unflatten(0, (len(lengths), -1)), turn, None).flatten(0, 1)
 
     def _transform(self, tokens: torch.Tensor, turn: Rotation, packing: Packing | None) -> torch.Tensor:
         for block in self.blocks:

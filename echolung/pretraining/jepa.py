@@ -19,7 +19,7 @@ from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.predictor import Predictor
 from echolung.pretraining.masking import MaskSettings, sample_masks
-from echolung.pretraining.objective import Objective, maskable_encoder
+from echolung.pretraining.objective import Objective, follow, following, maskable_encoder
 from echolung.pretraining.sampling import CropSettings, TrainingClips
 
 
@@ -73,8 +73,7 @@ class Jepa(Objective):
         """Fraction of the teacher that is kept at `step`."""
         if self.settings.ema is not None:
             return self.settings.ema
-        start = 1 - 1 / max(2.0, 0.05 * self.steps)
-        return start + (max(0.999, start) - start) * step / max(1, self.steps - 1)
+        return following(step, self.steps)
 
     def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> TrainingClips:
         return TrainingClips(store, self.encoder.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
@@ -109,7 +108,5 @@ class Jepa(Objective):
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
         """teacher <- momentum * teacher + (1 - momentum) * student."""
-        teacher: list[torch.Tensor] = list(self.teacher.parameters())
-        student: list[torch.Tensor] = list(self.encoder.parameters())
-        torch._foreach_lerp_(teacher, student, 1 - self.momentum(step))  # one kernel launch for all tensors
+        follow(self.teacher, self.encoder, self.momentum(step))
         return {"ema": self.momentum(step)}

@@ -92,3 +92,18 @@ def maskable_encoder(settings: ClipSettings, seed: int, objective: str) -> Any:
             "a frame of a single token cannot be masked", "Choose a smaller encoder.patch or a larger image_size."
         )
     return encoder
+
+
+def following(step: int, steps: int) -> float:
+    """Fraction of a teacher to keep at a step, by the length of the run: its horizon is 5% of the steps at first, 1,000
+    steps (.999) at the end."""
+    start = 1 - 1 / max(2.0, 0.05 * steps)
+    return start + (max(0.999, start) - start) * step / max(1, steps - 1)
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student."""
+    theirs: list[torch.Tensor] = list(teacher.parameters())
+    ours: list[torch.Tensor] = list(student.parameters())
+    torch._foreach_lerp_(theirs, ours, 1 - momentum)  # one kernel launch for all tensors

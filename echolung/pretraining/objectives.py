@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from echolung.pretraining.discovr import Discovr
 from echolung.pretraining.jepa import Jepa
 from echolung.pretraining.mae import Mae
 from echolung.pretraining.objective import Objective
 from echolung.pretraining.salt import Salt
 
-OBJECTIVES: dict[str, type[Objective]] = {"jepa": Jepa, "mae": Mae, "salt": Salt}
+OBJECTIVES: dict[str, type[Objective]] = {"jepa": Jepa, "mae": Mae, "salt": Salt, "discovr": Discovr}

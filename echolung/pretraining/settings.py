@@ -22,6 +22,8 @@ class PretrainedEncoder(Parameters):
     """Overrides of the section `encoder`."""
     training: dict[str, Any] = {}
     """Overrides of `pretrain.training`."""
+    settings: dict[str, Any] = {}
+    """Overrides of the settings of its objective, in `pretrain.objectives`."""
 
 
 class TrainingSettings(Parameters):
@@ -114,8 +116,8 @@ class PretrainSettings(Parameters):
         return TrainingSettings.parse(values, f"pretrain.encoders.{name}.training")
 
     def objective(self, name: str) -> Parameters:
-        """The settings of one encoder's objective; its defaults if `objectives` lacks it."""
-        objective = self.encoders[name].objective
-        if objective in self.objectives:
-            return self.objectives[objective]
-        return chosen(lambda: OBJECTIVES, "objective").settings(objective).parse({}, f"pretrain.objectives.{objective}")
+        """The settings of one encoder's objective, its overrides merged; defaults for what neither sets."""
+        own = self.encoders[name]
+        shared = self.objectives[own.objective].model_dump() if own.objective in self.objectives else {}
+        settings = chosen(lambda: OBJECTIVES, "objective").settings(own.objective)
+        return settings.parse(shared | own.settings, f"pretrain.encoders.{name}.settings")

@@ -22,6 +22,7 @@ from echolung.gates.gate import read_findings
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
 from echolung.reports import figures
+from echolung.reports import maps as embedding
 from echolung.reports.answer import against_controls, answers, few_seeds
 from echolung.reports.plots import write_plots
 from echolung.reports.study import Sample
@@ -50,6 +51,7 @@ class ReportInputs:
     validation: Path | None = None
     """Folder of the gates' findings."""
     samples: Sequence[Sample] = ()
+    maps: Sequence[embedding.Map] = ()
     revision: str = "<revision>"
     """Of the code; with a `+` where there were uncommitted changes."""
     beside: Sequence[Path] = ()
@@ -59,6 +61,10 @@ class ReportInputs:
 COLLAPSE = (
     "A low loss alone proves little: an encoder that maps every clip to one point has it, too. Its effective rank (the"
     " number of directions that its features use) falls towards 1."
+)
+SORTED = (
+    "Each point is a recording. An encoder whose nearest recordings agree in collection or patient, more than in the"
+    " label, has learnt where a recording is from. Nearest are recordings of other patients, but for the patient."
 )
 GENERIC: dict[str, tuple[Callable[..., Any], str, str]] = {
     "differences": (
@@ -90,6 +96,7 @@ def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any]
     of_encoder = {encoder: colours[arm] for arm, encoder in inputs.encoder_of.items() if arm in colours}
     curves = partial(figures.training, inputs.history, of_encoder)
     yield "training", "training", curves, "Self-supervised training", COLLAPSE
+    yield "map", "map", partial(embedding.draw, inputs.maps), "What the encoders sort by", SORTED
     yield "frames", "frames", partial(figures.sample_frames, inputs.samples), "Sample frames", "One video per row."
 
 

@@ -91,3 +91,6 @@ def test_an_encoder_goes_out_in_either_format(project: Path) -> None:
         assert len(read_tensors(project / target)) >= 16
         again = run("export", folder, target, "--format", form)  # would replace a folder with all that is in it
         assert again.exit_code == 1 and "exists" in again.output
+    initialise(VideoViT.Settings(**SHAPE, class_token=True), [1], project / "encoders")
+    refused = run("export", str(project / "encoders" / "seed1"), "b.pt", "--format", "vjepa2")
+    assert refused.exit_code == 1 and "has a class token" in refused.output

@@ -311,10 +311,13 @@ def test_mistakes_in_the_section_are_named(change: dict[str, Any], message: str)
         PretrainSettings.parse(settings().model_dump() | change, "pretrain")
 
 
-def test_an_encoder_overrides_the_training() -> None:
+def test_an_encoder_overrides_the_training_and_the_settings_of_its_objective() -> None:
     values, own = settings().model_dump(), {"objective": "jepa", "pool": "lungs", "training": {"steps": 9}}
+    own["settings"] = {"ema": 0.5}
     both = PretrainSettings.parse(values | {"encoders": values["encoders"] | {"lungs": own}}, "pretrain")
     assert [(both.of(name).steps, both.of(name).batch) for name in ("hearts", "lungs")] == [(6, 4), (9, 4)]
+    assert [both.objective(name).model_dump()["ema"] for name in ("hearts", "lungs")] == [0.9, 0.5]
+    assert both.objective("lungs").model_dump()["predictor_width"] == 24
 
 
 def test_schedule_warms_up_holds_and_cools_down() -> None:
