@@ -56,7 +56,7 @@ CORE_ALLOWED = {
     *("pydantic", "echolung"),
 }
 CORE_PREFIXES = ("echolung.models", "echolung.pretraining", "echolung.methods", "echolung.kinds", "echolung.evaluation")
-CORE_EXCEPT = {"echolung.kinds.classification_figures"}
+CORE_EXCEPT = {"echolung.kinds.classification_figures", "echolung.kinds.regression_figures"}
 CORE_ALSO = {
     *("echolung.data.clips", "echolung.embedding.embed", "echolung.embedding.features"),
     *("echolung.phantom.simulator", "echolung.phantom.heart", "echolung.phantom.lung"),

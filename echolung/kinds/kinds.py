@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from echolung.kinds.classification import Classification
 from echolung.kinds.kind import Kind
+from echolung.kinds.regression import Regression
 from echolung.kinds.task import Task
 
-KINDS: dict[str, Kind] = {"classification": Classification()}
+KINDS: dict[str, Kind] = {"classification": Classification(), "regression": Regression()}
 
 
 def kind_of(task: Task) -> Kind:

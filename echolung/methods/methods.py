@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from echolung.methods.controls import HandMade, Majority, SourceOnly
+from echolung.methods.controls import Constant, HandMade, Majority, SourceOnly
 from echolung.methods.method import Method
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
@@ -12,6 +12,7 @@ METHODS: dict[str, type[Method]] = {
     "attentive-blocks": AttentiveBlocks,
     "linear": Linear,
     "majority": Majority,
+    "constant": Constant,
     "source-only": SourceOnly,
     "hand-made": HandMade,
 }
