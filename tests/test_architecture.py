@@ -22,7 +22,7 @@ LAYERS = {  # package -> the echolung packages it may import (itself always allo
     "embedding": {"core", "data", "models"},
     "pretraining": {"core", "models", "data.clips"},
     "kinds": {"core", "data", "evaluation"},
-    "methods": {"core", "data", "models", "embedding", "kinds", "evaluation.statistics"},
+    "methods": {"core", "data", "models", "embedding", "kinds", "evaluation.statistics", "pretraining.checkpoint"},
     "evaluation": {"core", "data", "kinds", "methods.arms"},
     "gates": {"core"},
     "compute": BOTTOM | MIDDLE,

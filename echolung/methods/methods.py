@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from echolung.methods.controls import Constant, HandMade, Majority, SourceOnly
+from echolung.methods.ejection_fraction import EjectionFraction, RawEjectionFraction
 from echolung.methods.method import Method
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
+from echolung.methods.segmentation import Light, MeanMask, Segmentation
 
 METHODS: dict[str, type[Method]] = {
     "attentive": Attentive,
@@ -15,4 +17,9 @@ METHODS: dict[str, type[Method]] = {
     "constant": Constant,
     "source-only": SourceOnly,
     "hand-made": HandMade,
+    "segmentation": Segmentation,
+    "light-decoder": Light,
+    "mean-mask": MeanMask,
+    "ejection-fraction": EjectionFraction,
+    "ejection-fraction-raw": RawEjectionFraction,
 }
