@@ -16,7 +16,7 @@ def main(source: str) -> None:
         ingested = ingest(source, settings.ingest, here.root, settings.workers, progress)
         manifest = ingested.manifest
         labels = {task.label for task in settings.tasks.values() if source in task.sources and task.labels_all}
-        here.check({"manifest": manifest}, labels=sorted(labels))
+        here.check({"manifest": manifest, "tracings": ingested.tracings}, labels=sorted(labels))
         ingested.write(here.data("ingest", source))
         here.run.metrics(
             {

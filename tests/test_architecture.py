@@ -12,17 +12,20 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 
-BOTTOM = {"core", "data", "phantom", "models"}
+BOTTOM = {"core", "data", "phantom", "models", "hearts"}
 MIDDLE = {"embedding", "pretraining", "kinds", "methods", "evaluation"}
 LAYERS = {  # package -> the echolung packages it may import (itself always allowed)
     "core": set(),
     "data": {"core"},
     "phantom": {"core", "data"},
     "models": {"core"},
+    "hearts": {"core"},
     "embedding": {"core", "data", "models"},
     "pretraining": {"core", "models", "data.clips"},
-    "kinds": {"core", "data", "evaluation"},
-    "methods": {"core", "data", "models", "embedding", "kinds", "evaluation.statistics", "pretraining.checkpoint"},
+    "kinds": {"core", "data", "evaluation", "hearts"},
+    "methods": {
+        *("core", "data", "models", "hearts", "embedding", "kinds", "evaluation.statistics", "pretraining.checkpoint")
+    },
     "evaluation": {"core", "data", "kinds", "methods.arms"},
     "gates": {"core"},
     "compute": BOTTOM | MIDDLE,
@@ -55,13 +58,15 @@ CORE_ALLOWED = {
     *("torch", "numpy", "scipy", "sklearn", "pandas", "timm", "segmentation_models_pytorch", "cv2", "safetensors"),
     *("pydantic", "echolung"),
 }
-CORE_PREFIXES = ("echolung.models", "echolung.pretraining", "echolung.methods", "echolung.kinds", "echolung.evaluation")
+CORE_PREFIXES = tuple(
+    f"echolung.{name}" for name in ("models", "pretraining", "methods", "kinds", "evaluation", "hearts")
+)
 CORE_EXCEPT = {"echolung.kinds.classification_figures", "echolung.kinds.regression_figures"}
 CORE_ALSO = {
-    *("echolung.data.clips", "echolung.embedding.embed", "echolung.embedding.features"),
+    *("echolung.data.clips", "echolung.data.masks", "echolung.embedding.embed", "echolung.embedding.features"),
     *("echolung.phantom.simulator", "echolung.phantom.heart", "echolung.phantom.lung"),
 }
-TORCH_FREE = {"echolung.kinds.metrics", "echolung.evaluation.statistics"}
+TORCH_FREE = {"echolung.kinds.metrics", "echolung.evaluation.statistics", "echolung.hearts.volumes"}
 # Modules that cannot change what a stage writes: they load parameters, hold locks and record.
 RECORDING = {"core", "settings", "stage", "tracking"}
 GATE = "echolung.gates.gate"  # every stage ends at its gate, through echolung.stage

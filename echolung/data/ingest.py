@@ -41,8 +41,8 @@ from echolung.data.clips import write_index
 from echolung.data.containers import regular
 from echolung.data.ffmpeg import require_ffmpeg
 from echolung.data.manifest import VIDEO_COLUMNS, conform, write_manifest
+from echolung.data.masks import Masks, rasterised, write_masks
 from echolung.data.sources.layouts import scan
-from echolung.data.tracings import moved
 from echolung.data.workers import as_done
 
 CODE = tuple(f"echolung.data.{name}" for name in ("packets", "video", "nifti", "geometry", "containers"))
@@ -55,7 +55,7 @@ Facts = dict[str, Any]
 class SourceSettings(Parameters):
     """One data set: where it is and how it is laid out."""
 
-    layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "folder"]
+    layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "camus_stills", "folder"]
     root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
     split: Names = ()
     """Read only this part of the official split (TRAIN, say), or these; all if left out."""
@@ -75,7 +75,9 @@ class Ingested:
 
     manifest: pd.DataFrame
     tracings: pd.DataFrame
-    """In pixels of the store; see `echolung.data.tracings`."""
+    """One row per traced frame, for the gate; see `echolung.data.masks.rasterised`."""
+    masks: dict[str, Masks]
+    """Masks of every recording with a frame that is traced, by sample id."""
     clips: dict[str, Facts]
     """Facts of every video that has frames, by sample id."""
     size: int
@@ -83,14 +85,14 @@ class Ingested:
     """The folder of the frames, named by the fingerprint."""
 
     def write(self, directory: Path) -> None:
-        """Write clips/ (the clip store), manifest.parquet and tracings.parquet below `directory`."""
+        """Write clips/ and masks/ (the stores) and manifest.parquet below `directory`."""
         with atomic_directory(directory / "clips") as store:
             for content in {facts["sha256"] for facts in self.clips.values()}:
                 link(self.cache / f"{content}.npy", store / f"{content}.npy")
             write_index(store, self.size, self.clips, self.cache.name)
         write_manifest(directory / "manifest.parquet", self.manifest)
-        with atomic_path(directory / "tracings.parquet") as temporary:
-            self.tracings.to_parquet(temporary, index=False)
+        with atomic_directory(directory / "masks") as store:
+            write_masks(store, self.size, self.masks)
 
 
 def ingest(
@@ -116,45 +118,53 @@ def ingest(
         on_message(f"{source}: {note}.")
     manifest = found.manifest
     paths = [Path(path) for path in manifest["path"]]
+    files = [(path, *found.further.get(name, ())) for path, name in zip(paths, manifest["sample_id"], strict=True)]
     if not chosen.root.is_absolute():
         manifest["path"] = pd.Series([os.path.relpath(path, root) for path in paths], dtype="string")
     cache = workspace(root) / "data" / "cache" / "clips" / digest({"code": code_digest(*CODE), "size": size})
-    hashed = _hashed(paths, workers)
-    wanted = {content: path for path, (content, fault) in zip(paths, hashed, strict=True) if not fault}
+    hashed = _hashed(files, workers)
+    wanted = {content: parts for parts, (content, fault) in zip(files, hashed, strict=True) if not fault}
     known = _cached(cache, wanted, workers, on_message)
-    missing = [(content, path) for content, path in wanted.items() if content not in known]
+    missing = [(content, parts) for content, parts in wanted.items() if content not in known]
     with contextlib.closing(as_done(functools.partial(_decode_into, cache, size), missing, workers)) as results:
         for done, (_, facts) in enumerate(results, start=1):
             known[facts["sha256"]] = facts
             if on_progress is not None:
                 on_progress(done, len(missing))
-    rows = [_failed(None, fault) if fault else known[content] for content, fault in hashed]
+    rows = [
+        _failed(None, fault) if fault else known[content] | ({} if pd.isna(fps) else {"fps": fps})
+        for (content, fault), fps in zip(hashed, manifest["fps"], strict=True)  # a layout may know the rate better
+    ]
     facts_table = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS])
     manifest = conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
     clips = {name: facts for name, facts in zip(manifest["sample_id"], rows, strict=True) if facts["frames"]}
-    return Ingested(manifest, moved(found.tracings, manifest, size), clips, size, cache)
+    masks, tracings = rasterised(found.tracings, manifest, size)
+    return Ingested(manifest, tracings, masks, clips, size, cache)
 
 
-def _hashed(paths: Sequence[Path], workers: int) -> list[tuple[str, str]]:
-    """Of every file its SHA-256, or "" and the reason why it cannot be read."""
+def _hashed(recordings: Sequence[Sequence[Path]], workers: int) -> list[tuple[str, str]]:
+    """Of every recording the SHA-256 (of those of its files, if several), or "" and the reason it cannot be read."""
 
-    def hashed(path: Path) -> tuple[str, str]:
+    def hashed(files: Sequence[Path]) -> tuple[str, str]:
+        path, contents = files[0], []
         try:
-            with regular(path) as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest(), ""
+            for path in files:
+                with regular(path) as stream:
+                    contents.append(hashlib.file_digest(stream, "sha256").hexdigest())
+            return contents[0] if len(files) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest(), ""
         except VideoError as error:
             return "", error.problem
         except OSError as error:
             return "", f"{path} cannot be read ({error.strerror})"
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(hashed, paths))
+        return list(pool.map(hashed, recordings))
 
 
 def _cached(folder: Path, contents: Iterable[str], workers: int, on_message: Callable[[str], None]) -> dict[str, Facts]:
     """Facts of the videos whose frames are in the cache as they were decoded, by content."""
     there = [content for content in contents if (folder / f"{content}.json").is_file()]
-    found = _hashed([folder / f"{content}.npy" for content in there], workers)
+    found = _hashed([(folder / f"{content}.npy",) for content in there], workers)
     known: dict[str, Facts] = {}
     for content, (frames, _) in zip(there, found, strict=True):
         with contextlib.suppress(DataError):
@@ -166,11 +176,11 @@ def _cached(folder: Path, contents: Iterable[str], workers: int, on_message: Cal
     return known
 
 
-def _decode_into(folder: Path, size: int, item: tuple[str, Path]) -> Facts:
-    """Decode one video into a cache; returns its facts, or the error and 0 frames, which are not cached."""
-    content, path = item
+def _decode_into(folder: Path, size: int, item: tuple[str, tuple[Path, ...]]) -> Facts:
+    """Decode one recording into a cache; returns its facts, or the error and 0 frames, which are not cached."""
+    content, files = item
     try:
-        decoded = video.decode(path, size)
+        decoded = _joined([video.decode(path, size) for path in files], files)
     except VideoError as error:
         return _failed(content, error.problem)
     with atomic_path(folder / f"{content}.npy") as temporary:
@@ -184,6 +194,17 @@ def _decode_into(folder: Path, size: int, item: tuple[str, Path]) -> Facts:
     }
     write_json(folder / f"{content}.json", facts)
     return facts
+
+
+def _joined(parts: Sequence[video.Video], files: Sequence[Path]) -> video.Video:
+    """The frames of several files as one recording; raises VideoError if their frames are of another size."""
+    first = parts[0]
+    for part, path in zip(parts, files, strict=True):
+        if (part.height, part.width) != (first.height, first.width):
+            sizes = f"{part.width} x {part.height} pixels, {files[0].name} {first.width} x {first.height}"
+            raise VideoError(f"{path} is {sizes}", "Both belong to one recording: copy or download them again.")
+    frames = first.frames if len(parts) == 1 else np.concatenate([part.frames for part in parts])
+    return dataclasses.replace(first, frames=frames, frames_declared=sum(part.frames_declared for part in parts))
 
 
 def _failed(content: str | None, problem: str) -> Facts:

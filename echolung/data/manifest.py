@@ -29,6 +29,7 @@ VIDEO_COLUMNS: dict[str, str] = {
     "height": "Int64",
     "width": "Int64",
     "pixel_aspect": "Float64",  # width / height of a pixel of the file; stored frames always have square pixels
+    "pixel_mm": "Float64",  # height of a pixel of the file in mm; missing where the file does not say
     "codec": "string",
     "decode_error": "string",  # missing if all is well; with frames > 0: damaged, but some frames decode
 }
@@ -39,6 +40,7 @@ LABEL_COLUMNS: dict[str, str] = {
     "a_lines": "Int64",  # 0 | 1
     "b_lines": "Int64",  # 0 | 1
     "ef": "Float64",  # ejection fraction, 0..100 %
+    "image_quality": "string",  # as the source's readers grade it: Good | Medium | Poor
     "sex": "string",  # F | M, or as the source says
     "age": "Float64",  # years
     "weight_kg": "Float64",

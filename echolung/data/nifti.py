@@ -15,8 +15,10 @@ REMEDY = "Copy or download the file again; a still is grey, 2D, with values from
 MAX_PIXELS = 1 << 28
 
 
-def read(path: Path) -> tuple[np.ndarray, float]:
-    """Grey frames uint8 (T, H, W) and the width of a pixel in units of its height; the first axis of a file is x.
+def read(path: Path) -> tuple[np.ndarray, float, float | None]:
+    """Grey frames uint8 (T, H, W), the width of a pixel in units of its height, and that height in mm.
+
+    The first axis of a file is x. The height is None where pixels are 1 by 1: nobody filled in that header.
 
     Raises VideoError naming the file if it is not a grey 2D image, or 2D images over time, with values in 0..255.
     """
@@ -34,4 +36,6 @@ def read(path: Path) -> tuple[np.ndarray, float]:
     if pixels.dtype.kind not in "uif" or not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 255:
         raise VideoError(f"{path} holds values that are not in 0..255", REMEDY)
     frames = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 1, 0)
-    return np.ascontiguousarray(frames.round().astype(np.uint8)), width / height if width > 0 < height else 1.0
+    known = width > 0 < height
+    spacing = height if known and (width, height) != (1, 1) else None
+    return np.ascontiguousarray(frames.round().astype(np.uint8)), width / height if known else 1.0, spacing

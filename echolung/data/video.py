@@ -45,6 +45,7 @@ class Video:
     height, width: pixels of a frame in the file.
     pixel_aspect: width / height of such a pixel; 1 if it is square or the file does not say.
     damage: what is wrong with the file although it gave `frames`; "" if nothing.
+    pixel_mm: height of such a pixel in mm; None if the file does not say.
     """
 
     frames: np.ndarray
@@ -55,6 +56,7 @@ class Video:
     width: int
     pixel_aspect: float
     damage: str
+    pixel_mm: float | None = None
 
 
 def decode(path: Path, size: int | None = None) -> Video:
@@ -72,10 +74,10 @@ def decode(path: Path, size: int | None = None) -> Video:
     without FFmpeg.
     """
     if path.name.endswith(nifti.SUFFIXES):
-        stills, aspect = nifti.read(path)
+        stills, aspect, spacing = nifti.read(path)
         height, width = stills.shape[1:]
         frames = stills if size is None else letterbox(stills, size, aspect)
-        return Video(frames, 1.0, len(frames), "nifti", height, width, aspect, "")
+        return Video(frames, 1.0, len(frames), "nifti", height, width, aspect, "", spacing)
     require_ffmpeg()
     piece: np.ndarray | None = None
     held = bytearray()  # grows in place: joining pieces would hold every frame twice

@@ -40,7 +40,10 @@ def phantom(tables: Tables) -> list[Table]:
 
 
 def ingest(tables: Tables, *, labels: Sequence[str] = ()) -> list[Table]:
-    """manifest: one row per video; `labels` are the columns that every video must have a value in."""
+    """manifest: one row per video; `labels` are the columns that every video must have a value in.
+
+    tracings (optional): one row per traced frame, as `data.masks` makes them.
+    """
     manifest = tables["manifest"]
     frames, declared = (pd.to_numeric(manifest[name]).astype(float) for name in ("frames", "frames_declared"))
     # A container that declares no frames (some GIFs) cannot be truncated; a failed decode has its own expectation.
@@ -66,7 +69,25 @@ def ingest(tables: Tables, *, labels: Sequence[str] = ()) -> list[Table]:
         Between(column="width", min_value=16, description="frames are at least 16 pixels wide"),
         *filled(*labels),
     ]
-    return [Table("manifest", manifest, ["sample_id"], expectations)]
+    judged = [Table("manifest", manifest, ["sample_id"], expectations)]
+    return judged + (_tracings(tables["tracings"]) if len(tables.get("tracings", ())) else [])
+
+
+def _tracings(tracings: pd.DataFrame) -> list[Table]:
+    """One row per traced frame, and one per traced recording."""
+    frames = tracings.assign(pieces=tracings["pieces"].where(tracings["problem"].isna()).astype("Int64"))
+    whole = Between(column="pieces", max_value=1, description="the left ventricle is one piece", severity="warning")
+    expectations = [
+        Null(column="problem", description="the mask fits its frame"),
+        Between(column="pieces", min_value=1, description="the left ventricle is not empty"),
+        whole,
+    ]
+    both = tracings.groupby("sample_id")["phase"].agg(lambda phases: {"ED", "ES"} <= set(phases))
+    traced = true("both", "end-diastole and end-systole are traced", severity="warning")
+    return [
+        Table("tracings", frames, ["sample_id", "frame"], expectations),
+        Table("traced recordings", both.reset_index(name="both"), ["sample_id"], [traced]),
+    ]
 
 
 def split(tables: Tables, *, outer: int, inner: int, repeats: int) -> list[Table]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -37,17 +37,24 @@ SMOOTH = 0.04
 """Seconds to either side over which a volume is the median."""
 
 
+class EjectionSettings(UNetSettings):
+    """The network, and how its masks are read."""
+
+    length: Literal["own", "common"] = "own"
+    """Of the long axis: each phase's own, or one for both, as the references of CAMUS have it (8 points lower)."""
+
+
 class EjectionFraction(Method):
     """With the offset."""
 
     kinds = ("regression",)
     gpus = 1.0
-    Settings = UNetSettings
+    Settings = EjectionSettings
     shifted: ClassVar[bool] = True
     code: ClassVar[tuple[str, ...]] = (*Segmenter.code, *Segmentation.code, "echolung.hearts", "echolung.methods.ridge")
 
     def __init__(self, segmenter: Segmentation, facts: dict[str, float]) -> None:
-        """`facts`: offset and half (of the interval), in points; fallback, where no ventricle is seen."""
+        """`facts`: offset and half (of the interval), in points; fallback, where no ventricle is seen; common (0, 1)."""
         self.segmenter, self.facts = segmenter, facts
 
     @classmethod
@@ -57,8 +64,10 @@ class EjectionFraction(Method):
         y = training.groupby("patient_id")["y"].mean()
         of_masks = SegmentationTask.parse({"kind": "segmentation", "source": task.source}, "the masks")
         rows = traced_rows(task, recordings, training)
-        segmenter = Segmentation.fit(settings, of_masks, recordings, rows, seed, directory)
-        one = cls(segmenter, {"offset": 0.0, "half": 0.0, "fallback": float(y.median())})
+        network = UNetSettings.parse(settings.model_dump(exclude={"length"}), "fit.methods")
+        segmenter = Segmentation.fit(network, of_masks, recordings, rows, seed, directory)
+        common = float(settings.length == "common")
+        one = cls(segmenter, {"offset": 0.0, "half": 0.0, "fallback": float(y.median()), "common": common})
         told = one.predict(recordings, [str(name) for name in training["sample_id"]])[:, 0]
         answers = pd.Series(told, training["patient_id"]).groupby(level=0).mean()
         held_out = training.groupby("patient_id")["inner"].max().reindex(y.index) == _first(rows["inner"])
@@ -79,7 +88,8 @@ class EjectionFraction(Method):
         told = []
         for name in sample_ids:
             views = [beats_of(one) for one in views_of(recordings, name)]
-            told.append(fraction([mean_beat(beats) for beats in views]) if all(views) else np.nan)
+            common = bool(self.facts["common"])
+            told.append(fraction([np.mean(beats, axis=0) for beats in views], common) if all(views) else np.nan)
         found = np.array(told)
         found = np.where(np.isnan(found), self.facts["fallback"], found + self.facts["offset"])
         return ridge.with_interval(found, self.facts["half"])
@@ -151,21 +161,16 @@ def volume_curve(maps: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
     return np.array(smooth), shapes
 
 
-def mean_beat(beats: list[np.ndarray]) -> np.ndarray:
-    """Diameters and lengths at end-diastole and end-systole (2, DISCS + 1), as the mean over beats."""
-    return np.asarray(np.mean(beats, axis=0))
+def fraction(views: Sequence[np.ndarray], common: bool = False) -> float:
+    """Ejection fraction from diameters and length at end-diastole and end-systole (2, DISCS + 1) of one view or two.
 
-
-def fraction(views: Sequence[np.ndarray]) -> float:
-    """Ejection fraction from the mean beat of one view, or of two by biplane discs with the longer axis.
-
-    A view's pixels need not be as large as the other's: its share of what is ejected has no unit. The axes only are
-    compared, and so each view's axis is measured in units of its end-diastolic one.
+    Two make biplane discs with the longer axis. Their pixels need not be equally large: each view is measured in its
+    own end-diastolic length. `common`: that length at end-systole, too.
     """
     first, last = views[0] / views[0][0, -1], views[-1] / views[-1][0, -1]
+    lengths = [1.0, 1.0 if common else max(first[1, -1], last[1, -1])]
     full, empty = (
-        volumes.disc_volume(first[phase, :-1], last[phase, :-1], max(first[phase, -1], last[phase, -1]))
-        for phase in (0, 1)
+        volumes.disc_volume(first[phase, :-1], last[phase, :-1], length) for phase, length in enumerate(lengths)
     )
     return volumes.ejection_fraction(full, empty)
 

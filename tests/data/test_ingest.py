@@ -23,6 +23,7 @@ from echolung.data import video
 from echolung.data.clips import ClipStore
 from echolung.data.geometry import letterbox
 from echolung.data.ingest import IngestSettings, ingest
+from echolung.data.masks import MaskStore
 from echolung.gates.gate import check
 
 torch.set_num_threads(1)
@@ -100,8 +101,10 @@ def test_the_store_holds_every_frame_letterboxed(study: Study) -> None:
     assert manifest["decode_error"].isna().all()
     assert manifest["path"].tolist() == ["videos/a.avi", "videos/b.avi"]  # the project can move
     names = [f"clips/{content}.npy" for content in manifest["sha256"]]
-    assert sorted(files(study.out)) == sorted([*names, "clips/index.json", "manifest.parquet", "tracings.parquet"])
-    assert pd.read_parquet(study.out / "tracings.parquet").empty
+    assert sorted(files(study.out)) == sorted(
+        [*names, "clips/index.json", "manifest.parquet", "masks/index.json", "masks/masks.npy"]
+    )
+    assert MaskStore.open(study.out / "masks").sample_ids == [], "nothing is traced"
 
 
 def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(

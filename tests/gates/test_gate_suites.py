@@ -30,6 +30,12 @@ def manifest() -> pd.DataFrame:
     return pd.DataFrame(table).astype(kinds).assign(diagnosis=[CLASSES[n % 3] for n in N])
 
 
+def tracings() -> pd.DataFrame:
+    """End-diastole and end-systole of 3 videos, in frames 4 and 9."""
+    traced = [(video, frame, phase) for video in VIDEOS[:3] for frame, phase in ((4, "ED"), (9, "ES"))]
+    return pd.DataFrame(traced, columns=["sample_id", "frame", "phase"]).assign(problem=None, pieces=1)
+
+
 def folds() -> pd.DataFrame:
     """2 repeats of 4 outer and 3 inner folds; every patient has one video."""
     parts = []
@@ -76,7 +82,7 @@ def clean(stage: str) -> tuple[Tables, dict[str, Any]]:
         files = [f"Videos/{n}.avi" for n in range(6)]
         return {"videos": pd.DataFrame({"file": files, "patient": files, "frames": 40, "mean": 30.0})}, {}
     if stage == "ingest":
-        return {"manifest": manifest()}, {"labels": ["diagnosis"]}
+        return {"manifest": manifest(), "tracings": tracings()}, {"labels": ["diagnosis"]}
     if stage == "split":
         pairs = pd.DataFrame({"sample_a": VIDEOS[:1], "sample_b": VIDEOS[1:2]})
         return {"folds": folds(), "duplicates": pairs}, {"outer": 4, "inner": 3, "repeats": 2}
@@ -141,6 +147,10 @@ FAULTS: list[tuple[str, Fault, str, str]] = [
     ("ingest", put("fps", 12, 0.0), "the frame rate", "pocus/v12 (0)"),
     ("ingest", put("height", 13, 8), "pixels high", "pocus/v13 (8)"),
     ("ingest", put("width", 14, 8), "pixels wide", "pocus/v14 (8)"),
+    ("ingest", put("problem", 0, "20 x 20 pixels", "tracings"), "fits its frame", "pocus/v00 frame 4 (20 x 20 pixels)"),
+    ("ingest", put("pieces", 2, 0, "tracings"), "is not empty", "pocus/v01 frame 4 (0)"),
+    ("ingest", put("pieces", 3, 2, "tracings"), "is one piece", "pocus/v01 frame 9 (2)"),
+    ("ingest", put("phase", 5, "", "tracings"), "end-systole are traced", "pocus/v02"),
     ("split", put("patient_id", [0, 3], "twice"), "one side of every split", "repeat 0 outer 0 twice (2)"),
     ("split", put("split_group", [2, 8], "both"), "one side of every split", "repeat 0 outer 0 both (2)"),
     ("split", put("sample_b", 0, VIDEOS[3], table="duplicates"), "two copies", "pocus/v00 pocus/v03"),

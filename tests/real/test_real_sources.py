@@ -1,4 +1,4 @@
-"""The public lung sets as published: rows are understood, known copies are found.
+"""The public sets as published: rows are understood, known copies are found.
 
 Needs the sets in ECHOLUNG_REAL_DATA (default ../shared/data). All rows are read, a few videos are decoded.
 """
@@ -48,6 +48,15 @@ def test_covid_blues_is_understood() -> None:
     assert frame["severity"].value_counts().to_dict() == {0: 120, 1: 111, 2: 83, 3: 48}
     assert frame["b_lines"].value_counts().to_dict() == {1: 235, 0: 127}
     assert set(frame["view"]) == {"L1", "L2", "L3", "R1", "R2", "R3"}
+
+
+def test_camus_is_understood() -> None:
+    frame = scanned("camus")
+    assert len(frame) == 1000 and frame["view"].value_counts().to_dict() == {"A2C": 500, "A4C": 500}
+    patients = frame.drop_duplicates("patient_id")
+    assert patients["split_official"].value_counts().to_dict() == {"TRAIN": 400, "VAL": 50, "TEST": 50}
+    assert patients.groupby("split_official")["ef"].count().to_dict() == {"TEST": 50, "TRAIN": 50, "VAL": 50}
+    assert len(scan("camus", ROOT / "camus", "camus").tracings) == 2000
 
 
 SAME_RECORDING = [

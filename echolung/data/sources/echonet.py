@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from echolung.data.masks import Tracing
 from echolung.data.sources.files import Layout, Scan, stem
-from echolung.data.tracings import COLUMNS, LEFT_VENTRICLE
 
 TABLE, TRACINGS, FOLDER = "FileList.csv", "VolumeTracings.csv", "Videos"
 SPLITS: dict[str, object] = {"train": "TRAIN", "val": "VAL", "test": "TEST"}
@@ -55,22 +55,37 @@ def scan(root: Path, source: str) -> Scan:
 
 def read_tracings(
     layout: Layout, path: str, source: str, columns: Sequence[str], outline: Callable[[np.ndarray], np.ndarray]
-) -> pd.DataFrame:
-    """The left ventricles of the table `path`, one per frame, in pixels; none if the set lacks the table.
+) -> list[Tracing]:
+    """The left ventricles of the table `path`, one per frame; none if the set lacks the table.
 
-    `outline` makes a polygon (P, 2) of the cells of a frame (lines, columns).
+    `outline` makes a polygon (P, 2) of the cells of a frame (lines, columns). The largest of a video is end-diastole
+    and the smallest end-systole; a single one is that which "No Systolic" or "No Diastolic" leaves, else unknown.
     """
-    rows: list[tuple[object, ...]] = []
-    if path in layout.files:
-        table = layout.table(path, ("FileName", *columns, "Frame"), repeats=True)
-        table = table[~table["Frame"].str.lower().str.startswith("no ")]  # "No Systolic": there is no such tracing
-        names = table["FileName"].map(stem)
-        cells = np.stack([layout.numbers(path, table[name], -1e4, 1e4, names) for name in columns], 1).astype(float)
-        frames = layout.numbers(path, table["Frame"], 0, 1e6, names, whole=True).astype("int64")
-        lines_of = pd.Series(range(len(table))).groupby([names.to_numpy(), frames.to_numpy()], sort=False)
-        for (name, frame), lines in lines_of:
-            rows.append((f"{source}/{name}", frame, LEFT_VENTRICLE, outline(cells[lines.to_numpy()]).tolist()))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    if path not in layout.files:
+        return []
+    table = layout.table(path, ("FileName", *columns, "Frame"), repeats=True)
+    absent = table["Frame"].str.lower().str.startswith("no ")
+    left = table["Frame"].str.lower().map({"no systolic": "ED", "no diastolic": "ES"})[absent]
+    alone = dict(zip(table["FileName"][absent].map(stem), left, strict=True))
+    table = table[~absent]
+    names = table["FileName"].map(stem)
+    cells = np.stack([layout.numbers(path, table[name], -1e4, 1e4, names) for name in columns], 1).astype(float)
+    frames = layout.numbers(path, table["Frame"], 0, 1e6, names, whole=True).astype("int64")
+    lines_of: dict[str, dict[int, list[int]]] = {}
+    for line, (name, frame) in enumerate(zip(names, frames, strict=True)):
+        lines_of.setdefault(name, {}).setdefault(int(frame), []).append(line)
+    found = []
+    for name, of_frame in lines_of.items():
+        drawn = {frame: outline(cells[lines]) for frame, lines in of_frame.items()}
+        order = sorted(drawn, key=lambda frame: _area(drawn[frame]))
+        phases = {order[-1]: "ED", order[0]: "ES"} if len(order) > 1 else {order[0]: alone.get(name, "")}
+        found += [Tracing(f"{source}/{name}", frame, polygon, phases) for frame, polygon in drawn.items()]
+    return found
+
+
+def _area(polygon: np.ndarray) -> float:
+    (x, y), (x_next, y_next) = polygon.T, np.roll(polygon, -1, axis=0).T
+    return float(abs((x * y_next - x_next * y).sum()) / 2)
 
 
 def _outline(chords: np.ndarray) -> np.ndarray:

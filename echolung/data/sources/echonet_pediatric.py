@@ -36,8 +36,8 @@ def scan(root: Path, source: str) -> Scan:
     layout = Layout(root, "EchoNet-Pediatric", HOW_TO_GET)
     manifest = pd.concat([_view(layout, view, source) for view in VIEWS], ignore_index=True)
     tables = [f"{view}/{TRACINGS}" for view in VIEWS]
-    tracings = [read_tracings(layout, path, source, ("X", "Y"), lambda points: points) for path in tables]
-    return Scan(manifest, pd.concat(tracings, ignore_index=True), tuple(layout.notes))
+    found = [read_tracings(layout, path, source, ("X", "Y"), lambda points: points) for path in tables]
+    return Scan(manifest, [tracing for of_view in found for tracing in of_view], tuple(layout.notes))
 
 
 def _view(layout: Layout, view: str, source: str) -> pd.DataFrame:

@@ -11,14 +11,14 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from echolung.core.errors import DataError, listed
 from echolung.data.manifest import require_columns
-from echolung.data.tracings import COLUMNS
+from echolung.data.masks import Tracing
 
 LICENSE_LINE = "License of these videos:"
 """First line of the LICENSE of a set in a public layout that is not the public set itself, for example a phantom."""
@@ -31,14 +31,13 @@ UTF8_REMEDY = "Save it again as CSV in UTF-8 (in a spreadsheet: Save as, CSV UTF
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a layout's reader found: the manifest's rows, tracings and what was assumed.
-
-    tracings: sample_id, frame, structure, points; see `echolung.data.tracings`.
-    """
+    """What a layout's reader found: the manifest's rows, tracings and what was assumed."""
 
     manifest: pd.DataFrame
-    tracings: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
+    tracings: Sequence[Tracing] = ()
     notes: tuple[str, ...] = ()
+    further: Mapping[str, tuple[Path, ...]] = dataclasses.field(default_factory=dict)
+    """By sample id the files of a recording after its `path`: their frames follow those of the first."""
 
 
 class Layout:

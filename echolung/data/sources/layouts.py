@@ -17,6 +17,7 @@ SOURCES: dict[str, Callable[[Path, str], Scan]] = {
     "pocus": pocus.scan,
     "covid_blues": covid_blues.scan,
     "camus": camus.scan,
+    "camus_stills": camus.scan_stills,
     "folder": folder.scan,
 }
 

@@ -1,25 +1,31 @@
-"""CAMUS: stills are recordings of one frame; what is wrong with a file or a table is named."""
+"""CAMUS: whole patients with their masks, or stills as recordings of one frame; what is wrong is named."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
-from echolung.core.errors import DataError, VideoError
+from echolung.core.errors import DataError, GateError, VideoError
 from echolung.data.clips import ClipStore, read_clip
-from echolung.data.ingest import IngestSettings, ingest
+from echolung.data.ingest import Ingested, IngestSettings, ingest
+from echolung.data.masks import STRUCTURES, MaskStore
 from echolung.data.sources.layouts import scan as scan_layout
 from echolung.data.video import decode
+from echolung.gates.gate import check
 from echolung.gates.suites import ingest as suite
 
-scan = partial(scan_layout, "camus", source="stills")
+scan = partial(scan_layout, "camus_stills", source="stills")
+scan_whole = partial(scan_layout, "camus", source="camus")
 BRIGHT = np.zeros((40, 20), np.uint8)  # x before y, as in a file: wide frames with a bright right half
 BRIGHT[20:] = 200
+LABEL = {"ED": 1, "ES": 3}  # in a test every mask has one structure, to tell them apart
 
 
 def image(path: Path, pixels: np.ndarray = BRIGHT, spacing: tuple[float, float] = (1.0, 2.0)) -> Path:
@@ -37,8 +43,9 @@ def root(tmp_path: Path) -> Path:
         patient = f"patient000{number}"
         folder = place / "database_nifti" / patient
         for view in ("2CH", "4CH"):
-            for phase in ("ED", "ES", "ES_gt"):
+            for phase in ("ED", "ES"):
                 image(folder / f"{patient}_{view}_{phase}.nii.gz", BRIGHT // number)
+                image(folder / f"{patient}_{view}_{phase}_gt.nii.gz", BRIGHT // 200 * LABEL[phase])
             (folder / f"Info_{view}.cfg").write_text(f"ED: 1\nEF: {50 + number}.5\n")
         (place / "database_split").mkdir(exist_ok=True)
         with (place / "database_split" / f"subgroup_{split}.txt").open("a") as stream:
@@ -79,7 +86,7 @@ def test_x_is_the_width_and_pixels_become_square(root: Path) -> None:
 
 def test_stills_pass_the_gate_and_fill_a_clip(root: Path, tmp_path: Path) -> None:
     settings = IngestSettings.parse(
-        {"size": 32, "sources": {"stills": {"layout": "camus", "root": str(root), "split": "TRAIN"}}}, "the test"
+        {"size": 32, "sources": {"stills": {"layout": "camus_stills", "root": str(root), "split": "TRAIN"}}}, "the test"
     )
     found = ingest("stills", settings, tmp_path)
     found.write(tmp_path / "out")
@@ -89,6 +96,86 @@ def test_stills_pass_the_gate_and_fill_a_clip(root: Path, tmp_path: Path) -> Non
     assert len(store) == 8
     clip = read_clip(store, store.sample_ids[0], 4, 8.0, 0.0)
     assert clip.shape == (4, 32, 32) and (clip == clip[0]).all() and clip.max() == 200
+
+
+def whole(root: Path, place: Path) -> tuple[Ingested, ClipStore, MaskStore]:
+    settings = IngestSettings.parse({"size": 20, "sources": {"camus": {"layout": "camus", "root": str(root)}}}, "")
+    found = ingest("camus", settings, place)
+    found.write(place / "out")
+    return found, ClipStore.open(place / "out" / "clips"), MaskStore.open(place / "out" / "masks")
+
+
+def test_a_patient_has_a_recording_per_view_with_both_stills_and_their_masks(root: Path, tmp_path: Path) -> None:
+    found, clips, masks = whole(root, tmp_path)
+    names = [f"camus/patient000{number}/{view}" for number in (1, 2, 3) for view in ("2CH", "4CH")]
+    assert clips.sample_ids == masks.sample_ids == names
+    assert found.manifest["split_official"].tolist() == ["TRAIN"] * 4 + ["TEST"] * 2
+    assert found.manifest["frames"].eq(2).all() and found.manifest["sha256"].nunique() == 3
+    for name in names:
+        assert (masks.frames(name).tolist(), masks.phases(name)) == ([0, 1], ("ED", "ES"))
+        assert masks.structures(name) == STRUCTURES and masks.spacing(name) == 2.0
+        assert masks.inside(name).all()  # 40 pixels of half the width
+        for drawn, label in zip(masks.masks(name), (1, 3), strict=True):
+            assert np.array_equal(drawn == label, clips.frames(name)[0] > 30), "masks move with the pixels"
+
+
+@pytest.mark.parametrize(("end_diastole", "traced"), [(1, "stills"), (5, "sequence")])
+def test_a_half_sequence_is_the_recording_whichever_end_is_diastole(
+    end_diastole: int, traced: str, root: Path, tmp_path: Path
+) -> None:
+    patient = root / "database_nifti/patient0001"
+    frames = np.stack([BRIGHT - BRIGHT // 200 * 10 * k for k in range(5)], 2)
+    image(patient / "patient0001_4CH_half_sequence.nii.gz", frames)
+    if traced == "sequence":
+        image(patient / "patient0001_4CH_half_sequence_gt.nii.gz", frames // 100)
+    cfg = f"ED: {end_diastole}\nES: {6 - end_diastole}\nNbFrame: 5\nSex: F\nAge: 56\nImageQuality: Good\n"
+    (patient / "Info_4CH.cfg").write_text(cfg + "FrameRate: 42.5\n")
+    found, clips, masks = whole(root, tmp_path)
+    row = found.manifest.set_index("sample_id").loc[name := "camus/patient0001/4CH"]
+    assert (row["fps"], row["sex"], row["age"], row["image_quality"]) == (42.5, "F", 56, "Good")
+    assert pd.isna(row["ef"]) and clips.fps(name) == 42.5
+    assert clips.frames(name)[:, -1, -1].tolist() == [200, 190, 180, 170, 160]
+    if traced == "sequence":  # ED is its last frame
+        assert masks.phases(name) == ("ES", "", "", "", "ED") and masks.frames(name).tolist() == [0, 1, 2, 3, 4]
+    else:
+        assert masks.phases(name) == ("ED", "ES") and masks.frames(name).tolist() == [0, 4]
+        assert masks.masks(name)[:, -1, -1].tolist() == [1, 3]
+    (patient / "Info_4CH.cfg").write_text("EF: 54\n")
+    with pytest.raises(DataError, match=r"not complete: patient0001 4CH \(no ED and ES in its cfg\)"):
+        scan_whole(root)
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        (BRIGHT[:30] // 200, "ED_gt.nii.gz is 30 x 20 pixels, its frames are 40 x 20"),
+        (BRIGHT // 40, "ED_gt.nii.gz has the label 5"),
+        (BRIGHT * 0, "ventricle is not empty; found: camus/patient0001/4CH frame 0 (0)"),
+        (None, "cannot be read as NIfTI"),
+    ],
+)
+def test_a_mask_that_does_not_fit_stops_the_gate_by_name(
+    mask: np.ndarray | None, problem: str, root: Path, tmp_path: Path
+) -> None:
+    for path in root.rglob("*_ES_gt.nii.gz"):
+        image(path, BRIGHT // 200)
+    path = root / "database_nifti/patient0001/patient0001_4CH_ED_gt.nii.gz"
+    path.write_bytes(b"nothing") if mask is None else image(path, mask)
+    found, _, masks = whole(root, tmp_path)
+    with pytest.raises(GateError, match=re.escape(problem)) as caught:
+        check("ingest", "camus", {"manifest": found.manifest, "tracings": found.tracings}, tmp_path / "gate")
+    assert "camus/patient0001/4CH frame 0" in caught.value.problem
+    assert len(masks.frames("camus/patient0001/4CH")) == (2 if "empty" in problem else 1)
+
+
+def test_stills_of_another_size_and_a_missing_one_are_named(root: Path, tmp_path: Path) -> None:
+    path = root / "database_nifti/patient0002/patient0002_2CH_ES.nii.gz"
+    image(path, BRIGHT[:30])
+    row = whole(root, tmp_path)[0].manifest.set_index("sample_id").loc["camus/patient0002/2CH"]
+    assert row["frames"] == 0 and f"{path} is 30 x 20 pixels" in row["decode_error"]
+    path.unlink()
+    with pytest.raises(DataError, match=r"not complete: patient0002 2CH \(no ES\)"):
+        scan_whole(root)
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,12 @@ def test_a_wrong_table_is_named(old: str, new: str, problem: str, tmp_path: Path
 
 def test_polygons_of_both_views_are_read_and_absent_ones_left_out(tmp_path: Path) -> None:
     root, name = write(tmp_path), "CRa1-CRb1-000012.avi"
-    assert scan(root).tracings.empty
+    assert not scan(root).tracings
     lines = [f"{name},1,2,5", f"{name},3,4.5,5", f"{name},5,6,5", f"{name},,,No Systolic"]
     (root / "A4C" / "VolumeTracings.csv").write_text("\n".join(["FileName,X,Y,Frame", *lines]))
     (root / "PSAX" / "VolumeTracings.csv").write_text("FileName,X,Y,Frame\nCRa1-CRb1-000013.avi,7,8,0\n")
-    assert scan(root).tracings.values.tolist() == [
-        ["kids/CRa1-CRb1-000012", 5, "left ventricle", [[1, 2], [3, 4.5], [5, 6]]],
-        ["kids/CRa1-CRb1-000013", 0, "left ventricle", [[7, 8]]],
+    found = [(one.sample_id, one.frame, dict(one.phases), one.drawn.tolist()) for one in scan(root).tracings]
+    assert found == [
+        ("kids/CRa1-CRb1-000012", 5, {5: "ED"}, [[1, 2], [3, 4.5], [5, 6]]),  # "No Systolic" leaves end-diastole
+        ("kids/CRa1-CRb1-000013", 0, {0: ""}, [[7, 8]]),
     ]

@@ -1,0 +1,149 @@
+"""Volumes against closed forms: ellipsoids whole, cut and tilted, solids of drawn hearts; beats of known curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echolung.core.errors import DataError
+from echolung.data.ingest import IngestSettings, ingest
+from echolung.data.masks import MaskStore
+from echolung.hearts.volumes import (
+    area_length,
+    beats,
+    disc_volume,
+    discs,
+    ejection_fraction,
+    largest,
+    long_axis,
+    volume_biplane,
+    volume_single,
+)
+from echolung.phantom.settings import PhantomSettings
+from echolung.phantom.write import write as draw
+
+SIDE = 161
+MM = 0.5
+
+
+def section(length: float, width: float, tilt: float = 0.0, cut: float = 1.0, skew: float = 0.0) -> np.ndarray:
+    """Section through the axis of an ellipsoid with half-axes `length`, `width` in pixels, apex towards the top.
+
+    `cut`: where the base is cut off, in half-lengths below the centre; `skew`: slope of that plane.
+    """
+    rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 + 0.13  # not exactly on pixels
+    along = rows * np.cos(tilt) + columns * np.sin(tilt)
+    across = columns * np.cos(tilt) - rows * np.sin(tilt)
+    return ((along / length) ** 2 + (across / width) ** 2 <= 1) & (along <= cut * length + skew * across)
+
+
+def ml(length: float, a: float, b: float, cut: float = 1.0) -> float:
+    """Volume of an ellipsoid cut at `cut` half-lengths below its centre."""
+    return np.pi * a * b * length * (cut - cut**3 / 3 + 2 / 3) * MM**3 / 1000
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3, -0.7])
+@pytest.mark.parametrize("cut", [1.0, 0.6])
+def test_discs_measure_an_ellipsoid_whole_or_cut_however_it_is_tilted(tilt: float, cut: float) -> None:
+    mask = section(70, 32, tilt, cut)
+    assert volume_single(mask, MM) == pytest.approx(ml(70, 32, 32, cut), rel=0.015)
+    apex, base = long_axis(mask)
+    down = (base - apex) / np.linalg.norm(base - apex)
+    assert down @ [np.sin(tilt), np.cos(tilt)] > 0.999
+    diameters, length = discs(mask, MM)
+    assert diameters.shape == (20,) and length == pytest.approx(70 * (1 + cut) * MM, rel=0.015)
+    if cut == 1:
+        assert area_length(mask, MM) == pytest.approx(ml(70, 32, 32), rel=0.02)
+        half = (np.arange(20) + 0.5) / 10 - 1
+        assert np.allclose(diameters, 64 * MM * np.sqrt(1 - half**2), atol=0.06 * 64 * MM)
+
+
+def test_two_views_measure_an_ellipsoid_with_three_axes() -> None:
+    wide, narrow = section(70, 38, 0.2), section(70, 24, -0.1)
+    assert volume_biplane(wide, narrow, MM, MM) == pytest.approx(ml(70, 38, 24), rel=0.015)
+    coarse = narrow[::2, ::2]  # the same view at half the resolution
+    assert volume_biplane(wide, coarse, MM, 2 * MM) == pytest.approx(ml(70, 38, 24), rel=0.025)
+
+
+def test_the_mitral_plane_gives_the_axis_that_a_reader_draws() -> None:
+    """A skewed base turns the principal axis; with the atrium it runs from the middle of the plane to the apex."""
+    cavity, whole = section(70, 32, 0.2, 0.5, skew=0.35), section(70, 32, 0.2, 3.0, skew=0.35)
+    atrium = whole & ~cavity
+    axis = long_axis(cavity, atrium)
+    direction = (axis[1] - axis[0]) / np.linalg.norm(axis[1] - axis[0])
+    assert direction @ [np.sin(0.2), np.cos(0.2)] > 0.995
+    assert np.linalg.norm(axis[1] - axis[0]) == pytest.approx(70 * 1.5, rel=0.015)
+    assert discs(cavity, MM, axis=axis)[1] == pytest.approx(70 * 1.5 * MM, rel=0.015)
+    assert np.array_equal(long_axis(cavity, np.zeros_like(cavity)), long_axis(cavity)), "no atrium: principal axis"
+
+
+def test_a_speck_does_not_count_and_nothing_has_no_volume() -> None:
+    mask = section(70, 32)
+    spoilt = mask.copy()
+    spoilt[2:5, 2:5] = True
+    assert np.array_equal(largest(spoilt), mask)
+    empty = np.zeros_like(mask)
+    assert volume_single(empty) == area_length(empty) == volume_biplane(empty, mask) == 0
+    assert not largest(empty).any() and np.isnan(long_axis(empty)).all()
+    with pytest.raises(DataError, match="end-diastolic volume of 0"):
+        ejection_fraction(0.0, 0.0)
+    assert (ejection_fraction(120, 48), ejection_fraction(100, 110)) == (60, -10)
+    assert volume_single(np.ones((1, 1), bool)) > 0  # a single pixel has an axis
+
+
+def test_a_common_length_leaves_out_the_shortening() -> None:
+    """EF = 1 - (1 - EF') l with l the shortening and EF' that of the diameters, which references like CAMUS's give."""
+    full, empty = section(70, 32), section(56, 22)
+    (a, long), (b, short) = discs(full), discs(empty)
+    truth = 100 * (1 - 56 * 22**2 / (70 * 32**2))
+    assert ejection_fraction(disc_volume(a, a, long), disc_volume(b, b, short)) == pytest.approx(truth, abs=0.7)
+    common = ejection_fraction(disc_volume(a, a, 1), disc_volume(b, b, 1))
+    assert common == pytest.approx(100 * (1 - (22 / 32) ** 2), abs=0.7)
+
+
+def test_discs_of_echonet_tracings_measure_the_solid_of_a_drawn_heart(tmp_path: Path) -> None:
+    drawn = PhantomSettings.parse({"layout": "echonet", "patients": 4, "frames": 30, "size": 112}, "the test")
+    table = draw(drawn, tmp_path / "hearts", 1, lambda done, total: None)
+    settings = IngestSettings.parse({"size": 112, "sources": {"hearts": {"layout": "echonet", "root": "hearts"}}}, "")
+    ingest("hearts", settings, tmp_path).write(tmp_path / "out")
+    store = MaskStore.open(tmp_path / "out" / "masks")
+    assert len(store.sample_ids) == len(table) == 4
+    for row in table.itertuples():
+        name = f"hearts/{row.patient}"
+        assert store.frames(name).tolist() == sorted([row.end_diastole, row.end_systole])
+        volume = dict(zip(store.phases(name), map(volume_single, store.masks(name) == 1), strict=True))
+        assert ejection_fraction(volume["ED"], volume["ES"]) == pytest.approx(row.ejection_fraction, abs=2)
+
+
+def beating(seconds: float, fps: float, rate: float, shift: float = 0.0) -> np.ndarray:
+    """100 ml that eject 60, `rate` times a minute; end-systole is half a beat after end-diastole."""
+    return 70 + 30 * np.cos(2 * np.pi * (np.arange(round(seconds * fps)) / fps * rate / 60 + shift))
+
+
+@pytest.mark.parametrize(("fps", "rate"), [(50, 60), (24, 120), (100, 75)])
+def test_every_whole_beat_is_found_at_any_frame_rate(fps: float, rate: float) -> None:
+    found = beats(beating(4, fps, rate), fps)
+    per_beat = fps * 60 / rate
+    assert len(found) == round(4 * rate / 60)
+    for k, (full, empty) in enumerate(found):
+        assert abs(full - k * per_beat) <= 1 and abs(empty - (k + 0.5) * per_beat) <= 1
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        (lambda: beating(0.51, 50, 60), [(0, 25)]),  # half a sequence: from one end to the other
+        (lambda: beating(0.51, 50, 60, 0.5), []),  # the other half: it fills, and ejects nothing
+        (lambda: beating(1.0, 50, 60, 0.25), []),  # cut in the middle of its systole
+        (lambda: np.full(40, 7.0), []),
+        (lambda: beating(2, 50, 60) + 8 * np.cos(np.arange(100) * 2.1), [(0, 25), (50, 75)]),  # a ripple is no beat
+    ],
+)
+def test_a_cut_beat_is_left_out_and_a_flat_curve_has_none(
+    curve: Callable[[], np.ndarray], expected: list[tuple[int, int]]
+) -> None:
+    found = beats(curve(), 50)
+    assert len(found) == len(expected) and np.abs(np.subtract(found, expected)).max(initial=0) <= 3
