@@ -54,7 +54,7 @@ class EjectionFraction(Method):
     code: ClassVar[tuple[str, ...]] = (*Segmenter.code, *Segmentation.code, "echolung.hearts", "echolung.methods.ridge")
 
     def __init__(self, segmenter: Segmentation, facts: dict[str, float]) -> None:
-        """`facts`: offset and half (of the interval), in points; fallback, where no ventricle is seen; common (0, 1)."""
+        """`facts`: offset and half (of the interval), in points; fallback, without a ventricle; common: 0 or 1."""
         self.segmenter, self.facts = segmenter, facts
 
     @classmethod
