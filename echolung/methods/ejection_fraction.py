@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
@@ -34,7 +35,7 @@ RECORD = "ejection_fraction.json"
 VIEWS = ("A4C", "A2C")
 """What biplane discs are made from."""
 SMOOTH = 0.04
-"""Seconds to either side over which a volume is the median."""
+"""Seconds to either side over which a diameter is the median."""
 
 
 class EjectionSettings(UNetSettings):
@@ -147,18 +148,15 @@ def views_of(recordings: Recordings, sample_id: str) -> list[str]:
 
 
 def volume_curve(maps: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Single-plane volumes (T,), smoothed over time, and per frame diameters and length (T, DISCS + 1), in pixels."""
+    """Single-plane volumes (T,), and the diameters and length (T, DISCS + 1) they are made of, smoothed, in pixels."""
     rows = []
     for drawn in maps:
         ventricle = volumes.largest(drawn == 1)
         axis = volumes.long_axis(ventricle, drawn == 3)
         diameters, length = volumes.discs(ventricle, axis=axis)
         rows.append([*diameters, length])
-    shapes = np.array(rows)
-    raw = np.array([volumes.disc_volume(row[:-1], row[:-1], row[-1]) for row in shapes])
-    reach = round(SMOOTH * fps)
-    smooth = [np.median(raw[max(0, at - reach) : at + reach + 1]) for at in range(len(raw))]
-    return np.array(smooth), shapes
+    shapes = ndimage.median_filter(np.array(rows), (2 * round(SMOOTH * fps) + 1, 1), mode="nearest")
+    return np.array([volumes.disc_volume(row[:-1], row[:-1], row[-1]) for row in shapes]), shapes
 
 
 def fraction(views: Sequence[np.ndarray], common: bool = False) -> float:
