@@ -22,7 +22,8 @@ def main(source: str) -> None:
         settings = here.settings
         manifest = read_manifest(here.data("ingest", source, "manifest.parquet"))
         store = ClipStore.open(here.data("ingest", source, "clips"))
-        masks = MaskStore.open(here.data("ingest", source, "masks")) if settings.embed.frames else None
+        masks = MaskStore.open(here.data("ingest", source, "masks"))
+        traced = {name: masks.frames(name) for name in masks.sample_ids} if settings.embed.frames else {}
         cache = here.root / "data" / "cache" / "features"
         encoders = [(arm, seed) for arm in settings.embedded(source) for seed in settings.seeds(arm)]
         tables = []
@@ -31,7 +32,7 @@ def main(source: str) -> None:
                 folder = here.data("encoders", str(settings.encoder_of(arm)), f"seed{seed}")
                 progress = here.progress(f"embedding {source}: {arm} seed {seed}")
                 out = target / arm / f"seed{seed}"
-                tables.append(embed(folder, arm, manifest, store, settings.embed, out, cache, progress, masks))
+                tables.append(embed(folder, arm, manifest, store, settings.embed, out, cache, progress, traced))
             features = pd.concat(tables, ignore_index=True)
             here.check({"features": features}, samples=list(manifest["sample_id"]), encoders=encoders)
         ranks = features[["arm", "seed", "effective_rank"]].drop_duplicates(["arm", "seed"])

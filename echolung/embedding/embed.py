@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from echolung.core.errors import DataError
 from echolung.core.parameters import Key, Parameters
 from echolung.core.runtime import Progress, atomic_directory, code_digest, digest, link, used_modules, write_json
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts
-from echolung.data.masks import MaskStore
 from echolung.embedding.features import FRAMES, INDEX, RECORD, SUMMARY, TOKENS, Features, FeaturesRecord, write_index
 from echolung.embedding.summary import summarise
 from echolung.models.encoder import ClipSettings, Encoder
@@ -47,17 +46,17 @@ def embed(
     out: Path,
     cache: Path,
     on_progress: Progress = lambda done, total: None,
-    masks: MaskStore | None = None,
+    traced: Mapping[str, Sequence[int]] | None = None,
 ) -> pd.DataFrame:
     """Embed every video of `manifest` (sample_id, sha256) for an arm; returns the store's summary, one row per video.
 
-    With `masks` the frames that they are of are embedded, too.
+    `traced`: sample_id -> frames that are embedded on their own, too.
 
     Stores are kept in `cache` by the digest of all that their tokens depend on, for all studies; `out` links to them.
     """
     encoder, record = load_encoder(encoder_directory)
     videos = manifest[["sample_id", "sha256"]].sort_values("sample_id", ignore_index=True)
-    traced = {name: masks.frames(name).tolist() for name in masks.sample_ids if name in store} if masks else {}
+    traced = {name: [int(frame) for frame in frames] for name, frames in (traced or {}).items() if name in store}
     key = features_key(encoder, record, videos, store, settings.views, traced)
     kept = cache / key
     try:
@@ -82,7 +81,7 @@ def _compute(
     out: Path,
     key: str,
     on_progress: Progress,
-    traced: dict[str, list[int]],
+    traced: Mapping[str, Sequence[int]],
 ) -> None:
     """Write a feature store."""
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
@@ -138,7 +137,7 @@ def _encoded(encoder: Encoder, names: list[str], store: ClipStore, settings: Emb
         yield torch.cat(parts).unflatten(0, (len(group), settings.views))
 
 
-def _still(encoder: Encoder, traced: dict[str, list[int]], store: ClipStore, batch: int) -> Iterator[np.ndarray]:
+def _still(encoder: Encoder, traced: Mapping[str, Sequence[int]], store: ClipStore, batch: int) -> Iterator[np.ndarray]:
     """Tokens float16 (a few frames, h * w, D) of frames that fill a whole clip, as the mean over its time steps."""
     every = [(name, frame) for name, frames in traced.items() for frame in frames]
     for few in (every[at : at + batch] for at in range(0, len(every), batch)):
@@ -150,7 +149,7 @@ def _still(encoder: Encoder, traced: dict[str, list[int]], store: ClipStore, bat
 
 def features_key(
     encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, views: int,
-    traced: dict[str, list[int]],
+    traced: Mapping[str, Sequence[int]],
 ) -> str:  # fmt: skip
     """Digest of everything that tokens depend on: weights, preprocessing, views, code, videos and their frames."""
     return digest(
