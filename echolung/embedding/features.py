@@ -120,7 +120,7 @@ class Features:
         if self.frames is None or sample_id not in self.record.traced:
             raise DataError(f"the traced frames of {sample_id} are not embedded", "Set `embed: {frames: true}`.")
         first, count = self.record.traced[sample_id]
-        return np.asarray(self.frames[first : first + count])
+        return np.array(self.frames[first : first + count])
 
     def summarised(self, sample_ids: Iterable[str]) -> np.ndarray:
         """float32 (n, regions, statistics, D)."""

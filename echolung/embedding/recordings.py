@@ -114,7 +114,7 @@ class Recordings:
         if self.masks(sample_id) is None:
             time = features.record.grid[0]
             tokens = features.tokens[features.positions([sample_id])[0]]
-            return np.asarray(tokens.reshape(len(tokens) * time, -1, tokens.shape[-1]))
+            return np.array(tokens.reshape(len(tokens) * time, -1, tokens.shape[-1]))
         return features.of_frames(sample_id)
 
     def summaries(self, sample_ids: Sequence[str]) -> np.ndarray:

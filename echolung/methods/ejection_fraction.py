@@ -23,7 +23,6 @@ from scipy import ndimage
 
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
-from echolung.hearts import volumes
 from echolung.kinds.regression import regression_of
 from echolung.kinds.segmentation import SegmentationTask
 from echolung.kinds.task import Task
@@ -86,9 +85,9 @@ class EjectionFraction(Method):
                 known[name] = self.beats(recordings, name)
             return known[name]
 
-        told = []
+        told, manifest = [], pd.concat([part.manifest for part in recordings.parts])
         for name in sample_ids:
-            views = [beats_of(one) for one in views_of(recordings, name)]
+            views = [beats_of(one) for one in views_of(manifest, name)]
             common = bool(self.facts["common"])
             told.append(fraction([np.mean(beats, axis=0) for beats in views], common) if all(views) else np.nan)
         found = np.array(told)
@@ -97,6 +96,8 @@ class EjectionFraction(Method):
 
     def beats(self, recordings: Recordings, sample_id: str) -> list[np.ndarray]:
         """Of each beat the diameters and the axis's length at end-diastole and end-systole: (2, DISCS + 1), pixels."""
+        from echolung.hearts import volumes  # scipy.signal: a second to import
+
         every = np.arange(len(recordings.frames(sample_id)))
         curve, shapes = volume_curve(self.segmenter.maps(recordings, sample_id, every), recordings.fps(sample_id))
         if not curve.max() > 0:
@@ -137,18 +138,19 @@ def traced_rows(task: Task, recordings: Recordings, training: pd.DataFrame) -> p
     return rows[[recordings.masks(str(name)) is not None for name in rows["sample_id"]]].reset_index(drop=True)
 
 
-def views_of(recordings: Recordings, sample_id: str) -> list[str]:
+def views_of(manifest: pd.DataFrame, sample_id: str) -> list[str]:
     """The recording alone, or the patient's first one in each of VIEWS where it is one of both."""
-    (row,) = recordings.manifest([sample_id]).to_dict("records")
+    row = manifest[manifest["sample_id"] == sample_id].iloc[0]
     if row.get("view") not in VIEWS:
         return [sample_id]
-    mine = pd.concat([part.manifest for part in recordings.parts])
-    mine = mine[mine["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
+    mine = manifest[manifest["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
     return [str(mine[view]) for view in VIEWS] if set(VIEWS) <= set(mine.index) else [sample_id]
 
 
 def volume_curve(maps: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
     """Single-plane volumes (T,), and the diameters and length (T, DISCS + 1) they are made of, smoothed, in pixels."""
+    from echolung.hearts import volumes
+
     rows = []
     for drawn in maps:
         ventricle = volumes.largest(drawn == 1)
@@ -165,6 +167,8 @@ def fraction(views: Sequence[np.ndarray], common: bool = False) -> float:
     Two make biplane discs with the longer axis. Their pixels need not be equally large: each view is measured in its
     own end-diastolic length. `common`: that length at end-systole, too.
     """
+    from echolung.hearts import volumes
+
     first, last = views[0] / views[0][0, -1], views[-1] / views[-1][0, -1]
     lengths = [1.0, 1.0 if common else max(first[1, -1], last[1, -1])]
     full, empty = (
