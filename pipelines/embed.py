@@ -23,7 +23,7 @@ def main(source: str) -> None:
         manifest = read_manifest(here.data("ingest", source, "manifest.parquet"))
         store = ClipStore.open(here.data("ingest", source, "clips"))
         masks = MaskStore.open(here.data("ingest", source, "masks"))
-        traced = {name: masks.frames(name) for name in masks.sample_ids} if settings.embed.frames else {}
+        traced = {name: masks.frames(name).tolist() for name in masks.sample_ids} if settings.embed.frames else {}
         cache = here.root / "data" / "cache" / "features"
         encoders = [(arm, seed) for arm in settings.embedded(source) for seed in settings.seeds(arm)]
         tables = []

@@ -34,11 +34,22 @@ TASKS: dict[str, Task] = {
     name: KINDS[values["kind"]].Settings.parse({"source": "camus", "folds": "official", **values}, name)
     for name, values in {
         "masks": {"kind": "segmentation", "groups": {"view": ["A4C", "A2C"]}},
-        "ef": {"kind": "regression", "label": "ef", "unit": "patient", "unlabelled": "leave out", "quantiles": 1, "coverage": 0.5},
+        "ef": {
+            "kind": "regression",
+            "label": "ef",
+            "unit": "patient",
+            "unlabelled": "leave out",
+            "quantiles": 1,
+            "coverage": 0.5,
+        },
     }.items()
 }
 UNET = {"encoder": "tu-test_resnet", "image_size": 32, "steps": 4, "validate_every": 2, "batch": 4}
-SETTINGS = {"segmentation": UNET, "ejection-fraction": {**UNET, "length": "common"}, "light-decoder": {"steps": 60, "learning_rate": 1e-2}}
+SETTINGS = {
+    "segmentation": UNET,
+    "ejection-fraction": {**UNET, "length": "common"},
+    "light-decoder": {"steps": 60, "learning_rate": 1e-2},
+}
 FITS = {
     "masks": [("random", "light-decoder"), ("unet", "segmentation"), ("mean-mask", "mean-mask")],
     "ef": [("random", "linear"), ("unet", "ejection-fraction"), ("constant", "constant"), ("hand-made", "hand-made")],

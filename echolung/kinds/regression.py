@@ -101,17 +101,17 @@ class Regression(Kind):
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
         y, (predicted, low, high) = units.y, np.moveaxis(units.values[key], -1, 0)
-        squares = _means(units, (predicted - y) ** 2, counts)
-        mean, square = (_means(units, part[None, None], counts) for part in (y, y**2))
+        squares = units.means((predicted - y) ** 2, counts)
+        mean, square = (units.means(part[None, None], counts) for part in (y, y**2))
         spread = square - mean**2
         known = np.where(spread > 1e-12, spread, np.nan)
         found = {
-            "mae": _means(units, np.abs(predicted - y), counts),
+            "mae": units.means(np.abs(predicted - y), counts),
             "rmse": np.sqrt(squares),
             "r2": 1 - squares / known,
             "pearson": np.stack([_within_folds(units, correlation, y, of_seed, counts) for of_seed in predicted]),
-            "coverage": _means(units, (low <= y) & (y <= high), counts),
-            "width": _means(units, high - low, counts),
+            "coverage": units.means((low <= y) & (y <= high), counts),
+            "width": units.means(high - low, counts),
         }
         areas = [of_cutoff(units, key, counts, cutoff) for cutoff in regression_of(units.task).cutoffs]
         every = np.stack([*areas, np.full_like(found["mae"], np.nan)])  # no cut-offs: undefined
@@ -122,7 +122,7 @@ class Regression(Kind):
         """agreement: bias, standard deviation and limits of the errors; cutoffs: an AUROC each; points: each unit."""
         predicted = units.values[key][..., 0].mean(axis=(0, 1))
         errors = predicted - units.y
-        bias, square = (_means(units, part[None, None], counts)[0] for part in (errors, errors**2))
+        bias, square = (units.means(part[None, None], counts)[0] for part in (errors, errors**2))
         sd = np.sqrt(np.maximum(square - bias**2, 0))
         parts = {"bias": bias, "SD": sd, "lower limit": bias - Z * sd, "upper limit": bias + Z * sd}
         cutoffs = {
@@ -179,12 +179,6 @@ def _within_folds(
     held_out = [(repeat, folds == fold) for repeat, folds in enumerate(units.folds) for fold in np.unique(folds)]
     values = [ranking(y[mine], of_seed[repeat, mine], weights[:, mine]) for repeat, mine in held_out]
     return metrics.mean_defined(np.stack(values, -1))
-
-
-def _means(units: Units, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means over repeats, a patient's units and the patients (S, B) of values (S, R, U)."""
-    of_patient = np.stack([units.per_patient(one.mean(axis=0)) for one in values])
-    return of_patient @ counts.T / counts.sum(axis=1)
 
 
 def _estimates(parts: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from echolung.core.errors import DataError, listed
 from echolung.data.masks import STRUCTURES, MaskStore
 from echolung.evaluation import statistics
 from echolung.kinds.kind import Kind, Scores
-from echolung.kinds.metrics import Metric
+from echolung.kinds.metrics import Metric, mean_defined
 from echolung.kinds.predictions import Key, Units
 from echolung.kinds.task import Task, as_text, selected
 
@@ -99,11 +99,11 @@ class Segmentation(Kind):
         return np.asarray(np.isnan(dice).all(axis=1) | (dice < 0).any(axis=1) | (dice > 1).any(axis=1))
 
     def losses(self, task: Task, y: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return 1 - _mean_known(measured(task, values)[..., 0])
+        return 1 - mean_defined(measured(task, values)[..., 0])
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
         found = measured(units.task, units.values[key])
-        values = {name: _means(units, _mean_known(found[..., at]), counts) for at, name in enumerate(MEASURES)}
+        values = {name: units.means(mean_defined(found[..., at]), counts) for at, name in enumerate(MEASURES)}
         values["dice_loss"] = 1 - values.pop("dice")
         return Scores({name: values[name] for name in self.metrics})
 
@@ -121,8 +121,8 @@ class Segmentation(Kind):
             for group, mine, phase in parts:
                 chosen = [at for at, it in enumerate(task.places()) if it[0] == structure and phase in ("", it[1])]
                 for column, measure in enumerate(MEASURES):
-                    value = np.where(mine, _mean_known(found[..., chosen, column]), np.nan)
-                    mean = _means(units, value, counts).mean(axis=0)
+                    value = np.where(mine, mean_defined(found[..., chosen, column]), np.nan)
+                    mean = units.means(value, counts).mean(axis=0)
                     interval = statistics.percentile_interval(mean[1:])
                     rows.append((structure, group, phase or "all", measure, float(mean[0]), *interval))
         heads = ["structure", "of", "phase", "metric", "estimate", "low", "high"]
@@ -184,23 +184,3 @@ def measures(predicted: np.ndarray, truth: np.ndarray, spacing: float) -> tuple[
     apart = [ndimage.distance_transform_edt(~there)[here] for here, there in (borders, borders[::-1])]
     hausdorff = max(float(np.percentile(one, 95)) for one in apart)
     return dice, iou, hausdorff * spacing, float(np.concatenate(apart).mean()) * spacing
-
-
-def _mean_known(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is known; NaN where nothing is."""
-    known = ~np.isnan(values)
-    counts = known.sum(axis=-1)
-    return np.where(counts > 0, np.where(known, values, 0).sum(axis=-1) / np.maximum(counts, 1), np.nan)
-
-
-def _means(units: Units, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means over repeats, a patient's units and the patients (S, B) of values (S, R, U), of those that are known."""
-    found = []
-    for of_unit in values.mean(axis=1):
-        known = ~np.isnan(of_unit)
-        sizes = np.bincount(units.patient, known, minlength=counts.shape[1])
-        sums = np.bincount(units.patient, np.where(known, of_unit, 0), minlength=counts.shape[1])
-        weights = counts @ (sizes > 0)
-        total = counts @ (sums / np.maximum(sizes, 1))
-        found.append(np.where(weights > 0, total / np.maximum(weights, 1), np.nan))
-    return np.stack(found)
