@@ -266,7 +266,7 @@ def corpus(port: int) -> list[Case]:
         Case("empty.mp4", holding(b""), refused="is empty"),
         Case("text.mp4", holding(b"Dear colleague, the video follows.\n"), refused=unsupported),
         Case("pointer.mp4", holding(b"version https://git-lfs.github.com/spec/v1\n"), refused="git lfs pull"),
-        Case("scan.mp4", holding(bytes(128) + b"DICM" + bytes(400)), refused="DICOM"),
+        Case("scan.mp4", holding(bytes(128) + b"DICM" + bytes(400)), refused="modality"),
         Case("noise.mp4", holding(noise), refused=unsupported),
         Case("noise-in-a-box.mp4", holding(box + noise), refused="its end is missing"),
         Case("pickle.mp4", holding(poison), refused=unsupported),

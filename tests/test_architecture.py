@@ -48,6 +48,7 @@ DOORS = {  # heavy dependency -> the only modules that may import it
     "mlflow": {"echolung.tracking", "echolung.registry", "echolung.serving"},
     "great_expectations": {"echolung.gates"},
     "torchcodec": {"echolung.data.ffmpeg", "echolung.data.packets", "echolung.data.video"},
+    "pydicom": {"echolung.data.dicom"},
     "timm": {"echolung.models"},
     "segmentation_models_pytorch": {"echolung.models", "echolung.methods"},
     "click": {"echolung.cli", "pipelines"},

@@ -52,13 +52,15 @@ def phantom() -> None:
 
 @phantom.command("heart")
 @click.argument("video", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--view", type=click.Choice(["a4c", "psax"]), default="a4c", show_default=True, help="Which section.")
+@click.option(
+    "--view", type=click.Choice(["a4c", "a2c", "psax"]), default="a4c", show_default=True, help="Which section."
+)
 @click.option("--ef", default=60.0, show_default=True, help="Ejection fraction, per cent (5-85).")
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, help="Frames.")
 @click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
 def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, size: int) -> None:
-    """Draw a heart with a chosen ejection fraction: apical four-chamber view (a4c) or parasternal short axis (psax).
+    """Draw a heart with a chosen ejection fraction: apical four or two chambers (a4c, a2c), or short axis (psax).
 
     \b
     Examples:

@@ -40,10 +40,7 @@ _PREFIXES = {
     b"FLV\x01": "flv",
     b"OggS": "ogg",
 }
-_OTHERS = (
-    (128, b"DICM", "it is a DICOM file"),
-    (0, b"version https://git-lfs", "it is a Git LFS pointer: run `git lfs pull`"),
-)
+_OTHERS = ((0, b"version https://git-lfs", "it is a Git LFS pointer: run `git lfs pull`"),)
 _TRANSPORT = 0x47  # every 188 bytes of an MPEG transport stream, or every 192 of a camcorder's
 
 

@@ -45,7 +45,7 @@ from echolung.data.masks import Masks, rasterised, write_masks
 from echolung.data.sources.layouts import scan
 from echolung.data.workers import as_done
 
-CODE = tuple(f"echolung.data.{name}" for name in ("packets", "video", "nifti", "geometry", "containers"))
+CODE = tuple(f"echolung.data.{name}" for name in ("packets", "video", "dicom", "nifti", "geometry", "containers"))
 """Modules that decide which frames a file becomes: videos are decoded again when their code changes."""
 
 Facts = dict[str, Any]
@@ -55,7 +55,7 @@ Facts = dict[str, Any]
 class SourceSettings(Parameters):
     """One data set: where it is and how it is laid out."""
 
-    layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "camus_stills", "folder"]
+    layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "camus_stills", "dicom", "folder"]
     root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
     split: Names = ()
     """Read only this part of the official split (TRAIN, say), or these; all if left out."""

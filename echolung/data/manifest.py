@@ -40,6 +40,7 @@ LABEL_COLUMNS: dict[str, str] = {
     "a_lines": "Int64",  # 0 | 1
     "b_lines": "Int64",  # 0 | 1
     "ef": "Float64",  # ejection fraction, 0..100 %
+    "abnormal_frames": "Int64",  # frames in which a wall of the heart does not move; known of drawn hearts
     "image_quality": "string",  # as the source's readers grade it: Good | Medium | Poor
     "sex": "string",  # F | M, or as the source says
     "age": "Float64",  # years

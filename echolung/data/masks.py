@@ -44,20 +44,14 @@ class Tracing:
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """The traced frames of one recording, in the order of its frames."""
+    """The traced frames of one recording, in the order of its frames; see the methods of MaskStore of these names."""
 
     frames: np.ndarray
-    """int64 (T,): indices of frames in the clip store."""
     phases: tuple[str, ...]
-    """Per traced frame: ED, ES or ""."""
-    maps: np.ndarray
-    """uint8 (T, S, S): label maps."""
+    maps: np.ndarray  # `MaskStore.masks`
     structures: tuple[str, ...]
-    """What is traced there; other structures are unknown, not background."""
     spacing: float
-    """mm per pixel of the store, which are square; NaN if unknown."""
-    picture: tuple[int, int, int, int]
-    """Where the letterbox shows the frame: top, left, height, width."""
+    picture: tuple[int, int, int, int]  # where the letterbox shows the frame: top, left, height, width
 
 
 def filled(polygon: np.ndarray, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from echolung.core.errors import VideoError
+from echolung.core.runtime import atomic_path
 
 SUFFIXES = (".nii", ".nii.gz")
 REMEDY = "Copy or download the file again; a still is grey, 2D, with values from 0 to 255."
@@ -39,3 +41,15 @@ def read(path: Path) -> tuple[np.ndarray, float, float | None]:
     known = width > 0 < height
     spacing = height if known and (width, height) != (1, 1) else None
     return np.ascontiguousarray(frames.round().astype(np.uint8)), width / height if known else 1.0, spacing
+
+
+def write(path: Path, frames: np.ndarray, pixel_mm: float) -> None:
+    """Write grey frames or label maps uint8 (T, H, W) with square pixels; one frame as a 2D image."""
+    import nibabel
+
+    image = nibabel.Nifti1Image((frames[0] if len(frames) == 1 else frames.transpose(1, 2, 0)).swapaxes(0, 1), None)
+    image.header.set_zooms([pixel_mm, pixel_mm, 1.0][: len(image.shape)])
+    with atomic_path(path) as temporary:
+        # nibabel knows a compressed file by its suffix, of which a temporary name keeps the last part alone.
+        content = image.to_bytes()
+        temporary.write_bytes(gzip.compress(content, 6, mtime=0) if path.suffix == ".gz" else content)

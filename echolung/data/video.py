@@ -6,6 +6,8 @@ Dimension letters: T frames, H W pixels.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from echolung.core.errors import VideoError
 from echolung.core.runtime import atomic_path, disk_error
-from echolung.data import nifti
+from echolung.data import dicom, nifti
 from echolung.data.containers import DOWNLOAD_REMEDY, opened
 from echolung.data.ffmpeg import reason, require_ffmpeg
 from echolung.data.geometry import letterbox
@@ -78,24 +80,17 @@ def decode(path: Path, size: int | None = None) -> Video:
         height, width = stills.shape[1:]
         frames = stills if size is None else letterbox(stills, size, aspect)
         return Video(frames, 1.0, len(frames), "nifti", height, width, aspect, "", spacing)
+    if dicom.detected(path):
+        return _decode_dicom(path, size)
     require_ffmpeg()
-    piece: np.ndarray | None = None
-    held = bytearray()  # grows in place: joining pieces would hold every frame twice
-    height = width = 0
     with opened(path) as source:
         packets = Packets(source)
-        for chunk in packets.chunks():
-            height, width = chunk.shape[1:]
-            piece = np.ascontiguousarray(chunk if size is None else letterbox(chunk, size, packets.pixel_aspect()))
-            if len(held) + piece.nbytes > MAX_BYTES:
-                shape = " x ".join(map(str, piece.shape[:0:-1]))
-                raise VideoError(f"{path}: its frames of {shape} take more than {MAX_BYTES >> 20} MB", CUT_REMEDY)
-            held += piece.data
-    if piece is None:
+        frames, (height, width) = _held(path, packets.chunks(), size, packets.pixel_aspect)
+    if not len(frames):
         raise VideoError(f"{path} has no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
     fps = packets.fps()
     return Video(
-        frames=np.frombuffer(held, piece.dtype).reshape(-1, *piece.shape[1:]),
+        frames=frames,
         fps=fps or 1.0,
         frames_declared=int(packets.header.num_frames_from_header or packets.read),
         codec=str(packets.header.codec),
@@ -104,6 +99,34 @@ def decode(path: Path, size: int | None = None) -> Video:
         pixel_aspect=packets.pixel_aspect(),
         damage=packets.damage(),
     )
+
+
+def _decode_dicom(path: Path, size: int | None) -> Video:
+    """A DICOM cine or still, black outside its image region; see `echolung.data.dicom`."""
+    source = dicom.Recording(path)
+    frames = source.frames()
+    chunks = (np.stack([first, *itertools.islice(frames, CHUNK - 1)]) for first in frames)
+    held, shape = _held(path, chunks, size, lambda: source.pixel_aspect)
+    return Video(
+        held, source.fps or 1.0, source.count, "dicom", *shape, source.pixel_aspect, source.damage, source.pixel_mm
+    )
+
+
+def _held(
+    path: Path, chunks: Iterable[np.ndarray], size: int | None, aspect: Callable[[], float]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """All frames of chunks (T, H, W), letterboxed if `size` is given, and H, W; VideoError beyond MAX_BYTES."""
+    piece = np.empty((0, 0, 0), np.uint8)
+    held = bytearray()  # grows in place: joining pieces would hold every frame twice
+    height = width = 0
+    for chunk in chunks:
+        height, width = chunk.shape[1:]
+        piece = np.ascontiguousarray(chunk if size is None else letterbox(chunk, size, aspect()))
+        if len(held) + piece.nbytes > MAX_BYTES:
+            shape = " x ".join(map(str, piece.shape[:0:-1]))
+            raise VideoError(f"{path}: its frames of {shape} take more than {MAX_BYTES >> 20} MB", CUT_REMEDY)
+        held += piece.data
+    return np.frombuffer(held, piece.dtype).reshape(-1 if held else 0, *piece.shape[1:]), (height, width)
 
 
 def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from echolung.core.errors import EcholungError, VideoError, listed
-from echolung.data import nifti
+from echolung.data import dicom, nifti
 from echolung.data.containers import opened
 from echolung.data.manifest import VIDEO_COLUMNS
 from echolung.data.sources.layouts import scan
@@ -63,6 +63,8 @@ def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, notes: tu
         if path.endswith(nifti.SUFFIXES):
             continue
         try:
+            if dicom.detected(Path(path)):
+                continue
             with opened(Path(path)):
                 pass
         except VideoError as error:

@@ -50,7 +50,7 @@ def ingest(tables: Tables, *, labels: Sequence[str] = ()) -> list[Table]:
     share = (frames / declared).where((declared > 0) & (frames > 0))
     manifest = manifest.assign(
         decoded_share=share.round(4),
-        video_frames=frames.where(manifest["codec"] != "nifti").astype("Int64"),  # a still has one
+        video_frames=frames.where(~manifest["codec"].isin(["nifti", "dicom"])).astype("Int64"),  # a still has one
         overstated=(declared - frames).where((share >= DECODED_SHARE) & (share < 1)).astype("Int64"),
     )
     expectations = [

@@ -41,7 +41,8 @@ class SegmentationTask(Task):
     label: Literal["masks"] = "masks"
     unit: Literal["video"] = "video"
     structures: tuple[str, ...] = STRUCTURES
-    phases: tuple[Literal["ED", "ES"], ...] = pydantic.Field(("ED", "ES"), min_length=1)
+    phases: tuple[Literal["ED", "ES", "between"], ...] = pydantic.Field(("ED", "ES"), min_length=1)
+    """What is scored. `between`: frames that methods never train on where a recording has ED or ES."""
     groups: dict[str, tuple[str, ...]] = {}
     """Manifest column -> its values: tables tell each value apart (view, image_quality)."""
 
@@ -161,7 +162,7 @@ def scored(task: Task, maps: np.ndarray, store: MaskStore | None, sample_id: str
     areas = np.stack([shares.max(axis=1), shares.min(axis=1)], axis=1).ravel()
     found = np.full((len(settings.places()), len(MEASURES)), np.nan)
     if store is not None:
-        phases, truth = np.array(store.phases(sample_id)), store.masks(sample_id)
+        phases, truth = phases_of(store, sample_id), store.masks(sample_id)
         known, spacing = store.structures(sample_id), store.spacing(sample_id)
         for at, (structure, phase) in enumerate(settings.places()):
             label, frames = STRUCTURES.index(structure) + 1, np.flatnonzero(phases == phase)
@@ -169,6 +170,11 @@ def scored(task: Task, maps: np.ndarray, store: MaskStore | None, sample_id: str
                 each = [measures(maps[frame] == label, truth[frame] == label, spacing) for frame in frames]
                 found[at] = np.mean(each, axis=0)
     return np.concatenate([areas, found.ravel()])
+
+
+def phases_of(store: MaskStore, sample_id: str) -> np.ndarray:
+    """ED, ES or `between` of each traced frame (T,)."""
+    return np.array([phase or "between" for phase in store.phases(sample_id)])
 
 
 def measures(predicted: np.ndarray, truth: np.ndarray, spacing: float) -> tuple[float, float, float, float]:

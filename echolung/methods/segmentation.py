@@ -224,7 +224,7 @@ class MeanMask(Segmenter):
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
         spec = segmentation_of(task)
-        traced = Traced.of(spec, recordings, training, lambda name: np.zeros((0, 1), np.uint8))
+        traced = Traced.of(spec, recordings, training, lambda name: frames_of(recordings, name, None))
         shares = torch.stack([(traced.labels == label).double().mean(dim=0) for label in range(CLASSES)])
         one = cls(spec, {"shape": list(shares.shape)}, MeanNet(tuple(shares.shape)), pd.DataFrame())
         one.net.logits.data = shares.clamp_min(1e-6).log().float()

@@ -23,7 +23,7 @@ from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed
 from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
-from echolung.kinds.segmentation import SegmentationTask
+from echolung.kinds.segmentation import SegmentationTask, phases_of
 from echolung.models.segmentation import augmented, dice_and_entropy, in_bf16
 from echolung.pretraining import checkpoint
 
@@ -65,7 +65,10 @@ class Traced:
 
     @classmethod
     def of(cls, task: SegmentationTask, recordings: Recordings, training: pd.DataFrame, inputs: Inputs) -> Self:
-        """Of the training rows of `Method.fit`; raises DataError naming recordings without a traced frame."""
+        """Of the training rows of `Method.fit`: ED and ES, or every traced frame of a recording that has neither.
+
+        Raises DataError naming recordings without a traced frame.
+        """
         x, labels, known, rows = [], [], [], []
         wanted = [True, *(structure in task.structures for structure in STRUCTURES)]
         if bare := [name for name in training["sample_id"] if recordings.masks(name) is None]:
@@ -75,8 +78,10 @@ class Traced:
         for place, name in enumerate(map(str, training["sample_id"])):
             store = recordings.masks(name)
             assert store is not None
-            x.append(torch.from_numpy(inputs(name)))
-            labels.append(torch.from_numpy(np.array(store.masks(name))))
+            between = phases_of(store, name) == "between"
+            used = ~between | between.all()
+            x.append(torch.from_numpy(inputs(name)[used]))
+            labels.append(torch.from_numpy(store.masks(name)[used]))
             traced = [True, *(structure in store.structures(name) for structure in STRUCTURES)]
             known += [np.array(wanted) & traced] * len(labels[-1])
             rows += [place] * len(labels[-1])

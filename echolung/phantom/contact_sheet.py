@@ -1,4 +1,4 @@
-"""A contact sheet of the phantoms: hearts in two views with the outline of their masks, and lungs of every pattern."""
+"""A contact sheet of the phantoms: hearts in three views, outlined by their masks, and lungs of every pattern."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from echolung.phantom.lung import LungPatient, draw_lung
 
 _SIZE = 208  # pixels
 _MOMENTS = {"end-diastole": 0.0, "end-systole": 0.36, "filling": 0.52}  # phase of a beat
-_HEARTS: list[tuple[View, float, int]] = [("a4c", 64, 4), ("a4c", 24, 2), ("psax", 64, 4), ("psax", 24, 2)]
+_HEARTS: list[tuple[View, float, int]] = [("a4c", 64, 4), ("a2c", 64, 4), ("psax", 64, 4), ("a4c", 24, 2)]
 """View, ejection fraction and seed."""
 _LUNGS: dict[str, tuple[Pattern, int, int]] = {  # severity and seed
     "regular: A-lines": ("regular", 0, 2),
@@ -39,7 +39,7 @@ def contact_sheet(path: Path) -> None:
             tile, frame = tiles[len(captions)], ventricle.end_diastole + round(share * ventricle.frames_per_beat)
             tile.imshow(video.frames[frame], cmap="gray", vmin=0, vmax=255)
             tile.add_patch(Polygon(video.contour(frame, 100), fill=False, edgecolor="#ffb03b"))
-            size = f"{ventricle.volumes[frame]:.0f} ml" if view == "a4c" else f"{video.heart.areas[frame]:.0f} cm2"
+            size = f"{ventricle.volumes[frame]:.0f} ml" if view != "psax" else f"{video.heart.areas[frame]:.0f} cm2"
             captions.append(f"EF {ef}%: {name}, {size}")
     for tile, (pattern, severity, seed) in zip(tiles[12:], _LUNGS.values(), strict=True):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The apical four-chamber view: both ventricles cut along the axis of the left one, and the atria below them.
+"""The apical views, cut along the axis of the left ventricle: four chambers, or the left two, a right angle away.
 
 The left ventricle moves the tissue around it: walls keep their volume and so thicken, the valve plane moves towards the
 apex, the atria fill as the ventricles empty. Lengths are millimetres. In the heart's frame z runs along the axis of the
@@ -7,6 +7,8 @@ Dimension letters: T frames, H W pixels, N scatterers.
 """
 
 from __future__ import annotations
+
+import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,38 +26,58 @@ class FourChamber:
     """A beating heart in the apical four-chamber view, and its position relative to the probe."""
 
     def __init__(self, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: np.random.Generator) -> None:
-        self.ventricle, anatomy = ventricle, ventricle.anatomy
+        self.ventricle = ventricle
+        self.anatomy, self.walls = self.section()
+        anatomy = self.anatomy
         # At the end of expiration; the origin is the apex.
         self.rest = Pose(x=rng.uniform(-1, 6), depth=rng.uniform(21, 29), tilt=rng.uniform(0.02, 0.17))
         self.poses = breathing.poses(self.rest, times)
         self.deepest = float(self.rest.depth) + anatomy.length + anatomy.atrium_length + breathing.axial
-        self.areas = 2 * ventricle.half_widths * ventricle.lengths * np.float32(_FULLNESS / 100)  # cm2, (T,)
+        self.areas = self.walls.sum(0) * ventricle.lengths * np.float32(_FULLNESS / 100)  # cm2, (T,)
         # Scatterers on the leaflets of the valves.
         self._leaflets = unit_scatterers(rng, _LEAFLETS) * decibels(4.0)
         self._thickness = rng.normal(0, 0.5, _LEAFLETS).astype(np.float32)
         self._along = rng.random(_LEAFLETS, dtype=np.float32)  # 0 at the hinge, 1 at the tip
         self._hinges = self.tissue(*np.array(_hinges(anatomy), np.float32).T)
 
+    def section(self) -> tuple[HeartAnatomy, Floats]:
+        """What this view cuts: the anatomy, and the largest half-widths left and right of the axis, (2, T)."""
+        return self.ventricle.anatomy, self.ventricle.walls
+
     def inside(self, x: Floats, z: Floats) -> NDArray[np.bool_]:
         """Whether points (T, H, W) are in the cavity."""
         s = z / self.ventricle.lengths[:, None, None]
-        return (s <= 1) & (np.abs(x) < self.ventricle.half_widths[:, None, None] * outline(s))
+        left, right = self.walls[:, :, None, None]
+        return (s <= 1) & (np.abs(x) < np.where(x < 0, left, right) * outline(s))
 
     def border(self, frame: int, count: int) -> tuple[Floats, Floats]:
         """Border of the cavity as a closed polygon: x and z, each (count,); the mitral plane is its last side."""
         angle = np.linspace(-1, 1, count) * (np.pi - np.arccos(_CUT))
         s = WIDEST * (1 - np.cos(angle))
-        return self.ventricle.half_widths[frame] * np.sin(angle), s * self.ventricle.lengths[frame]
+        left, right = self.walls[:, frame]
+        return np.where(angle < 0, left, right) * np.sin(angle), s * self.ventricle.lengths[frame]
+
+    def surroundings(self, count: int) -> dict[int, tuple[Floats, Floats]]:
+        """Borders at end-diastole of what lies around the cavity: label -> x and z, each (count,) of a closed polygon.
+
+        2: the outer surface of the muscle down to the mitral plane; 3: the left atrium.
+        """
+        length, wall, angle = self.anatomy.length, self.anatomy.wall, np.linspace(0, 2 * np.pi, count, endpoint=False)
+        z = np.concatenate([np.linspace(length, -wall, count // 2), np.linspace(-wall, length, count - count // 2)])
+        sides = np.where(np.arange(count) < count // 2, -1, 1)
+        (x, across), (middle, down) = _left_atrium(self.anatomy)
+        outer = sides * _outer_half_width(self.anatomy, z)
+        return {2: (outer, z), 3: (x + across * np.cos(angle), middle + down * np.sin(angle))}
 
     def chords(self, frame: int, discs: int = 20) -> tuple[Floats, Floats]:
         """The long axis, then the diameters of discs of equal height from the apex down: x and z, (1 + discs, 2)."""
         s, length = (np.arange(discs) + 0.5) / discs, self.ventricle.lengths[frame]
-        half, z = self.ventricle.half_widths[frame] * outline(s), s * length
-        return np.vstack([np.zeros(2), np.stack([-half, half], 1)]), np.vstack([[0, length], np.stack([z, z], 1)])
+        half, z = self.walls[:, frame, None] * outline(s), s * length
+        return np.vstack([np.zeros(2), np.stack([-half[0], half[1]], 1)]), np.vstack([[0, length], np.stack([z, z], 1)])
 
     def tissue(self, x: Floats, z: Floats) -> Motion:
         """How the tissue that is at (x, z), each (N,), at end-diastole moves."""
-        ventricle, anatomy = self.ventricle, self.ventricle.anatomy
+        ventricle, anatomy = self.ventricle, self.anatomy
         full_length, full_half_width = anatomy.length, anatomy.diameter / 2
         distance, outer = np.abs(x), _outer_half_width(anatomy, z)
         shape = outline(np.clip(z / full_length, 0, 1))
@@ -72,10 +94,11 @@ class FourChamber:
         shape, muscle, fading, fading_down, right, plane = single(shape, muscle, fading, fading_down, right, plane)
 
         def at(frame: int) -> tuple[Floats, Floats]:
-            length, half_width = float(ventricle.lengths[frame]), float(ventricle.half_widths[frame])
-            ratio, scale = np.float32(length / full_length), np.float32(half_width / full_half_width)
+            length, (left, right_side) = float(ventricle.lengths[frame]), self.walls[:, frame]
+            half_width = np.where(x < 0, left, right_side)
+            ratio, scale = np.float32(length / full_length), (half_width / full_half_width).astype(np.float32)
             # Rings of muscle keep their volume: as they get shorter they get thicker.
-            ring = np.sqrt((np.float32(half_width) * shape) ** 2 + muscle / ratio)
+            ring = np.sqrt((half_width.astype(np.float32) * shape) ** 2 + muscle / ratio)
             moved = np.where(muscle > 0, distance + (ring - distance) * fading, distance * scale)
             new_x = x + np.sign(x) * (moved - distance) * fading_down + (1 - scale**2) * right
             new_z = np.where(z > 0, z * ratio, z)
@@ -85,7 +108,7 @@ class FourChamber:
 
     def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: np.random.Generator) -> Floats:
         """Echo level in dB relative to average muscle, of tissue at (x, z) at end-diastole in the beam at `beam`."""
-        anatomy = self.ventricle.anatomy
+        anatomy = self.anatomy
         length, half_width = anatomy.length, anatomy.diameter / 2
         inner = half_width * outline(np.clip(z / length, 0, 1))
         outer = _outer_half_width(anatomy, z)
@@ -95,7 +118,8 @@ class FourChamber:
         atrial_wall = (atrium < 1.2) & (z > length - 4)
         muscle = (z < length) & (np.abs(x) < outer)
         right_wall = (z < length - 4) & (beyond_septum >= right) & (beyond_septum < right + _RIGHT_WALL) & (right > 0)
-        pericardium = (z < length) & (x > 0) & (x >= outer) & (x < outer + 2.5)
+        beside = np.where(anatomy.right_width > 0, x, np.abs(x))  # no right heart: pericardium on both sides
+        pericardium = (z < length) & (beside > 0) & (beside >= outer) & (beside < outer + 2.5)
         cavities = (
             ((z >= 0) & (z < length) & (np.abs(x) < inner))
             | ((z < length - 3) & (beyond_septum > 0) & (beyond_septum < right))
@@ -122,15 +146,27 @@ class FourChamber:
         Tips of closed leaflets meet, open leaflets point into the ventricle.
         """
         hinge_x, hinge_z = self._hinges(frame)
-        span = np.abs(hinge_x - hinge_x[[1, 0, 3, 2]])
-        inwards = np.array([-1, 1, -1, 1], np.float32)  # towards the opposite hinge
+        valves = len(hinge_x)
+        span = np.abs(hinge_x - hinge_x[[1, 0, 3, 2][:valves]])
+        inwards = np.array([-1, 1, -1, 1][:valves], np.float32)  # towards the opposite hinge
         swing = np.float32(0.22) + np.float32(1.05) * self.ventricle.opening[frame]  # angle with the valve plane
         reach = 0.53 * span
         tip_x, tip_z = inwards * reach * np.cos(swing), -reach * np.sin(swing)
-        along, k, bow = self._along, np.arange(_LEAFLETS) % 4, np.sin(np.pi * self._along) * 0.08
+        along, k, bow = self._along, np.arange(_LEAFLETS) % valves, np.sin(np.pi * self._along) * 0.08
         x = hinge_x[k] + along * tip_x[k] + self._thickness
         z = hinge_z[k] + along * tip_z[k] - bow * span[k] + self._thickness
         return x.astype(np.float32), z.astype(np.float32), self._leaflets
+
+
+class TwoChamber(FourChamber):
+    """The same heart turned by a right angle about its axis: left ventricle and atrium, anterior and inferior wall."""
+
+    def section(self) -> tuple[HeartAnatomy, Floats]:
+        """Another diameter and no right heart; the walls of the four-chamber view are not cut, so both move alike."""
+        turned = copy.copy(self.ventricle.anatomy)
+        turned.diameter *= turned.flatness
+        turned.right_width = 0.0
+        return turned, np.stack([self.ventricle.half_widths * np.float32(turned.flatness)] * 2)
 
 
 def _outer_half_width(anatomy: HeartAnatomy, z: Floats | float) -> Floats:
@@ -148,18 +184,28 @@ def _right_half(anatomy: HeartAnatomy, z: Floats | float) -> Floats:
 
 def _atrial_radius(anatomy: HeartAnatomy, x: Floats, z: Floats) -> Floats:
     """Distance from the centre of the nearer atrium in its radii: < 1 inside the ellipse, > 1 on the septum."""
+    (middle_x, across), (middle, down) = _left_atrium(anatomy)
+    left = np.hypot((x - middle_x) / across, (z - middle) / down)
+    if not anatomy.right_width:
+        return left
     half = anatomy.atrium_length / 2
-    left = np.hypot((x - 1) / (0.8 * anatomy.diameter / 2 + 4), (z - anatomy.length - half) / (half + 2))
     centre = -_outer_half_width(anatomy, anatomy.length) - 0.42 * anatomy.right_width
     right = np.hypot((x - centre) / (0.62 * anatomy.right_width), (z - anatomy.length - half + 3) / half)
     nearer = np.minimum(left, right)
     return np.where(np.abs(left - right) < 0.16, np.maximum(nearer, 1.1), nearer)
 
 
+def _left_atrium(anatomy: HeartAnatomy) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Centre and radius of its ellipse, across and along the axis."""
+    half = anatomy.atrium_length / 2
+    return (1.0, 0.8 * anatomy.diameter / 2 + 4), (anatomy.length + half, half + 2)
+
+
 def _hinges(anatomy: HeartAnatomy) -> list[tuple[float, float]]:
-    """The valve annulus: lateral and septal mitral, septal and lateral tricuspid."""
+    """The valve annulus: lateral and septal mitral, then, if the right heart is seen, septal and lateral tricuspid."""
     length = anatomy.length
     mitral = anatomy.diameter / 2 * float(outline(1.0))
     septum = float(_outer_half_width(anatomy, length))
     right = float(_right_half(anatomy, length - 4))
-    return [(mitral + 2, length), (-mitral - 2, length), (-septum, length - 4), (-septum - right, length - 4)]
+    hinges = [(mitral + 2, length), (-mitral - 2, length), (-septum, length - 4), (-septum - right, length - 4)]
+    return hinges if anatomy.right_width else hinges[:2]

@@ -1,4 +1,4 @@
-"""A beating, breathing heart in one of two views, drawn from scatterers that move with the tissue.
+"""A beating, breathing heart in one of three views, drawn from scatterers that move with the tissue.
 
 Scatterers are placed once, at end-diastole, with the echogenicity of their tissue. The view moves them with the beat
 (four_chamber.py, short_axis.py), and the whole heart moves with the breath (motion.py). Reverberation in the chest
@@ -14,16 +14,17 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from echolung.phantom.four_chamber import FourChamber
+from echolung.data.masks import filled
+from echolung.phantom.four_chamber import FourChamber, TwoChamber
 from echolung.phantom.motion import Breathing, HeartAnatomy, Pose, Ventricle
 from echolung.phantom.short_axis import ShortAxis
-from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
+from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, single, unit_scatterers
 
-View = Literal["a4c", "psax"]
+View = Literal["a4c", "a2c", "psax"]
 VIEWS: tuple[View, ...] = get_args(View)
 
 Heart = FourChamber | ShortAxis
-_DRAWN: dict[View, type[Heart]] = {"a4c": FourChamber, "psax": ShortAxis}
+_DRAWN: dict[View, type[Heart]] = {"a4c": FourChamber, "a2c": TwoChamber, "psax": ShortAxis}
 _SCATTERERS_PER_MM2 = 1.3
 _MARGIN = 9.0  # scatterers this far outside the sector: breathing moves them into view
 
@@ -42,6 +43,17 @@ class HeartVideo:
         poses = Pose(*(np.asarray(part)[:, None, None] for part in vars(self.heart.poses).values()))
         return self.heart.inside(*poses.from_image(lateral[None, None, :], axial[None, :, None]))
 
+    def labels(self) -> NDArray[np.uint8]:
+        """Label maps (T, H, W) of an apical view as CAMUS draws them: 1 cavity, 2 myocardium, 3 left atrium."""
+        assert isinstance(self.heart, FourChamber)
+        maps = np.zeros(self.frames.shape, np.uint8)
+        moved = {label: self.heart.tissue(*single(x, z)) for label, (x, z) in self.heart.surroundings(200).items()}
+        for frame, drawn in enumerate(maps):
+            for label in (3, 2):
+                drawn[filled(self.pixels(frame, *moved[label](frame)), len(drawn))] = label
+        maps[self.masks()] = 1
+        return maps
+
     def pixels(self, frame: int, x: Floats, z: Floats) -> Floats:
         """Points (...) of the heart's frame in pixels, (..., 2): column and row."""
         lateral, axial = self.heart.poses.at(frame).to_image(x, z)
@@ -53,9 +65,15 @@ class HeartVideo:
         return self.pixels(frame, *self.heart.border(frame, count))
 
 
-def beating_heart(view: View, ef: float, frames: int, fps: float, rng: np.random.Generator) -> Heart:
-    """A random heart that ejects `ef` percent; generators in the same state give the same heart in both views."""
-    ventricle = Ventricle(HeartAnatomy(rng, ef), ef, frames, fps, start=int(rng.integers(1000)))
+def beating_heart(
+    view: View, ef: float, frames: int, fps: float, rng: np.random.Generator, still_wall: int = 0
+) -> Heart:
+    """A random heart that ejects `ef` percent; generators in the same state give the same heart in every view.
+
+    `still_wall`: see `Ventricle`; the short axis does not show it.
+    """
+    assert not still_wall or view != "psax"
+    ventricle = Ventricle(HeartAnatomy(rng, ef), ef, frames, fps, int(rng.integers(1000)), still_wall)
     return _DRAWN[view](ventricle, Breathing(rng), np.arange(frames) / fps, rng)
 
 
@@ -76,23 +94,28 @@ def heart_scanner(deepest: float, rng: np.random.Generator, size: int) -> Scanne
     )
 
 
-def draw_heart(ef: float, frames: int, fps: float, size: int, seed: int, view: View = "a4c") -> HeartVideo:
+def draw_heart(
+    ef: float, frames: int, fps: float, size: int, seed: int, view: View = "a4c", still_wall: int = 0
+) -> HeartVideo:
     """Draw a heart that ejects `ef` percent of its volume, uint8 frames (frames, size, size).
 
-    `seed` and `ef` determine the heart, in both views.
+    `seed` and `ef` determine the heart, in every view.
     """
     rng = np.random.default_rng(seed)
-    heart = beating_heart(view, ef, frames, fps, rng)
+    heart = beating_heart(view, ef, frames, fps, rng, still_wall)
     scanner = heart_scanner(heart.deepest, rng, size)
     x, z, amplitude = _scatterers(heart, scanner, rng)
     clutter, window = _near_field_clutter(scanner, rng), _acoustic_window(scanner, rng)
     # Without the breath, tissue is where it was one beat ago.
     beat, tissue = min(frames, heart.ventricle.frames_per_beat), heart.tissue(x, z)
+    abnormal = range(frames)[heart.ventricle.abnormal]
     positions = [tissue(t) for t in range(beat)]
     echo = np.empty((frames, scanner.samples, scanner.beams), np.complex64)
     for t in range(frames):
         pose = heart.poses.at(t)
-        field = scanner.deposit(*_beam_position(pose, *positions[t % beat]), amplitude)
+        field = scanner.deposit(
+            *_beam_position(pose, *(tissue(t) if t in abnormal else positions[t % beat])), amplitude
+        )
         moving_x, moving_z, strength = heart.moving(t)
         depth, angle = _beam_position(pose, moving_x, moving_z)
         field += scanner.deposit(depth, angle, strength / np.sqrt(_cell(scanner, depth)))

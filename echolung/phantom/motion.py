@@ -1,6 +1,7 @@
 """How a heart moves, independent of the view: the beat of its left ventricle in closed form, and the breath.
 
-The ventricle is a prolate ellipsoid cut at the mitral plane. Breathing moves the heart as a rigid body, by a few
+The ventricle is an ellipsoid cut at the mitral plane: each section across its axis is an ellipse, with one diameter in
+the four-chamber view and the other in the two-chamber view. Breathing moves the heart as a rigid body, by a few
 millimetres. In the heart's frame x runs across and z away from the probe; its origin depends on the view.
 Lengths are millimetres, volumes millilitres, ejection fractions percent, angles radians, times seconds.
 Dimension letters: T frames, N points.
@@ -33,6 +34,8 @@ class HeartAnatomy:
         self.right_width = rng.uniform(22, 31)
         self.atrium_length = rng.uniform(34, 44)
         self.heart_rate = rng.uniform(60, 100)  # beats per minute
+        # Two-chamber / four-chamber diameter; a stream of its own leaves all other draws as they were.
+        self.flatness = np.random.default_rng(round(1e9 * self.length)).uniform(0.8, 1.0)
 
 
 def outline(s: Floats | float) -> Floats:
@@ -62,11 +65,17 @@ def mitral_opening(phase: Floats, systole: float) -> Floats:
 class Ventricle:
     """A ventricle that ejects `ef` percent, in every frame of a video that begins `start` frames into a beat.
 
+    With a `still_wall` (-1 septal, 1 lateral) that wall does not move inwards in the second beat of the video: the
+    frames `abnormal`. The section is then two half ellipses, so discs in both views still measure its exact volume.
+    `ef` is that of the first beat.
+
     End-diastole and end-systole are exactly on frames: the beat is rounded to a whole number of frames, so beats repeat
     exactly. Every video has a complete systole: if necessary `start` is moved, or the heart beats faster.
     """
 
-    def __init__(self, anatomy: HeartAnatomy, ef: float, frames: int, fps: float, start: int) -> None:
+    def __init__(
+        self, anatomy: HeartAnatomy, ef: float, frames: int, fps: float, start: int, still_wall: int = 0
+    ) -> None:
         self.anatomy = anatomy
         beat = min(max(6, round(fps * 60 / anatomy.heart_rate)), int((frames - 1) / _SYSTOLE))
         systole = max(1, round(_SYSTOLE * beat))
@@ -75,11 +84,16 @@ class Ventricle:
         self.end_systole = self.end_diastole + systole
         phase = ((np.arange(frames) - self.end_diastole) % beat / beat).astype(np.float32)
         emptied = ef / 100 * contraction(phase, systole / beat)
-        full = np.pi / 4 * anatomy.diameter**2 * anatomy.length * FULLNESS / 1000
+        full = np.pi / 4 * anatomy.diameter**2 * anatomy.length * FULLNESS / 1000  # if it were round
         self.volumes = full * (1 - emptied)  # (T,)
         # A healthy ventricle shortens by about a sixth; the change in width accounts for the rest of the volume.
         self.lengths = anatomy.length * (1 - 0.27 * emptied)  # (T,)
         self.half_widths = np.sqrt(self.volumes * 1000 / (np.pi * self.lengths * FULLNESS))  # (T,) the largest
+        second = self.end_diastole + beat
+        self.abnormal = slice(second, min(second + beat, frames)) if still_wall and second < frames else slice(0, 0)
+        self.walls = np.stack([self.half_widths, self.half_widths])  # (2, T) septal and lateral in four chambers
+        self.walls[max(still_wall, 0), self.abnormal] = anatomy.diameter / 2
+        self.volumes = self.volumes * anatomy.flatness * self.walls.mean(0) / self.half_widths
         self.opening = mitral_opening(phase, systole / beat)  # (T,) of the mitral valve
 
 

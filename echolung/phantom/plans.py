@@ -16,7 +16,7 @@ import numpy as np
 
 from echolung.core.runtime import derived_seed
 from echolung.phantom.findings import PATTERNS, LungFindings, Pattern, draw_findings, draw_severity
-from echolung.phantom.heart import VIEWS, View
+from echolung.phantom.heart import View
 from echolung.phantom.lung import LungPatient
 from echolung.phantom.settings import Layout, PhantomSettings
 
@@ -43,6 +43,8 @@ _TIED: dict[Pattern, Source] = {"covid": SOURCES[3], "pneumonia": SOURCES[2], "r
 _PREFIXES: dict[Pattern, str] = {"covid": "Cov", "pneumonia": "Pneu", "regular": "Reg"}
 _POCUS_SHARES: dict[Pattern, float] = {"covid": 0.3, "pneumonia": 0.34, "regular": 0.36}
 _UNTRACED = {5: "No Systolic", 14: "No Diastolic"}  # of every 16
+CHILD_VIEWS: tuple[View, ...] = ("a4c", "psax")
+APICAL_VIEWS: tuple[View, ...] = ("a2c", "a4c")
 _POINTS = ("L1", "L2", "L3", "R1", "R2", "R3")
 
 
@@ -61,6 +63,7 @@ class HeartPlan:
     seed: int
     child: dict[str, Any] | None = None  # see `_draw_child`
     untraced: str = ""  # the tracing that is missing: No Systolic or No Diastolic
+    still_wall: int = 0  # see `Ventricle`
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def plan(settings: PhantomSettings) -> list[Plan]:
     layouts: dict[Layout, Callable[[PhantomSettings, np.random.Generator, int], Sequence[Plan]]] = {
         "echonet": _adult,
         "echonet_pediatric": _child,
+        "camus": _two_views,
         "pocus": functools.partial(_pocus, earlier=plans),
         "covid_blues": _covid_blues,
     }
@@ -100,9 +104,8 @@ def plan(settings: PhantomSettings) -> list[Plan]:
 def _adult(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
     ef = _ejection_fraction(rng, weak=0.25)
     name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
-    split = "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
     seed = derived_seed(settings.seed, "heart", number)
-    return [_heart(settings, rng, f"Videos/{name}.avi", name, split, "a4c", ef, seed)]
+    return [_heart(settings, rng, f"Videos/{name}.avi", name, _split(number), "a4c", ef, seed)]
 
 
 def _child(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
@@ -111,12 +114,25 @@ def _child(settings: PhantomSettings, rng: np.random.Generator, number: int) -> 
     name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
     patient, examination = f"CR{name[:7]}", f"CR{name[7:14]}"
     seed = derived_seed(settings.seed, "child", number)
-    for index, view in enumerate(VIEWS):
+    for index, view in enumerate(CHILD_VIEWS):
         instance = 2 * int(rng.integers(50)) + index
         file = f"{view.upper()}/Videos/{patient}-{examination}-{instance:06d}.avi"
         untraced = _UNTRACED.get((2 * number + index) % 16, "")
         plans.append(_heart(settings, rng, file, patient, str(number % 10), view, ef, seed, facts, untraced))
     return plans
+
+
+def _two_views(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
+    """One heart in both apical views."""
+    ef, name = _ejection_fraction(rng, weak=0.25), f"patient{number + 1:04d}"
+    still = int(rng.choice((-1, 1))) if rng.random() < settings.still_walls else 0
+    seed, split = derived_seed(settings.seed, "camus", number), _split(number)
+    files = {view: f"database_nifti/{name}/{name}_{view[1]}CH_half_sequence.nii.gz" for view in APICAL_VIEWS}
+    return [_heart(settings, rng, file, name, split, view, ef, seed, None, "", still) for view, file in files.items()]
+
+
+def _split(number: int) -> str:
+    return "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
 
 
 def _heart(settings: PhantomSettings, rng: np.random.Generator, *fields: Any) -> HeartPlan:

@@ -8,7 +8,7 @@ import pydantic
 
 from echolung.core.parameters import Parameters
 
-Layout = Literal["echonet", "echonet_pediatric", "pocus", "covid_blues"]
+Layout = Literal["echonet", "echonet_pediatric", "camus", "pocus", "covid_blues"]
 
 
 class PhantomSettings(Parameters):
@@ -18,7 +18,7 @@ class PhantomSettings(Parameters):
     patients: int = pydantic.Field(ge=1, le=100_000)
     videos_per_patient: int = pydantic.Field(1, ge=1, le=6)
     """The mean number for pocus, the exact number for covid_blues. Fixed for hearts: one (echonet), or one in each of
-    two views (echonet_pediatric)."""
+    two views (echonet_pediatric, camus)."""
     frames: int = pydantic.Field(40, ge=8, le=1000)
     """Mean number of frames of a video; the actual number varies by up to 20%."""
     fps: float = pydantic.Field(25.0, ge=5, le=100)
@@ -30,12 +30,17 @@ class PhantomSettings(Parameters):
     """Share of the lung patients whose source (frame size, frame rate, container) follows from their diagnosis; all
     others get a random one. At 1 the diagnosis can be read without looking at the lung."""
 
+    still_walls: float = pydantic.Field(0.0, ge=0, le=1)
+    """Share of the hearts (camus) of which one wall stands still in the second beat."""
+
     @pydantic.model_validator(mode="after")
     def _fixed_for_hearts(self) -> Self:
-        if not self.layout.startswith("echonet"):
+        if self.still_walls and self.layout != "camus":
+            raise ValueError(f"{self.layout} has no hearts with a still wall: leave still_walls at 0")
+        if self.layout in ("pocus", "covid_blues"):
             return self
         if self.videos_per_patient != 1:
-            per = "patient and view" if self.layout == "echonet_pediatric" else "patient"
+            per = "patient" if self.layout == "echonet" else "patient and view"
             raise ValueError(f"{self.layout} has one video per {per}: leave videos_per_patient at 1")
         if self.nuisance_tied_to_label:
             raise ValueError("hearts have no diagnosis to tie the source to: leave nuisance_tied_to_label at 0")

@@ -7,6 +7,7 @@ ventricle shortens by 0.27 EF in systole, therefore
     A_ES / A_ED = (1 - EF) / (1 - 0.27 EF)
 
 An ejection fraction of 60% is an area change of 52%. Papillary muscles are part of the cavity, as in clinical tracings.
+The section is drawn with the four-chamber diameter all round.
 Lengths are millimetres. The origin of the heart's frame is the axis of the ventricle, x runs across the picture and z
 down; clock angles are radians clockwise from 12 o'clock. Dimension letters: T frames, H W pixels, N scatterers.
 """

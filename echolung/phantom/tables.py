@@ -10,8 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from echolung.phantom.findings import Pattern
-from echolung.phantom.heart import VIEWS
-from echolung.phantom.plans import SOURCES
+from echolung.phantom.plans import CHILD_VIEWS, SOURCES
 
 LICENSE = "synthetic (drawn by EchoLung; no patient, no restriction)"
 _LABELS: dict[Pattern, str] = {"covid": "COVID-19", "pneumonia": "Bacterial pneumonia", "regular": "regular"}
@@ -30,12 +29,27 @@ def echonet(root: Path, videos: pd.DataFrame) -> None:
 
 def echonet_pediatric(root: Path, videos: pd.DataFrame) -> None:
     """FileList.csv and VolumeTracings.csv of each view, and LICENSE."""
-    for view in VIEWS:
+    for view in CHILD_VIEWS:
         shown = videos[videos["view"] == view].reset_index(drop=True)
         names = shown["file"].map(lambda file: Path(file).name)
         listed = pd.DataFrame({"FileName": names, "EF": shown["ejection_fraction"].round(2)})
         children = pd.DataFrame([*shown["child"]])
         _hearts(root / view.upper(), listed.join(children).assign(Split=shown["split"]), shown)
+    _license(root)
+
+
+def camus(root: Path, videos: pd.DataFrame) -> None:
+    """Info_*.cfg of each view, the files of database_split, and LICENSE."""
+    for video in videos.to_dict("records"):
+        facts = {"ED": video["end_diastole"] + 1, "ES": video["end_systole"] + 1, "NbFrame": video["frames"]}
+        facts |= {"EF": f"{video['ejection_fraction']:.2f}", "FrameRate": f"{video['fps']:g}"}
+        facts |= {"AbnormalFrames": video["abnormal_frames"]}
+        lines = "".join(f"{key}: {value}\n" for key, value in facts.items())
+        (root / video["file"]).with_name(f"Info_{video['view'][1]}CH.cfg").write_text(lines)
+    (root / "database_split").mkdir()
+    for split, subgroup in {"TRAIN": "training", "VAL": "validation", "TEST": "testing"}.items():
+        patients = videos.loc[videos["split"] == split, "patient"].unique()
+        (root / "database_split" / f"subgroup_{subgroup}.txt").write_text("".join(f"{name}\n" for name in patients))
     _license(root)
 
 
@@ -92,4 +106,10 @@ def covid_blues(root: Path, videos: pd.DataFrame) -> None:
     _license(root)
 
 
-TABLES = {"echonet": echonet, "echonet_pediatric": echonet_pediatric, "pocus": pocus, "covid_blues": covid_blues}
+TABLES = {
+    "echonet": echonet,
+    "echonet_pediatric": echonet_pediatric,
+    "camus": camus,
+    "pocus": pocus,
+    "covid_blues": covid_blues,
+}

@@ -2,6 +2,8 @@
 
 echonet            Videos/<name>.avi (MJPG), FileList.csv, VolumeTracings.csv
 echonet_pediatric  {A4C,PSAX}/: Videos/<patient>-<examination>-<instance>.avi (MJPG), FileList.csv, VolumeTracings.csv
+camus              database_nifti/<patient>/: both apical views as NIfTI, with label maps of every frame, Info_*.cfg;
+                   database_split/. Its "half" sequences hold all frames of the video
 pocus              convex/<Cov|Pneu|Reg>_*.{mp4,mov,avi,gif,mpeg}, dataset_metadata.csv
 covid_blues        lus_videos/patient_<id>_<point>.mp4, clinical_variables.csv, severity.csv
 """
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from echolung.core.errors import SettingsError
 from echolung.core.runtime import Progress, atomic_directory, derived_seed
-from echolung.data import video
+from echolung.data import nifti, video
 from echolung.data.workers import as_done
 from echolung.phantom.findings import Pattern, draw_findings, draw_severity
 from echolung.phantom.four_chamber import FourChamber
@@ -104,11 +106,16 @@ def _draw(one: HeartPlan | LungPlan, root: Path) -> dict[str, Any]:
 
 
 def _heart(one: HeartPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view)
-    video.encode(path, heart.frames, one.fps, "mjpeg")
+    heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view, one.still_wall)
     ventricle, areas = heart.heart.ventricle, heart.heart.areas
     full, empty = ventricle.end_diastole, ventricle.end_systole
+    apical = path.name.endswith(nifti.SUFFIXES)
+    if apical:
+        _sequence(path, heart)
+    else:
+        video.encode(path, heart.frames, one.fps, "mjpeg")
     return heart.frames, {
+        "abnormal_frames": len(range(one.frames)[ventricle.abnormal]),
         "end_diastolic_volume": float(ventricle.volumes[full]),
         "end_systolic_volume": float(ventricle.volumes[empty]),
         "end_diastolic_area": float(areas[full]),
@@ -118,9 +125,21 @@ def _heart(one: HeartPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any
         "tracings": [
             {"FileName": path.name, **point}
             for name, frame in (("No Diastolic", full), ("No Systolic", empty))
+            if not apical
             for point in (_polygon(one, heart, frame, name) if one.child else _discs(heart, frame))
         ],
     }
+
+
+def _sequence(path: Path, heart: HeartVideo) -> None:
+    """CAMUS's files of a view: the sequence, its end-diastole and end-systole, and the label maps of all three."""
+    pitch, labels = heart.scanner.pixel_grid(*heart.frames.shape[1:])[2], heart.labels()
+    ventricle, every = heart.heart.ventricle, list(range(len(labels)))
+    parts = {"half_sequence": every, "ED": [ventricle.end_diastole], "ES": [ventricle.end_systole]}
+    for name, frames in parts.items():
+        for content, end in ((heart.frames, ""), (labels, "_gt")):
+            file = path.name.replace("half_sequence", f"{name}{end}")
+            nifti.write(path.with_name(file), content[frames], pitch)
 
 
 def _discs(heart: HeartVideo, frame: int) -> list[dict[str, Any]]:

@@ -1,17 +1,16 @@
-"""Both views of the heart: masks, contours and volumes against independent geometry."""
+"""All views of the heart: masks, contours and volumes against independent geometry."""
 
 import numpy as np
 import pytest
 
+from echolung.hearts.volumes import volume_biplane, volume_single
 from echolung.phantom.heart import VIEWS, HeartVideo, View, beating_heart, draw_heart, heart_scanner
 
-pytestmark = pytest.mark.parametrize("view", VIEWS)
 
-
-def beating(view: View, ef: float, seed: int, size: int = 112, frames: int = 40) -> HeartVideo:
+def beating(view: View, ef: float, seed: int, size: int = 112, frames: int = 40, still_wall: int = 0) -> HeartVideo:
     """A breathing heart without its picture."""
     rng = np.random.default_rng(seed)
-    heart = beating_heart(view, ef, frames, 25, rng)
+    heart = beating_heart(view, ef, frames, 25, rng, still_wall)
     return HeartVideo(np.empty((frames, size, size), np.uint8), heart, heart_scanner(heart.deepest, rng, 112))
 
 
@@ -20,6 +19,7 @@ def area_of_polygon(points: np.ndarray) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(("ef", "seed"), [(25, 0), (50, 1), (78, 2)])
 def test_masks_and_contours_have_the_stated_area(view: View, ef: float, seed: int) -> None:
     video = beating(view, ef, seed, size=448)
@@ -35,6 +35,7 @@ def test_masks_and_contours_have_the_stated_area(view: View, ef: float, seed: in
             assert not masks[frame][outer[1], outer[0]]
 
 
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("ef", [15.0, 40.0, 60.0, 78.0])
 def test_the_ejection_fraction_is_exact_at_two_frames(view: View, ef: float) -> None:
     for seed in range(20):
@@ -46,6 +47,7 @@ def test_the_ejection_fraction_is_exact_at_two_frames(view: View, ef: float) -> 
         assert 40 < full < 260  # ml
 
 
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("seed", range(6))
 def test_the_cavity_lies_within_the_sector(view: View, seed: int) -> None:
     video = beating(view, 20.0 + 3 * seed, seed, frames=80)
@@ -56,9 +58,36 @@ def test_the_cavity_lies_within_the_sector(view: View, seed: int) -> None:
     assert not (video.masks() & ~shown).any()
 
 
+@pytest.mark.parametrize("view", VIEWS)
 def test_a_seed_is_one_heart_and_other_seeds_are_others(view: View) -> None:
     first, again, other = (draw_heart(50, 8, 25, 64, seed, view) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.frames, again.frames)
     assert np.abs(first.frames.astype(float) - other.frames).mean() > 5
     same_heart = beating_heart("psax" if view == "a4c" else "a4c", 50, 8, 25, np.random.default_rng(1))
     np.testing.assert_array_equal(first.heart.ventricle.volumes, same_heart.ventricle.volumes)
+
+
+@pytest.mark.parametrize("still_wall", [0, -1, 1])
+def test_discs_in_both_apical_views_measure_every_frame(still_wall: int) -> None:
+    """Exact label maps of all frames give the volumes by biplane discs, also while one wall stands still."""
+    four, two = (beating(view, 55, 3, size=256, frames=50, still_wall=still_wall) for view in ("a4c", "a2c"))
+    ventricle = four.heart.ventricle
+    np.testing.assert_array_equal(ventricle.volumes, two.heart.ventricle.volumes)
+    abnormal = np.zeros(50, bool)
+    abnormal[ventricle.abnormal] = True
+    pitch4, pitch2 = (video.scanner.pixel_grid(256, 256)[2] for video in (four, two))
+    for cavity4, cavity2, volume in zip(four.masks(), two.masks(), ventricle.volumes, strict=True):
+        assert volume_biplane(cavity4, cavity2, pitch4, pitch2) == pytest.approx(volume, rel=0.025)
+    single = np.array([volume_single(mask, pitch4) for mask in four.masks()])
+    ratio = single / ventricle.volumes * ventricle.anatomy.flatness
+    assert np.abs(ratio[~abnormal] - 1).max() < 0.025, "one view takes the section for a circle"
+    assert abnormal.sum() == (ventricle.frames_per_beat if still_wall else 0)
+    if still_wall:
+        beat = ventricle.volumes[ventricle.abnormal]
+        assert beat.min() > 1.1 * ventricle.volumes[ventricle.end_systole]
+        assert beat[0] == pytest.approx(ventricle.volumes.max())
+        assert np.abs(ratio[abnormal] - 1).max() > 0.04
+    labels = four.labels()
+    assert np.array_equal(labels == 1, four.masks()) and all((labels == label).any((1, 2)).all() for label in (2, 3))
+    muscle = (labels == 2).sum((1, 2))[~abnormal] * ventricle.lengths[~abnormal]
+    assert np.ptp(muscle) < 0.35 * muscle.mean() and (muscle > 0).all()

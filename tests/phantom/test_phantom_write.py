@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import SettingsError
+from echolung.data.ingest import IngestSettings, ingest
+from echolung.data.masks import MaskStore
 from echolung.data.sources.layouts import scan
 from echolung.data.video import decode
+from echolung.hearts.volumes import beats, volume_single
 from echolung.phantom.plans import LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.write import write, write_heart
@@ -21,6 +24,7 @@ Written = tuple[Path, pd.DataFrame]
 DATA_SETS: dict[str, dict[str, Any]] = {
     "echonet": {"frames": 24, "fps": 20},
     "echonet_pediatric": {"patients": 8, "frames": 16},
+    "camus": {"frames": 50, "still_walls": 1},
     "pocus": {"patients": 9, "videos_per_patient": 2},
     "covid_blues": {"videos_per_patient": 3},
 }
@@ -62,7 +66,9 @@ def test_every_video_of_the_table_exists_and_decodes(layout: str, written: dict[
         assert len(video.frames) == row.frames
         assert video.frames.mean() == pytest.approx(row.mean, abs=4)
         assert not video.damage
-    media = [name for name in digests(root) if Path(name).suffix not in (".csv", "")]
+    media = [
+        name for name in digests(root) if not re.search(r"\.csv$|\.txt$|\.cfg$|LICENSE$|_(gt|ED|ES)\.nii\.gz$", name)
+    ]
     assert sorted(media) == sorted(table["file"])
 
 
@@ -112,6 +118,36 @@ def test_echonet_pediatric_folder(written: dict[str, Written], view: str) -> Non
         ef = known["ejection_fraction"] / 100
         left = ratio**2 / (1 - 0.27 * ef) if view == "A4C" else ratio * (1 - 0.27 * ef)
         assert 1 - left == pytest.approx(ef, abs=0.005)
+
+
+def test_camus_folder_holds_the_exact_mask_of_every_frame(written: dict[str, Written], tmp_path: Path) -> None:
+    root, table = written["camus"]
+    found = ingest(
+        "drawn",
+        IngestSettings.parse({"size": 64, "sources": {"drawn": {"layout": "camus", "root": root}}}, ""),
+        tmp_path,
+    )
+    found.write(tmp_path / "out")
+    masks, rows = MaskStore.open(tmp_path / "out" / "masks"), found.manifest.set_index("sample_id")
+    assert (rows["abnormal_frames"] > 0).sum() >= 4
+    assert masks.sample_ids == [
+        f"drawn/patient000{patient}/{view}" for patient in (1, 2, 3, 4) for view in ("2CH", "4CH")
+    ]
+    for name, truth in zip(masks.sample_ids, table.to_dict("records"), strict=True):
+        row, cavity = rows.loc[name], masks.masks(name) == 1
+        assert masks.frames(name).tolist() == list(range(truth["frames"])) and row["frames"] == truth["frames"]
+        assert row["fps"] == 25 and row["ef"] == pytest.approx(truth["ejection_fraction"], abs=0.01)
+        assert row["abnormal_frames"] == truth["abnormal_frames"]  # none if the video ends before its second beat
+        assert [masks.phases(name).index(phase) for phase in ("ED", "ES")] == [
+            truth["end_diastole"],
+            truth["end_systole"],
+        ]
+        volumes = np.array([volume_single(mask, masks.spacing(name)) for mask in cavity])
+        assert (truth["end_diastole"], truth["end_systole"]) in beats(volumes, row["fps"]) or truth[
+            "ejection_fraction"
+        ] < 30
+        full, empty = volumes[truth["end_diastole"]], volumes[truth["end_systole"]]
+        assert 100 * (full - empty) / full == pytest.approx(truth["ejection_fraction"], abs=3)  # of 64 pixels
 
 
 @pytest.mark.parametrize("layout", list(DATA_SETS))

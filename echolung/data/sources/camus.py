@@ -6,6 +6,7 @@ Layout:
     ..._gt.nii.gz                                                       label maps: cavity, myocardium, left atrium
     database_nifti/<patient>/Info_{2CH,4CH}.cfg    "Key: value": ED, ES (1-based; either may be the first frame),
                                                    NbFrame, Sex, Age, ImageQuality, EF, FrameRate; what is known of them
+                                                   (drawn hearts: AbnormalFrames too)
     database_split/subgroup_{training,validation,testing}.txt           patients, one per line
 
 `scan` makes one recording of each patient and view: the half sequence, else ED followed by ES at 1 frame per second.
@@ -132,6 +133,7 @@ def _manifest(layout: Layout, source: str, rows: list[tuple[str, str, str, str, 
             "license": layout.license(LICENSE),
             "ef": number("EF", 100),
             "fps": number("FrameRate", 1000).where(np.array(["half_sequence" in row[1] for row in rows])),
+            "abnormal_frames": number("AbnormalFrames", 1e6),
             "image_quality": told("ImageQuality").replace("", None),
             "sex": told("Sex").replace("", None),
             "age": number("Age", 120),

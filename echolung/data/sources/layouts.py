@@ -8,7 +8,7 @@ from pathlib import Path
 
 from echolung.core.errors import DataError, listed
 from echolung.data.manifest import conform
-from echolung.data.sources import camus, covid_blues, echonet, echonet_pediatric, folder, pocus
+from echolung.data.sources import camus, covid_blues, dicom, echonet, echonet_pediatric, folder, pocus
 from echolung.data.sources.files import Scan
 
 SOURCES: dict[str, Callable[[Path, str], Scan]] = {
@@ -18,6 +18,7 @@ SOURCES: dict[str, Callable[[Path, str], Scan]] = {
     "covid_blues": covid_blues.scan,
     "camus": camus.scan,
     "camus_stills": camus.scan_stills,
+    "dicom": dicom.scan,
     "folder": folder.scan,
 }
 
