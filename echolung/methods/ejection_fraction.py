@@ -6,9 +6,9 @@ largest piece counts. A recording answers with the mean over its beats; where no
 smallest volume. Both apical views of a patient answer together by biplane discs of their mean end-diastole and
 end-systole. A recording that shows no ventricle answers like the median of the training patients.
 
-One `offset` is fitted on the training patients (the median of reference - answer) since references are not made as
-discs are; `ejection-fraction-raw` is the same without it. The interval is that of the training patients' errors under a
-network that saw their masks, split by the inner fold that stopped it: only held-out patients are counted.
+One `offset` is fitted (the median of reference - answer) since references are not made as discs are;
+`ejection-fraction-raw` is the same without it. It and the interval (split conformal) rest on the patients of the inner
+fold that stopped the network: it never trained on their masks.
 """
 
 from __future__ import annotations
