@@ -16,11 +16,14 @@ def main(source: str) -> None:
     with stage("embed", source) as here:
         from echolung.data.clips import ClipStore
         from echolung.data.manifest import read_manifest
+        from echolung.data.masks import MaskStore
         from echolung.embedding.embed import embed
 
         settings = here.settings
         manifest = read_manifest(here.data("ingest", source, "manifest.parquet"))
         store = ClipStore.open(here.data("ingest", source, "clips"))
+        masks = MaskStore.open(here.data("ingest", source, "masks"))
+        traced = {name: masks.frames(name).tolist() for name in masks.sample_ids} if settings.embed.frames else {}
         cache = here.root / "data" / "cache" / "features"
         encoders = [(arm, seed) for arm in settings.embedded(source) for seed in settings.seeds(arm)]
         tables = []
@@ -29,7 +32,7 @@ def main(source: str) -> None:
                 folder = here.data("encoders", str(settings.encoder_of(arm)), f"seed{seed}")
                 progress = here.progress(f"embedding {source}: {arm} seed {seed}")
                 out = target / arm / f"seed{seed}"
-                tables.append(embed(folder, arm, manifest, store, settings.embed, out, cache, progress))
+                tables.append(embed(folder, arm, manifest, store, settings.embed, out, cache, progress, traced))
             features = pd.concat(tables, ignore_index=True)
             here.check({"features": features})
         ranks = features[["arm", "seed", "effective_rank"]].drop_duplicates(["arm", "seed"])

@@ -15,8 +15,7 @@ def main(source: str) -> None:
         progress = here.progress(f"decoding {source}")
         ingested = ingest(source, settings.ingest, here.root, settings.workers, progress)
         manifest = ingested.manifest
-        # A task that selects part of a source (`where`) does not need its label in the rest.
-        labels = {task.label for task in settings.tasks.values() if source in task.sources and not task.where}
+        labels = {task.label for task in settings.tasks.values() if source in task.sources and task.labels_all}
         here.check({"manifest": manifest, "tracings": ingested.tracings}, labels=sorted(labels))
         ingested.write(here.data("ingest", source))
         here.run.metrics(

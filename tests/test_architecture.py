@@ -23,7 +23,9 @@ LAYERS = {  # package -> the echolung packages it may import (itself always allo
     "embedding": {"core", "data", "models"},
     "pretraining": {"core", "models", "data.clips"},
     "kinds": {"core", "data", "evaluation", "hearts"},
-    "methods": {"core", "data", "models", "hearts", "embedding", "kinds", "evaluation.statistics"},
+    "methods": {
+        *("core", "data", "models", "hearts", "embedding", "kinds", "evaluation.statistics", "pretraining.checkpoint")
+    },
     "evaluation": {"core", "data", "kinds", "methods.arms"},
     "gates": {"core"},
     "compute": BOTTOM | MIDDLE,
@@ -60,7 +62,7 @@ CORE_ALLOWED = {
 CORE_PREFIXES = tuple(
     f"echolung.{name}" for name in ("models", "pretraining", "methods", "kinds", "evaluation", "hearts")
 )
-CORE_EXCEPT = {"echolung.kinds.classification_figures"}
+CORE_EXCEPT = {"echolung.kinds.classification_figures", "echolung.kinds.regression_figures"}
 CORE_ALSO = {
     *("echolung.data.clips", "echolung.data.masks", "echolung.embedding.embed", "echolung.embedding.features"),
     *("echolung.phantom.simulator", "echolung.phantom.heart", "echolung.phantom.lung"),

@@ -56,7 +56,7 @@ def test_a_file_without_parameters_is_one_line(
     [
         ("study", "My Study", "lower-case letters, digits and hyphens"),
         ("tasks.a b", {}, "lower-case letters"),
-        ("tasks.pocus-pathology.kind", "regression", "no kind 'regression'"),
+        ("tasks.pocus-pathology.kind", "ranking", "no kind 'ranking'"),
         (
             "tasks.pocus-pathology.source",
             "pocsu",

@@ -13,7 +13,7 @@ import torch
 
 from echolung.compute.trials import run_trials
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import Progress, code_digest, digest
+from echolung.core.runtime import Progress, code_digest, digest, sha256_file
 from echolung.data.clips import ClipStore
 from echolung.data.manifest import read_manifest
 from echolung.data.splits import folds_digest
@@ -72,10 +72,11 @@ def fit_task(
 
 
 def content(data: Path, task: Task) -> str:
-    """A digest of what is known of the task's recordings, and of their frames."""
+    """A digest of what is known of the task's recordings, of their frames and of their masks."""
     found = []
     for source in task.sources:
         manifest = read_manifest(data / "ingest" / source / "manifest.parquet")
         store = ClipStore.open(data / "ingest" / source / "clips")
-        found.append([store.fingerprint, store.size, manifest.astype(str).to_csv(index=False)])
+        masks = [sha256_file(path) for path in sorted((data / "ingest" / source / "masks").glob("*"))]
+        found.append([store.fingerprint, store.size, manifest.astype(str).to_csv(index=False), masks])
     return digest(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from echolung.core.errors import DataError
 from echolung.core.parameters import Key, Parameters
 from echolung.core.runtime import Progress, atomic_directory, code_digest, digest, link, used_modules, write_json
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts
-from echolung.embedding.features import INDEX, RECORD, SUMMARY, TOKENS, Features, FeaturesRecord, write_index
+from echolung.embedding.features import FRAMES, INDEX, RECORD, SUMMARY, TOKENS, Features, FeaturesRecord, write_index
 from echolung.embedding.summary import summarise
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.rank import effective_rank
@@ -33,6 +33,8 @@ class EmbedSettings(Parameters):
     """The sources that tasks read; pools that are only pretrained on are not embedded."""
     views: int = pydantic.Field(2, ge=1)
     batch: int = pydantic.Field(16, ge=1)
+    frames: bool = False
+    """Every traced frame, too, as a clip that stands still: what light decoders read."""
 
 
 def embed(
@@ -44,22 +46,26 @@ def embed(
     out: Path,
     cache: Path,
     on_progress: Progress = lambda done, total: None,
+    traced: Mapping[str, Sequence[int]] | None = None,
 ) -> pd.DataFrame:
     """Embed every video of `manifest` (sample_id, sha256) for an arm; returns the store's summary, one row per video.
+
+    `traced`: sample_id -> frames that are embedded on their own, too.
 
     Stores are kept in `cache` by the digest of all that their tokens depend on, for all studies; `out` links to them.
     """
     encoder, record = load_encoder(encoder_directory)
     videos = manifest[["sample_id", "sha256"]].sort_values("sample_id", ignore_index=True)
-    key = features_key(encoder, record, videos, store, settings.views)
+    traced = {name: [int(frame) for frame in frames] for name, frames in (traced or {}).items() if name in store}
+    key = features_key(encoder, record, videos, store, settings.views, traced)
     kept = cache / key
     try:
         stored = Features.open(kept).record
     except DataError:
-        _compute(encoder, record, videos, store, settings, kept, key, on_progress)
+        _compute(encoder, record, videos, store, settings, kept, key, on_progress, traced)
         stored = Features.open(kept).record
     with atomic_directory(out) as directory:
-        for name in (TOKENS, SUMMARY, INDEX):
+        for name in (TOKENS, SUMMARY, INDEX, *([FRAMES] if traced else [])):
             link(kept / name, directory / name)
         # The same weights and videos may serve arms of other names.
         write_json(directory / RECORD, stored.model_copy(update={"arm": arm, "seed": record.seed}).model_dump())
@@ -75,6 +81,7 @@ def _compute(
     out: Path,
     key: str,
     on_progress: Progress,
+    traced: Mapping[str, Sequence[int]],
 ) -> None:
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -96,6 +103,13 @@ def _compute(
                     summaries.append(summarise(video, encoder.grid))
                 on_progress(len(pooled), len(videos))
         np.save(directory / SUMMARY, np.stack(summaries))
+        places: dict[str, tuple[int, int]] = {}
+        rows = 0
+        for name, frames in traced.items():
+            places[name] = rows, len(frames)
+            rows += len(frames)
+        if traced:
+            np.save(directory / FRAMES, np.concatenate([*_still(encoder, traced, store, settings.batch)]))
         seen = videos["sha256"].isin(set(record.trained_on))
         features = FeaturesRecord(
             key=key,
@@ -106,6 +120,7 @@ def _compute(
             grid=encoder.grid,
             effective_rank=effective_rank(np.stack(pooled)),
             seen_in_pretraining=list(videos.loc[seen, "sample_id"]),
+            traced=places,
         )
         write_index(directory, features, videos.assign(finite=finite, std=std, seen_in_pretraining=seen))
 
@@ -121,7 +136,20 @@ def _encoded(encoder: Encoder, names: list[str], store: ClipStore, settings: Emb
         yield torch.cat(parts).unflatten(0, (len(group), settings.views))
 
 
-def features_key(encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, views: int) -> str:
+def _still(encoder: Encoder, traced: Mapping[str, Sequence[int]], store: ClipStore, batch: int) -> Iterator[np.ndarray]:
+    """Tokens float16 (a few frames, h * w, D) of frames that fill a whole clip, as the mean over its time steps."""
+    every = [(name, frame) for name, frames in traced.items() for frame in frames]
+    for few in (every[at : at + batch] for at in range(0, len(every), batch)):
+        frames = np.stack([store.frames(name)[frame] for name, frame in few])
+        clips = np.repeat(frames[:, None], encoder.settings.frames, axis=1)
+        tokens = encode_clips(encoder, clips).float().unflatten(1, (encoder.grid[0], -1))
+        yield tokens.mean(dim=1).half().numpy()
+
+
+def features_key(
+    encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, views: int,
+    traced: Mapping[str, Sequence[int]],
+) -> str:  # fmt: skip
     """Digest of everything that tokens depend on: weights, preprocessing, views, code, videos and their frames."""
     return digest(
         {
@@ -132,6 +160,7 @@ def features_key(encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, 
             "views": views,
             "frames": {"size": store.size, "fingerprint": store.fingerprint},
             "videos": videos[["sample_id", "sha256"]].to_numpy().tolist(),
+            "traced": traced,
         }
     )
 

@@ -1,8 +1,9 @@
 """The feature store: one encoder's tokens of every video of one source, read by memory map.
 
-A directory of four files:
+A directory of these files:
     tokens.npy     float16 (V, views, N, D): videos, evaluation views, tokens, width
     summary.npy    float32 (V, regions, statistics, D): `echolung.embedding.summary` of each video's tokens
+    frames.npy     float16 (F, h * w, D), of sources with masks if asked for: every traced frame, shown as a still clip
     index.csv      one row per video, in the order of the tokens: sample_id, sha256, finite, std, seen_in_pretraining
     features.json  the encoder's arm and seed, and the digest of everything that the tokens depend on
 """
@@ -24,6 +25,7 @@ from echolung.core.runtime import read_json, write_json
 from echolung.embedding.summary import summarise
 
 TOKENS, SUMMARY, INDEX, RECORD = "tokens.npy", "summary.npy", "index.csv", "features.json"
+FRAMES = "frames.npy"
 INDEX_COLUMNS = ["sample_id", "sha256", "finite", "std", "seen_in_pretraining"]
 REMEDY = "Delete the folder and run `dvc repro embed`."
 
@@ -45,6 +47,8 @@ class FeaturesRecord(Parameters):
     """RankMe of the videos' mean tokens."""
     seen_in_pretraining: list[str]
     """sample_ids of videos that the encoder was trained on."""
+    traced: dict[str, tuple[int, int]] = {}
+    """sample_id -> its first row in frames.npy, and how many."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Features:
     tokens: np.ndarray
     summaries: np.ndarray
     """(V, regions, statistics, D) float32."""
+    frames: np.ndarray | None = None
+    """(F, h * w, D) float16."""
 
     @classmethod
     def in_memory(cls, sample_ids: Iterable[str], tokens: np.ndarray, grid: tuple[int, int, int]) -> Features:
@@ -81,6 +87,7 @@ class Features:
             tokens, summaries = (
                 np.load(directory / name, mmap_mode="r", allow_pickle=False) for name in (TOKENS, SUMMARY)
             )
+            frames = np.load(directory / FRAMES, mmap_mode="r", allow_pickle=False) if record.traced else None
         except (SettingsError, OSError, EOFError, TypeError, ValueError) as error:
             raise DataError(f"{directory} is not a feature store ({error})", REMEDY) from None
         if (
@@ -91,7 +98,7 @@ class Features:
             or tokens.dtype != np.float16
         ):
             raise DataError(f"{directory}: tokens, index and record do not belong together", REMEDY)
-        return cls(record, videos, tokens, summaries)
+        return cls(record, videos, tokens, summaries, frames)
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
@@ -107,6 +114,13 @@ class Features:
                 "Run `dvc repro embed`, so that every labelled video is embedded.",
             )
         return np.array([self._places[name] for name in wanted], dtype=np.int64)
+
+    def of_frames(self, sample_id: str) -> np.ndarray:
+        """float16 (T, h * w, D) of the traced frames of a recording; raises DataError if they were not embedded."""
+        if self.frames is None or sample_id not in self.record.traced:
+            raise DataError(f"the traced frames of {sample_id} are not embedded", "Set `embed: {frames: true}`.")
+        first, count = self.record.traced[sample_id]
+        return np.array(self.frames[first : first + count])
 
     def summarised(self, sample_ids: Iterable[str]) -> np.ndarray:
         """float32 (n, regions, statistics, D)."""

@@ -18,6 +18,7 @@ import pandas as pd
 from echolung.core.errors import DataError
 from echolung.data.clips import ClipStore
 from echolung.data.manifest import read_manifest
+from echolung.data.masks import INDEX, MaskStore
 from echolung.embedding.features import Features
 
 
@@ -42,6 +43,7 @@ class Part:
     """sample_id, path, height, width, fps, frames, codec and whatever else is known."""
     clips: ClipStore | HeldClips
     features: Features | None = None
+    masks: MaskStore | None = None
 
 
 class Recordings:
@@ -57,7 +59,9 @@ class Recordings:
         opened = [Features.open(path) for path in features] if features else [None] * len(sources)
         manifests = (read_manifest(ingest / name / "manifest.parquet") for name in sources)
         stores = (ClipStore.open(ingest / name / "clips") for name in sources)
-        return cls([Part(*part) for part in zip(manifests, stores, opened, strict=True)])
+        places = [ingest / name / "masks" for name in sources]
+        masks = [MaskStore.open(place) if (place / INDEX).is_file() else None for place in places]
+        return cls([Part(*part) for part in zip(manifests, stores, opened, masks, strict=True)])
 
     def manifest(self, sample_ids: Sequence[str]) -> pd.DataFrame:
         """What is known of these recordings, in their order."""
@@ -70,6 +74,11 @@ class Recordings:
 
     def fps(self, sample_id: str) -> float:
         return self.parts[self._part[sample_id]].clips.fps(sample_id)
+
+    def masks(self, sample_id: str) -> MaskStore | None:
+        """The store that holds the recording's masks; None where no frame of it is traced."""
+        store = self.parts[self._part[sample_id]].masks
+        return store if store is not None and sample_id in store.sample_ids else None
 
     @property
     def features(self) -> list[Features]:
@@ -92,6 +101,18 @@ class Recordings:
             places = features.positions(names)
             found[mine] = features.tokens[places] if views is None else features.tokens[places, views[mine]]
         return found
+
+    def frame_tokens(self, sample_id: str) -> np.ndarray:
+        """float16 (T, h * w, D) of each traced frame (embedded as a clip that stands still), in the order of its masks.
+
+        Of a recording without masks: of each time step of its views.
+        """
+        features = self.features[self._part[sample_id]]
+        if self.masks(sample_id) is None:
+            time = features.record.grid[0]
+            tokens = features.tokens[features.positions([sample_id])[0]]
+            return np.array(tokens.reshape(len(tokens) * time, -1, tokens.shape[-1]))
+        return features.of_frames(sample_id)
 
     def summaries(self, sample_ids: Sequence[str]) -> np.ndarray:
         """`echolung.embedding.summary` of each recording's tokens: float32 (n, regions, statistics, D)."""

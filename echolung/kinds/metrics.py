@@ -61,12 +61,12 @@ def specificity(confusion: np.ndarray) -> np.ndarray:
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
     """Mean recall over the classes that have units (Brodersen et al. 2010, doi 10.1109/ICPR.2010.764)."""
-    return _mean_defined(sensitivity(confusion))
+    return mean_defined(sensitivity(confusion))
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Mean over classes of 2 TP / (2 TP + FP + FN); a class neither present nor predicted is left out."""
-    return _mean_defined(_ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2)))
+    return mean_defined(_ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2)))
 
 
 def mcc(confusion: np.ndarray) -> np.ndarray:
@@ -162,8 +162,8 @@ def within_folds(
     for k in ranked_classes(probabilities.shape[1]):
         values = np.stack([ranking(y[fold] == k, probabilities[fold, k], weights[:, fold]) for fold in held_out], -1)
         undefined += sum(len(np.unique(y[fold] == k)) < 2 for fold in held_out)
-        per_class.append(_mean_defined(values))
-    return _mean_defined(np.stack(per_class, -1)), undefined
+        per_class.append(mean_defined(values))
+    return mean_defined(np.stack(per_class, -1)), undefined
 
 
 def mean_roc(curves: list[tuple[np.ndarray, np.ndarray]], points: int = 201) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +187,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.where(defined, numerator / np.where(defined, denominator, 1), np.nan)
 
 
-def _mean_defined(values: np.ndarray) -> np.ndarray:
+def mean_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN where nothing is."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))

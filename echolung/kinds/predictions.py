@@ -69,6 +69,21 @@ class Units:
         """Mean of each patient's units: (U,) -> (P,)."""
         return np.bincount(self.patient, values) / np.bincount(self.patient)
 
+    def means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Means (S, B) over repeats, a patient's units, and patients by each row of counts (B, P), of what is not NaN.
+
+        values (S, R, U).
+        """
+        of_unit = values.mean(axis=1)
+        known = ~np.isnan(of_unit)
+        sizes, sums = (
+            np.stack([np.bincount(self.patient, one, len(self.group)) for one in part])
+            for part in (known, np.where(known, of_unit, 0))
+        )
+        weights = (sizes > 0) @ counts.T
+        total = (sums / np.maximum(sizes, 1)) @ counts.T
+        return np.where(weights > 0, total / np.maximum(weights, 1), np.nan)
+
     def per_group(self, values: np.ndarray) -> np.ndarray:
         """What each split group contributes to the mean over patients: (P,) -> (G,), with the same mean."""
         sums = np.bincount(self.group, values)

@@ -56,6 +56,11 @@ class Task(Parameters):
         return (self.source,) if self.train is None else (self.source, self.train)
 
     @property
+    def labels_all(self) -> bool:
+        """Whether every recording of its sources must have the label."""
+        return not self.where
+
+    @property
     def split(self) -> Literal["cv", "official", "external"]:
         """How its folds come about."""
         return self.folds if self.train is None else "external"

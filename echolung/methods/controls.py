@@ -1,6 +1,7 @@
 """Controls: methods without an encoder, through the same folds.
 
 majority      the class frequencies, whatever the recording
+constant      the median, where a number is predicted
 source-only   frame size, rate, length, container and codec: what can be predicted without looking at the picture
 hand-made     brightness, texture and motion (handmade.py): what needs no network
 """
@@ -17,7 +18,9 @@ import pandas as pd
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
+from echolung.kinds.regression import regression_of
 from echolung.kinds.task import Task
+from echolung.methods import ridge
 from echolung.methods.cohort import Cohort
 from echolung.methods.handmade import handmade_table
 from echolung.methods.tabular import Tabular
@@ -26,6 +29,7 @@ from echolung.methods.tabular import Tabular
 class Majority(Tabular):
     """The class frequencies of the training videos, each patient counting once where patients are the unit."""
 
+    kinds = ("classification",)
     Settings = Parameters
 
     @classmethod
@@ -40,6 +44,22 @@ class Majority(Tabular):
         frequencies = Cohort.of(training, task.unit).frequencies(classes)
         with np.errstate(divide="ignore"):  # a class without a video
             weights = {"coefficients": np.zeros((classes, 0)), "intercepts": np.log(frequencies)}
+        return cls([], weights, pd.DataFrame())
+
+
+class Constant(Majority):
+    """The median of the training units: no constant has a lower absolute error on them."""
+
+    kinds = ("regression",)
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        cohort = Cohort.of(training, task.unit)
+        y = ridge.of_units(training["y"].to_numpy(float), cohort, np.arange(len(training)))
+        half = ridge.conformal(np.abs(y - np.median(y)), regression_of(task).coverage)
+        weights = {"coefficients": np.zeros((1, 0)), "intercepts": np.array([np.median(y)]), "half": np.array([half])}
         return cls([], weights, pd.DataFrame())
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from echolung.methods.anomaly import AnomalyBank, Indifferent
-from echolung.methods.controls import HandMade, Majority, SourceOnly
+from echolung.methods.controls import Constant, HandMade, Majority, SourceOnly
+from echolung.methods.ejection_fraction import EjectionFraction, RawEjectionFraction
 from echolung.methods.knn import Knn
 from echolung.methods.method import Method
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
+from echolung.methods.segmentation import Light, MeanMask, Segmentation
 
 METHODS: dict[str, type[Method]] = {
     "attentive": Attentive,
@@ -17,6 +19,12 @@ METHODS: dict[str, type[Method]] = {
     "anomaly": AnomalyBank,
     "indifferent": Indifferent,
     "majority": Majority,
+    "constant": Constant,
     "source-only": SourceOnly,
     "hand-made": HandMade,
+    "segmentation": Segmentation,
+    "light-decoder": Light,
+    "mean-mask": MeanMask,
+    "ejection-fraction": EjectionFraction,
+    "ejection-fraction-raw": RawEjectionFraction,
 }

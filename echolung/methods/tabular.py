@@ -1,4 +1,5 @@
-"""Penalised logistic regression on a table of numbers per video: the linear probe, and the controls.
+"""Penalised regression on a table of numbers per video: the linear probe, and the controls. Logistic for classes, ridge
+(`ridge.py`) for a number.
 
 The penalty is chosen on the inner folds by log-loss, all folds and penalties in one solve. Probabilities are calibrated
 on the same folds by one number: the logits' distance from the class frequencies is multiplied by `sharpness`.
@@ -22,7 +23,9 @@ from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
+from echolung.kinds.regression import RegressionTask
 from echolung.kinds.task import Task
+from echolung.methods import ridge
 from echolung.methods.cohort import Cohort, unit_log_loss
 from echolung.methods.method import Method
 
@@ -35,22 +38,23 @@ class LogisticSettings(Parameters):
     """The search."""
 
     penalties: tuple[pydantic.PositiveFloat, ...] = pydantic.Field((1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1)
-    """C of the regressions: the smaller, the nearer to the class frequencies."""
+    """C of the regressions: the smaller, the nearer to the class frequencies or the mean."""
 
 
 class Tabular(Method):
-    """Multinomial logistic regression; a subclass says on which numbers."""
+    """Multinomial logistic or ridge regression; a subclass says on which numbers."""
 
-    kinds = ("classification",)
+    kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
     Settings: ClassVar[type[Parameters]] = LogisticSettings
     code: ClassVar[tuple[str, ...]] = (
         "echolung.methods.tabular",
         "echolung.methods.logistic",
+        "echolung.methods.ridge",
         "echolung.methods.cohort",
     )
 
     def __init__(self, columns: list[str], weights: dict[str, np.ndarray], search: pd.DataFrame) -> None:
-        """`weights`: coefficients (C, F) and intercepts (C,)."""
+        """`weights`: coefficients (C, F), intercepts (C,); of a number C is 1, and `half` (1,) is half its interval."""
         self.columns, self.weights, self._search = columns, weights, search
 
     @classmethod
@@ -74,12 +78,16 @@ class Tabular(Method):
                 f"the features of {len(bad)} videos are not finite: {', '.join(bad[:10])}",
                 "Look at these videos and at the encoder, then run `dvc repro embed`.",
             )
-        classes, choices = len(classes_of(task)), cls.choices(settings, table)
-        fits = {
-            name: _choose(table[columns].to_numpy(float, copy=True), cohort, classes, settings.penalties)
-            for name, columns in choices.items()
-        }
-        best = min(fits, key=lambda name: fits[name][1]["log_loss"].min())
+        choices = cls.choices(settings, table)
+        inputs = {name: table[columns].to_numpy(float, copy=True) for name, columns in choices.items()}
+        if isinstance(task, RegressionTask):
+            y, score = training["y"].to_numpy(float), "absolute_error"
+            found = (ridge.choose(x, y, cohort, settings.penalties, task.coverage) for x in inputs.values())
+        else:
+            classes, score = len(classes_of(task)), "log_loss"
+            found = (_choose(x, cohort, classes, settings.penalties) for x in inputs.values())
+        fits = dict(zip(inputs, found, strict=True))
+        best = min(fits, key=lambda name: fits[name][1][score].min())
         searches = [
             search.assign(reads=name, chosen=search["chosen"] & (name == best)) for name, (_, search) in fits.items()
         ]
@@ -87,7 +95,10 @@ class Tabular(Method):
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         table = self.table(recordings, sample_ids).reindex(columns=self.columns, fill_value=0.0)
-        return softmax(table.to_numpy(float) @ self.weights["coefficients"].T + self.weights["intercepts"])
+        told = table.to_numpy(float) @ self.weights["coefficients"].T + self.weights["intercepts"]
+        if "half" in self.weights:
+            return ridge.with_interval(told[:, 0], float(self.weights["half"][0]))
+        return softmax(told)
 
     def save(self, directory: Path) -> None:
         write_json(directory / "columns.json", self.columns)
@@ -98,7 +109,9 @@ class Tabular(Method):
     def load(cls, directory: Path) -> Self:
         try:
             weights = load_file(directory / "weights.safetensors")
-            return cls(read_json(directory / "columns.json"), {name: weights[name] for name in WEIGHTS}, pd.DataFrame())
+            if missing := {*WEIGHTS} - weights.keys():
+                raise KeyError(*missing)
+            return cls(read_json(directory / "columns.json"), weights, pd.DataFrame())
         except (DataError, SafetensorError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{directory} does not hold a fitted regression ({error})", REMEDY) from None
 

@@ -1,4 +1,4 @@
-"""The method `linear`: logistic regression on statistics of an encoder's frozen tokens."""
+"""The method `linear`: logistic or ridge regression on statistics of an encoder's frozen tokens."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Linear(Tabular):
         return {where: every[where] for where in settings.where}
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
-        """What each token adds to the logit of the answer. Exact: a deviation is a sum over tokens, too.
+        """What each token adds to the logit of the answer, or to the number. Exact: a deviation is a sum over tokens.
 
         std = sum_n (x_n - mean)^2 / (N std), and a change is shared by the two tokens it lies between.
         """
@@ -64,7 +64,8 @@ class Linear(Tabular):
         # How much each place of the frame counts in each average: the frame, then the regions.
         places = torch.eye(height * width, dtype=torch.float64).view(-1, 1, height, width)
         parts = torch.cat([F.adaptive_avg_pool2d(places, regions).flatten(1) for regions in (1, REGIONS)], dim=1).T
-        answer = int(self.predict(recordings, [sample_id])[0].argmax())
+        number = "half" in self.weights
+        answer = 0 if number else int(self.predict(recordings, [sample_id])[0].argmax())
         weights = pd.Series(self.weights["coefficients"][answer], index=self.columns)
         total = torch.zeros(x.shape[:-1], dtype=torch.float64)
         for part, suffix in zip(parts, SUFFIXES, strict=True):
@@ -74,5 +75,6 @@ class Linear(Tabular):
                 mine = [f"{name}_{channel}{suffix}" for channel in range(x.shape[-1])]
                 own = torch.tensor(weights.reindex(mine, fill_value=0.0).to_numpy())
                 total += (share @ own) * part * (height * width)
-        words = "what each token adds to the logit of the answer (exact for this linear probe), times the tokens"
+        what = "number" if number else "logit of the answer"
+        words = f"what each token adds to the {what} (exact for this linear probe), times the tokens"
         return Maps(weights=total.unflatten(2, (height, width)).numpy(), signed=True, words=words)

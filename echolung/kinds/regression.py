@@ -1,0 +1,187 @@
+"""Kind `regression`: a number, with an interval that is meant to hold it (an ejection fraction, say).
+
+The paired test's loss is the absolute error: it is in the units of the label, and a few large misses do not decide it.
+Errors are averaged over a unit's repeats, then over a patient's units, then over patients. A *ranking* (AUROC of "below
+a cut-off", Pearson's r) is taken within each fold, as in classification: constants that differ between folds would
+otherwise correlate with what they were fitted without.
+
+Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import pandas as pd
+import pydantic
+
+from echolung.core.errors import DataError, listed
+from echolung.evaluation import statistics
+from echolung.kinds import metrics
+from echolung.kinds.kind import Captioned, Kind, Scores
+from echolung.kinds.metrics import Metric
+from echolung.kinds.predictions import Key, Units
+from echolung.kinds.task import Task, as_text, one_label_per_patient, selected
+
+Z = 1.96
+"""Limits of agreement lie this many standard deviations from the bias (Bland & Altman 1986)."""
+
+
+class RegressionTask(Task):
+    """A label that is a number."""
+
+    cutoffs: tuple[float, ...] = (50.0, 40.0)
+    """How well "below this value" is ranked is told for each; percent of an ejection fraction."""
+    coverage: float = pydantic.Field(0.9, gt=0, lt=1)
+    """Share of the units whose label an answer's interval should hold."""
+    quantiles: int = pydantic.Field(4, ge=1)
+    """Folds are kept even in this many groups of the label."""
+    unlabelled: Literal["refuse", "leave out"] = "refuse"
+    """What happens to recordings without the label: an error that names them, or they take no part."""
+
+    @pydantic.model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.cutoffs)) != len(self.cutoffs):
+            raise ValueError("a cut-off is named twice")
+        return self
+
+    @property
+    def labels_all(self) -> bool:
+        return super().labels_all and self.unlabelled == "refuse"
+
+
+class Regression(Kind):
+    """A prediction and the ends of its interval."""
+
+    Settings = RegressionTask
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "mae": Metric("absolute error", False),
+        "rmse": Metric("RMSE", False),
+        "r2": Metric("R²", True),
+        "auroc": Metric("AUROC below the cut-offs", True),
+        "pearson": Metric("Pearson's r", True),
+        "coverage": Metric("labels in their interval", True),
+        "width": Metric("width of the interval", False),
+    }
+    paired = ("mae", "rmse", "r2", "auroc")
+    loss = "mae"
+    baseline = "constant"
+    valid = "the prediction is finite and lies in its interval"
+
+    def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
+        settings = regression_of(task)
+        if settings.unlabelled == "leave out" and task.label in manifest:
+            text = as_text(manifest[task.label])
+            manifest = manifest[text.notna() & (text != "")]
+        rows = selected(task, manifest)
+        rows["y"] = pd.to_numeric(rows["label"], errors="coerce").astype(float)
+        strange = rows[~np.isfinite(rows["y"])]
+        if len(strange):
+            named = [f"{row.sample_id} ({row.label})" for row in strange.itertuples()]
+            problem = f"{len(strange)} videos have a '{task.label}' that is no finite number: {listed(named)}"
+            raise DataError(problem, "Correct the label.")
+        if rows.empty:
+            problem = f"no video of source '{task.source}' has a '{task.label}'"
+            raise DataError(problem, "Fill in the label, or take the task out.")
+        edges = np.quantile(rows["y"], np.arange(1, settings.quantiles) / settings.quantiles)
+        rows["stratum"] = np.searchsorted(np.unique(edges), rows["y"], side="right").astype("int64")
+        return one_label_per_patient(task, rows)
+
+    def columns(self, task: Task) -> list[str]:
+        return ["prediction", "low", "high"]
+
+    def wrong(self, task: Task, values: np.ndarray) -> np.ndarray:
+        prediction, low, high = values.T
+        return np.asarray(~(np.isfinite(prediction) & (low <= prediction) & (prediction <= high)))
+
+    def losses(self, task: Task, y: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return np.abs(values[..., 0] - y)
+
+    def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
+        y, (predicted, low, high) = units.y, np.moveaxis(units.values[key], -1, 0)
+        squares = units.means((predicted - y) ** 2, counts)
+        mean, square = (units.means(part[None, None], counts) for part in (y, y**2))
+        spread = square - mean**2
+        known = np.where(spread > 1e-12, spread, np.nan)
+        found = {
+            "mae": units.means(np.abs(predicted - y), counts),
+            "rmse": np.sqrt(squares),
+            "r2": 1 - squares / known,
+            "pearson": np.stack([_within_folds(units, correlation, y, of_seed, counts) for of_seed in predicted]),
+            "coverage": units.means((low <= y) & (y <= high), counts),
+            "width": units.means(high - low, counts),
+        }
+        areas = [of_cutoff(units, key, counts, cutoff) for cutoff in regression_of(units.task).cutoffs]
+        every = np.stack([*areas, np.full_like(found["mae"], np.nan)])  # no cut-offs: undefined
+        found["auroc"] = metrics.mean_defined(np.moveaxis(every, 0, -1))
+        return Scores({name: found[name] for name in self.metrics})
+
+    def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
+        """agreement: bias, standard deviation and limits of the errors; cutoffs: an AUROC each; points: each unit."""
+        predicted = units.values[key][..., 0].mean(axis=(0, 1))
+        errors = predicted - units.y
+        bias, square = (units.means(part[None, None], counts)[0] for part in (errors, errors**2))
+        sd = np.sqrt(np.maximum(square - bias**2, 0))
+        parts = {"bias": bias, "SD": sd, "lower limit": bias - Z * sd, "upper limit": bias + Z * sd}
+        cutoffs = {
+            f"AUROC of {units.task.label} < {cutoff:g}": of_cutoff(units, key, counts, cutoff).mean(axis=0)
+            for cutoff in regression_of(units.task).cutoffs
+        }
+        return {
+            "agreement": _estimates(parts),
+            "cutoffs": _estimates(cutoffs),
+            "points": pd.DataFrame({"true": units.y, "predicted": predicted}),
+        }
+
+    def answer(self, task: Task, values: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(values, columns=list(self.answer_columns(task)))
+
+    def answer_columns(self, task: Task) -> dict[str, str]:
+        return {"predicted": "double", "low": "double", "high": "double"}
+
+    def figures(self) -> Mapping[str, Captioned]:
+        from echolung.kinds.regression_figures import FIGURES
+
+        return FIGURES
+
+
+def regression_of(task: Task) -> RegressionTask:
+    """A task of this kind."""
+    assert isinstance(task, RegressionTask)
+    return task
+
+
+def of_cutoff(units: Units, key: Key, counts: np.ndarray, cutoff: float) -> np.ndarray:
+    """AUROC (S, B) of "the label is below `cutoff`" by the prediction, as the mean over folds."""
+
+    def area(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return metrics.auroc(y < cutoff, -predicted, weights)
+
+    return np.stack([_within_folds(units, area, units.y, seed[..., 0], counts) for seed in units.values[key]])
+
+
+def correlation(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson's r (B,) of y (n,) and predicted (n,) under weights (B, n); NaN where either does not vary."""
+    share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1)
+    mean_y, mean_p = share @ y, share @ predicted
+    spreads = [share @ part**2 - mean**2 for part, mean in ((y, mean_y), (predicted, mean_p))]
+    spread = np.sqrt(np.maximum(spreads[0], 0) * np.maximum(spreads[1], 0))
+    return np.where(spread > 1e-9, (share @ (y * predicted) - mean_y * mean_p) / np.maximum(spread, 1e-9), np.nan)
+
+
+def _within_folds(
+    units: Units, ranking: metrics.Ranking, y: np.ndarray, of_seed: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """The mean (B,) of a ranking over the folds of every repeat where it is defined; of_seed (R, U)."""
+    weights = counts[:, units.patient]
+    held_out = [(repeat, folds == fold) for repeat, folds in enumerate(units.folds) for fold in np.unique(folds)]
+    values = [ranking(y[mine], of_seed[repeat, mine], weights[:, mine]) for repeat, mine in held_out]
+    return metrics.mean_defined(np.stack(values, -1))
+
+
+def _estimates(parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Rows of metric, estimate, low and high from values (B,), the first of which counts every patient once."""
+    rows = [(name, float(one[0]), *statistics.percentile_interval(one[1:])) for name, one in parts.items()]
+    return pd.DataFrame(rows, columns=["metric", "estimate", "low", "high"])

@@ -1,0 +1,182 @@
+"""The method `ejection-fraction`: masks of all frames, volumes, beats, and the fraction that each beat ejects.
+
+A U-Net is fitted on the traced frames of the training recordings. With the set's official split these include its
+TRAIN and VAL recordings that have masks and no label. Every frame of a recording is drawn; of the left ventricle the
+largest piece counts. A recording answers with the mean over its beats; where none is whole, with its largest and
+smallest volume. Both apical views of a patient answer together by biplane discs of their mean end-diastole and
+end-systole. A recording that shows no ventricle answers like the median of the training patients.
+
+One `offset` is fitted (the median of reference - answer) since references are not made as discs are;
+`ejection-fraction-raw` is the same without it. It and the interval (split conformal) rest on the patients of the inner
+fold that stopped the network: it never trained on their masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from echolung.core.runtime import read_json, write_json
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.regression import regression_of
+from echolung.kinds.segmentation import SegmentationTask
+from echolung.kinds.task import Task
+from echolung.methods import ridge
+from echolung.methods.method import Maps, Method
+from echolung.methods.segmentation import Segmentation, Segmenter, UNetSettings
+
+RECORD = "ejection_fraction.json"
+VIEWS = ("A4C", "A2C")
+"""What biplane discs are made from."""
+SMOOTH = 0.04
+"""Seconds to either side over which a diameter is the median."""
+
+
+class EjectionSettings(UNetSettings):
+    """The network, and how its masks are read."""
+
+    length: Literal["own", "common"] = "own"
+    """Of the long axis: each phase's own, or one for both, as the references of CAMUS have it (8 points lower)."""
+
+
+class EjectionFraction(Method):
+    """With the offset."""
+
+    kinds = ("regression",)
+    gpus = 1.0
+    Settings = EjectionSettings
+    shifted: ClassVar[bool] = True
+    code: ClassVar[tuple[str, ...]] = (*Segmenter.code, *Segmentation.code, "echolung.hearts", "echolung.methods.ridge")
+
+    def __init__(self, segmenter: Segmentation, facts: dict[str, float]) -> None:
+        """`facts`: offset and half (of the interval), in points; fallback, without a ventricle; common: 0 or 1."""
+        self.segmenter, self.facts = segmenter, facts
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        y = training.groupby("patient_id")["y"].mean()
+        of_masks = SegmentationTask.parse({"kind": "segmentation", "source": task.source}, "the masks")
+        rows = traced_rows(task, recordings, training)
+        network = UNetSettings.parse(settings.model_dump(exclude={"length"}), "fit.methods")
+        segmenter = Segmentation.fit(network, of_masks, recordings, rows, seed, directory)
+        common = float(settings.length == "common")
+        one = cls(segmenter, {"offset": 0.0, "half": 0.0, "fallback": float(y.median()), "common": common})
+        told = one.predict(recordings, [str(name) for name in training["sample_id"]])[:, 0]
+        answers = pd.Series(told, training["patient_id"]).groupby(level=0).mean()
+        held_out = training.groupby("patient_id")["inner"].max().reindex(y.index) == _first(rows["inner"])
+        error = (y - answers)[held_out if held_out.any() else slice(None)]
+        one.facts["offset"] = float(error.median()) if cls.shifted else 0.0
+        errors = (error - one.facts["offset"]).abs().to_numpy()
+        one.facts["half"] = ridge.conformal(errors, regression_of(task).coverage)
+        return one
+
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        known: dict[str, list[np.ndarray]] = {}
+
+        def beats_of(name: str) -> list[np.ndarray]:
+            if name not in known:
+                known[name] = self.beats(recordings, name)
+            return known[name]
+
+        told, manifest = [], pd.concat([part.manifest for part in recordings.parts])
+        for name in sample_ids:
+            views = [beats_of(one) for one in views_of(manifest, name)]
+            common = bool(self.facts["common"])
+            told.append(fraction([np.mean(beats, axis=0) for beats in views], common) if all(views) else np.nan)
+        found = np.array(told)
+        found = np.where(np.isnan(found), self.facts["fallback"], found + self.facts["offset"])
+        return ridge.with_interval(found, self.facts["half"])
+
+    def beats(self, recordings: Recordings, sample_id: str) -> list[np.ndarray]:
+        """Of each beat the diameters and the axis's length at end-diastole and end-systole: (2, DISCS + 1), pixels."""
+        from echolung.hearts import volumes  # scipy.signal: a second to import
+
+        every = np.arange(len(recordings.frames(sample_id)))
+        curve, shapes = volume_curve(self.segmenter.maps(recordings, sample_id, every), recordings.fps(sample_id))
+        if not curve.max() > 0:
+            return []
+        found = volumes.beats(curve, recordings.fps(sample_id)) or [(int(curve.argmax()), int(curve.argmin()))]
+        return [shapes[list(beat)] for beat in found]
+
+    def save(self, directory: Path) -> None:
+        self.segmenter.save(directory)
+        write_json(directory / RECORD, self.facts)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        return cls(Segmentation.load(directory), read_json(directory / RECORD))
+
+    def search(self) -> pd.DataFrame:
+        return self.segmenter.search().assign(offset=self.facts["offset"])
+
+    def explain(self, recordings: Recordings, sample_id: str) -> Maps:
+        return self.segmenter.explain(recordings, sample_id)
+
+
+class RawEjectionFraction(EjectionFraction):
+    """As the discs say it."""
+
+    shifted = False
+
+
+def traced_rows(task: Task, recordings: Recordings, training: pd.DataFrame) -> pd.DataFrame:
+    """The training rows that have masks, and with an official split the TRAIN and VAL rows that lack the label only."""
+    rows = training[["sample_id", "patient_id", "inner"]]
+    if task.folds == "official":
+        manifest = pd.concat([part.manifest for part in recordings.parts])
+        more = manifest[manifest[task.label].isna() & manifest["split_official"].isin(["TRAIN", "VAL"])]
+        more = more[~more["patient_id"].isin(training["patient_id"])]
+        inner = np.where(more["split_official"] == "VAL", _first(rows["inner"]), -2)
+        rows = pd.concat([rows, more[["sample_id", "patient_id"]].assign(inner=inner)], ignore_index=True)
+    return rows[[recordings.masks(str(name)) is not None for name in rows["sample_id"]]].reset_index(drop=True)
+
+
+def views_of(manifest: pd.DataFrame, sample_id: str) -> list[str]:
+    """The recording alone, or the patient's first one in each of VIEWS where it is one of both."""
+    row = manifest[manifest["sample_id"] == sample_id].iloc[0]
+    if row.get("view") not in VIEWS:
+        return [sample_id]
+    mine = manifest[manifest["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
+    return [str(mine[view]) for view in VIEWS] if set(VIEWS) <= set(mine.index) else [sample_id]
+
+
+def volume_curve(maps: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Single-plane volumes (T,), and the diameters and length (T, DISCS + 1) they are made of, smoothed, in pixels."""
+    from echolung.hearts import volumes
+
+    rows = []
+    for drawn in maps:
+        ventricle = volumes.largest(drawn == 1)
+        axis = volumes.long_axis(ventricle, drawn == 3)
+        diameters, length = volumes.discs(ventricle, axis=axis)
+        rows.append([*diameters, length])
+    shapes = ndimage.median_filter(np.array(rows), (2 * round(SMOOTH * fps) + 1, 1), mode="nearest")
+    return np.array([volumes.disc_volume(row[:-1], row[:-1], row[-1]) for row in shapes]), shapes
+
+
+def fraction(views: Sequence[np.ndarray], common: bool = False) -> float:
+    """Ejection fraction from diameters and length at end-diastole and end-systole (2, DISCS + 1) of one view or two.
+
+    Two make biplane discs with the longer axis. Their pixels need not be equally large: each view is measured in its
+    own end-diastolic length. `common`: that length at end-systole, too.
+    """
+    from echolung.hearts import volumes
+
+    first, last = views[0] / views[0][0, -1], views[-1] / views[-1][0, -1]
+    lengths = [1.0, 1.0 if common else max(first[1, -1], last[1, -1])]
+    full, empty = (
+        volumes.disc_volume(first[phase, :-1], last[phase, :-1], length) for phase, length in enumerate(lengths)
+    )
+    return volumes.ejection_fraction(full, empty)
+
+
+def _first(inner: pd.Series) -> int:
+    """The inner fold that stops the network: the first one."""
+    return int(inner[inner >= 0].min()) if (inner >= 0).any() else 0

@@ -1,0 +1,243 @@
+"""The methods that draw structures: `segmentation` (a U-Net), `light-decoder` (on an encoder's frozen tokens) and
+`mean-mask`, which looks at nothing. Trained on traced frames only.
+
+The first inner fold decides when a U-Net stops; the others train. The light decoder takes a fixed number of steps, so
+that its inner folds can tell how many training patients are needed: `search` has its Dice by their number (`curve`).
+
+Dimension letters: N traced frames, S side of the store's frames, C classes (background first), T frames.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import pandas as pd
+import pydantic
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from echolung.core.errors import CheckpointError, DataError
+from echolung.core.runtime import derived_seed, read_json, write_json
+from echolung.data.masks import STRUCTURES
+from echolung.embedding.recordings import Recordings
+from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_of
+from echolung.kinds.task import Task
+from echolung.methods.method import Maps, Method
+from echolung.methods.traced import CHUNK, CLASSES, Traced, TrainingSettings, device_of, mean_dice, train
+from echolung.models.segmentation import LightDecoder, UNet, prepared
+
+RECORD, WEIGHTS = "segmenter.json", "segmenter.safetensors"
+REMEDY = "Promote a model again: `echolung promote TASK`."
+
+
+class Segmenter(Method):
+    """A network on traced frames; a subclass says what it sees."""
+
+    kinds = ("segmentation",)
+    code: ClassVar[tuple[str, ...]] = (
+        *("echolung.models.segmentation", "echolung.kinds.segmentation", "echolung.data.masks"),
+        *("echolung.methods.segmentation", "echolung.methods.traced"),
+    )
+
+    def __init__(self, task: SegmentationTask, record: dict[str, Any], net: nn.Module, search: pd.DataFrame) -> None:
+        """`record`: plain values that `build` makes the same network from."""
+        self.task, self.record, self.net, self._search = task, record, net.eval(), search
+
+    @classmethod
+    @abc.abstractmethod
+    def build(cls, record: dict[str, Any]) -> nn.Module:
+        """The network, untrained."""
+
+    @abc.abstractmethod
+    def inputs(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
+        """What the network sees of these frames, or of the traced ones (None)."""
+
+    @torch.no_grad()
+    def probabilities(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
+        """float32 (T, C, S, S)."""
+        x = torch.from_numpy(self.inputs(recordings, sample_id, frames))
+        device = next((part.device for part in self.net.parameters()), torch.device("cpu"))
+        parts = [self.net(x[at : at + CHUNK].to(device)).softmax(dim=1).cpu() for at in range(0, len(x), CHUNK)]
+        return torch.cat(parts).numpy()
+
+    def maps(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
+        """Label maps uint8 (T, S, S) of frames, or of the traced ones (None); only the task's structures."""
+        p = self.probabilities(recordings, sample_id, frames)
+        p[:, [at + 1 for at, name in enumerate(STRUCTURES) if name not in self.task.structures]] = -1
+        return p.argmax(axis=1).astype(np.uint8)
+
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        """Of traced frames where there are masks to score against, else of every frame."""
+        rows = []
+        for name in sample_ids:
+            store = recordings.masks(name)
+            frames = None if store is not None else np.arange(len(recordings.frames(name)))
+            rows.append(scored(self.task, self.maps(recordings, name, frames), store, name))
+        return np.stack(rows)
+
+    def search(self) -> pd.DataFrame:
+        return self._search
+
+    def save(self, directory: Path) -> None:
+        write_json(directory / RECORD, {"task": self.task.model_dump(mode="json"), "record": self.record})
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.net.state_dict().items()}
+        save_file(tensors, directory / WEIGHTS)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        try:
+            found = read_json(directory / RECORD)
+            net = cls.build(found["record"])
+            net.load_state_dict(load_file(directory / WEIGHTS))
+            task = SegmentationTask.parse(found["task"], str(directory / RECORD))
+        except (DataError, SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{directory} does not hold a segmenter ({error})", REMEDY) from None
+        return cls(task, found["record"], net.to(device_of()), pd.DataFrame())
+
+
+class UNetSettings(TrainingSettings):
+    """The network, what it sees, and when it stops."""
+
+    encoder: str = "mit_b0"
+    """Of segmentation-models-pytorch; `tu-<name>` for one of timm."""
+    weights: str = ""
+    """A file of the encoder's weights; empty for random ones."""
+    attention: Literal["none", "scse"] = "none"
+    """Of the decoder: none, or concurrent spatial and channel squeeze and excitation."""
+    image_size: int = pydantic.Field(128, ge=32, multiple_of=32)
+    augment: bool = True
+    clahe: bool = False
+    bilateral: bool = False
+    validate_every: int = pydantic.Field(50, ge=1)
+    """Steps between two looks at the inner fold; each is a checkpoint, too."""
+    patience: int = pydantic.Field(6, ge=1)
+    """Looks without a better Dice after which it stops."""
+
+
+class Segmentation(Segmenter):
+    """A U-Net on single frames."""
+
+    gpus = 1.0
+    Settings = UNetSettings
+
+    @classmethod
+    def build(cls, record: dict[str, Any]) -> nn.Module:
+        return UNet(record["encoder"], record["attention"], record["image_size"], CLASSES)
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        torch.manual_seed(derived_seed(seed, "net"))
+        net = UNet(settings.encoder, settings.attention, settings.image_size, CLASSES, settings.weights)
+        one = cls(segmentation_of(task), settings.model_dump(mode="json"), net, pd.DataFrame())
+        traced = Traced.of(one.task, recordings, training, lambda name: one.inputs(recordings, name, None))
+        held_out = traced.held_out()
+        search = train(net, traced, ~held_out, held_out, settings, seed, directory)
+        return cls(one.task, one.record, net, search)
+
+    def inputs(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
+        shown = recordings.frames(sample_id)[frames_of(recordings, sample_id, frames)]
+        return prepared(shown, self.record["clahe"], self.record["bilateral"])
+
+    def explain(self, recordings: Recordings, sample_id: str) -> Maps:
+        every = np.arange(len(recordings.frames(sample_id)))
+        shown = STRUCTURES.index(self.task.structures[0]) + 1
+        p = self.probabilities(recordings, sample_id, every)[:, shown].astype(np.float64)
+        return Maps(2 * p[None], signed=False, words=f"where the probability of {self.task.structures[0]} is over ½")
+
+
+class DecoderSettings(TrainingSettings):
+    """The decoder, and the curve."""
+
+    channels: int = pydantic.Field(64, ge=1)
+    curve: tuple[pydantic.PositiveInt, ...] = ()
+    """Numbers of training patients whose Dice on the first inner fold is told in `search`."""
+    draws: int = pydantic.Field(3, ge=1)
+    """Random choices of so many patients."""
+
+
+class Light(Segmenter):
+    """A small decoder on the frozen tokens of single frames."""
+
+    reads_tokens = True
+    Settings = DecoderSettings
+
+    @classmethod
+    def build(cls, record: dict[str, Any]) -> nn.Module:
+        return LightDecoder(tuple(record["grid"]), record["size"], record["width"], record["channels"], CLASSES)
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        spec, features = segmentation_of(task), recordings.features[0].record
+        traced = Traced.of(spec, recordings, training, recordings.frame_tokens)
+        record = {"grid": features.grid[1:], "size": traced.labels.shape[-1], "width": features.shape[-1]}
+        record |= {"channels": settings.channels}
+
+        def fitted(rows: np.ndarray, *draw: int) -> nn.Module:
+            torch.manual_seed(derived_seed(seed, "net", *draw))
+            net = cls.build(record)
+            train(net, traced, rows, np.zeros_like(rows), settings, derived_seed(seed, *draw), None)
+            return net
+
+        held_out, found = traced.held_out(), []
+        pool = np.unique(traced.patient[~held_out])
+        for count in (count for count in settings.curve if count <= len(pool) and held_out.any()):
+            for draw in range(settings.draws):
+                chosen = np.random.default_rng([seed, draw]).permutation(pool)[:count]  # the smaller within the larger
+                net = fitted(np.isin(traced.patient, chosen), count, draw)
+                found.append({"patients": count, "draw": draw, "dice": mean_dice(net, traced, held_out)})
+        return cls(spec, record, fitted(np.ones_like(held_out)), pd.DataFrame(found))
+
+    def inputs(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
+        return recordings.frame_tokens(sample_id)
+
+
+class MeanNet(nn.Module):
+    """The same probabilities whatever the frame."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(shape), requires_grad=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.logits.expand(len(frames), -1, -1, -1)
+
+
+class MeanMask(Segmenter):
+    """At every pixel the structure that is most often there in training: the baseline."""
+
+    @classmethod
+    def build(cls, record: dict[str, Any]) -> nn.Module:
+        return MeanNet(tuple(record["shape"]))
+
+    @classmethod
+    def fit(
+        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
+    ) -> Self:
+        spec = segmentation_of(task)
+        traced = Traced.of(spec, recordings, training, lambda name: frames_of(recordings, name, None))
+        shares = torch.stack([(traced.labels == label).double().mean(dim=0) for label in range(CLASSES)])
+        one = cls(spec, {"shape": list(shares.shape)}, MeanNet(tuple(shares.shape)), pd.DataFrame())
+        one.net.logits.data = shares.clamp_min(1e-6).log().float()
+        return one
+
+    def inputs(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
+        return np.zeros((len(frames_of(recordings, sample_id, frames)), 1), np.uint8)
+
+
+def frames_of(recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
+    """`frames`, or those that are traced."""
+    if frames is not None:
+        return frames
+    store = recordings.masks(sample_id)
+    assert store is not None
+    return store.frames(sample_id)

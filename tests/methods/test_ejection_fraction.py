@@ -1,0 +1,93 @@
+"""Ejection fractions of drawn hearts whose masks are exact: beats, both views, the offset, and who is trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn import folds_of
+from hearts_drawn import DARK, SIDE, ellipse, hearts
+
+from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.hearts.volumes import discs
+from echolung.kinds.regression import RegressionTask
+from echolung.methods import ejection_fraction as module
+from echolung.methods.ejection_fraction import EjectionFraction, EjectionSettings, RawEjectionFraction, fraction
+from echolung.methods.fitting import outer_fold
+
+TASK = RegressionTask(kind="regression", source="hearts", label="ef", unit="patient")
+
+
+class Exact:
+    """A segmenter that knows where the ventricle is; `rows` are those that it was fitted on."""
+
+    rows = pd.DataFrame()
+
+    def maps(self, recordings: Recordings, sample_id: str, frames: np.ndarray) -> np.ndarray:
+        shown = recordings.frames(sample_id)[frames]
+        return ((shown > 0) & (shown < DARK)).astype(np.uint8)
+
+    def search(self) -> pd.DataFrame:
+        return pd.DataFrame({"step": [1]})
+
+    @classmethod
+    def fit(cls, settings: object, task: object, recordings: object, rows: pd.DataFrame, *rest: object) -> Exact:
+        cls.rows = rows
+        return cls()
+
+
+@pytest.mark.parametrize(("frames", "views"), [(2, ("A4C", "A2C")), (2, ("A4C",)), (50, ("A4C",))])
+def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_references(
+    frames: int, views: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Segmentation", Exact)
+    recordings = hearts(tmp_path, 24, frames, views)
+    manifest = recordings.parts[0].manifest
+    folds = folds_of(manifest, np.zeros(len(manifest), int))
+    folds["y"] = folds["sample_id"].map(manifest.set_index("sample_id")["ef"]).astype(float)
+    training, test = outer_fold(folds, 0, 0)
+    for method, bias in ((EjectionFraction, 0.0), (RawEjectionFraction, -3.0)):
+        one = method.fit(EjectionSettings(), TASK, recordings, training, 0, tmp_path)
+        told = one.predict(recordings, list(test["sample_id"]))
+        error = told[:, 0] - test["y"].to_numpy()
+        # Discs of ventricles of 24 to 36 pixels are cut at whole pixels.
+        assert np.abs(error - bias).max() < 2.5 and error.mean() == pytest.approx(bias, abs=0.7)
+        assert (told[:, 1] <= told[:, 0]).all() and one.facts["offset"] == pytest.approx(bias + 3, abs=0.7)
+        if len(views) == 2:
+            assert (pd.Series(told[:, 0]).groupby(test["patient_id"].to_numpy()).nunique() == 1).all(), "one answer"
+    assert set(Exact.rows["sample_id"]) == set(training["sample_id"])
+    black = manifest.iloc[:1]
+    nothing = Recordings([Part(black, HeldClips({black["sample_id"].iloc[0]: (np.zeros((9, SIDE, SIDE)), 25.0)}))])
+    assert one.predict(nothing, [black["sample_id"].iloc[0]])[0, 0] == pytest.approx(
+        training.groupby("patient_id")["y"].mean().median()
+    )
+
+
+def test_two_views_make_biplane_discs_whatever_their_pixels_and_a_common_length_reads_lower() -> None:
+    """Half axes (20, 10, 8) shrink to (17, 8, 5); the second view has pixels half as large."""
+    first, second = ([[*d, length] for d, length in (discs(ellipse(120, *size)) for size in sizes)] for sizes in (
+        ((20, 10), (17, 8)), ((40, 16), (34, 10))))  # fmt: skip
+    expected = 100 * (1 - 17 * 8 * 5 / (20 * 10 * 8))
+    views = [np.array(first), np.array(second)]
+    assert fraction(views) == pytest.approx(expected, abs=1.0)
+    assert fraction(views[:1]) == pytest.approx(100 * (1 - 17 * 8 * 8 / (20 * 10 * 10)), abs=1.0)
+    assert fraction(views, common=True) == pytest.approx(100 * (1 - 8 * 5 / (10 * 8)), abs=1.0)
+
+
+def test_with_an_official_split_unlabelled_training_patients_are_drawn_too_and_test_patients_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Segmentation", Exact)
+    recordings = hearts(tmp_path, 20)
+    manifest = recordings.parts[0].manifest
+    manifest["ef"] = manifest["ef"].where(np.arange(20) % 3 > 0)
+    task = TASK.model_copy(update={"folds": "official", "unlabelled": "leave out"})
+    labelled = manifest[manifest["ef"].notna() & (manifest["split_official"] != "TEST")]
+    training = labelled[["sample_id", "patient_id"]].assign(y=labelled["ef"].astype(float))
+    training["inner"] = np.where(labelled["split_official"] == "VAL", 0, -2)
+    EjectionFraction.fit(EjectionSettings(), task, recordings, training, 0, tmp_path)
+    rows = manifest.set_index("sample_id").loc[Exact.rows["sample_id"], "split_official"]
+    assert set(rows.index) == set(manifest["sample_id"][manifest["split_official"] != "TEST"])
+    assert ((rows == "VAL").to_numpy() == (Exact.rows["inner"] == 0).to_numpy()).all()

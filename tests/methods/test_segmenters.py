@@ -1,0 +1,125 @@
+"""Networks that draw: what they learn from, that a killed run goes on bit by bit, and what their answers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from drawn import features_of, folds_of
+from hearts_drawn import hearts
+
+from echolung.core.errors import CheckpointError, DataError, SettingsError
+from echolung.embedding.recordings import Part, Recordings
+from echolung.kinds.segmentation import SegmentationTask, measured
+from echolung.methods.fitting import outer_fold
+from echolung.methods.segmentation import DecoderSettings, Light, MeanMask, Segmentation, UNetSettings
+from echolung.models.segmentation import augmented, dice_and_entropy, prepared
+from echolung.pretraining import checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TASK = SegmentationTask.parse({"kind": "segmentation", "source": "hearts", "structures": ["left ventricle"]}, "x")
+TINY = {"encoder": "tu-test_resnet", "image_size": 32, "batch": 4, "precision": "float32"}
+
+
+def training_and_test(recordings: Recordings) -> tuple[pd.DataFrame, list[str]]:
+    manifest = recordings.parts[0].manifest
+    training, test = outer_fold(folds_of(manifest, np.zeros(len(manifest), int)), 0, 0)
+    return training, list(test["sample_id"])
+
+
+def test_a_structure_that_nobody_traced_is_part_of_the_background() -> None:
+    random = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(2, 4, 8, 8, generator=random), torch.zeros(2, 8, 8, dtype=torch.long)
+    labels[:, 2:6, 3:5] = 1
+    known = torch.tensor([[True, True, False, False]] * 2)
+    p = logits.softmax(dim=1)
+    merged = torch.stack([p[:, 0] + p[:, 2] + p[:, 3], p[:, 1]], dim=1)
+    entropy = -merged.gather(1, labels[:, None]).log().mean()
+    inside = labels == 1
+    dice = (2 * merged[:, 1][inside].sum() + 1) / (merged[:, 1].sum() + inside.sum() + 1)
+    assert dice_and_entropy(logits, labels, known) == pytest.approx(float(entropy + 1 - dice), abs=1e-5)
+
+
+def test_augmentation_moves_masks_with_their_frames_and_keeps_black_black() -> None:
+    labels = torch.zeros(8, 48, 48, dtype=torch.long)
+    labels[:, 14:34, 18:28] = 1
+    frames, drawn = augmented((200 * labels).to(torch.uint8), labels, torch.Generator().manual_seed(0))
+    assert (frames[drawn == 0] == 0).float().mean() > 0.97  # but for the blurred border
+    agree = ((frames > 40) == (drawn == 1)).float().mean()
+    assert agree > 0.98 and len({int(one.sum()) for one in drawn}) == 8
+    lit = [float(one[shown == 1].float().median()) for one, shown in zip(frames, drawn, strict=True)]
+    assert max(lit) - min(lit) > 20
+    flat = np.full((1, 48, 48), 90, np.uint8)
+    assert (prepared(flat, False, True) == flat).all(), "a bilateral filter has nothing to smooth"
+    noisy = np.random.default_rng(0).integers(80, 100, (1, 48, 48), dtype=np.uint8)
+    assert prepared(noisy, False, True).std() < noisy.std() < prepared(noisy, True, False).std()
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_path: Path, monkeypatch) -> None:
+    recordings = hearts(tmp_path, 12, noise=10.0)
+    training, test = training_and_test(recordings)
+    settings = UNetSettings(**TINY, steps=9, validate_every=3)
+    whole = Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "whole")
+    save, looks = checkpoint.save, []
+
+    def killed(*arguments: object) -> None:
+        save(*arguments)
+        looks.append(1)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "cut")
+    resumed = Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "cut")
+    assert len(looks) == 3, "it went on after the second look"
+    pd.testing.assert_frame_equal(resumed.search(), whole.search())
+    assert all(torch.equal(a, b) for a, b in zip(
+        resumed.net.state_dict().values(), whole.net.state_dict().values(), strict=True))  # fmt: skip
+    resumed.save(tmp_path)
+    loaded = Segmentation.load(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(recordings, test), whole.predict(recordings, test))
+    maps = loaded.explain(recordings, test[0])
+    assert maps.weights.shape == (1, 2, 48, 48) and not maps.signed
+    (tmp_path / "segmenter.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="does not hold a segmenter"):
+        Segmentation.load(tmp_path)
+    with pytest.raises(SettingsError, match="no encoder 'mit_b9'"):
+        Segmentation.fit(UNetSettings(encoder="mit_b9"), TASK, recordings, training, 0, tmp_path)
+
+
+def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_path: Path) -> None:
+    recordings = hearts(tmp_path, 24, noise=10.0)
+    part = recordings.parts[0]
+    names = list(part.manifest["sample_id"])
+    shown = np.stack([part.clips.frames(name) for name in names]).reshape(24, 2, 12, 4, 12, 4)
+    tiles = np.stack([shown.mean(axis=(3, 5)), shown.std(axis=(3, 5))], axis=-1).reshape(24, 2, 144, 2) / 100
+    tokens = np.concatenate([tiles, 1 - tiles, np.ones_like(tiles)], axis=-1)
+    features = features_of(names, tokens.reshape(24, 1, 288, 6), (2, 12, 12))
+    places = {name: (2 * at, 2) for at, name in enumerate(names)}
+    record = features.record.model_copy(update={"traced": places})
+    of_frames = tokens.reshape(48, 144, 6).astype(np.float16)
+    both = [Recordings([Part(part.manifest, part.clips, type(features)(
+        record, features.videos, features.tokens, features.summaries, of_frames), masks)])
+        for masks in (part.masks, None)]  # fmt: skip
+    training, test = training_and_test(recordings)
+    settings = DecoderSettings(steps=60, batch=8, channels=16, learning_rate=1e-2, curve=(2, 8, 99), draws=2)
+    light = Light.fit(settings, TASK, both[0], training, 0, tmp_path)
+    curve = light.search()
+    assert curve[["patients", "draw"]].to_numpy().tolist() == [[2, 0], [2, 1], [8, 0], [8, 1]]
+    assert curve["dice"].between(0, 1).all()
+    mean = MeanMask.fit(None, TASK, recordings, training, 0, tmp_path)
+    dice = {one: measured(TASK, one.predict(both[0], test))[..., 0] for one in (light, mean)}
+    assert dice[light].mean() > dice[mean].mean() + 0.03
+    np.testing.assert_allclose(mean.maps(recordings, test[0], None)[0], mean.maps(recordings, test[1], None)[1])
+    light.save(tmp_path)
+    told = Light.load(tmp_path).predict(both[0], test)
+    np.testing.assert_array_equal(told, light.predict(both[0], test))
+    # Of a new recording, the time steps of its views are drawn; here they are the same frames.
+    np.testing.assert_allclose(light.predict(both[1], test)[:, :2], told[:, :2])
+    assert np.isnan(light.predict(both[1], test)[:, 2:]).all(), "nothing to score against"
+    with pytest.raises(DataError, match=r"no frame of \d+ recordings is traced: hearts/"):
+        MeanMask.fit(None, TASK, both[1], training, 0, tmp_path)

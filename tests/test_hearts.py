@@ -1,0 +1,129 @@
+"""A folder laid out as CAMUS becomes masks, ejection fractions and a comparison, at toy size and without DVC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hearts_drawn import SIDE, ellipse
+
+from echolung.data.clips import ClipStore
+from echolung.data.ingest import IngestSettings, ingest
+from echolung.data.manifest import read_manifest
+from echolung.data.masks import MaskStore
+from echolung.data.splits import SplitSettings, make_folds, write_folds
+from echolung.embedding.embed import EmbedSettings, embed
+from echolung.embedding.features import Features
+from echolung.evaluation.compare import CompareSettings, compare
+from echolung.kinds.kinds import KINDS, kind_of
+from echolung.kinds.task import Task
+from echolung.methods.arms import Arm
+from echolung.methods.fitting import fit_one
+from echolung.models.encoders import initial_encoder
+from echolung.models.vit import VideoViTSettings
+from echolung.models.weights import EncoderRecord, load_encoder, save_encoder
+from echolung.reports.tables import table_markdown
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=4, clip_fps=8.0, tubelet=2, patch=8)
+TASKS: dict[str, Task] = {
+    name: KINDS[values["kind"]].Settings.parse({"source": "camus", "folds": "official", **values}, name)
+    for name, values in {
+        "masks": {"kind": "segmentation", "groups": {"view": ["A4C", "A2C"]}},
+        "ef": {
+            "kind": "regression",
+            "label": "ef",
+            "unit": "patient",
+            "unlabelled": "leave out",
+            "quantiles": 1,
+            "coverage": 0.5,
+        },
+    }.items()
+}
+UNET = {"encoder": "tu-test_resnet", "image_size": 32, "steps": 4, "validate_every": 2, "batch": 4}
+SETTINGS = {
+    "segmentation": UNET,
+    "ejection-fraction": {**UNET, "length": "common"},
+    "light-decoder": {"steps": 60, "learning_rate": 1e-2},
+}
+FITS = {
+    "masks": [("random", "light-decoder"), ("unet", "segmentation"), ("mean-mask", "mean-mask")],
+    "ef": [("random", "linear"), ("unet", "ejection-fraction"), ("constant", "constant"), ("hand-made", "hand-made")],
+}
+ARMS = {
+    "random": Arm(encoder="random", method=("light-decoder", "linear"), role="reference"),
+    "unet": Arm(method=("segmentation", "ejection-fraction"), role="candidate"),
+    "hand-made": Arm(method="hand-made", role="control"),
+}
+
+
+def camus(root: Path, patients: int = 16) -> None:
+    """Every fourth patient is tested, every sixth validates; the references of every fifth are not published."""
+    random, splits = np.random.default_rng(0), {"training": "", "validation": "", "testing": ""}
+    for number in range(patients):
+        patient, q = f"patient{number:04d}", random.uniform(0.6, 0.9)
+        splits["testing" if number % 4 == 3 else "validation" if number % 6 == 4 else "training"] += f"{patient}\n"
+        folder = root / "database_nifti" / patient
+        folder.mkdir(parents=True)
+        for view in ("2CH", "4CH"):
+            for phase, s in (("ED", 1.0), ("ES", q)):
+                x, y = random.uniform(-7, 7), random.uniform(-4, 4)
+                drawn = ellipse(SIDE, 16 * s, 9 * s, x, y).astype(np.uint8)
+                drawn[ellipse(SIDE, 4, 6, x, y + 16 * s + 4) & (drawn == 0)] = 3
+                pixels = random.normal(np.where(drawn == 1, 30, np.where(drawn == 3, 60, 110)), 8).clip(1, 255)
+                for name, image in (("", pixels.astype(np.uint8)), ("_gt", drawn)):
+                    content = nibabel.Nifti1Image(image.T, None)
+                    content.header.set_zooms((1.5, 1.5))
+                    nibabel.save(content, folder / f"{patient}_{view}_{phase}{name}.nii.gz")
+            ef = f"EF: {100 * (1 - q**3):.1f}\n" if number % 5 or number % 4 == 3 else ""
+            (folder / f"Info_{view}.cfg").write_text(f"ED: 1\n{ef}")
+    (root / "database_split").mkdir()
+    for name, names in splits.items():
+        (root / "database_split" / f"subgroup_{name}.txt").write_text(names)
+
+
+def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> None:
+    camus(tmp_path / "raw")
+    settings = IngestSettings.parse({"size": 48, "sources": {"camus": {"layout": "camus", "root": "raw"}}}, "ingest")
+    source, encoder = tmp_path / "data" / "ingest" / "camus", tmp_path / "encoder"
+    ingest("camus", settings, tmp_path).write(source)
+    manifest, store = read_manifest(source / "manifest.parquet"), ClipStore.open(source / "clips")
+    masks = MaskStore.open(source / "masks")
+    save_encoder(encoder, initial_encoder(SHAPE, 0), EncoderRecord(settings=SHAPE, arm="random", objective="", seed=0))
+    out, traced = tmp_path / "data/embed/camus/random/seed0", {name: masks.frames(name) for name in masks.sample_ids}
+    embed(encoder, "random", manifest, store, EmbedSettings(sources=("camus",)), out, tmp_path / "cache", traced=traced)
+    one, still = str(manifest["sample_id"][5]), store.frames(str(manifest["sample_id"][5]))[1]
+    tokens = load_encoder(encoder)[0].encode(torch.from_numpy(np.stack([[still] * 4])))
+    np.testing.assert_allclose(Features.open(out).of_frames(one)[1], tokens.view(2, 36, 24).mean(dim=0), atol=2e-3)
+    predictions = {}
+    for name, task in TASKS.items():
+        rows = kind_of(task).labelled(task, manifest).assign(split_group=lambda rows: rows["patient_id"])
+        folds = make_folds(rows, SplitSettings(), "official")
+        write_folds(tmp_path / "data" / "split" / f"{name}.csv", folds)
+        given = {"task_name": name, "task": task.model_dump(mode="json")}
+        given |= dict.fromkeys(("arm_seed", "repeat", "fold", "seed"), 0)
+        fitted = [
+            fit_one(str(tmp_path / "data"), str(tmp_path / "work"), given | {
+                "arm": arm, "method": method, "settings": SETTINGS.get(method, {})})
+            for arm, method in FITS[name]
+        ]  # fmt: skip
+        table = pd.concat([one["predictions"] for one in fitted], ignore_index=True)
+        columns = kind_of(task).columns(task)
+        assert not kind_of(task).wrong(task, table[columns].to_numpy(float)).any()
+        predictions[name] = table
+    found = compare(predictions, TASKS, ARMS, CompareSettings(bootstrap=100, permutations=200))
+    of_arm = found.arms.set_index(["task", "arm", "metric"])["estimate"]
+    assert of_arm["masks", "random", "dice_loss"] < of_arm["masks", "mean-mask", "dice_loss"], "it reads"
+    assert 0 < of_arm["masks", "random", "hd95"] < 48 * 1.5
+    shown = found.more["structures"].query("arm == 'random' and metric == 'dice'")
+    assert set(shown["of"]) == {"all", "view A4C", "view A2C"} and shown["estimate"].notna().sum() > 8
+    assert of_arm["ef", "constant", "auroc"] == 0.5
+    assert "**ef**" in table_markdown(found, TASKS) and "1 − Dice" in table_markdown(found, TASKS)
+    for kind in ("regression", "segmentation"):
+        part = found.of_tasks([name for name, task in TASKS.items() if task.kind == kind])
+        colours = dict.fromkeys(part.order, "0.5")
+        assert all(one.draw(part, colours) is not None for one in KINDS[kind].figures().values())
