@@ -49,6 +49,11 @@ class ReportSettings(Parameters):
     """The arms, for `dvc plots`: every plotted file has a column for each."""
 
 
+def _seconds(value: Any) -> Any:
+    """11h, 90min; a number is seconds already."""
+    return pd.Timedelta(f"{value}s" if value.isdigit() else value).total_seconds() if isinstance(value, str) else value
+
+
 class Settings(Parameters):
     """params.yaml."""
 
@@ -57,9 +62,9 @@ class Settings(Parameters):
     """The file of conf/scale that the parameters were composed from."""
     workers: int = pydantic.Field(2, ge=1)
     """Processes that decode, draw and fit side by side on this machine."""
-    stop_after: str = ""
-    """Time since `dvc repro` began (11h, 90min) after which pretraining ends with a checkpoint and no other fit begins;
-    empty for no limit. The stage then exits with 75: call again."""
+    stop_after: Annotated[float | None, pydantic.BeforeValidator(_seconds)] = pydantic.Field(None, ge=1)
+    """Time since `dvc repro` began (11h, 90min; a number is seconds) after which pretraining ends with a checkpoint and
+    no other fit begins. The stage then exits with 75: call again."""
     public_sets: str = ""
     """The folder that holds the public sets, for the `root` of sources that say so."""
     phantom: dict[Key, PhantomSettings] = {}
@@ -80,18 +85,6 @@ class Settings(Parameters):
     promote: NoveltySettings = NoveltySettings()
     report: ReportSettings = ReportSettings()
     tracking: TrackingSettings = TrackingSettings()
-
-    @pydantic.field_validator("stop_after")
-    @classmethod
-    def _a_time(cls, value: str) -> str:
-        if value and not pd.Timedelta(value) >= pd.Timedelta("1s"):
-            raise ValueError(f"'{value}' is shorter than a second: write 11h or 90min")
-        return value
-
-    @property
-    def time_limit(self) -> float | None:
-        """`stop_after` in seconds."""
-        return pd.Timedelta(self.stop_after).total_seconds() if self.stop_after else None
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -93,27 +93,25 @@ class Stage:
 
         That happens when `stop_after` has passed and, with `at_term`, at SIGTERM; a second one ends the stage at once.
         """
-        path, before, limit = self.scratch(*parts, "stop").absolute(), signal.getsignal(signal.SIGTERM), None
+        path, before = self.scratch(*parts, "stop").absolute(), signal.getsignal(signal.SIGTERM)
+        end = self.began + (self.settings.stop_after or threading.TIMEOUT_MAX)
+        limit = threading.Timer(end - time.time(), path.write_text, ["stop"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")  # from the start: a network disk remembers for a while that a file was not there
 
         def ask(*_: object) -> None:
             path.write_text("stop")
-            if at_term:
-                signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before)
 
-        if self.settings.time_limit:
-            limit = threading.Timer(self.began + self.settings.time_limit - time.time(), path.write_text, ["stop"])
-            limit.daemon = True
-            limit.start()
+        limit.daemon = True
+        limit.start()
         if at_term:
             signal.signal(signal.SIGTERM, ask)
         try:
             yield path
         finally:
             signal.signal(signal.SIGTERM, before)
-            if limit:
-                limit.cancel()
+            limit.cancel()
 
     def progress(self, label: str) -> Progress:
         """A progress bar, as a callable(done, total); one line every ten seconds where the output is a file."""
