@@ -101,6 +101,7 @@ class Regression(Kind):
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
         y, (predicted, low, high) = units.y, np.moveaxis(units.values[key], -1, 0)
+        wide = np.isinf(low) | np.isinf(high)  # too few training units to bound an error
         squares = units.means((predicted - y) ** 2, counts)
         mean, square = (units.means(part[None, None], counts) for part in (y, y**2))
         spread = square - mean**2
@@ -111,7 +112,7 @@ class Regression(Kind):
             "r2": 1 - squares / known,
             "pearson": np.stack([_within_folds(units, correlation, y, of_seed, counts) for of_seed in predicted]),
             "coverage": units.means((low <= y) & (y <= high), counts),
-            "width": units.means(high - low, counts),
+            "width": units.means(np.where(wide, np.nan, high - np.where(wide, 0, low)), counts),
         }
         areas = [of_cutoff(units, key, counts, cutoff) for cutoff in regression_of(units.task).cutoffs]
         every = np.stack([*areas, np.full_like(found["mae"], np.nan)])  # no cut-offs: undefined

@@ -67,6 +67,10 @@ def test_metrics_are_those_of_scikit_learn_on_the_patients_mean_answers() -> Non
     assert np.isnan(constant["pearson"]) and constant["auroc"] == 0.5, "it orders nobody, in no fold"
     pairs = found.pairs.set_index(["arm", "reference", "metric"])
     assert pairs.loc[("mae", "constant", "mae"), "p_value"] < 0.01
+    rows.loc[rows["arm"] == "mae", ["low", "high"]] = [-np.inf, np.inf]
+    found_wide = compare({"ef": rows}, {"ef": TASK}, ARMS, CompareSettings(bootstrap=200, permutations=200))
+    mine = found_wide.arms[found_wide.arms["arm"] == "mae"].set_index("metric")["estimate"]
+    assert mine["coverage"] == 1 and np.isnan(mine["width"]), "an interval without ends has no width"
     figure = bland_altman(found, {"random": "0.5", "mae": "C0", "constant": "0.7"})
     assert figure is not None and figure.get_size_inches()[0] == pytest.approx(WIDTH)
     shown = [panel for panel in figure.axes if panel.has_data()]
