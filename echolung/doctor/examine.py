@@ -33,13 +33,13 @@ def parameters(
     try:
         if study is None and scale is None and not changes:
             name = " ".join(f"{group}={value}" for group, value in composition.at_hand(root).items()) or "not of conf/"
-            return load(root), Finding("project", "parameters", "ok", f"params.yaml: {name}")
+            return load(root), Finding("parameters", "ok", f"params.yaml: {name}")
         composed = composition.compose(root, study, scale, changes)
         settings = Settings.parse(composed.parameters, "what was set")
         named = [("--study", study), ("--scale", scale), *(("--set", change) for change in changes)]
         words = [word for option, value in named if value for word in (option, value)]
         remedy = f"To run it: {shlex.join(['echolung', 'run', *words])}"
         said = f"study {settings.study} at scale {settings.scale}: valid"
-        return settings, Finding("project", "parameters", "ok", said, remedy)
+        return settings, Finding("parameters", "ok", said, remedy)
     except SettingsError as error:
-        return None, failed("project", "parameters", error)
+        return None, failed("parameters", error)

@@ -1,4 +1,4 @@
-"""What `echolung doctor` found, and how it is printed"""
+"""What `echolung doctor` found"""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Literal
 from echolung.core.errors import EcholungError
 
 Level = Literal["ok", "warning", "error"]
-COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 @dataclass(frozen=True)
 class Finding:
     """The result of one check; with an error the study cannot run."""
 
-    group: str
-    """machine, project, or study <name>."""
     subject: str
     level: Level
     said: str
@@ -25,9 +22,9 @@ class Finding:
     """What to do, with the line to type; "" where nothing needs to be done."""
 
 
-def failed(group: str, subject: str, error: EcholungError, level: Level = "error") -> Finding:
+def failed(subject: str, error: EcholungError) -> Finding:
     """A typed error as a finding."""
-    return Finding(group, subject, level, error.problem, error.remedy)
+    return Finding(subject, "error", error.problem, error.remedy)
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,3 @@ class Examination:
             return f"{name} cannot run yet. To fix: {', '.join(dict.fromkeys(errors))}."
         warnings = sum(finding.level == "warning" for finding in self.findings)
         return f"{name} can run." + (f" Warnings: {warnings}." if warnings else "")
-
-
-def show(examination: Examination) -> None:
-    """Print the findings as a table, coloured on a terminal, and the verdict below it."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table.grid(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
-    group = ""
-    for finding in examination.findings:
-        if finding.group != group:
-            group = finding.group
-            table.add_row("", Text(group, style="bold"), "")
-        said = Text(finding.said)
-        if finding.remedy:
-            said.append(f"\n{finding.remedy}", style="dim" if finding.level == "ok" else "bold")
-        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(f"  {finding.subject}"), said)
-    console = Console(highlight=False)
-    console.print(table, "")
-    console.print(Text(examination.verdict(), style="bold green" if examination.can_run else "bold red"))

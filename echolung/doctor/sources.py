@@ -22,10 +22,10 @@ from echolung.settings import Settings
 def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], list[Finding]]:
     """One finding per source, and the manifests of those that can be read."""
     manifests: dict[str, pd.DataFrame] = {}
-    found, group = [], f"study {settings.study}"
+    found = []
     for key, source in settings.ingest.sources.items():
         if settings.drawn(key):
-            found.append(Finding(group, key, "ok", "drawn by the study"))
+            found.append(Finding(key, "ok", "drawn by the study"))
             continue
         folder, imported = Path(os.path.normpath(root / source.root)), f"{source.root}.dvc"
         try:
@@ -33,10 +33,10 @@ def sources(root: Path, settings: Settings) -> tuple[dict[str, pd.DataFrame], li
         except EcholungError as error:
             can_pull = (root / imported).is_file() and not folder.is_dir()
             pull = f"dvc pull {shlex.quote(imported)}   " if can_pull else ""
-            found.append(Finding(group, key, "error", error.problem, pull + error.remedy))
+            found.append(Finding(key, "error", error.problem, pull + error.remedy))
             continue
         manifests[key] = read.manifest
-        found.append(_files(group, key, folder, read.manifest, read.notes))
+        found.append(_files(key, folder, read.manifest, read.notes))
     return manifests, found
 
 
@@ -49,13 +49,13 @@ def weights(root: Path, settings: Settings) -> list[Finding]:
         " FOLDER` makes those of study lung; or remove the rows that name it."
     )
     return [
-        Finding(f"study {settings.study}", name, "error", f"there are no weights {path}", remedy)
+        Finding(name, "error", f"there are no weights {path}", remedy)
         for path, name in files.items()
         if not (root / Path(path).expanduser()).exists()
     ]
 
 
-def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, notes: tuple[str, ...]) -> Finding:
+def _files(key: str, folder: Path, manifest: pd.DataFrame, notes: tuple[str, ...]) -> Finding:
     """How many videos and patients there are, and which files cannot be videos."""
     said = f"{len(manifest)} videos of {manifest['patient_id'].nunique()} patients in {folder}"
     bad = []
@@ -72,28 +72,28 @@ def _files(group: str, key: str, folder: Path, manifest: pd.DataFrame, notes: tu
     if bad:
         problems = listed((error.problem for error in bad), 3)
         remedy = f"{bad[0].remedy} The stage `ingest` stops at such files."
-        return Finding(group, key, "error", f"{said}, but {problems}", remedy)
-    return Finding(group, key, "ok", "; ".join((said, *notes)))
+        return Finding(key, "error", f"{said}, but {problems}", remedy)
+    return Finding(key, "ok", "; ".join((said, *notes)))
 
 
 def tasks(settings: Settings, manifests: dict[str, pd.DataFrame]) -> list[Finding]:
     """One finding per task whose sources can be read: its labels, and whether there are enough patients."""
-    found, group = [], f"study {settings.study}"
+    found = []
     for name, task in settings.tasks.items():
         if not set(task.sources) <= manifests.keys():
             continue
         if late := [column for column in task.where if column in VIDEO_COLUMNS]:
-            found.append(Finding(group, name, "ok", f"checked once its videos are decoded (where: {', '.join(late)})"))
+            found.append(Finding(name, "ok", f"checked once its videos are decoded (where: {', '.join(late)})"))
             continue
         try:
             rows = KINDS[task.kind].labelled(task, pd.concat([manifests[source] for source in task.sources]))
             make_folds(rows.assign(split_group=rows["patient_id"]), settings.split, task.split, task.source)
         except EcholungError as error:
-            found.append(failed(group, name, error))
+            found.append(failed(name, error))
             continue
         counts = rows["label"].value_counts()
         said = f"{len(rows)} videos of {rows['patient_id'].nunique()} patients"
         if len(counts) <= 8:
             said += f" ({', '.join(f'{label} {count}' for label, count in counts.items())})"
-        found.append(Finding(group, name, "ok", said))
+        found.append(Finding(name, "ok", said))
     return found

@@ -70,16 +70,14 @@ def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
 
 
 def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        machine, "python", lambda root: Finding("machine", "Python", "warning", "is [not] new", "do it")
-    )
+    monkeypatch.setattr(machine, "python", lambda root: Finding("Python", "warning", "is [not] new", "do it"))
     Project(root).change(split__oter=3)
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 1
     text = " ".join(done.output.split())
     for part in ("is [not] new do it", "did you mean 'outer'?", "The study cannot run yet. To fix: parameters."):
         assert part in text
-    assert Examination("x", [Finding("", "", "warning", "")]).verdict() == "Study x can run. Warnings: 1."
+    assert Examination("x", [Finding("", "warning", "")]).verdict() == "Study x can run. Warnings: 1."
 
 
 # --- the machine ---
