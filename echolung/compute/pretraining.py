@@ -34,8 +34,7 @@ def seed_runs(
     """One run of `settings.encoders[name]` per seed, on its pool below `ingest`, in the folders `runs`/seed<k>."""
     runs = runs.absolute()  # workers may have another working folder
     pool = stores(settings, name, ingest)
-    places = {seed: runs / f"seed{seed}" for seed in settings.seeds}
-    return [SeedRun(name, settings, encoder, pool, seed, place, stop=stop) for seed, place in places.items()]
+    return [SeedRun(name, settings, encoder, pool, seed, runs / f"seed{seed}", stop=stop) for seed in settings.seeds]
 
 
 def stores(settings: PretrainSettings, name: str, ingest: Path) -> tuple[Path, ...]:

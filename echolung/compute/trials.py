@@ -112,7 +112,7 @@ def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -
             self.advance(trial, int(result.get("step", 0)))
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
-            self.advance(trial, steps)
+            self.advance(trial, 0 if (trial.last_result or {}).get("stopped") else steps)
 
         on_trial_error = on_trial_complete
 

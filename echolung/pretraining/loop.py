@@ -159,11 +159,11 @@ class _Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, diagnostics = self.parallel(views, drawn, self.rows)
         loss.backward()
-        asked = torch.full_like(loss.detach(), stop_asked(self.run.stop))
-        total = torch.stack([loss.detach(), asked])
+        total = torch.stack([loss.detach(), torch.full_like(loss.detach(), stop_asked(self.run.stop))])
         if self.workers > 1:
-            torch.distributed.all_reduce(total)  # if one worker has seen it, all stop at this step
-        value, self.stopping = float(total[0]) / self.workers, bool(total[1])
+            torch.distributed.all_reduce(total)  # if one worker has seen that it is asked to stop, all stop
+        summed, asked = total.tolist()
+        value, self.stopping = summed / self.workers, asked > 0
         if not math.isfinite(value):
             raise TrialError(
                 f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}{self._named(step)}",

@@ -132,9 +132,11 @@ def last(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.usefixtures("session")
 def test_no_trial_begins_once_it_is_asked_to_stop_and_the_next_call_does_the_rest(tmp_path: Path) -> None:
     place, stop = (configurations(tmp_path, 1, 2, 3), tmp_path / "t", "fit", WORKERS), tmp_path / "stop"
+    seen: list[int] = []
     with pytest.raises(Stopped, match=r"2 fit trials are left: not begun \[x 2 and 1 more\]") as caught:
-        run_trials(last, *place, at_once=1, stop=stop)
+        run_trials(last, *place, lambda done, total: seen.append(done), at_once=1, stop=stop)
     assert (caught.value.exit_code, caught.value.remedy, runs(tmp_path)) == (75, "Call again.", [1])
+    assert max(seen) == 1
     stop.write_text("")
     assert [one["square"] for one in run_trials(square, *place, stop=stop)] == [1, 4, 9]
     assert runs(tmp_path) == [1, 2, 3]

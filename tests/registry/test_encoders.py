@@ -80,6 +80,6 @@ def test_a_store_that_fails_is_a_warning(
     def away(*_: Any, **__: Any) -> None:
         raise MlflowException("the server is away")
 
-    monkeypatch.setattr("mlflow.tracking.MlflowClient.create_model_version", away)
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.search_model_versions", away)
     made(store(tmp_path), 0, 1)
     assert "warning: echolung-encoder-lung-mae is not registered" in capsys.readouterr().err
