@@ -69,8 +69,8 @@ class Segmentation(Kind):
     metrics: ClassVar[Mapping[str, Metric]] = {
         "dice_loss": Metric("1 − Dice", False),
         "iou": Metric("IoU", True),
-        "hd95": Metric("Hausdorff 95% (mm)", False),
-        "msd": Metric("mean surface distance (mm)", False),
+        "hd95": Metric("HD95 (mm)", False),
+        "msd": Metric("MSD (mm)", False),
     }
     paired = ("dice_loss", "iou", "hd95", "msd")
     loss = "dice_loss"

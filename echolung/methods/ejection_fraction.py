@@ -40,8 +40,9 @@ SMOOTH = 0.04
 class EjectionSettings(UNetSettings):
     """The network, and how its masks are read."""
 
-    length: Literal["own", "common"] = "own"
-    """Of the long axis: each phase's own, or one for both, as the references of CAMUS have it (8 points lower)."""
+    length: Literal["own", "common", "chosen"] = "chosen"
+    """Of the long axis at end-systole: its own, that of end-diastole, as the references of CAMUS have it (which reads 8
+    points lower), or what errs less on the inner fold."""
 
 
 class EjectionFraction(Method):
@@ -61,38 +62,39 @@ class EjectionFraction(Method):
     def fit(
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
-        y = training.groupby("patient_id")["y"].mean()
         of_masks = SegmentationTask.parse({"kind": "segmentation", "source": task.source}, "the masks")
         rows = traced_rows(task, recordings, training)
         network = UNetSettings.parse(settings.model_dump(exclude={"length"}), "fit.methods")
         segmenter = Segmentation.fit(network, of_masks, recordings, rows, seed, directory)
-        common = float(settings.length == "common")
-        one = cls(segmenter, {"offset": 0.0, "half": 0.0, "fallback": float(y.median()), "common": common})
-        told = one.predict(recordings, [str(name) for name in training["sample_id"]])[:, 0]
-        answers = pd.Series(told, training["patient_id"]).groupby(level=0).mean()
-        held_out = training.groupby("patient_id")["inner"].max().reindex(y.index) == _first(rows["inner"])
-        error = (y - answers)[held_out if held_out.any() else slice(None)]
-        one.facts["offset"] = float(error.median()) if cls.shifted else 0.0
-        errors = (error - one.facts["offset"]).abs().to_numpy()
-        one.facts["half"] = ridge.conformal(errors, regression_of(task).coverage)
-        return one
+        fallback = float(training.groupby("patient_id")["y"].mean().median())
+        held_out = training[training["inner"] == _first(rows["inner"])]
+        known = held_out if len(held_out) else training
+        beats = cls(segmenter, {}).mean_beats(recordings, [str(name) for name in known["sample_id"]])
+        fits = []
+        for common in (False, True) if settings.length == "chosen" else (settings.length == "common",):
+            told = np.array([fraction(views, common) if views else fallback for views in beats])
+            error = (known["y"] - told).groupby(known["patient_id"]).mean().to_numpy()
+            offset = float(np.median(error)) if cls.shifted else 0.0
+            half = ridge.conformal(np.abs(error - offset), regression_of(task).coverage)
+            facts = {"offset": offset, "half": half, "fallback": fallback, "common": float(common)}
+            fits.append((float(np.abs(error - offset).mean()), facts))
+        return cls(segmenter, min(fits, key=lambda one: one[0])[1])
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        common, fallback = bool(self.facts["common"]), self.facts["fallback"] - self.facts["offset"]
+        beats = self.mean_beats(recordings, sample_ids)
+        told = np.array([fraction(views, common) if views else fallback for views in beats])
+        return ridge.with_interval(told + self.facts["offset"], self.facts["half"])
+
+    def mean_beats(self, recordings: Recordings, sample_ids: Sequence[str]) -> list[list[np.ndarray]]:
+        """Of each recording the mean beat (2, DISCS + 1) of every view that answers; none if one shows no ventricle."""
         known: dict[str, list[np.ndarray]] = {}
-
-        def beats_of(name: str) -> list[np.ndarray]:
-            if name not in known:
-                known[name] = self.beats(recordings, name)
-            return known[name]
-
-        told, manifest = [], pd.concat([part.manifest for part in recordings.parts])
-        for name in sample_ids:
-            views = [beats_of(one) for one in views_of(manifest, name)]
-            common = bool(self.facts["common"])
-            told.append(fraction([np.mean(beats, axis=0) for beats in views], common) if all(views) else np.nan)
-        found = np.array(told)
-        found = np.where(np.isnan(found), self.facts["fallback"], found + self.facts["offset"])
-        return ridge.with_interval(found, self.facts["half"])
+        found, manifest = [], pd.concat([part.manifest for part in recordings.parts])
+        for sample_id in sample_ids:
+            names = views_of(manifest, sample_id)
+            known |= {name: self.beats(recordings, name) for name in names if name not in known}
+            found.append([np.mean(known[name], axis=0) for name in names] if all(known[name] for name in names) else [])
+        return found
 
     def beats(self, recordings: Recordings, sample_id: str) -> list[np.ndarray]:
         """Of each beat the diameters and the axis's length at end-diastole and end-systole: (2, DISCS + 1), pixels."""

@@ -150,7 +150,9 @@ class Segmentation(Segmenter):
         every = np.arange(len(recordings.frames(sample_id)))
         shown = STRUCTURES.index(self.task.structures[0]) + 1
         p = self.probabilities(recordings, sample_id, every)[:, shown].astype(np.float64)
-        return Maps(2 * p[None], signed=False, words=f"where the probability of {self.task.structures[0]} is over ½")
+        return Maps(
+            2 * p[None], signed=False, words=f"twice the probability of the {self.task.structures[0]}, where over 1"
+        )
 
 
 class DecoderSettings(TrainingSettings):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -115,6 +114,10 @@ def augmented(frames: Tensor, labels: Tensor, generator: torch.Generator) -> tup
 def prepared(frames: np.ndarray, clahe: bool, bilateral: bool) -> np.ndarray:
     """Frames uint8 (T, S, S) after a bilateral filter (speckle) and contrast-limited equalisation, where asked for."""
     found = np.array(frames)
+    if not (clahe or bilateral):
+        return found
+    import cv2  # a quarter of a second to import
+
     equaliser = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
     for at, frame in enumerate(found):
         smooth = cv2.bilateralFilter(frame, 5, 40, 5) if bilateral else frame

@@ -54,6 +54,7 @@ def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_refer
         error = told[:, 0] - test["y"].to_numpy()
         # Discs of ventricles of 24 to 36 pixels are cut at whole pixels.
         assert np.abs(error - bias).max() < 2.5 and error.mean() == pytest.approx(bias, abs=0.7)
+        assert one.facts["common"] == 0, "ellipsoids that shrink alike have lengths of their own"
         assert (told[:, 1] <= told[:, 0]).all() and one.facts["offset"] == pytest.approx(bias + 3, abs=0.7)
         if len(views) == 2:
             assert (pd.Series(told[:, 0]).groupby(test["patient_id"].to_numpy()).nunique() == 1).all(), "one answer"
