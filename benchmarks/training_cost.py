@@ -2,7 +2,7 @@
 
 The FLOPs of a V-JEPA 2 step (two masks, a predictor of 12 x 384, the teacher's pass over the whole clip, backward;
 matrix products and attention, as torch counts them) are counted on the meta device, where nothing is computed. Hours
-are these FLOPs over what a GPU does at an assumed share of its dense bf16 peak. Memory is weights, gradients, AdamW's
+are these FLOPs at the share of an H100's dense bf16 peak that ViT-L was measured to reach (docs/benchmarks.md). Memory is weights, gradients, AdamW's
 moments and teacher in float32, without activations.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--share", type=float, default=0.4, help="of the GPU's peak that is reached (assumed)")
+    parser.add_argument("--share", type=float, default=0.25, help="of the GPU's peak that is reached")
     parser.add_argument("--draws", type=int, default=2)
     chosen = parser.parse_args()
     clips = chosen.videos * chosen.epochs
@@ -65,7 +65,7 @@ def main() -> None:
             f"| {name} | {encoder / 1e6:.1f}M | {flops / 1e12:.3f} | {flops * clips / 1e18:.2f} | {hours:.1f} |"
             f" {hours / 8:.1f} | {state:.1f} |"
         )
-    print(f"{clips:,} clips of {chosen.frames} frames of {chosen.size} pixels at {speed / 1e12:.0f} TFLOP/s (assumed)")
+    print(f"{clips:,} clips of {chosen.frames} frames of {chosen.size} pixels at {speed / 1e12:.0f} TFLOP/s")
 
 
 if __name__ == "__main__":

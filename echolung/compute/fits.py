@@ -13,13 +13,11 @@ import torch
 
 from echolung.compute.trials import run_trials
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import Progress, code_digest, digest, sha256_file
-from echolung.data.clips import ClipStore
-from echolung.data.manifest import read_manifest
+from echolung.core.runtime import Progress, code_digest, digest
 from echolung.data.splits import folds_digest
 from echolung.embedding.features import Features
 from echolung.kinds.task import Task
-from echolung.methods.fitting import CODE, feature_stores, fit_one
+from echolung.methods.fitting import CODE, content, feature_stores, fit_one
 from echolung.methods.methods import METHODS
 
 Fit = tuple[str, str, int]
@@ -56,7 +54,8 @@ def fit_task(
         depends = [split, recordings, [Features.open(store).record.key for store in stores]]
         one: dict[str, Any] = {"task_name": name, "task": task.model_dump(mode="json"), "arm": arm, "method": method}
         one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[method].model_dump(mode="json")}
-        one["_depends"] = digest([*depends, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
+        files = METHODS[method].files(methods[method])
+        one["_depends"] = digest([*depends, *files, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
         configurations += [one | place for place in outer]
     able = torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
     resources = {"cpu": 1, "gpu": max(METHODS[method].gpus for _, method, _ in fits) if able else 0}
@@ -69,14 +68,3 @@ def fit_task(
         pd.concat([result["predictions"] for result in results], ignore_index=True),
         pd.concat(search, ignore_index=True) if search else pd.DataFrame({"task": []}),
     )
-
-
-def content(data: Path, task: Task) -> str:
-    """A digest of what is known of the task's recordings, of their frames and of their masks."""
-    found = []
-    for source in task.sources:
-        manifest = read_manifest(data / "ingest" / source / "manifest.parquet")
-        store = ClipStore.open(data / "ingest" / source / "clips")
-        masks = [sha256_file(path) for path in sorted((data / "ingest" / source / "masks").glob("*"))]
-        found.append([store.fingerprint, store.size, manifest.astype(str).to_csv(index=False), masks])
-    return digest(found)

@@ -22,7 +22,6 @@ import pandas as pd
 import pydantic
 import torch
 
-from echolung.compute.fits import content
 from echolung.compute.pretraining import resources, stores
 from echolung.compute.session import ray_session
 from echolung.core.errors import EcholungError, TrialError
@@ -37,7 +36,7 @@ from echolung.embedding.recordings import Part, Recordings
 from echolung.kinds.kinds import kind_of
 from echolung.kinds.predictions import prediction_rows, units_of
 from echolung.kinds.task import Task
-from echolung.methods.fitting import CODE, outer_fold
+from echolung.methods.fitting import CODE, content, outer_fold
 from echolung.methods.methods import METHODS
 from echolung.models.encoder import Encoder
 from echolung.pretraining import checkpoint

@@ -80,6 +80,14 @@ class EjectionFraction(Method):
             fits.append((float(np.abs(error - offset).mean()), facts))
         return cls(segmenter, min(fits, key=lambda one: one[0])[1])
 
+    @classmethod
+    def files(cls, settings: Any) -> list[str]:
+        return Segmentation.files(settings)
+
+    @classmethod
+    def reads(cls, task: Task, recordings: Recordings, training: pd.DataFrame) -> list[str]:
+        return sorted({*training["sample_id"], *traced_rows(task, recordings, training)["sample_id"]})
+
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         common, fallback = bool(self.facts["common"]), self.facts["fallback"] - self.facts["offset"]
         beats = self.mean_beats(recordings, sample_ids)

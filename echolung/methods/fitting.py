@@ -16,7 +16,9 @@ import pandas as pd
 
 from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import derived_seed, digest
+from echolung.core.runtime import derived_seed, digest, sha256_file
+from echolung.data.clips import ClipStore
+from echolung.data.manifest import read_manifest
 from echolung.data.splits import UNUSED, folds_digest, read_folds
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.kinds import KINDS, kind_of
@@ -92,3 +94,14 @@ def refit(
     else:
         training, _ = outer_fold(folds, 0, 0)
     return METHODS[method].fit(settings, task, recordings, training, derived_seed(seed, name, "refit"), directory)
+
+
+def content(data: Path, task: Task) -> str:
+    """A digest of what is known of the task's recordings, of their frames and of their masks."""
+    found = []
+    for source in task.sources:
+        manifest = read_manifest(data / "ingest" / source / "manifest.parquet")
+        store = ClipStore.open(data / "ingest" / source / "clips")
+        masks = [sha256_file(path) for path in sorted((data / "ingest" / source / "masks").glob("*"))]
+        found.append([store.fingerprint, store.size, manifest.astype(str).to_csv(index=False), masks])
+    return digest(found)

@@ -56,6 +56,16 @@ class Method(abc.ABC):
         need not exist, survives a kill, and is removed when the fit is done; a heavy method resumes from it.
         """
 
+    @classmethod
+    def files(cls, settings: Any) -> list[str]:
+        """Digests of the files that its settings name."""
+        return []
+
+    @classmethod
+    def reads(cls, task: Task, recordings: Recordings, training: pd.DataFrame) -> list[str]:
+        """The sample ids that `fit` learns from."""
+        return list(training["sample_id"])
+
     @abc.abstractmethod
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         """Predictions (n, K) in the columns of the task's kind."""

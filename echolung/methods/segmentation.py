@@ -30,6 +30,7 @@ from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_o
 from echolung.kinds.task import Task
 from echolung.methods.method import Maps, Method
 from echolung.methods.traced import CHUNK, CLASSES, Traced, TrainingSettings, device_of, mean_dice, train
+from echolung.models.exchange import weights_digest
 from echolung.models.segmentation import LightDecoder, UNet, prepared
 
 RECORD, WEIGHTS = "segmenter.json", "segmenter.safetensors"
@@ -125,6 +126,10 @@ class Segmentation(Segmenter):
 
     gpus = 1.0
     Settings = UNetSettings
+
+    @classmethod
+    def files(cls, settings: Any) -> list[str]:
+        return [weights_digest(settings.weights)] if settings.weights else []
 
     @classmethod
     def build(cls, record: dict[str, Any]) -> nn.Module:

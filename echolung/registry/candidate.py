@@ -19,7 +19,8 @@ from echolung.kinds.kind import Kind
 from echolung.kinds.kinds import kind_of
 from echolung.kinds.predictions import units_of
 from echolung.kinds.task import Task
-from echolung.methods.fitting import feature_stores, outer_fold
+from echolung.methods.fitting import content, feature_stores, outer_fold
+from echolung.methods.methods import METHODS
 from echolung.methods.novelty import NoveltySettings
 from echolung.models.weights import read_record
 from echolung.registry.rule import Evidence
@@ -91,7 +92,8 @@ class Candidate:
     @property
     def trained_on(self) -> tuple[str, ...]:
         """SHA-256 of the recordings that the model is fitted on."""
-        return tuple(sorted(self.recordings.manifest(list(self.training["sample_id"]))["sha256"].astype(str)))
+        read = METHODS[self.method].reads(self.task, self.recordings, self.training)
+        return tuple(sorted(self.recordings.manifest(read)["sha256"].astype(str)))
 
     @functools.cached_property
     def data_digest(self) -> str:
@@ -103,12 +105,13 @@ class Candidate:
     def fingerprint(self, novelty: NoveltySettings) -> str:
         """Of everything that makes the model what it is, except the code."""
         keys = [features.record.key for features in self.recordings.features] if self.encoder else []
+        files = METHODS[self.method].files(self.settings)
         return digest(
             {
                 "task": [self.study, self.name, self.task.model_dump(mode="json")],
                 "arm": [self.arm, self.seed, self.method, self.settings.model_dump(mode="json"), self.fit_seed],
-                "input": [keys, self.views, self.frame_size],
-                "data": [self.data_digest, folds_digest(self.folds)],
+                "input": [keys, files, self.views, self.frame_size],
+                "data": [self.data_digest, content(self.data, self.task), folds_digest(self.folds)],
                 "novelty": novelty.model_dump(mode="json"),
             }
         )
