@@ -2,8 +2,8 @@
 
 The FLOPs of a V-JEPA 2 step (two masks, a predictor of 12 x 384, the teacher's pass over the whole clip, backward;
 matrix products and attention, as torch counts them) are counted on the meta device, where nothing is computed. Hours
-are these FLOPs at the share of an H100's dense bf16 peak that ViT-L was measured to reach (docs/benchmarks.md). Memory is weights, gradients, AdamW's
-moments and teacher in float32, without activations.
+are these FLOPs at the share of an H100's dense bf16 peak that ViT-L was measured to reach (docs/benchmarks.md). Memory
+is weights, gradients, AdamW's moments and teacher in float32, without activations.
 """
 
 from __future__ import annotations
