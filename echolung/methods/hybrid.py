@@ -4,8 +4,7 @@
 alone, on the mean token of every frame of an arm's frozen encoder. The first inner fold decides when training stops,
 and where answers are cut in two; the others train. With `cut: validation` the threshold that was best there is frozen:
 the log-odds of every answer are shifted so that it lies at one half. That moves decisions and no ranking; the Brier
-score pays for it. Dimension letters: n recordings, V views, T frames (time steps), C classes, S pixels.
-"""
+score pays for it. Dimension letters: n recordings, V views, T frames (time steps), C classes, S pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ from echolung.methods.traced import TrainingSettings, device_of
 from echolung.models.encoders import drawn_encoder, initial_encoder
 from echolung.models.frames import FramesSettings
 from echolung.models.segmentation import in_bf16
-from echolung.models.temporal import Hybrid, Temporal, TemporalShape, augmented_clips
+from echolung.models.temporal import Temporal, TemporalShape, augmented_clips
 from echolung.pretraining import checkpoint
 
 RECORD, WEIGHTS = "hybrid.json", "hybrid.safetensors"
@@ -81,15 +80,15 @@ class EndToEnd(Method):
     Settings: ClassVar[type[TemporalSettings]] = HybridSettings
     code = ("echolung.models", "echolung.methods.cohort", "echolung.methods.ridge", "echolung.methods.traced")
 
-    def __init__(self, settings: Any, facts: dict[str, Any], net: Hybrid, search: pd.DataFrame) -> None:
+    def __init__(self, settings: Any, facts: dict[str, Any], net: Temporal, search: pd.DataFrame) -> None:
         """`facts`: number of classes, and shift of the log-odds; width of tokens and frames of a clip where read."""
         self.settings, self.facts, self.net, self._search = settings, facts, net.eval(), search
 
     @classmethod
-    def build(cls, settings: Any, facts: dict[str, Any], seed: int | None) -> Hybrid:
+    def build(cls, settings: Any, facts: dict[str, Any], seed: int | None) -> Temporal:
         """Untrained; `seed` None: its weights will be replaced."""
         frames: Any = drawn_encoder(settings.spatial, 0) if seed is None else initial_encoder(settings.spatial, seed)
-        return Hybrid(frames, Temporal(frames.width, frames.grid[0], facts["classes"], settings))
+        return Temporal(frames.width, frames.grid[0], facts["classes"], settings, frames)
 
     def reader(self, recordings: Recordings) -> Read:
         """Frames uint8 (V, T, S, S); those after the end of a short video are not valid."""
@@ -217,17 +216,15 @@ class EndToEnd(Method):
 
 
 class OnTokens(EndToEnd):
-    """On the mean token of every time step of an encoder's frozen views; meant for encoders of single frames.
-
-    A video that is shorter than the clip shows its last frame again: steps at the end that only repeat are not valid.
-    """
+    """On the mean token of every step of an encoder's frozen views; meant for encoders of single frames. Steps at the
+    end that only repeat are not valid: a video that is shorter than the clip shows its last frame again."""
 
     reads_tokens = True
     Settings = TemporalSettings
 
     @classmethod
-    def build(cls, settings: Any, facts: dict[str, Any], seed: int | None) -> Hybrid:
-        return Hybrid(None, Temporal(facts["width"], facts["frames"], facts["classes"], settings))
+    def build(cls, settings: Any, facts: dict[str, Any], seed: int | None) -> Temporal:
+        return Temporal(facts["width"], facts["frames"], facts["classes"], settings)
 
     def reader(self, recordings: Recordings) -> Read:
         @functools.cache

@@ -1,7 +1,6 @@
-"""From one vector per frame to an answer: attention over the whole clip and convolution over neighbouring frames.
+"""From frames to one answer: a backbone on each, attention over the whole clip, convolution over neighbouring frames.
 
-Dimension letters: B clips, T frames (time steps), D width of what is read, W width inside, C outputs, S pixels.
-"""
+Dimension letters: B clips, T frames (time steps), D width of what is read, C outputs, S pixels."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ class TemporalShape(Parameters):
     width: int = pydantic.Field(96, ge=8, multiple_of=8)
     heads: Literal[1, 2, 4, 8] = 4
     layers: int = pydantic.Field(2, ge=1)
-    kernel: Literal[3, 5, 7, 9] = 3
-    """Frames that the convolution covers."""
+    kernel: Literal[3, 5, 7, 9] = 3  # frames that the convolution covers
     dropout: float = pydantic.Field(0.1, ge=0, lt=1)
 
 
@@ -61,14 +59,17 @@ class Layer(nn.Module):
 
 
 class Temporal(nn.Module):
-    """Vectors (B, T, D) and which of them are frames of the video, bool (B, T), to outputs (B, C).
+    """Vectors (B, T, D), or clips uint8 (B, T, S, S) for the backbone, and which steps are frames, bool (B, T): (B, C).
 
     Every channel is brought to one scale, learned positions are added, layers mix, the valid steps are pooled. Steps
     that are not valid may only follow those that are.
     """
 
-    def __init__(self, read: int, frames: int, outputs: int, shape: TemporalShape) -> None:
+    def __init__(
+        self, read: int, frames: int, outputs: int, shape: TemporalShape, backbone: Frames | None = None
+    ) -> None:
         super().__init__()
+        self.backbone = backbone
         width, local, lstm = shape.width, shape.temporal == "hybrid", shape.temporal == "lstm"
         self.norm, self.enter = nn.BatchNorm1d(read, affine=False), nn.Linear(read, width)
         self.positions = nn.Parameter(torch.empty(frames, width).normal_(std=0.02))
@@ -79,6 +80,10 @@ class Temporal(nn.Module):
         self.head = nn.Sequential(MLP(width, width), nn.Dropout(shape.dropout), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        if self.backbone is not None:  # a batch norm would see frames that are not valid
+            vectors = self.backbone(self.backbone.pixels(x).transpose(1, 2)[valid][:, :, None]).mean(dim=1)
+            x = vectors.new_zeros(*valid.shape, vectors.shape[-1])
+            x[valid] = vectors
         x = self.enter(of_valid(self.norm, x.to(self.positions.dtype), valid)) + self.positions[: x.shape[1]]
         if self.lstm is not None:
             x = x + self.lstm(x)[0]
@@ -89,22 +94,6 @@ class Temporal(nn.Module):
             return self.head(x.masked_fill(~kept, -torch.inf).amax(dim=1))
         score = self.query(x) if self.pooling == "attention" else torch.zeros_like(x[..., :1])
         return self.head((score.masked_fill(~kept, -torch.inf).softmax(dim=1) * x).sum(dim=1))
-
-
-class Hybrid(nn.Module):
-    """A backbone on single frames, unless vectors are read, and the temporal part."""
-
-    def __init__(self, frames: Frames | None, temporal: Temporal) -> None:
-        super().__init__()
-        self.frames, self.temporal = frames, temporal
-
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Clips uint8 (B, T, S, S), or vectors (B, T, D) where there is no backbone, to outputs (B, C)."""
-        if self.frames is not None:  # a batch norm would see frames that are not valid
-            vectors = self.frames(self.frames.pixels(x).transpose(1, 2)[valid][:, :, None]).mean(dim=1)
-            x = vectors.new_zeros(*valid.shape, vectors.shape[-1])
-            x[valid] = vectors
-        return self.temporal(x, valid)
 
 
 def augmented_clips(clips: Tensor, generator: torch.Generator) -> Tensor:
