@@ -175,7 +175,7 @@ def figure(found: pd.DataFrame, told: pd.DataFrame, cuts: dict[str, list[float]]
                 f"{arm}, threshold {what}: recall {recall:.2f}, specificity {1 - rate:.2f} (AUROC {auroc:.2f})"
             )
     right.set(xlabel="1 - specificity", ylabel="recall, all lengths")
-    right.set_title("circles: threshold .5, squares: frozen on the inner fold; open: no sampler", fontsize=8)
+    right.set_title("circles: threshold .5, squares: frozen; open: no sampler", fontsize=8)
     right.legend(fontsize=7, loc="lower right")
     picture.savefig(path, dpi=110)
     return words
