@@ -37,6 +37,8 @@ class ClassificationTask(Task):
     """Label values in the order of the class indices 0..K-1; with two, the second is the positive one."""
     exclude: list[str] = []
     """Label values that are left out; a value neither here nor in `classes` is an error."""
+    below: float | None = None
+    """Of a label that is a number: what lies below is of the second class (an ejection fraction below 50: abnormal)."""
 
     @pydantic.field_validator("classes", "exclude", mode="before")
     @classmethod
@@ -48,6 +50,8 @@ class ClassificationTask(Task):
         named = [*self.classes, *self.exclude]
         if len(set(named)) != len(named):
             raise ValueError(f"a label value is named twice in classes and exclude: {', '.join(named)}")
+        if self.below is not None and len(self.classes) != 2:
+            raise ValueError("`below` parts two classes")
         return self
 
 
@@ -66,6 +70,10 @@ class Classification(Kind):
         rows = selected(task, manifest)
         known = [*task.classes, *task.exclude]
         rows["label"] = spelled(rows["label"], known)
+        if task.below is not None:
+            number = pd.to_numeric(rows["label"], errors="coerce").astype("Float64").astype(float)
+            parted = np.where(number < task.below, task.classes[1], task.classes[0])
+            rows["label"] = rows["label"].where(number.isna(), pd.Series(parted, rows.index))
         strange = rows[~rows["label"].isin(known)]
         if len(strange):
             named = [f"{row.sample_id} ({row.label})" for row in strange.itertuples()]

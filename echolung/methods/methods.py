@@ -5,6 +5,7 @@ from __future__ import annotations
 from echolung.methods.anomaly import AnomalyBank, Indifferent
 from echolung.methods.controls import Constant, HandMade, Majority, SourceOnly
 from echolung.methods.ejection_fraction import EjectionFraction, RawEjectionFraction
+from echolung.methods.hybrid import EndToEnd, OnTokens
 from echolung.methods.knn import Knn
 from echolung.methods.method import Method
 from echolung.methods.probes.linear import Linear
@@ -25,6 +26,8 @@ METHODS: dict[str, type[Method]] = {
     "segmentation": Segmentation,
     "light-decoder": Light,
     "mean-mask": MeanMask,
+    "hybrid": EndToEnd,
+    "hybrid-tokens": OnTokens,
     "ejection-fraction": EjectionFraction,
     "ejection-fraction-raw": RawEjectionFraction,
 }

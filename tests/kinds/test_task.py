@@ -96,6 +96,7 @@ def test_external_validation_takes_both_sources_and_every_class_in_each() -> Non
     [
         ({"classes": ["covid"]}, "at least 2"),
         ({"exclude": ["covid"]}, "named twice"),
+        ({"below": 50}, "`below` parts two classes"),
         ({"unit": "frame"}, "unit"),
         ({"clases": []}, "did you mean 'classes'"),
         ({"train": "blues", "folds": "official"}, "either `train` or `folds: official`"),
@@ -105,6 +106,15 @@ def test_external_validation_takes_both_sources_and_every_class_in_each() -> Non
 def test_a_task_that_makes_no_sense_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         pathology(**changes)
+
+
+def test_a_number_is_parted_in_two_classes() -> None:
+    table = MANIFEST.assign(ef=[50.0, 49.9, 12, 70, 55, 30, None, None, None])
+    task = pathology(label="ef", below=50, classes=["normal", "abnormal"], exclude=[])
+    rows = KIND.labelled(task, table)
+    assert rows["y"].tolist() == [0, 1, 1, 0, 0, 1] and rows["label"].tolist()[:2] == ["normal", "abnormal"]
+    with pytest.raises(DataError, match=r"1 videos have a 'ef' other than normal, abnormal: pocus/c \(low\)"):
+        KIND.labelled(task, table.assign(ef=["50", "49.9", "low", "70", "55", "30", None, None, None]))
 
 
 def test_predictions_are_checked_and_answered_in_the_names_of_the_classes() -> None:
