@@ -27,6 +27,7 @@ from echolung.kinds.regression import RegressionTask
 from echolung.kinds.task import Task
 from echolung.methods import ridge
 from echolung.methods.cohort import Cohort, unit_log_loss
+from echolung.methods.logistic import solve
 from echolung.methods.method import Method
 
 WEIGHTS = ("coefficients", "intercepts")
@@ -123,14 +124,10 @@ def _choose(
     x: np.ndarray, cohort: Cohort, classes: int, penalties: Sequence[float]
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """The penalty with the lowest mean log-loss on the inner folds, of equal ones the stronger; fitted on all rows."""
-    import torch
-
-    from echolung.methods.logistic import solve
-
     folds, penalties = list(cohort.folds), sorted(penalties)
     weights_JV = np.stack([*(cohort.weights(fold) for fold in folds), cohort.weights()])  # the last: all rows
-    solved = solve(torch.from_numpy(x), torch.tensor(cohort.y), torch.from_numpy(weights_JV), penalties, classes)
-    logits_JGVC = solved.logits(torch.from_numpy(x)).numpy()
+    solved = solve(x, cohort.y, weights_JV, penalties, classes)
+    logits_JGVC = solved.logits(x)
     losses = [
         cohort.log_loss(fold, softmax(logits_JGVC[j][:, cohort.inner == fold]).swapaxes(0, 1))
         for j, fold in enumerate(folds)
@@ -145,7 +142,7 @@ def _choose(
     search = search.assign(**{f"log_loss_{fold}": loss_G for fold, loss_G in zip(folds, losses, strict=True)})
     search["chosen"] = search.index == best
     search["sharpness"] = np.where(search["chosen"], sharpness, np.nan)
-    coefficients, intercepts = solved.coefficients[-1, best].numpy(), solved.intercepts[-1, best].numpy()
+    coefficients, intercepts = solved.coefficients[-1, best], solved.intercepts[-1, best]
     return {"coefficients": sharpness * coefficients, "intercepts": prior + sharpness * (intercepts - prior)}, search
 
 
