@@ -1,7 +1,5 @@
 """Fixtures that several test files share: one small study, run once through the whole DVC graph."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

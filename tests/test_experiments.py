@@ -1,7 +1,5 @@
 """Several experiments, several clones, several users: with real DVC, on the shortest stage of the real pipeline."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

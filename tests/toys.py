@@ -4,8 +4,6 @@ An encoder that averages tiles, an objective that learns to scale them, a method
 kind of task that predicts a number. None of it needs a change in the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self

@@ -13,8 +13,6 @@ Some references are not made so. Those of CAMUS's current release give end-diast
 (benchmarks/ef_references.py).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage, signal
 

@@ -8,8 +8,6 @@ fold, has a part in that threshold.
 Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

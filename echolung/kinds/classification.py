@@ -8,8 +8,6 @@ repeat, because every fold has its own fitted model. All are averaged over the a
 Dimension letters: B resamples, S seeds, R repeats, U units, P patients, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 

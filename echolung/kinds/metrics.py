@@ -6,8 +6,6 @@ gives a thousand confusion matrices. Scores of rankings take a weight per unit, 
 Dimensions: n units (videos or patients), B resamples, K classes, F folds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ otherwise correlate with what they were fitted without.
 Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 

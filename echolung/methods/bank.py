@@ -3,8 +3,6 @@
 Dimension letters: n recordings, m of the bank, F numbers of a vector.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self

@@ -9,8 +9,6 @@ an upper bound of the curvature (Boehning 1992): L-BFGS then takes tens of steps
 Dimension letters: J training sets, G penalties, V rows, F features, R principal axes, K classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

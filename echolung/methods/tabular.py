@@ -5,8 +5,6 @@ The penalty is chosen on the inner folds by log-loss, all folds and penalties in
 on the same folds by one number: the logits' distance from the class frequencies is multiplied by `sharpness`.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 `videos` has one row per video: the fields of its plan and the truth (`echolung.phantom.write`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

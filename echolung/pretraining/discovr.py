@@ -14,8 +14,6 @@ left out.
 Dimension letters, besides those of `echolung.pretraining`: K prototypes, O numbers of a DINO head.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any, Literal, NamedTuple

@@ -4,8 +4,6 @@ A student encodes the visible part of a clip. From it a predictor predicts the t
 student, computes at the hidden positions of the whole clip.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import ClassVar
 

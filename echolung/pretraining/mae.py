@@ -5,8 +5,6 @@ its neighbours in time. A narrow decoder predicts the pixels of the hidden tubel
 deviation 1.
 """
 
-from __future__ import annotations
-
 import pydantic
 import torch
 

@@ -4,8 +4,6 @@ Dimension letters in `echolung.pretraining`: B clips of the batch over all worke
 S side of the encoder's frames, N tokens of a clip, D width.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -3,8 +3,6 @@
 That page lists metrics by name in a short box: few have plain names, so that it opens on these and their intervals.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """`echolung run` and `echolung clean`, and what Hydra does inside `dvc exp run`."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

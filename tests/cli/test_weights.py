@@ -1,7 +1,5 @@
 """`echolung weights`: a file becomes a folder that DVC tracks, an arm of a study, and a file again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Trials by Ray Tune: each runs once, a killed one is retried once, and a failure names its configuration."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """What the doctor passes runs; what does not run, it names with the line to type."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """A comparison against scikit-learn on the same table, its invariances, its words, and the faults it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Volumes against closed forms: ellipsoids whole, cut and tilted, solids of drawn hearts; beats of known curves."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Metrics against scikit-learn."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics

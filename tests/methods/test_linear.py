@@ -1,7 +1,5 @@
 """The batched regression against scikit-learn, and the linear probe on statistics of tokens."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """V-JEPA 2: equal to an independent implementation; weights of every published format come in, and go out again."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

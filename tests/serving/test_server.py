@@ -1,7 +1,5 @@
 """`mlflow models serve`, started for real: bytes are answered as by predict, the rest is refused in one line."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

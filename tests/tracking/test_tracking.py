@@ -1,7 +1,5 @@
 """The run history: what the browser shows, what killed processes leave behind, and stores that fail."""
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import signal

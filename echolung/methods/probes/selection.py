@@ -10,8 +10,6 @@ What every arm shares:
   is the mean probability over a patient's videos. Classes are not rebalanced: probabilities keep the prevalence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
