@@ -208,6 +208,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    """Ray with two CPUs."""
+    from echolung.compute.session import ray_session
+
+    with ray_session(2):
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_study(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The phantom study at a size for tests, with a toy in every seam, made by one `dvc repro`."""

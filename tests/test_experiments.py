@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Project, clone
+from conftest import ROOT, Project, clone
 
 from echolung import stage
 from echolung.core.runtime import workspace
 from echolung.tracking.store import store
 
-ROOT = Path(__file__).parents[1]
 SHARED_FOLDERS = ("data", "reports", "mlruns", ".dvc/tmp", ".dvc/cache")
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from echolung.compute.session import ray_session
 from echolung.compute.trials import run_trials
 from echolung.core.errors import DataError, Stopped, TrialError
 
 WORKERS = 2
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(WORKERS):
-        yield
 
 
 def log(config: dict[str, Any]) -> None:
