@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from echolung.core.errors import CheckpointError, DataError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
-from echolung.embedding.recordings import Recordings
+from echolung.embedding.recordings import Recordings, refuse_not_finite
 from echolung.kinds.classification import classes_of
 from echolung.kinds.regression import RegressionTask
 from echolung.kinds.task import Task
@@ -72,11 +72,7 @@ class Tabular(Method):
     ) -> Self:
         cohort = Cohort.of(training, task.unit)
         table = cls.table(recordings, cohort.sample_ids)
-        if bad := [str(name) for name in table.index[~np.isfinite(table.to_numpy(float)).all(axis=1)]]:
-            raise DataError(
-                f"the features of {len(bad)} videos are not finite: {', '.join(bad[:10])}",
-                "Look at these videos and at the encoder, then run `dvc repro embed`.",
-            )
+        refuse_not_finite(cohort.sample_ids, np.isfinite(table.to_numpy(float)).all(axis=1))
         choices = cls.choices(settings, table)
         inputs = {name: table[columns].to_numpy(float, copy=True) for name, columns in choices.items()}
         if isinstance(task, RegressionTask):
