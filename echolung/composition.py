@@ -1,7 +1,5 @@
 """conf/ composed as `dvc exp run` does it, and the command for it with everything quoted for Hydra and the shell."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """params.yaml as one frozen record; the class of each section is defined beside the code that it configures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self

@@ -14,8 +14,7 @@ def main() -> None:
         from echolung.evaluation.comparison import read_comparison
         from echolung.reports import maps, study
         from echolung.reports.page import ReportInputs, write_report
-        from echolung.tracking.arms import arm_results
-        from echolung.tracking.experiments import arm_run
+        from echolung.tracking.arms import arm_runs
         from echolung.tracking.provenance import provenance
 
         settings, origin = here.settings, provenance(here.root)
@@ -48,8 +47,8 @@ def main() -> None:
         here.run.attach(out / "index.html")
         here.run.attach(out / "params.yaml")
         for task, table in folds.items():
-            for result in arm_results(comparison, task, inputs.encoders, folds_digest(table)):
-                arm_run(here.store, settings.study, result).attach(out / "figures", "figures")
+            for run in arm_runs(here.store, settings.study, comparison, task, inputs.encoders, folds_digest(table)):
+                run.attach(out / "figures", "figures")
 
 
 if __name__ == "__main__":

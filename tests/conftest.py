@@ -1,7 +1,5 @@
 """Fixtures that several test files share: one small study, run once through the whole DVC graph."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -208,6 +206,15 @@ def one_thread() -> Iterator[None]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    """Ray with two CPUs."""
+    from echolung.compute.session import ray_session
+
+    with ray_session(2):
+        yield
 
 
 @pytest.fixture(scope="session")

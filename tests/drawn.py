@@ -1,7 +1,5 @@
 """Small drawn inputs for tests: folds, features in memory or on disk, and sources as ingest leaves them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Drawn ventricles for tests: dark ellipses in bright tissue that shrink, with masks, as ingest leaves them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

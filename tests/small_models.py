@@ -1,7 +1,5 @@
 """Small models, and a small study whose arms can be promoted: a plugin for the tests of serving and the registry."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The layering, held by reading imports; and dvc.yaml's `deps`, held against what each stage really imports."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from functools import cache

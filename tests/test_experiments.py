@@ -1,20 +1,17 @@
 """Several experiments, several clones, several users: with real DVC, on the shortest stage of the real pipeline."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Project, clone
+from conftest import ROOT, Project, clone
 
 from echolung import stage
 from echolung.core.runtime import workspace
 from echolung.tracking.store import store
 
-ROOT = Path(__file__).parents[1]
 SHARED_FOLDERS = ("data", "reports", "mlruns", ".dvc/tmp", ".dvc/cache")
 
 

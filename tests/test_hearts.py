@@ -1,7 +1,5 @@
 """A folder laid out as CAMUS becomes masks, ejection fractions and a comparison, at toy size and without DVC."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel

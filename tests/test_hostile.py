@@ -1,7 +1,5 @@
 """Odd, lying, cut, huge and poisoned files end in the right frames or in one line, within bounds of memory."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The public lung sets as DVC imports: what is committed is pinned, and `dvc pull` puts it where the study looks."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole graph on a small phantom study, called as a user calls it: dvc, echolung, and MLflow's own model."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """README and docs say what is there: every folder, file, command, study and scale that they name exists."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Four toys, registered from tests/toys.py alone, go through every stage of a study, promotion and prediction."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

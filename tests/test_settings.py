@@ -1,7 +1,5 @@
 """A params.yaml that is wrong, in whatever way, is one line; a good one says what its arms and tasks need."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

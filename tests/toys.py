@@ -4,8 +4,6 @@ An encoder that averages tiles, an objective that learns to scale them, a method
 kind of task that predicts a number. None of it needs a change in the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +15,6 @@ from torch import nn
 
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
-from echolung.data.clips import ClipStore
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.kind import Kind, Scores
 from echolung.kinds.kinds import KINDS
@@ -30,7 +27,7 @@ from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.encoders import ENCODERS, initial_encoder
 from echolung.pretraining.objective import Objective
 from echolung.pretraining.objectives import OBJECTIVES
-from echolung.pretraining.sampling import CropSettings, TrainingClips
+from echolung.pretraining.sampling import CropSettings
 
 
 class TilesSettings(ClipSettings):
@@ -75,16 +72,13 @@ class Brightness(Objective):
 
     def __init__(self, encoder: ClipSettings, settings: BrightnessSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)
-        self.settings, self.encoder = settings, initial_encoder(encoder, seed)
+        self.encoder = initial_encoder(encoder, seed)
         torch.manual_seed(seed)
         self.head = nn.Linear(self.encoder.width, 1)
 
     @property
     def handed_on(self) -> Encoder:
         return self.encoder
-
-    def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> TrainingClips:
-        return TrainingClips(store, self.encoder.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
 
     def forward(self, views: torch.Tensor, drawn: Any, rows: slice) -> tuple[torch.Tensor, dict[str, float]]:
         pixels = self.encoder.pixels(views)

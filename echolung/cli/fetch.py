@@ -1,7 +1,5 @@
 """The commands of `echolung fetch`: sets that only registered users may download, by their own signed URL."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """The commands around DVC: `echolung run` types `dvc exp run` for you, `echolung clean` forgets what it made."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """The commands of `echolung weights`: encoders of other people in, encoders of this project out."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The fits of one task on Ray: every arm x method x seed x repeat x outer fold."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Mapping, Sequence

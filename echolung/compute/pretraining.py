@@ -5,8 +5,6 @@ than its trial. Runs resume from their own checkpoints (`echolung.pretraining.ch
 survive.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -5,8 +5,6 @@ recordings, whose labels are free to use. Every trial is a run like any other an
 result is a table; freezing a recipe is an edit of conf/.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import logging

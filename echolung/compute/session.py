@@ -1,7 +1,5 @@
 """A Ray session: on this machine alone, or on a cluster; over when its block ends."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

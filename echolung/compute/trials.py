@@ -6,8 +6,6 @@ Results are cached in `directory` by configuration digest: a killed call resumes
 the trials that it changes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

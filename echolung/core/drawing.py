@@ -1,7 +1,5 @@
 """The style of every figure: readable at the width of a README, with a colour-blind safe palette."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes

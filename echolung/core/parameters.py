@@ -1,7 +1,5 @@
 """Strict, frozen parameter records: what every module's settings class is made of."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping

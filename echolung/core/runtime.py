@@ -1,7 +1,5 @@
 """What every stage needs from the machine: seeds, digests, atomic writes and locks."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import errno

@@ -3,8 +3,6 @@
 FFmpeg also plays text, pictures and playlists, and playlists make it open other files and network addresses.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

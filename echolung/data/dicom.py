@@ -5,8 +5,6 @@ leaves this module; a file whose region cannot be told is refused. What is burnt
 over the image) cannot be told from echoes. T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """FFmpeg's shared libraries: whether torchcodec finds them, and a limit on the memory they allocate."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 from pathlib import Path

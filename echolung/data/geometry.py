@@ -4,8 +4,6 @@ Points are (x, y) in pixels with the centre of the first pixel at (0, 0), as in 
 EchoNet. Dimension letters: T frames, H W pixels of the source, S side of the square.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

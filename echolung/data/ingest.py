@@ -6,8 +6,6 @@ and an index, so it is made again without decoding, studies share the frames, an
 stopped. data/cache may be deleted at any time.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import dataclasses

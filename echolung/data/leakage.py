@@ -12,8 +12,6 @@ crops of a few percent per side. Mirrored copies and larger crops are not.
 Dimension letters: V videos, Q frames a video asks with, T frames it is seen by, G side of a small frame, K scales.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The manifest: one row per video, the same columns for every public set or folder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

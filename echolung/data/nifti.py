@@ -1,7 +1,5 @@
 """NIfTI images, the format of CAMUS. T frames, H W pixels."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from pathlib import Path

@@ -6,8 +6,6 @@ frames, among them 24 of the 56 healthy POCUS videos: by index 268 of 280 frames
 Dimension letters: T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path

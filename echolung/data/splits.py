@@ -5,8 +5,6 @@ external: train on one source, test on another. The result depends on the set of
 same on every machine with the versions in requirements.lock.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from pathlib import Path

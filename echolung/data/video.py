@@ -3,8 +3,6 @@
 Dimension letters: T frames, H W pixels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable

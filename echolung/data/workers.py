@@ -1,7 +1,5 @@
 """Work in parallel processes: decoding and drawing."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import multiprocessing
 import multiprocessing.connection

@@ -1,7 +1,5 @@
 """Checks everything that a study needs before it runs"""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from pathlib import Path

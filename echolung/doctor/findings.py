@@ -1,7 +1,5 @@
 """What `echolung doctor` found"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

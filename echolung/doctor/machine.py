@@ -1,7 +1,5 @@
 """The machine: Python and its packages, FFmpeg, GPU, Ray, Git and the disk"""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """The videos and tasks of a study, from tables and first bytes: nothing is decoded"""
 
-from __future__ import annotations
-
 import os
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Embedding: the deterministic evaluation views of every video, through an encoder once, into a feature store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

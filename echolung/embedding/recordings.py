@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, listed
 from echolung.data.clips import ClipStore
 from echolung.data.manifest import read_manifest
 from echolung.data.masks import INDEX, MaskStore
@@ -44,6 +44,15 @@ class Part:
     clips: ClipStore | HeldClips
     features: Features | None = None
     masks: MaskStore | None = None
+
+
+def refuse_not_finite(sample_ids: Sequence[str], finite: np.ndarray) -> None:
+    """Raises DataError naming the recordings whose features are not `finite`, bool (n,)."""
+    if bad := [str(name) for name, good in zip(sample_ids, finite, strict=True) if not good]:
+        raise DataError(
+            f"the features of {len(bad)} videos are not finite: {listed(bad)}",
+            "Look at these videos and at the encoder, then run `dvc repro embed`.",
+        )
 
 
 class Recordings:

@@ -3,8 +3,6 @@
 Dimension letters: V views, N tokens, D width, G regions, P statistics.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch.nn import functional as F

@@ -8,8 +8,6 @@ a recording or near-duplicate videos: a group is resampled, and its sign flipped
 patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any

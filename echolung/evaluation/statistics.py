@@ -3,8 +3,6 @@
 Dimensions: P patients, B resamples, n units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What a comparison supports, in words no stronger than the evidence."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What suites are made of: tables with their expectations, and the expectations that many share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

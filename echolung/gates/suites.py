@@ -5,8 +5,6 @@ passes every other expectation. Then it lists expectations, on the tables themse
 thing that can be wrong (a patient, a training set, a fold of an arm).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -2,7 +2,7 @@
 
 Discs (modified Simpson, Lang et al. 2015, 10.1016/j.echo.2014.10.003) cut the long axis of each frame into n slices of
 equal height: V = pi/4 L/n sum(a_i b_i), with a = b = the diameters d of one view, or those of two views at right angles
-and the longer axis. Area-length: V = 8 A^2 / (3 pi L).
+and the longer axis.
 
 Masks are bool (H, W) with square pixels, apex towards the top as in apical views; `spacing` is mm per pixel. Without it
 (NaN, or 1) volumes have no unit and ejection fractions are still right. Points are (x, y) in pixels, as in
@@ -12,8 +12,6 @@ Some references are not made so. Those of CAMUS's current release give end-diast
 (`disc_volume` with the length 1 for both): they leave out the shortening and read 8 points lower on average
 (benchmarks/ef_references.py).
 """
-
-from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage, signal
@@ -99,13 +97,6 @@ def volume_biplane(
     """Volume in ml by elliptical discs in the four-chamber and the two-chamber view, over the longer of their axes."""
     (a, length4), (b, length2) = discs(mask4, spacing4, axis=axis4), discs(mask2, spacing2, axis=axis2)
     return disc_volume(a, b, max(length4, length2))
-
-
-def area_length(mask: np.ndarray, spacing: float = 1.0, axis: np.ndarray | None = None) -> float:
-    """Volume in ml by area and length in one view; exact for an ellipsoid."""
-    apex, base = long_axis(mask) if axis is None else axis
-    length = float(np.hypot(*(base - apex)))
-    return float(8 * mask.sum() ** 2 / (3 * np.pi * length) * spacing**3 / 1000) if length > 0 else 0.0
 
 
 def ejection_fraction(end_diastolic: float, end_systolic: float) -> float:

@@ -8,8 +8,6 @@ fold, has a part in that threshold.
 Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,7 +17,7 @@ import pydantic
 
 from echolung.core.errors import DataError
 from echolung.kinds import metrics
-from echolung.kinds.classification import one_against_rest
+from echolung.kinds.classification import one_against_rest, ranked
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.metrics import Metric
 from echolung.kinds.predictions import Key, Units
@@ -89,27 +87,15 @@ class Anomaly(Kind):
         return np.abs(values[..., 1] - y)
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        y, weights, repeats = units.y.astype(int), counts[:, units.patient], len(units.folds)
-        folds = (units.folds + (units.folds.max() + 1) * np.arange(repeats)[:, None]).ravel()
-        every_y, all_folds = np.tile(y, repeats), (folds, np.tile(weights, repeats))
-        values: dict[str, list[np.ndarray]] = {name: [] for name in self.metrics}
-        undefined = 0
-        for of_seed in units.values[key]:
-            flagged = _flagged(units.task, of_seed.mean(axis=0)).astype(int)
-            recall = metrics.sensitivity(metrics.confusion_matrix(y, flagged, 2, weights))
-            values["specificity"].append(recall[:, 0])
-            values["sensitivity"].append(recall[:, 1])
-            of_patient = units.per_patient(self.losses(units.task, units.y, of_seed).mean(axis=0))
-            values["rank_error"].append(counts @ of_patient / counts.sum(axis=1))
-            distance = of_seed[..., 0].ravel()
-            for name, ranking in metrics.RANKINGS.items():
-                value, undefined = metrics.within_folds(
-                    ranking, every_y, np.column_stack([-distance, distance]), *all_folds
-                )
-                values[name].append(value)
-        note = f"{undefined} of {len(np.unique(folds))} folds lack normals or anomalies and are left out"
-        notes = dict.fromkeys(metrics.RANKINGS, note) if undefined else {}
-        return Scores({name: np.stack(seeds) for name, seeds in values.items()}, notes)
+        values, weights = units.values[key], counts[:, units.patient]
+        flagged = _flagged(units.task, values.mean(axis=1)).astype(int)
+        confusion = [metrics.confusion_matrix(units.y.astype(int), of_seed, 2, weights) for of_seed in flagged]
+        recall = metrics.sensitivity(np.stack(confusion))
+        sides = [(units.y == 1, values[..., 0])]
+        found, notes = ranked(units, sides, counts, "folds lack normals or anomalies")
+        found |= {"specificity": recall[..., 0], "sensitivity": recall[..., 1]}
+        found["rank_error"] = units.means(self.losses(units.task, units.y, values), counts)
+        return Scores({name: found[name] for name in self.metrics}, notes)
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         assert isinstance(units.task, AnomalyTask)

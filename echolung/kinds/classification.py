@@ -8,9 +8,7 @@ repeat, because every fold has its own fitted model. All are averaged over the a
 Dimension letters: B resamples, S seeds, R repeats, U units, P patients, K classes.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -108,27 +106,14 @@ class Classification(Kind):
         return metrics.brier_scores(y.astype(np.int64), values)
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        y, weights, repeats = _classes(units), counts[:, units.patient], len(units.folds)
-        # A fold of another repeat is another fold: all are laid side by side, R * U units.
-        every_y, of_repeats = np.tile(y, repeats), np.tile(weights, repeats)
-        folds = (units.folds + (units.folds.max() + 1) * np.arange(repeats)[:, None]).ravel()
-        values: dict[str, list[np.ndarray]] = {name: [] for name in metrics.METRICS}
-        undefined = 0
-        for of_seed in units.values[key]:
-            confusion = _confusion(units, of_seed, weights)
-            for name, decision in metrics.DECISIONS.items():
-                values[name].append(decision(confusion))
-            for name, loss in metrics.LOSSES.items():
-                of_patient = units.per_patient(loss(y, of_seed).mean(axis=0))
-                values[name].append(counts @ of_patient / counts.sum(axis=1))
-            for name, ranking in metrics.RANKINGS.items():
-                flat = of_seed.reshape(len(every_y), -1)
-                value, undefined = metrics.within_folds(ranking, every_y, flat, folds, of_repeats)
-                values[name].append(value)
-        pairs = len(np.unique(folds)) * len(_ranked(units))
-        note = f"{undefined} of {pairs} fold-class pairs lack a class and are left out"
-        notes = dict.fromkeys(metrics.RANKINGS, note) if undefined else {}
-        return Scores({name: np.stack(seeds) for name, seeds in values.items()}, notes)
+        y, p = _classes(units), units.values[key]
+        confusion = np.stack([_confusion(units, of_seed, counts[:, units.patient]) for of_seed in p])
+        found = {name: decision(confusion) for name, decision in metrics.DECISIONS.items()}
+        found |= {name: units.means(loss(y, p), counts) for name, loss in metrics.LOSSES.items()}
+        sides = [(y == k, p[..., k]) for k in _ranked(units)]
+        rankings, notes = ranked(units, sides, counts, "fold-class pairs lack a class")
+        found |= rankings
+        return Scores({name: found[name] for name in metrics.METRICS}, notes)
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         return {"classes": by_class(units, key, counts), "confusion": confusions(units, key), "roc": roc(units, key)}
@@ -226,6 +211,22 @@ def roc(units: Units, key: Key) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True)[["class", *ROC]]
 
 
+def ranked(
+    units: Units, sides: Sequence[tuple[np.ndarray, np.ndarray]], counts: np.ndarray, lacking: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """RANKINGS (S, B) within folds, the mean over `sides`: positive bool (U,), scores (S, R, U).
+
+    With a note on the folds that lack one of the two, if there are any: "<n> of <m> <lacking> and are left out".
+    """
+    found = {
+        name: metrics.mean_defined(np.stack([units.within_folds(ranking, *side, counts) for side in sides], -1))
+        for name, ranking in metrics.RANKINGS.items()
+    }
+    both = [0 < positive[mine].sum() < mine.sum() for positive, _ in sides for _, mine in units.outer_folds]
+    note = f"{both.count(False)} of {len(both)} {lacking} and are left out"
+    return found, {} if all(both) else dict.fromkeys(found, note)
+
+
 def one_against_rest(units: Units, positive: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     """The vertical mean of ROC curves over seeds, repeats and folds: positive bool (U,), scores (S, R, U).
 
@@ -233,11 +234,10 @@ def one_against_rest(units: Units, positive: np.ndarray, scores: np.ndarray) -> 
     """
     from sklearn.metrics import roc_curve  # a second to import, which `predict` does without
 
-    held_out = [(repeat, folds == fold) for repeat, folds in enumerate(units.folds) for fold in np.unique(folds)]
     curves = [
         roc_curve(positive[mine], of_seed[repeat, mine], drop_intermediate=False)[:2]
         for of_seed in scores
-        for repeat, mine in held_out
+        for repeat, mine in units.outer_folds
         if 0 < positive[mine].sum() < mine.sum()
     ]
     return pd.DataFrame(dict(zip(ROC, metrics.mean_roc(curves), strict=True)) if curves else None, columns=ROC)

@@ -1,7 +1,5 @@
 """Figures of classification: confusion matrices and ROC curves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The seam `KINDS`: a new kind of task is one file and one line here."""
 
-from __future__ import annotations
-
 from echolung.kinds.anomaly import Anomaly
 from echolung.kinds.classification import Classification
 from echolung.kinds.kind import Kind

@@ -6,8 +6,6 @@ gives a thousand confusion matrices. Scores of rankings take a weight per unit, 
 Dimensions: n units (videos or patients), B resamples, K classes, F folds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -144,26 +142,6 @@ RANKINGS: dict[str, Ranking] = {"auroc": auroc, "auprc": average_precision}
 def ranked_classes(classes: int) -> range:
     """The classes a ranking is made of: the second of two (the positive one), or each of three or more."""
     return range(1, 2) if classes == 2 else range(classes)
-
-
-def within_folds(
-    ranking: Ranking, y: np.ndarray, probabilities: np.ndarray, folds: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """A ranking metric, one-vs-rest, as the mean of its within-fold values.
-
-    Every fold has its own fitted model, and pooling would rank one model's scores against another's. Per class the mean
-    is over the folds where it is defined; the result is the mean over the classes that are defined anywhere.
-
-    y (n,), probabilities (n, K), folds (n,), weights (B, n) -> values (B,) and the number of (fold, class) pairs left
-    out because the fold lacks the class or its rest.
-    """
-    per_class, undefined = [], 0
-    held_out = [folds == fold for fold in np.unique(folds)]
-    for k in ranked_classes(probabilities.shape[1]):
-        values = np.stack([ranking(y[fold] == k, probabilities[fold, k], weights[:, fold]) for fold in held_out], -1)
-        undefined += sum(len(np.unique(y[fold] == k)) < 2 for fold in held_out)
-        per_class.append(mean_defined(values))
-    return mean_defined(np.stack(per_class, -1)), undefined
 
 
 def mean_roc(curves: list[tuple[np.ndarray, np.ndarray]], points: int = 201) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from echolung.core.errors import DataError, listed
+from echolung.kinds.metrics import Ranking, mean_defined
 from echolung.kinds.task import Task
 
 if TYPE_CHECKING:
@@ -83,6 +84,22 @@ class Units:
         weights = (sizes > 0) @ counts.T
         total = (sums / np.maximum(sizes, 1)) @ counts.T
         return np.where(weights > 0, total / np.maximum(weights, 1), np.nan)
+
+    @property
+    def outer_folds(self) -> list[tuple[int, np.ndarray]]:
+        """(repeat, whether it holds out each unit: bool (U,)) of every outer fold of every repeat."""
+        return [(repeat, folds == fold) for repeat, folds in enumerate(self.folds) for fold in np.unique(folds)]
+
+    def within_folds(self, ranking: Ranking, y: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The mean (S, B) over outer folds of a ranking, where it is defined: y (U,), scores (S, R, U), counts (B, P).
+
+        Every fold has its own fitted model, and pooling would rank one model's scores against another's.
+        """
+        weights, found = counts[:, self.patient], []
+        for of_seed in scores:
+            each = [ranking(y[mine], of_seed[repeat, mine], weights[:, mine]) for repeat, mine in self.outer_folds]
+            found.append(mean_defined(np.stack(each, -1)))
+        return np.stack(found)
 
     def per_group(self, values: np.ndarray) -> np.ndarray:
         """What each split group contributes to the mean over patients: (P,) -> (G,), with the same mean."""

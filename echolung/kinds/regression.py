@@ -8,8 +8,6 @@ otherwise correlate with what they were fitted without.
 Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
@@ -110,7 +108,7 @@ class Regression(Kind):
             "mae": units.means(np.abs(predicted - y), counts),
             "rmse": np.sqrt(squares),
             "r2": 1 - squares / known,
-            "pearson": np.stack([_within_folds(units, correlation, y, of_seed, counts) for of_seed in predicted]),
+            "pearson": units.within_folds(correlation, y, predicted, counts),
             "coverage": units.means((low <= y) & (y <= high), counts),
             "width": units.means(np.where(wide, np.nan, high - np.where(wide, 0, low)), counts),
         }
@@ -160,7 +158,7 @@ def of_cutoff(units: Units, key: Key, counts: np.ndarray, cutoff: float) -> np.n
     def area(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return metrics.auroc(y < cutoff, -predicted, weights)
 
-    return np.stack([_within_folds(units, area, units.y, seed[..., 0], counts) for seed in units.values[key]])
+    return units.within_folds(area, units.y, units.values[key][..., 0], counts)
 
 
 def correlation(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -170,16 +168,6 @@ def correlation(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np
     spreads = [share @ part**2 - mean**2 for part, mean in ((y, mean_y), (predicted, mean_p))]
     spread = np.sqrt(np.maximum(spreads[0], 0) * np.maximum(spreads[1], 0))
     return np.where(spread > 1e-9, (share @ (y * predicted) - mean_y * mean_p) / np.maximum(spread, 1e-9), np.nan)
-
-
-def _within_folds(
-    units: Units, ranking: metrics.Ranking, y: np.ndarray, of_seed: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-    """The mean (B,) of a ranking over the folds of every repeat where it is defined; of_seed (R, U)."""
-    weights = counts[:, units.patient]
-    held_out = [(repeat, folds == fold) for repeat, folds in enumerate(units.folds) for fold in np.unique(folds)]
-    values = [ranking(y[mine], of_seed[repeat, mine], weights[:, mine]) for repeat, mine in held_out]
-    return metrics.mean_defined(np.stack(values, -1))
 
 
 def _estimates(parts: Mapping[str, np.ndarray]) -> pd.DataFrame:

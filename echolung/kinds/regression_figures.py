@@ -1,7 +1,5 @@
 """Figures of regression: Bland-Altman."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure

@@ -12,8 +12,6 @@ directed 95th percentiles, the mean surface distance the mean over both borders'
 Dimension letters: B resamples, S seeds (or side of a frame), R repeats, U units, P patients, T frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """A task: which label of which recordings is predicted, and on what unit (video or patient) it is judged."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any, Literal, Self
 

@@ -5,8 +5,6 @@ covariance) that flags unusual recordings when a model is asked (`echolung.metho
 the normals, too: their distances from the normals of the other inner folds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self

@@ -1,7 +1,5 @@
 """An arm: one row of `arms:` in the parameters, one way to an answer."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 

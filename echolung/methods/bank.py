@@ -3,8 +3,6 @@
 Dimension letters: n recordings, m of the bank, F numbers of a vector.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -14,10 +12,10 @@ import pydantic
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from echolung.core.errors import CheckpointError, DataError, EcholungError, listed
+from echolung.core.errors import CheckpointError, DataError, EcholungError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
-from echolung.embedding.recordings import Recordings
+from echolung.embedding.recordings import Recordings, refuse_not_finite
 from echolung.embedding.summary import STATISTICS
 from echolung.methods.method import Method
 
@@ -58,11 +56,7 @@ def pooled(settings: BankSettings, recordings: Recordings, sample_ids: Sequence[
     """float32 (n, F); raises DataError naming the recordings whose tokens are not finite."""
     places = [STATISTICS.index(name) for name in settings.reads]
     found = recordings.summaries(sample_ids)[:, 0][:, places].reshape(len(sample_ids), -1)
-    if bad := [name for name, row in zip(sample_ids, found, strict=True) if not np.isfinite(row).all()]:
-        raise DataError(
-            f"the features of {len(bad)} videos are not finite: {listed(bad)}",
-            "Look at these videos and at the encoder, then run `dvc repro embed`.",
-        )
+    refuse_not_finite(sample_ids, np.isfinite(found).all(axis=1))
     return found
 
 

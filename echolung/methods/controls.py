@@ -6,8 +6,6 @@ source-only   frame size, rate, length, container and codec: what can be predict
 hand-made     brightness, texture and motion (handmade.py): what needs no network
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, Self

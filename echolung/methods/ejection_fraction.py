@@ -11,8 +11,6 @@ One `offset` is fitted (the median of reference - answer) since references are n
 fold that stopped the network: it never trained on their masks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self

@@ -5,8 +5,6 @@ fitted on all of them, and only then sees the outer test fold, whose labels reac
 task, repeat and fold and not on the arm: arms are compared on the same batches and initial heads.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ What sonographers name has its number: repetitions (A-lines), streaks to the bot
 Dimension letters: T frames, H W pixels of the picture without its letterbox, K features.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable
 

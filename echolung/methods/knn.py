@@ -4,8 +4,6 @@ A recording is its mean token, near is a large cosine, and a neighbour's vote is
 are given as they are, not calibrated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self

@@ -3,8 +3,6 @@
 Dimension letters: n recordings, K columns of a prediction, V views.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass

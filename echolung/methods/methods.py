@@ -1,7 +1,5 @@
 """The seam `METHODS`: a new method is one file and one line here."""
 
-from __future__ import annotations
-
 from echolung.methods.anomaly import AnomalyBank, Indifferent
 from echolung.methods.controls import Constant, HandMade, Majority, SourceOnly
 from echolung.methods.ejection_fraction import EjectionFraction, RawEjectionFraction

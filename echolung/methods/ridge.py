@@ -8,8 +8,6 @@ is their ceil((n + 1) * coverage)-th smallest, on the unit of decision.
 Dimension letters: V rows, F features, G penalties, U units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

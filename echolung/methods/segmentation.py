@@ -7,8 +7,6 @@ that its inner folds can tell how many training patients are needed: `search` ha
 Dimension letters: N traced frames, S side of the store's frames, C classes (background first), T frames.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ The penalty is chosen on the inner folds by log-loss, all folds and penalties in
 on the same folds by one number: the logits' distance from the class frequencies is multiplied by `sharpness`.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +19,13 @@ from safetensors.numpy import load_file, save_file
 from echolung.core.errors import CheckpointError, DataError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
-from echolung.embedding.recordings import Recordings
+from echolung.embedding.recordings import Recordings, refuse_not_finite
 from echolung.kinds.classification import classes_of
 from echolung.kinds.regression import RegressionTask
 from echolung.kinds.task import Task
 from echolung.methods import ridge
 from echolung.methods.cohort import Cohort, unit_log_loss
+from echolung.methods.logistic import solve
 from echolung.methods.method import Method
 
 WEIGHTS = ("coefficients", "intercepts")
@@ -73,11 +72,7 @@ class Tabular(Method):
     ) -> Self:
         cohort = Cohort.of(training, task.unit)
         table = cls.table(recordings, cohort.sample_ids)
-        if bad := [str(name) for name in table.index[~np.isfinite(table.to_numpy(float)).all(axis=1)]]:
-            raise DataError(
-                f"the features of {len(bad)} videos are not finite: {', '.join(bad[:10])}",
-                "Look at these videos and at the encoder, then run `dvc repro embed`.",
-            )
+        refuse_not_finite(cohort.sample_ids, np.isfinite(table.to_numpy(float)).all(axis=1))
         choices = cls.choices(settings, table)
         inputs = {name: table[columns].to_numpy(float, copy=True) for name, columns in choices.items()}
         if isinstance(task, RegressionTask):
@@ -123,14 +118,10 @@ def _choose(
     x: np.ndarray, cohort: Cohort, classes: int, penalties: Sequence[float]
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """The penalty with the lowest mean log-loss on the inner folds, of equal ones the stronger; fitted on all rows."""
-    import torch
-
-    from echolung.methods.logistic import solve
-
     folds, penalties = list(cohort.folds), sorted(penalties)
     weights_JV = np.stack([*(cohort.weights(fold) for fold in folds), cohort.weights()])  # the last: all rows
-    solved = solve(torch.from_numpy(x), torch.tensor(cohort.y), torch.from_numpy(weights_JV), penalties, classes)
-    logits_JGVC = solved.logits(torch.from_numpy(x)).numpy()
+    solved = solve(x, cohort.y, weights_JV, penalties, classes)
+    logits_JGVC = solved.logits(x)
     losses = [
         cohort.log_loss(fold, softmax(logits_JGVC[j][:, cohort.inner == fold]).swapaxes(0, 1))
         for j, fold in enumerate(folds)
@@ -145,7 +136,7 @@ def _choose(
     search = search.assign(**{f"log_loss_{fold}": loss_G for fold, loss_G in zip(folds, losses, strict=True)})
     search["chosen"] = search.index == best
     search["sharpness"] = np.where(search["chosen"], sharpness, np.nan)
-    coefficients, intercepts = solved.coefficients[-1, best].numpy(), solved.intercepts[-1, best].numpy()
+    coefficients, intercepts = solved.coefficients[-1, best], solved.intercepts[-1, best]
     return {"coefficients": sharpness * coefficients, "intercepts": prior + sharpness * (intercepts - prior)}, search
 
 

@@ -3,8 +3,6 @@
 Dimension letters: N traced frames, S side of the store's frames, C classes (background first).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

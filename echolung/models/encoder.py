@@ -4,8 +4,6 @@ Dimension letters in `echolung.models`: B clips, C channels, T frames, H W heigh
 of the encoder's frames, N tokens of a clip, L packed tokens, D width.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self

@@ -1,7 +1,5 @@
 """The kinds of encoder. A new kind is one file with its class and settings, and one line here."""
 
-from __future__ import annotations
-
 import torch
 
 from echolung.core.runtime import derived_seed

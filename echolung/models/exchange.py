@@ -3,8 +3,6 @@
 Inside, an encoder's tensors are named as in Meta's checkpoints. No code in a file is ever executed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

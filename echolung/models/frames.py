@@ -3,8 +3,6 @@
 A clip's tokens are the backbone's last feature map of every frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

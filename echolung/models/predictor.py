@@ -1,7 +1,5 @@
 """The predictor of V-JEPA 2: visible tokens in, hidden tokens out (Assran et al. 2025, arXiv 2506.09985)."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

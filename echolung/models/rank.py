@@ -1,7 +1,5 @@
 """Effective rank of an encoder's features: it drops towards 1 when the encoder collapses."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -3,8 +3,6 @@
 Dimension letters: B clips, H heads, N tokens, E width of one head.
 """
 
-from __future__ import annotations
-
 import torch
 
 BASE = 10000.0

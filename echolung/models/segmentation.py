@@ -3,8 +3,6 @@
 Dimension letters: B frames, S side of the store's frames, C classes (background first), h w grid of tokens, D width.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -9,8 +9,6 @@ Clips that show different numbers of tokens are *packed*: their tokens follow on
 position are equally likely to be kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal, Self
 

@@ -1,7 +1,5 @@
 """Encoders on disk: `encoder.safetensors` with the weights, `encoder.json` with settings and provenance. No pickle."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """A contact sheet of the phantoms: hearts in three views, outlined by their masks, and lungs of every pattern."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

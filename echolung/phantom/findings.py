@@ -7,8 +7,6 @@ overlap on purpose: some videos of sick patients look healthy, some of healthy o
 millimetres; positions are along the pleura from the middle of the view.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

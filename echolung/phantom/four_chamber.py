@@ -6,8 +6,6 @@ left ventricle from the apex to the mitral plane, and x across it, negative towa
 Dimension letters: T frames, H W pixels, N scatterers.
 """
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -6,8 +6,6 @@ wall and rib shadows do not move. Lengths are millimetres. Dimension letters: T 
 A beams, N scatterers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

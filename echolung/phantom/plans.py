@@ -4,8 +4,6 @@ A plan holds everything needed to draw one video, so any process can draw any pl
 function of the settings.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Settings of a phantom data set."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 import pydantic

@@ -12,8 +12,6 @@ Lengths are millimetres. The origin of the heart's frame is the axis of the vent
 down; clock angles are radians clockwise from 12 o'clock. Dimension letters: T frames, H W pixels, N scatterers.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

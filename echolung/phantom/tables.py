@@ -1,9 +1,7 @@
-"""The csv files of a phantom data set, with those columns of the public sets that make sense for a drawing.
+"""The csv files of a phantom data set, with the columns of the public sets that a reader of such a set needs.
 
 `videos` has one row per video: the fields of its plan and the truth (`echolung.phantom.write`).
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
@@ -69,20 +67,12 @@ def pocus(root: Path, videos: pd.DataFrame) -> None:
         {
             "Filename": Path(file).stem,
             "Label": _LABELS[diagnosis],
-            "Lung Severity Score": float(findings.severity),
             "License": LICENSE,
             "Source ID": 1001.0 + SOURCES.index(source),  # not used by the public set
             "Patient ID / Name": float(patient),  # the public table has gaps here, so it reads 36.0
-            "Effusion": int(findings.effusion > 0),
-            "Consolidations": float(bool(findings.consolidations)),
-            "B-lines": float(findings.shows_b_lines),
-            "A-lines": float(findings.shows_a_lines),
-            "Pleural line irregularities": float(findings.irregularity > 0.35),
-            "Air bronchogram": float(any(spot.bronchograms for spot in findings.consolidations)),
-            "Healthy": float(findings.severity == 0),
         }
-        for file, patient, diagnosis, source, findings in zip(
-            *(videos[name] for name in ("file", "patient", "diagnosis", "source", "findings")), strict=True
+        for file, patient, diagnosis, source in zip(
+            *(videos[name] for name in ("file", "patient", "diagnosis", "source")), strict=True
         )
     ]
     pd.DataFrame(rows).to_csv(root / "dataset_metadata.csv", index=False)

@@ -8,8 +8,6 @@ pocus              convex/<Cov|Pneu|Reg>_*.{mp4,mov,avi,gif,mpeg}, dataset_metad
 covid_blues        lus_videos/patient_<id>_<point>.mp4, clinical_variables.csv, severity.csv
 """
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

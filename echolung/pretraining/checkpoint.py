@@ -3,8 +3,6 @@
 The file is replaced atomically: a killed run leaves the last whole checkpoint.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator

@@ -14,8 +14,6 @@ left out.
 Dimension letters, besides those of `echolung.pretraining`: K prototypes, O numbers of a DINO head.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any, Literal, NamedTuple
@@ -29,13 +27,12 @@ from torch import nn
 from echolung.core.errors import SettingsError, TrialError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed
-from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.predictor import Predictor
 from echolung.models.vit import INIT_STD, VideoViT, VideoViTSettings
 from echolung.pretraining.masking import sample_tubes
 from echolung.pretraining.objective import Objective, follow, following, maskable_encoder
-from echolung.pretraining.sampling import CropSettings, TrainingClips
+from echolung.pretraining.sampling import CropSettings
 from echolung.pretraining.sinkhorn import sinkhorn
 
 TUBELET = 2
@@ -167,7 +164,6 @@ class Discovr(Objective):
 
     def __init__(self, encoder: ClipSettings, settings: DiscovrSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)
-        self.settings, self.steps = settings, steps
         video, image = _shapes(encoder, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("discovr", seed))
@@ -193,9 +189,6 @@ class Discovr(Objective):
     @property
     def choices(self) -> dict[str, Encoder]:
         return {"teacher": self.each[self.mine].teacher, "student": self.each[self.mine].student}
-
-    def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> TrainingClips:
-        return TrainingClips(store, self.handed_on.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
 
     def draw(self, clips: int, generator: torch.Generator) -> Masks:
         """Tubes for the video student; for the image student, other places in every frame."""

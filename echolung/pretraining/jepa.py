@@ -4,8 +4,6 @@ A student encodes the visible part of a clip. From it a predictor predicts the t
 student, computes at the hidden positions of the whole clip.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import ClassVar
 
@@ -15,12 +13,11 @@ import torch.nn.functional as F
 
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed
-from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.predictor import Predictor
 from echolung.pretraining.masking import MaskSettings, sample_masks
 from echolung.pretraining.objective import Objective, follow, following, maskable_encoder
-from echolung.pretraining.sampling import CropSettings, TrainingClips
+from echolung.pretraining.sampling import CropSettings
 
 
 class JepaSettings(Parameters):
@@ -46,7 +43,6 @@ class Jepa(Objective):
 
     def __init__(self, encoder: ClipSettings, settings: JepaSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)
-        self.settings, self.steps = settings, steps
         self.encoder = maskable_encoder(encoder, seed, "jepa")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("predictor", seed))
@@ -74,9 +70,6 @@ class Jepa(Objective):
         if self.settings.ema is not None:
             return self.settings.ema
         return following(step, self.steps)
-
-    def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> TrainingClips:
-        return TrainingClips(store, self.encoder.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
 
     def draw(self, clips: int, generator: torch.Generator) -> list[torch.Tensor]:
         """Visible tokens, bool (B, N), of each mask generator."""

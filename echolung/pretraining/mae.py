@@ -5,19 +5,16 @@ its neighbours in time. A narrow decoder predicts the pixels of the hidden tubel
 deviation 1.
 """
 
-from __future__ import annotations
-
 import pydantic
 import torch
 
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import derived_seed
-from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.predictor import Predictor
 from echolung.pretraining.masking import sample_tubes
 from echolung.pretraining.objective import Objective, maskable_encoder
-from echolung.pretraining.sampling import CropSettings, TrainingClips
+from echolung.pretraining.sampling import CropSettings
 
 EPSILON = 1e-6
 """Added to a tubelet's variance: black corners stay black."""
@@ -42,7 +39,6 @@ class Mae(Objective):
 
     def __init__(self, encoder: ClipSettings, settings: MaeSettings, seed: int, steps: int) -> None:
         super().__init__(encoder, settings, seed, steps)
-        self.settings = settings
         self.encoder = maskable_encoder(encoder, seed, "mae")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("decoder", seed))
@@ -60,9 +56,6 @@ class Mae(Objective):
     @property
     def handed_on(self) -> Encoder:
         return self.encoder
-
-    def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> TrainingClips:
-        return TrainingClips(store, self.encoder.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
 
     def draw(self, clips: int, generator: torch.Generator) -> torch.Tensor:
         """Visible tokens, bool (B, N)."""

@@ -9,8 +9,6 @@ token that is not visible is predicted.
 Dimension letters: B clips, N tokens of a clip, R C rows and columns of the token grid, K blocks.
 """
 
-from __future__ import annotations
-
 import pydantic
 import torch
 

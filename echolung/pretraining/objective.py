@@ -4,8 +4,6 @@ Dimension letters in `echolung.pretraining`: B clips of the batch over all worke
 S side of the encoder's frames, N tokens of a clip, D width.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +15,7 @@ from echolung.core.parameters import Parameters
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.encoders import initial_encoder
+from echolung.pretraining.sampling import TrainingClips
 
 
 class Objective(nn.Module):
@@ -34,6 +33,7 @@ class Objective(nn.Module):
     def __init__(self, encoder: ClipSettings, settings: Any, seed: int, steps: int) -> None:
         """Build the parts of a run of `steps` steps; torch's default generator is seeded from `seed`."""
         super().__init__()
+        self.settings, self.steps = settings, steps
 
     @property
     def handed_on(self) -> Encoder:
@@ -51,9 +51,9 @@ class Objective(nn.Module):
     def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> Dataset[Any]:
         """A dataset whose item `step` is this worker's `rows` of the batch of that step, in all views of `forward`.
 
-        A pure function of (seed, step): a resumed run then sees the same clips.
+        A pure function of (seed, step): a resumed run then sees the same clips. By default random crops of videos.
         """
-        raise NotImplementedError
+        return TrainingClips(store, self.handed_on.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
 
     def draw(self, clips: int, generator: torch.Generator) -> Any:
         """The random part of a step (masks), drawn for the whole batch, so that it is the same in every worker."""

@@ -1,7 +1,5 @@
 """The self-supervised objectives. A new one is one file with its class and settings, and one line here."""
 
-from __future__ import annotations
-
 from echolung.pretraining.discovr import Discovr
 from echolung.pretraining.jepa import Jepa
 from echolung.pretraining.mae import Mae

@@ -1,7 +1,5 @@
 """One seed of a pretrained encoder: what it trains on what, where, what decides its result, and its saved encoder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ are one run: the teacher's learning rate cools down at the end of its own. Clips
 can be stored.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pydantic

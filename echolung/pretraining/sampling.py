@@ -6,8 +6,6 @@ sampler state needs saving.
 Dimension letters: b clips of this worker, T frames, S side of the encoder's frames, V videos, W side of the store's.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

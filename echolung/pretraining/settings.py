@@ -1,7 +1,5 @@
 """The section `pretrain` of the parameters."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 import pydantic

@@ -4,8 +4,6 @@ arXiv 2006.09882).
 Dimension letters: n tokens of this worker, K prototypes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed
 

@@ -1,7 +1,5 @@
 """The candidate for promotion: an arm, the data it is refitted on, and its out-of-fold scores."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ encoder, record = load_encoder_by_name(store, "lung", "mae-blues")
 mlflow.pyfunc.load_model("models:/echolung-encoder-lung-mae-blues@seed0").predict(clips)
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

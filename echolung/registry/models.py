@@ -4,8 +4,6 @@ Tags of the versions are the history: `follows`, the champion before, and `histo
 version became champion or was rolled back.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import importlib.metadata

@@ -3,8 +3,6 @@
 The scores that a version carries are out-of-fold scores of the procedure; no patient is left to test the very model.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Rollback: the alias moves to an earlier champion; no version is made or deleted."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from echolung.core.errors import NoChampionError, RegistryError

@@ -1,7 +1,5 @@
 """The answers in sentences: against the references and against the controls."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import pandas as pd

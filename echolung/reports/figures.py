@@ -1,7 +1,5 @@
 """The figures of any kind of task: each function draws one and returns it; the caller saves it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any

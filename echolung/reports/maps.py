@@ -1,7 +1,5 @@
 """What an encoder sorts recordings by: a map of its mean tokens, coloured by label, patient and collection."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

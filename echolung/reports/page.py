@@ -1,7 +1,5 @@
 """The report: one HTML file that needs nothing beside it, the figures as files, and their data for `dvc plots`."""
 
-from __future__ import annotations
-
 import base64
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence

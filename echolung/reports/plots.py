@@ -5,8 +5,6 @@ training/<encoder>-seed<k>.csv    the history of a pretraining run
 and what the kinds of task add, such as confusion/ and roc/
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

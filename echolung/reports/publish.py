@@ -1,7 +1,5 @@
 """A study's small results as a folder to commit: numbers, tables, predictions and figures, but no frame of a video."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What was run on what: the facts of a study for its report and its runs."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """A comparison as tables: for the terminal, for Markdown and for the page."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Answers for people, as a table of at most 100 columns, and for programs, as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

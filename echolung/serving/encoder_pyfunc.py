@@ -1,7 +1,5 @@
 """A registered encoder as MLflow loads it: this file, run as code, and the encoder's folder. No pickle."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

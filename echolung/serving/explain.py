@@ -4,8 +4,6 @@ A gif plays the views with their heat map; a png is a sheet of them.
 Dimension letters: V views, T frames of a view, S side of a frame in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The registered model as MLflow loads it: this file, run as code, and the model's folder. No pickle."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

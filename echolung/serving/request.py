@@ -4,8 +4,6 @@ A request makes a server open no path, address or device: bytes are written to a
 they begin like a video container (`data.containers`), and are deleted after the answer.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import tempfile

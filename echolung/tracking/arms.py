@@ -3,22 +3,24 @@
 That page lists metrics by name in a short box: few have plain names, so that it opens on these and their intervals.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from echolung.evaluation.comparison import Comparison
-from echolung.tracking.experiments import ArmResult
+from echolung.tracking.experiments import arm_run
+from echolung.tracking.run import Run
+from echolung.tracking.store import Store
 
 INITS = {"reference": "random", "control": "control", "baseline": "baseline", "candidate": "pretrained"}
 """A run's tag `init`, by the arm's role; `imported` where its weights are from a file."""
 
 
-def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str) -> list[ArmResult]:
-    """One result per arm of `task`, candidates first.
+def arm_runs(
+    store: Store, study: str, comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str
+) -> Iterator[Run]:
+    """One closed run per arm of `task`, candidates first.
 
     `encoders` has one row per arm with an encoder; its other columns become parameters.
 
@@ -26,7 +28,7 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_
     others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`
     (with `_p_uncorrected` and, if confirmatory, `_p_holm`).
     """
-    mine, results = comparison.of_tasks([task]), []
+    mine = comparison.of_tasks([task])
     paired = set(mine.pairs["metric"])
     for arm in [arm for arm in comparison.order if arm in set(mine.arms["arm"])]:
         rows = mine.arms[mine.arms["arm"] == arm]
@@ -34,24 +36,23 @@ def arm_results(comparison: Comparison, task: str, encoders: pd.DataFrame, data_
         encoder = encoders[encoders["arm"] == arm].drop(columns="arm").to_dict("records")
         imported = any(row.get("objective") == "imported" for row in encoder)
         verdicts = mine.verdicts[mine.verdicts["arm"] == arm].to_dict("records")
-        results.append(
-            ArmResult(
-                task=task,
-                arm=arm,
-                init="imported" if imported else INITS[first["role"]],
-                data_digest=data_digest,
-                parameters={
-                    "method": first["method"],
-                    "unit": first["unit"],
-                    **{size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")},
-                    **{str(name): value for row in encoder for name, value in row.items()},
-                },
-                metrics=_known({**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])}),
-                folds=_folds(mine.folds, arm, first["method"], paired),
-                tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
-            )
+        yield arm_run(
+            store,
+            study,
+            task,
+            arm,
+            init="imported" if imported else INITS[first["role"]],
+            data_digest=data_digest,
+            parameters={
+                "method": first["method"],
+                "unit": first["unit"],
+                **{size: int(first[f"n_{size}"]) for size in ("patients", "groups", "videos")},
+                **{str(name): value for row in encoder for name, value in row.items()},
+            },
+            metrics=_known({**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])}),
+            folds=_folds(mine.folds, arm, first["method"], paired),
+            tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
         )
-    return results
 
 
 def _scores(rows: pd.DataFrame, paired: set[str]) -> dict[str, float]:

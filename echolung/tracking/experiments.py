@@ -13,7 +13,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from echolung.core.errors import Stopped
@@ -166,46 +165,33 @@ def search_trials(store: Store, study: str, parent: Run, trials: pd.DataFrame, c
             run.series([(int(step), {"score": score}) for step, score in zip(mine["step"], mine["score"], strict=True)])
 
 
-@dataclass(frozen=True)
-class ArmResult:
-    """The comparison's results of one arm on one task."""
-
-    task: str
-    arm: str
-    init: str
-    """`pretrained`, `random`, `control` or `baseline`."""
-    data_digest: str
-    """Of the task's split."""
-    parameters: Mapping[str, Any]
-    metrics: Mapping[str, float | None]
-    """`balanced_accuracy`, `balanced_accuracy_low`, `balanced_accuracy_high` and so on."""
-    folds: Sequence[Mapping[str, float | None]]
-    """Metrics of each outer fold, in the order repeat x fold: logged as `fold/<metric>`, a step each."""
-    tags: Mapping[str, Any] = field(default_factory=dict)
-
-
-def arm_run(store: Store, study: str, result: ArmResult) -> Run:
+def arm_run(
+    store: Store, study: str, task: str, arm: str, *, init: str, data_digest: str, parameters: Mapping[str, Any],
+    metrics: Mapping[str, float | None], folds: Sequence[Mapping[str, float | None]], tags: Mapping[str, str],
+) -> Run:  # fmt: skip
     """The closed run of one task and arm; the same result again is the same run.
 
+    `init` is one of `echolung.tracking.arms.INITS` or `imported`, `data_digest` is of the task's split, `folds` are the
+    metrics of each outer fold in the order repeat x fold: logged as `fold/<metric>`, a step each.
     The latest run of a task and arm has the tag `current` = true, older ones false.
     """
     experiment = _experiment(store, study)
-    own = {"study": study, "task": result.task, "arm": result.arm}
-    content = [own, result.init, result.data_digest, result.parameters, result.metrics, result.folds]
+    own = {"study": study, "task": task, "arm": arm}
+    content = [own, init, data_digest, parameters, metrics, folds]
     runs, fingerprint = _find(store, experiment, **own), digest(content)
     same = [run for run in runs if run.data.tags.get("fingerprint") == fingerprint and run.info.status == "FINISHED"]
     same = [run for run in same if "incomplete" not in run.data.tags]
     if same:
         current = Run(store, same[0].info.run_id)
     else:
-        tags = {**result.tags, **own, "init": result.init, "data_digest": result.data_digest}
-        label = result.init if result.init == result.arm else f"{result.init} ({result.arm})"
-        made = _create(store, experiment, f"{label} - {result.task}", {**tags, "fingerprint": fingerprint})
+        label = init if init == arm else f"{init} ({arm})"
+        known = {**tags, **own, "init": init, "data_digest": data_digest, "fingerprint": fingerprint}
+        made = _create(store, experiment, f"{label} - {task}", known)
         with _closing(made) as current:
-            current.parameters({"task": result.task, "arm": result.arm, "init": result.init, **result.parameters})
-            current.metrics(result.metrics)
-            folds = [{f"fold/{name}": value for name, value in fold.items()} for fold in result.folds]
-            current.series(list(enumerate(folds)))
+            current.parameters({"task": task, "arm": arm, "init": init, **parameters})
+            current.metrics(metrics)
+            named = [{f"fold/{name}": value for name, value in fold.items()} for fold in folds]
+            current.series(list(enumerate(named)))
     for old in runs:
         if old.info.run_id != current.id and old.data.tags.get("current") == "true":
             Run(store, old.info.run_id).tag("current", "false")

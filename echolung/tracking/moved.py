@@ -3,8 +3,6 @@
 `echolung doctor --fix` points them to the folder that the project is in now.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shutil

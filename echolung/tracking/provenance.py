@@ -1,7 +1,5 @@
 """Where a result comes from, and whether the process that was making it still exists."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

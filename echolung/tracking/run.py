@@ -1,7 +1,5 @@
 """A run of the tracking store. Logging failures warn once and never stop the work."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence

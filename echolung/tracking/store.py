@@ -1,7 +1,5 @@
 """The tracking store, for runs and models: a database in the project's folder, or whatever MLflow can reach."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """The command line: help with examples, errors as one line with the remedy, no traceback."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

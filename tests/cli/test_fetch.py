@@ -1,7 +1,5 @@
 """`echolung fetch echonet-dynamic` from a server on this machine: cut, resumed, checked, unpacked, or told why not."""
 
-from __future__ import annotations
-
 import io
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """`echolung run` and `echolung clean`, and what Hydra does inside `dvc exp run`."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess
@@ -11,13 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import committed
+from conftest import ROOT, committed
 
 from echolung import composition
 from echolung.cli.main import main
 from echolung.core.errors import SettingsError
 
-ROOT = Path(__file__).parents[2]
 WARD = (ROOT / "conf" / "study" / "folder.yaml").read_text().replace("study: folder", "study: ward")
 
 

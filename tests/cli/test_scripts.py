@@ -1,7 +1,5 @@
 """`make demo` runs no other study, ends where a command is broken, and takes a refusal for a result."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,9 +1,6 @@
 """`echolung weights`: a file becomes a folder that DVC tracks, an arm of a study, and a file again."""
 
-from __future__ import annotations
-
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import timm
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from conftest import committed
 
 from echolung.cli.main import main
 from echolung.core.runtime import sha256_file
@@ -21,18 +19,13 @@ from echolung.models.vit import VideoViT
 from echolung.models.weights import initialise
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).parents[2]
 SHAPE = {"width": 192, "depth": 1, "heads": 3, "image_size": 32, "frames": 2, "clip_fps": 8.0}
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("dvc.yaml", "params.yaml", ".gitignore"):
-        shutil.copy(ROOT / name, tmp_path)
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
-        subprocess.run(command, cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return committed(tmp_path)
 
 
 def run(*arguments: str) -> Result:

@@ -1,7 +1,5 @@
 """Two nodes of a Ray cluster with one CPU each, reached by RAY_ADDRESS: a run with two workers and fits span both."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from conftest import ROOT, SMALL, Project
 from drawn import save_clips
 
 from echolung.compute.pretraining import pretrain, seed_runs
-from echolung.compute.session import ray_session
-from echolung.core.errors import DataError, Stopped, TrialError
+from echolung.core.errors import Stopped
 from echolung.models.vit import VideoViT
 from echolung.models.weights import WEIGHTS, load_encoder
 from echolung.pretraining.checkpoint import read_progress
@@ -47,12 +45,6 @@ def settings(seeds: list[int], workers: int = 1, **training: Any) -> PretrainSet
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(2):
-        yield
-
-
-@pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     videos = {f"hearts/{number}": rng.integers(0, 256, (20, 24, 24), dtype=np.uint8) for number in range(5)}
@@ -60,12 +52,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Recorder:
-    """Writes the steps to a file; a `deadly` step kills its worker the first time, a `wrong` one fails each time, a
-    `last` one asks to stop.
-    """
+    """Writes the steps to a file; a `deadly` step kills its worker the first time, a `last` one asks to stop."""
 
-    def __init__(self, path: Path, deadly: int = 0, wrong: int = 0, last: int = 0) -> None:
-        self.path, self.deadly, self.wrong, self.last = path, deadly, wrong, last
+    def __init__(self, path: Path, deadly: int = 0, last: int = 0) -> None:
+        self.path, self.deadly, self.last = path, deadly, last
 
     def __call__(self, step: int, values: dict[str, float | None]) -> None:
         seen = self.path.read_text() if self.path.exists() else ""
@@ -74,8 +64,6 @@ class Recorder:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == self.last:
             self.path.with_name("stop").write_text("stop")
-        if step == self.wrong:
-            raise DataError("the disk is full", "Make room.")
 
 
 def quiet(step: int, values: dict[str, float | None]) -> None:
@@ -101,23 +89,6 @@ def check(directory: Path, seed: int, expected: dict[str, torch.Tensor], **toler
     assert record.trained_on == tuple(f"sha{number}" for number in range(5))
     assert record.trained_on_source == "echo"
     assert pd.read_csv(directory / HISTORY)["step"].tolist() == [1, 2, 3, 4]
-
-
-@pytest.mark.usefixtures("session")
-def test_a_dead_trial_is_replaced_and_a_failing_seed_is_named(pool: Path, tmp_path: Path) -> None:
-    """The seed whose process was killed ends, bit for bit, where the plain loop ends; the other names its cause."""
-    recorders = {3: Recorder(tmp_path / "seen3", deadly=3), 7: Recorder(tmp_path / "seen7", wrong=2)}
-    both = runs(pool, tmp_path, [3, 7])
-    with pytest.raises(
-        TrialError, match=r"1 of 2 pretrain-hearts trials failed: the disk is full \[seed 7\]"
-    ) as caught:
-        pretrain(both, tmp_path / "out", on_metrics=recorders)
-    assert caught.value.remedy.startswith("Make room.")
-    assert "in __call__" in Path(caught.value.remedy.split("Details: ")[1]).read_text()
-    check(both[0].result, 3, plain(pool, 3, tmp_path / "plain"), atol=0, rtol=0)
-    assert (tmp_path / "seen3").read_text().split() == ["1", "2", "3", "3", "4"]
-    assert (tmp_path / "seen7").read_text().split() == ["1", "2"]
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("session")

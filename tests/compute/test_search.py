@@ -1,6 +1,5 @@
 """A search tries what it is told, stops the worse half, and reads out on drawn labels or on held-out videos."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from drawn import folds_of, manifest_of, save_source
 
 from echolung.compute.search import Readout, SearchSettings, search, search_runs
-from echolung.compute.session import ray_session
 from echolung.core.errors import SettingsError, TrialError
 from echolung.data.splits import write_folds
 from echolung.kinds.classification import ClassificationTask
@@ -50,12 +48,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folds(root / "split" / "bright.csv", folds_of(manifest, y))
     write_folds(root / "split" / "noise.csv", folds_of(manifest, np.repeat([0, 1, 1, 0], 6)))
     return root
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(2):
-        yield
 
 
 def run(data: Path, tmp_path: Path, readout: Readout | None, **changes: Any) -> tuple[Any, Any]:

@@ -1,7 +1,5 @@
 """Trials by Ray Tune: each runs once, a killed one is retried once, and a failure names its configuration."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -9,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from echolung.compute.session import ray_session
 from echolung.compute.trials import run_trials
 from echolung.core.errors import DataError, Stopped, TrialError
 
 WORKERS = 2
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(WORKERS):
-        yield
 
 
 def log(config: dict[str, Any]) -> None:

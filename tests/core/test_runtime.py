@@ -1,7 +1,5 @@
 """Atomic writes, locks, seeds and digests: what a killed, repeated or parallel run may rely on."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

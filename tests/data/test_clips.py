@@ -1,7 +1,5 @@
 """Sampling in seconds and the memory-mapped store, against naive definitions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """FFmpeg only gets video files, and could not open other files or addresses if it got something else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Letterbox: pixels against naive definitions, and labels that move with them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Every video is decoded once, for all studies; failures stay in the manifest; a killed run continues."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

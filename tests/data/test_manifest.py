@@ -1,7 +1,5 @@
 """The manifest keeps its columns and types through parquet, and says which column or row is wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

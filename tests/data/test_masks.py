@@ -1,7 +1,5 @@
 """The mask store: polygons are filled by the rule of the public sets, stores are one, and damage is named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

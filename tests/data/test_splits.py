@@ -1,7 +1,5 @@
 """Folds: no patient on two sides, every video once, classes as even as patients allow, the same on every machine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Videos are written and read back whole; files that cannot be read are named with a remedy, damage is reported."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the doctor passes runs; what does not run, it names with the line to type."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -14,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Project, committed
+from conftest import ROOT, Project, committed
 
 from echolung.cli.main import main
 from echolung.data import video
@@ -22,8 +20,6 @@ from echolung.doctor import machine, sources
 from echolung.doctor.examine import examine, parameters
 from echolung.doctor.findings import Examination, Finding
 from echolung.settings import Settings
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

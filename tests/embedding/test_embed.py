@@ -1,7 +1,5 @@
 """Embedding: the right views through the encoder, once for all studies, and no feature store that is torn or stale."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A comparison against scikit-learn on the same table, its invariances, its words, and the faults it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -95,6 +93,12 @@ def test_decisions_are_taken_on_the_mean_over_repeats_and_losses_weigh_patients_
     losses = pd.Series(-np.log(mine[columns].to_numpy()[np.arange(len(mine)), mine["y_true"].astype(int)]))
     expected = losses.groupby(mine["patient_id"].to_numpy()).mean().mean()
     assert estimate(comparison, "lung", "jepa", "log_loss")["estimate"] == pytest.approx(expected)
+    areas = [
+        sklearn_metrics.roc_auc_score(fold["y_true"] == k, fold[column])
+        for _, fold in mine.groupby(["repeat", "fold"])
+        for k, column in enumerate(columns)
+    ]
+    assert estimate(comparison, "lung", "jepa", "auroc")["estimate"] == pytest.approx(np.mean(areas))
     of_fold = losses.groupby([mine[name].to_numpy() for name in ("repeat", "fold", "patient_id")]).mean()
     by_fold = only(comparison.folds, task="lung", arm="jepa", method="attentive", metric="log_loss")["value"]
     assert by_fold.tolist() == pytest.approx(of_fold.groupby(level=[0, 1]).mean().tolist())

@@ -1,7 +1,5 @@
 """Intervals and tests against naive loops, enumeration, published values and simulation under the null."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

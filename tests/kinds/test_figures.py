@@ -1,7 +1,5 @@
 """Figures of classification stay legible however many arms a study has."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

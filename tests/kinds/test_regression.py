@@ -1,7 +1,5 @@
 """Regression against scikit-learn and scipy on the same table, and what it refuses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

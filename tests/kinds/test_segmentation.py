@@ -1,7 +1,5 @@
 """Segmentation: distances against every pair of border pixels, tables by hand, and what it refuses."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A task takes exactly the rows it names, and says which rows stop it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Controls against counts by hand, scikit-learn's pipelines and planted pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fits of a small study on disk, from frames and an encoder to out-of-fold predictions and a refit."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from pathlib import Path

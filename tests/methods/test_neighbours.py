@@ -1,7 +1,5 @@
 """kNN and the anomaly bank against naive loops, scikit-learn and scipy; the kind `anomaly`; and what they refuse."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Novelty: the distance is Mahalanobis', the threshold holds for new patients, and hearts are outside for lungs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """V-JEPA 2's probe of four blocks: published names, a naive reference, heads that share nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

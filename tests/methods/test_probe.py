@@ -1,7 +1,5 @@
 """The attentive probe as a method: what it is chosen by, what reaches it, and what it finds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

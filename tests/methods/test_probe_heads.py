@@ -1,7 +1,5 @@
 """Batched probe heads against textbook attention, and torch's optimiser."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

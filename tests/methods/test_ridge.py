@@ -1,7 +1,5 @@
 """Ridge regression is that of scikit-learn, and its intervals hold the share that they promise."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Networks that draw: what they learn from, that a killed run goes on bit by bit, and what their answers are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -138,13 +138,6 @@ def test_a_run_asked_to_stop_ends_after_the_step_and_resumes_bit_for_bit(store: 
     pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), parts.history.drop(columns=TIMES))
 
 
-def test_a_finished_run_is_not_repeated(store: ClipStore, tmp_path: Path) -> None:
-    first = run(store, tmp_path / "run")
-    again = run(store, tmp_path / "run", on_metrics=never)
-    assert same(first, again)
-    pd.testing.assert_frame_equal(first.history, again.history)
-
-
 @pytest.mark.parametrize(
     ("change", "key"),
     [({"learning_rate": 1e-3}, "training.learning_rate"), ({"steps": 7}, "training.steps"), ({"seed": 1}, "seed")],

@@ -1,7 +1,5 @@
 """A run that starts from a file: its content decides the result, wherever the run is computed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 Needs the sets in ECHOLUNG_REAL_DATA (default ../shared/data). All rows are read, a few videos are decoded.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Registered encoders: found by name, with where they come from; the same weights are registered once."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Promotion: the rule, what a champion carries, and that the same call again changes nothing."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

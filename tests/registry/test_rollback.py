@@ -1,7 +1,5 @@
 """Rollback: the champion before, complete or not at all, and what promotion does afterwards."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from typing import Any

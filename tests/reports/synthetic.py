@@ -1,7 +1,5 @@
 """Tasks of two kinds, a class with a hostile name, and out-of-fold predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

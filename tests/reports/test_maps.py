@@ -22,7 +22,7 @@ def test_an_encoder_of_labels_and_one_of_collections_are_told_apart(tmp_path: Pa
     write_manifest(tmp_path / "ingest" / "s" / "manifest.parquet", manifest)
     for arm, codes in {"labels": y, "places": 3 + place}.items():
         tokens = np.random.default_rng(0).normal(0, 0.1, (24, 1, 8, 6)) + np.eye(6)[codes][:, None, None]
-        _embedded(tmp_path / "embed" / "s" / arm / "seed0", tokens, names, arm, "")
+        _embedded(tmp_path / "embed" / "s" / arm / "seed0", tokens, manifest, arm, "")
     task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b", "c"], unit="video")
     folds = folds_of(manifest, y)
     labels, places = found = maps(

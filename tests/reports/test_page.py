@@ -1,7 +1,5 @@
 """The report page needs no other file, shows every number, says nothing twice; what is published shows no frame."""
 
-from __future__ import annotations
-
 import math
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What the answers and tables of a study say."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from pathlib import Path

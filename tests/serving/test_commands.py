@@ -1,7 +1,5 @@
 """predict, serve, promote and rollback as a person calls them: what they print, and one line for what goes wrong."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3

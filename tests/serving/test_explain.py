@@ -1,7 +1,5 @@
 """--explain: what is drawn is what the answer rests on, over the frames that the model saw."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

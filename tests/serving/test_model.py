@@ -1,7 +1,5 @@
 """A model folder answers as the study did, refuses what is damaged, and MLflow serves the same."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """What a request may hold, without the server."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`mlflow models serve`, started for real: bytes are answered as by predict, the rest is refused in one line."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json
@@ -112,7 +110,6 @@ def test_bytes_are_answered_as_by_predict(folder: Path, model: Model, server: Se
 
 
 TEXT = base64.b64encode(b"not a video at all").decode()
-PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n"
 
 
 @pytest.mark.parametrize("row", [{"content": TEXT}, {"video": "a.mp4"}, {"video": "/etc/passwd"}, {"video": None}])
@@ -123,18 +120,3 @@ def test_what_cannot_be_answered_is_refused_in_one_line(server: Server, row: dic
     assert set(body) == {"error_code", "message"}, "no stack trace"
     assert str(server.temporary) not in body["message"]
     assert [path for path in server.temporary.iterdir() if path.name.startswith("echolung-")] == [], "it is deleted"
-
-
-def test_nothing_is_fetched(server: Server, tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        listener.setblocking(False)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.mp4"
-        playlist = tmp_path / "list.m3u8"
-        playlist.write_text(PLAYLIST.format(url=url))
-        for row in ({"video": url}, {"content": sent(playlist)}):
-            status, body = server.post([row])
-            assert status == 400, body
-        with pytest.raises(BlockingIOError):
-            listener.accept()

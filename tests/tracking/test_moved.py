@@ -1,7 +1,5 @@
 """A moved or copied project: runs and models are written to the folder it is in, after one command."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path

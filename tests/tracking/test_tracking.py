@@ -1,7 +1,5 @@
 """The run history: what the browser shows, what killed processes leave behind, and stores that fail."""
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import signal
@@ -14,7 +12,7 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import GateError, TrackingError
-from echolung.tracking.experiments import ArmResult, arm_run, stage_run, trial_run
+from echolung.tracking.experiments import arm_run, stage_run, trial_run
 from echolung.tracking.provenance import gone, process
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store, TrackingSettings, store, where
@@ -67,17 +65,13 @@ def series(tracking: Store, run: Run, name: str) -> list[tuple[int, float]]:
     return sorted((m.step, m.value) for m in tracking.client().get_metric_history(run.id, name))
 
 
-def result(**changes: object) -> ArmResult:
-    values: dict[str, object] = {
-        "task": "pocus-pathology",
-        "arm": "jepa",
-        "init": "pretrained",
-        "data_digest": "d1",
-        "parameters": {"seeds": [0, 1], "encoder": {"width": 192}},
-        "metrics": {"balanced_accuracy": 0.7, "balanced_accuracy_low": 0.6, "balanced_accuracy_high": 0.8},
-        "folds": [{"balanced_accuracy": 0.65}, {"balanced_accuracy": 0.75}, {"balanced_accuracy": None}],
-    }
-    return ArmResult(**{**values, **changes})  # type: ignore[arg-type]
+def arm(tracking: Store, study: str, balanced_accuracy: float = 0.7) -> Run:
+    return arm_run(
+        tracking, study, "pocus-pathology", "jepa", init="pretrained", data_digest="d1", tags={},
+        parameters={"seeds": [0, 1], "encoder": {"width": 192}},
+        metrics={"balanced_accuracy": balanced_accuracy, "balanced_accuracy_low": 0.6, "balanced_accuracy_high": 0.8},
+        folds=[{"balanced_accuracy": 0.65}, {"balanced_accuracy": 0.75}, {"balanced_accuracy": None}],
+    )  # fmt: skip
 
 
 # --- processes that end badly ---
@@ -213,13 +207,13 @@ def test_a_stage_outlives_its_store_and_warns_once(
 
 
 def test_the_same_result_is_the_same_run_and_a_new_one_becomes_current(tracking: Store) -> None:
-    first = arm_run(tracking, "again", result())
-    assert arm_run(tracking, "again", result()).id == first.id
+    first = arm(tracking, "again")
+    assert arm(tracking, "again").id == first.id
     assert series(tracking, first, "fold/balanced_accuracy") == [(0, 0.65), (1, 0.75)]
-    newer = arm_run(tracking, "again", result(metrics={"balanced_accuracy": 0.71}))
+    newer = arm(tracking, "again", 0.71)
     assert newer.id != first.id
     assert (tags(tracking, first)["current"], tags(tracking, newer)["current"]) == ("false", "true")
-    arm_run(tracking, "again", result())  # DVC brought the older state back
+    arm(tracking, "again")  # DVC brought the older state back
     assert (tags(tracking, first)["current"], tags(tracking, newer)["current"]) == ("true", "false")
 
 
@@ -231,8 +225,8 @@ def test_a_run_cut_off_while_it_was_written_is_replaced(tracking: Store, monkeyp
 
         patch.setattr(Run, "series", die)
         with pytest.raises(KeyboardInterrupt):
-            arm_run(tracking, "cut", result())
-    run = arm_run(tracking, "cut", result())
+            arm(tracking, "cut")
+    run = arm(tracking, "cut")
     assert (status(tracking, run.id), tags(tracking, run)["current"]) == ("FINISHED", "true")
     experiment = tracking.client().get_experiment_by_name("echolung-cut").experiment_id
     assert len(tracking.client().search_runs([experiment], "tags.current = 'true'")) == 1

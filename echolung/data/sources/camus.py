@@ -14,8 +14,6 @@ Layout:
 ED or ES.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

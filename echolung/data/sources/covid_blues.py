@@ -8,8 +8,6 @@ Layout:
 Every video has its patient's PCR result, whatever its lung point shows; severity and lines are per video.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

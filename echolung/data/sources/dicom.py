@@ -12,8 +12,6 @@ the same patient has one pseudonym in all folders, and nobody without the key ca
 of a row is the file's own: rename files that are called by a name.
 """
 
-from __future__ import annotations
-
 import hmac
 import os
 import secrets

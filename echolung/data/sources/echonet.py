@@ -10,8 +10,6 @@ Layout:
 Sizes and frame counts come from the decoded video: six rows of FileList.csv are wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

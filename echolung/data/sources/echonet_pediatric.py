@@ -9,8 +9,6 @@ Layout, once for each view, A4C (apical four-chamber) and PSAX (parasternal shor
 A patient may have several videos and be in both views; the part of a name before the first hyphen is the patient.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -4,8 +4,6 @@ A data set that is not as its layout says is a DataError that tells how to get i
 read although it is written differently (Excel's semicolons, a suffix in capitals), and noted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os

@@ -8,8 +8,6 @@ Layout:
 Other columns are yours and are not read.
 """
 
-from __future__ import annotations
-
 import os.path
 from pathlib import Path
 

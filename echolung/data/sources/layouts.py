@@ -1,7 +1,5 @@
 """The layouts that can be read, by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path

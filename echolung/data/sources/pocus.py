@@ -9,8 +9,6 @@ Where a video was published nearly gives its label away (no COVID in the Northum
 COVID), so every video keeps its `collection`. Viral pneumonia is a diagnosis of its own.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

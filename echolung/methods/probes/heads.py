@@ -10,8 +10,6 @@ never be computed: W_k and the norm's affine are absorbed into the query, and W_
 exact, and turn N x D x D work per token and head into N x D.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol, Self
 

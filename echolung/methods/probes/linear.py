@@ -1,7 +1,5 @@
 """The method `linear`: logistic or ridge regression on statistics of an encoder's frozen tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -7,8 +7,6 @@ a search costs as many times one head, unlike with `ProbeHeads`. Meant for a GPU
 Dimension letters as in `heads`.
 """
 
-from __future__ import annotations
-
 from typing import Any, Self, cast
 
 import torch

@@ -1,8 +1,6 @@
 """The methods `attentive`, one learned query that attends to all frozen tokens, and `attentive-blocks`, V-JEPA 2's own
 probe: the same after three blocks of self-attention."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self

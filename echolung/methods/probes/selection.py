@@ -10,8 +10,6 @@ What every arm shares:
   is the mean probability over a patient's videos. Classes are not rebalanced: probabilities keep the prevalence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from echolung.core.errors import DataError, SettingsError
+from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
-from echolung.embedding.recordings import Recordings
+from echolung.embedding.recordings import Recordings, refuse_not_finite
 from echolung.methods.cohort import Cohort
 from echolung.methods.probes.heads import Probe, ProbeForm, new_probe
 
@@ -86,12 +84,7 @@ class Inputs:
             squares.append((every - mean_BD[:, None]).square_().mean(dim=1).double() + mean_BD.double().square())
         self.mean_VD, self.square_VD = torch.cat(means), torch.cat(squares)
         self._kept = kept if keep else None
-        bad = ~self.square_VD.isfinite().all(dim=1).cpu().numpy()
-        if bad.any():
-            raise DataError(
-                f"the features of {bad.sum()} videos are not finite: {', '.join(self.names[bad][:10])}",
-                "Look at these videos and at the encoder, then run `dvc repro embed`.",
-            )
+        refuse_not_finite(sample_ids, self.square_VD.isfinite().all(dim=1).cpu().numpy())
 
     def chunks(self, places: np.ndarray) -> Iterator[np.ndarray]:
         for at in range(0, len(places), self.batch):

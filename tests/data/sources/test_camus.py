@@ -1,7 +1,5 @@
 """CAMUS: whole patients with their masks, or stills as recordings of one frame; what is wrong is named."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from functools import partial

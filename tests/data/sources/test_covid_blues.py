@@ -1,7 +1,5 @@
 """COVID-BLUES: every video gets its patient's PCR result and its own findings; blanks in cells do no harm."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Ultrasound DICOM: only the image region is stored, patients are pseudonyms, and what is no image is named."""
 
-from __future__ import annotations
-
 import base64
 import os
 from collections.abc import Callable

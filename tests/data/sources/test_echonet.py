@@ -1,21 +1,13 @@
 """EchoNet-Dynamic: rows and tracings are read; what is wrong with them is named."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from echolung.core.errors import DataError
-from echolung.data.clips import ClipStore
-from echolung.data.ingest import IngestSettings, ingest
-from echolung.data.masks import MaskStore
 from echolung.data.sources.layouts import scan as scan_layout
-from echolung.phantom.settings import PhantomSettings
-from echolung.phantom.write import write as draw
 
 scan = partial(scan_layout, "echonet", source="hearts")
 TABLE = (
@@ -69,19 +61,3 @@ def test_discs_become_polygons_without_the_long_axis(tmp_path: Path) -> None:
     (tmp_path / "VolumeTracings.csv").write_text(DISCS.replace("5,6", "left,6"))
     with pytest.raises(DataError, match=r"VolumeTracings.csv, column X1 must be a number .*: 0X100 = 'left'"):
         scan(tmp_path)
-
-
-def test_masks_of_drawn_hearts_cover_their_ventricle_in_the_store(tmp_path: Path) -> None:
-    drawn = PhantomSettings.parse({"layout": "echonet", "patients": 2, "frames": 24, "size": 96}, "the test")
-    draw(drawn, tmp_path / "hearts", 1, lambda done, total: None)
-    settings = IngestSettings.parse({"size": 64, "sources": {"hearts": {"layout": "echonet", "root": "hearts"}}}, "")
-    ingest("hearts", settings, tmp_path).write(tmp_path / "out")
-    clips, masks = ClipStore.open(tmp_path / "out" / "clips"), MaskStore.open(tmp_path / "out" / "masks")
-    assert masks.sample_ids == clips.sample_ids
-    for name in masks.sample_ids:
-        size = dict(zip(masks.phases(name), masks.masks(name).sum((1, 2)), strict=True))
-        assert size["ED"] > size["ES"] and masks.structures(name) == ("left ventricle",)
-        for at, mask in zip(masks.frames(name), masks.masks(name) == 1, strict=True):
-            frame = clips.frames(name)[at].astype(float)
-            wall = ndimage.binary_dilation(mask, iterations=6) & ~ndimage.binary_dilation(mask)
-            assert frame[mask].mean() < 0.6 * frame[wall].mean(), "blood is darker than the muscle around it"

@@ -1,7 +1,5 @@
 """EchoNet-Pediatric: rows and tracings of both views are read; what is wrong with them is named."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tables and file names as people really write them: read where they can mean one thing, else the cause is named."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder of your own videos needs a csv and nothing else, and no line of it reaches outside the folder."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """POCUS: files and table are joined whatever the case, and patients are kept apart."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
