@@ -61,6 +61,8 @@ class Stage:
     run: Run
     began: float
     """When `dvc repro` began, or the stage, if it was called by itself; seconds since 1970."""
+    bars: contextlib.ExitStack
+    """Closes progress bars before an error is told, so that nothing follows its last line."""
 
     def data(self, *parts: str) -> Path:
         """A path below data/<study>/."""
@@ -119,6 +121,7 @@ class Stage:
 
         interval = 0.2 if sys.stderr.isatty() else 10.0
         bar = tqdm(desc=label, mininterval=interval, delay=1e-3, smoothing=0.1, dynamic_ncols=True)
+        self.bars.callback(bar.close)
 
         def advance(done: int, total: int) -> None:
             bar.total = total
@@ -148,7 +151,8 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
             tracking = store(root, settings.tracking)
             section = settings.section(name, key)
             with experiments.stage_run(tracking, settings.study, name, key, section) as run:
-                yield Stage(name, key, root, settings, tracking, run, began)
+                with contextlib.ExitStack() as bars:
+                    yield Stage(name, key, root, settings, tracking, run, began, bars)
 
 
 @contextlib.contextmanager

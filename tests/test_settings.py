@@ -1,5 +1,6 @@
 """A params.yaml that is wrong, in whatever way, is one line; a good one says what its arms and tasks need."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,9 @@ def test_work_is_asked_to_stop_when_the_time_since_dvc_began_is_over(
     limit: str | None, hours: float, over: bool, tmp_path: Path
 ) -> None:
     settings, nothing = parameters(lambda values: values.update(stop_after=limit)), cast(Any, None)
-    stage = Stage("fit", "", tmp_path, settings, nothing, nothing, began=time.time() - 3600 * hours)
+    stage = Stage(
+        "fit", "", tmp_path, settings, nothing, nothing, began=time.time() - 3600 * hours, bars=contextlib.ExitStack()
+    )
     stage.scratch("fit").mkdir(parents=True)
     (stage.scratch("fit") / "stop").write_text("stop")  # of an earlier call
     with stage.stopping("fit") as stop:
