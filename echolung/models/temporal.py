@@ -86,7 +86,8 @@ class Temporal(nn.Module):
             x[valid] = vectors
         x = self.enter(of_valid(self.norm, x.to(self.positions.dtype), valid)) + self.positions[: x.shape[1]]
         if self.lstm is not None:
-            x = x + self.lstm(x)[0]
+            with torch.autocast(x.device.type, enabled=False):  # a CPU has no LSTM in half precision
+                x = x + self.lstm(x.to(self.positions.dtype))[0]
         for layer in self.layers:
             x = layer(x, valid)
         x, kept = self.leave(x), valid[..., None]

@@ -71,6 +71,8 @@ def test_a_short_video_does_not_see_its_padding(temporal: Any, pooling: Any) -> 
         torch.testing.assert_close(told, net(clips[:, :4], valid[:, :4]))
         torch.testing.assert_close(dict(net.state_dict()), after)
         assert (net(clips, ~torch.zeros_like(valid)) - told).abs().max() > 1e-4
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net.float()(clips.float(), valid).isfinite().all()
 
 
 def test_augmentation_is_one_draw_for_all_frames_of_a_clip() -> None:
