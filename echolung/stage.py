@@ -150,9 +150,9 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
             seed_everything(0)
             tracking = store(root, settings.tracking)
             section = settings.section(name, key)
-            with experiments.stage_run(tracking, settings.study, name, key, section) as run:
-                with contextlib.ExitStack() as bars:
-                    yield Stage(name, key, root, settings, tracking, run, began, bars)
+            recorded = experiments.stage_run(tracking, settings.study, name, key, section)
+            with recorded as run, contextlib.ExitStack() as bars:
+                yield Stage(name, key, root, settings, tracking, run, began, bars)
 
 
 @contextlib.contextmanager
