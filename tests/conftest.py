@@ -104,12 +104,12 @@ class Project:
 
 
 def clone(target: Path) -> Project:
-    """The files git knows of, or would, in a repository of their own."""
+    """The files git knows of, or would, in a repository of their own; without dvc.lock, whose outputs stay behind."""
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"], capture_output=True, check=True
     )
     for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file():
+        if name not in ("", "dvc.lock") and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
     return Project(repository(target))
