@@ -15,14 +15,10 @@ from echolung.tracking.store import store
 SHARED_FOLDERS = ("data", "reports", "mlruns", ".dvc/tmp", ".dvc/cache")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A clone whose study draws four small videos of lungs.
-
-    Each test has its own: experiments that begin side by side both store what the workspace has drawn, and now and then
-    DVC then misses it.
-    """
-    project = clone(tmp_path / "project")
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone whose study draws four small videos of lungs."""
+    project = clone(tmp_path_factory.mktemp("experiments") / "project")
     path = project.root / "conf" / "study" / "phantom.yaml"
     study = yaml.safe_load(path.read_text())
     study["phantom"]["pocus"] = {"layout": "pocus", "patients": 4, "frames": 8, "size": 48, "seed": 2}
