@@ -107,17 +107,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """As `atomic_path`, for a directory, which is replaced as a whole. Callers hold a lock: nobody else writes it."""
-    temporary = path.with_name(f".{path.name}-new")
+    temporary, old = path.with_name(f".{path.name}-new"), path.with_name(f".{path.name}-old")
     with _disk_errors(path):
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed writer left behind
+        if old.exists() and not path.exists():  # killed between the two renames below
+            old.replace(path)
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
             if path.exists():
-                shutil.rmtree(path)
+                path.replace(old)
             temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def stop_asked(path: Path | None) -> bool:

@@ -101,6 +101,28 @@ def test_a_killed_writer_leaves_nothing_for_the_next_one_to_read(tmp_path: Path)
     assert [p.name for p in path.iterdir()] == ["whole"]
 
 
+def test_a_folder_whose_replacement_is_cut_short_is_whole_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace = tmp_path / "features", Path.replace
+    with runtime.atomic_directory(path) as temporary:
+        (temporary / "first").write_text("x")
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == path:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt), runtime.atomic_directory(path):
+            pass
+    assert not path.exists()  # nothing, rather than half of it
+    with pytest.raises(errors.DiskError), runtime.atomic_directory(path):
+        raise OSError(28, "No space left on device")
+    assert [p.name for p in path.iterdir()] == ["first"]
+
+
 def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     lock = tmp_path / "fit.lock"
     with another_process("exclusive(path, 'stage fit')", lock) as holder:
