@@ -222,11 +222,7 @@ def search_runs(
     for changes in settings.combinations():
         values = pretrain.model_dump(mode="json")
         own = values["encoders"][settings.encoder]
-        parts = {
-            "training": own["training"],
-            "shape": own["shape"],
-            "objective": values["objectives"].setdefault(own["objective"], {}),
-        }
+        parts = {"training": own["training"], "shape": own["shape"], "objective": own["settings"]}
         for key, value in changes.items():
             place, field = key.split(".")
             parts[place][field] = value
