@@ -31,17 +31,18 @@ from echolung.methods.method import Maps, Method
 from echolung.methods.segmentation import Segmentation, Segmenter, UNetSettings
 
 RECORD = "ejection_fraction.json"
-VIEWS = ("A4C", "A2C")
+View = Literal["A4C", "A2C"]
+VIEWS: tuple[View, ...] = ("A4C", "A2C")
 """What biplane discs are made from."""
 
 
 class Reading(Parameters):
     """How masks are read."""
 
-    views: tuple[Literal["A4C", "A2C"], ...] = pydantic.Field(VIEWS, min_length=1)
+    views: tuple[View, ...] = VIEWS
     """That answer together for a patient who has them all: one view by circular discs, both by biplane ones."""
     formula: Literal["discs", "area-length"] = "discs"
-    smooth: float = pydantic.Field(0.04, ge=0)
+    smooth: float = pydantic.Field(default=0.04, ge=0)
     """Seconds to either side over which a diameter is the median; 0: every frame for itself."""
 
 
@@ -123,10 +124,8 @@ class EjectionFraction(Method):
         from echolung.hearts import volumes  # scipy.signal: a second to import
 
         every = np.arange(len(recordings.frames(sample_id)))
-        fps = recordings.fps(sample_id)
-        curve, shapes = volume_curve(
-            self.segmenter.maps(recordings, sample_id, every), round(self.reading.smooth * fps)
-        )
+        maps, fps = self.segmenter.maps(recordings, sample_id, every), recordings.fps(sample_id)
+        curve, shapes = volume_curve(maps, round(self.reading.smooth * fps))
         if not curve.max() > 0:
             return []
         found = volumes.beats(curve, fps) or [(int(curve.argmax()), int(curve.argmin()))]
