@@ -31,15 +31,12 @@ from echolung.methods.method import Maps, Method
 from echolung.methods.segmentation import Segmentation, Segmenter, UNetSettings
 
 RECORD = "ejection_fraction.json"
-View = Literal["A4C", "A2C"]
-VIEWS: tuple[View, ...] = ("A4C", "A2C")
-"""What biplane discs are made from."""
 
 
 class Reading(Parameters):
     """How masks are read."""
 
-    views: tuple[View, ...] = VIEWS
+    views: tuple[Literal["A4C", "A2C"], ...] = ("A4C", "A2C")
     """That answer together for a patient who has them all: one view by circular discs, both by biplane ones."""
     formula: Literal["discs", "area-length"] = "discs"
     smooth: float = pydantic.Field(default=0.04, ge=0)
@@ -112,9 +109,9 @@ class EjectionFraction(Method):
     def mean_beats(self, recordings: Recordings, sample_ids: Sequence[str]) -> list[list[np.ndarray]]:
         """Of each recording the mean beat (2, DISCS + 1) of every view that answers; none if one shows no ventricle."""
         known: dict[str, list[np.ndarray]] = {}
-        found, manifest = [], pd.concat([part.manifest for part in recordings.parts])
+        found = []
         for sample_id in sample_ids:
-            names = views_of(manifest, sample_id, self.reading.views)
+            names = recordings.views_of(sample_id, self.reading.views)
             known |= {name: self.beats(recordings, name) for name in names if name not in known}
             found.append([np.mean(known[name], axis=0) for name in names] if all(known[name] for name in names) else [])
         return found
@@ -164,15 +161,6 @@ def traced_rows(task: Task, recordings: Recordings, training: pd.DataFrame) -> p
         inner = np.where(more["split_official"] == "VAL", _first(rows["inner"]), -2)
         rows = pd.concat([rows, more[["sample_id", "patient_id"]].assign(inner=inner)], ignore_index=True)
     return rows[[recordings.masks(str(name)) is not None for name in rows["sample_id"]]].reset_index(drop=True)
-
-
-def views_of(manifest: pd.DataFrame, sample_id: str, views: Sequence[str] = VIEWS) -> list[str]:
-    """The recording alone, or for an apical view the patient's first recording in each of `views`."""
-    row = manifest[manifest["sample_id"] == sample_id].iloc[0]
-    if row.get("view") not in VIEWS:
-        return [sample_id]
-    mine = manifest[manifest["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
-    return [str(mine[view]) for view in views] if set(views) <= set(mine.index) else [sample_id]
 
 
 def volume_curve(maps: np.ndarray, smooth: int) -> tuple[np.ndarray, np.ndarray]:
