@@ -10,6 +10,8 @@ from echolung.stage import stage
 @click.command(help=__doc__)
 def main() -> None:
     with stage("report") as here:
+        import pandas as pd
+
         from echolung.data.splits import folds_digest, read_folds
         from echolung.evaluation.comparison import read_comparison
         from echolung.reports import maps, study
@@ -37,6 +39,7 @@ def main() -> None:
             history=study.read_history(itertools.chain(*encoders.values())),
             encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
+            searches={task: pd.read_parquet(here.data("fit", task, "search.parquet")) for task in settings.tasks},
             maps=maps.maps(settings.tasks, folds, list(named), here.data()),
             samples=study.samples(settings.tasks, folds, set(shown), here.data("ingest")),
             revision=origin.get("git_revision", "<revision>"),
