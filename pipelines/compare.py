@@ -20,7 +20,7 @@ def main() -> None:
         losses = {name: kind_of(task).loss for name, task in settings.tasks.items()}
         here.check({"arms": comparison.arms, "pairs": comparison.pairs}, losses=losses)
         with atomic_directory(here.data("compare")) as target:
-            write_comparison(comparison, target)
+            write_comparison(comparison, target, settings.compare.headlines)
 
 
 if __name__ == "__main__":

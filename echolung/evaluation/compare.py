@@ -48,6 +48,9 @@ class CompareSettings(Parameters):
     bootstrap: int = pydantic.Field(default=2000, ge=100)
     permutations: int = pydantic.Field(default=10000, ge=100)
     seed: int = 0
+    headlines: dict[str, dict[str, dict[str, str]]] = {}
+    """Numbers that metrics.json has by a name of their own: group -> name -> values of the columns of its row, and
+    `table` unless it is that of the arms."""
 
 
 def compare(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from echolung.core.errors import SettingsError
 from echolung.core.runtime import atomic_path, read_json, write_json
 
 ROLES = ["candidate", "reference", "control", "baseline"]
@@ -78,15 +79,36 @@ def nested_metrics(comparison: Comparison) -> dict[str, dict[str, dict[str, floa
     return nested
 
 
-def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """One csv per table (those of the kinds below more/), types.json, and metrics.json (`nested_metrics`)."""
+def headlines(comparison: Comparison, wanted: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, Any]:
+    """The estimates that `wanted` names (`CompareSettings.headlines`); raises SettingsError where not one row fits."""
+    found: dict[str, Any] = {}
+    for group, names in wanted.items():
+        for name, cells in names.items():
+            where = {column: value for column, value in cells.items() if column != "table"}
+            more = cells.get("table")
+            rows = judged_only(comparison, more) if more else comparison.arms[comparison.arms["primary"]]
+            if missing := set(where) - set(rows.columns):
+                problem = f"compare.headlines.{group}.{name}: no column {', '.join(sorted(missing))}"
+                raise SettingsError(problem, f"There are {', '.join(map(str, rows.columns))}.")
+            rows = rows[(rows[list(where)].astype(str) == pd.Series(where)).all(axis=1)]
+            if len(rows) != 1:
+                problem = f"compare.headlines.{group}.{name} fits {len(rows)} rows, not one"
+                raise SettingsError(problem, "Name task, arm, metric and what else tells the rows apart.")
+            found.setdefault(group, {})[name] = round(float(rows["estimate"].iloc[0]), 6)
+    return found
+
+
+def write_comparison(
+    comparison: Comparison, directory: Path, wanted: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None
+) -> None:
+    """One csv per table (those of the kinds below more/), types.json, metrics.json (`nested_metrics`, `headlines`)."""
     tables = {one.name: getattr(comparison, one.name) for one in fields(comparison) if one.name != MORE}
     tables |= {f"{MORE}/{name}": table for name, table in comparison.more.items()}
     for name, table in tables.items():
         with atomic_path(directory / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.10g")
     write_json(directory / TYPES, {name: table.dtypes.astype(str).to_dict() for name, table in tables.items()})
-    write_json(directory / "metrics.json", nested_metrics(comparison))
+    write_json(directory / "metrics.json", nested_metrics(comparison) | headlines(comparison, wanted or {}))
 
 
 def read_comparison(directory: Path) -> Comparison:

@@ -8,9 +8,16 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, SettingsError
 from echolung.evaluation.compare import CompareSettings, compare
-from echolung.evaluation.comparison import Comparison, judged_only, nested_metrics, read_comparison, write_comparison
+from echolung.evaluation.comparison import (
+    Comparison,
+    headlines,
+    judged_only,
+    nested_metrics,
+    read_comparison,
+    write_comparison,
+)
 from echolung.evaluation.verdicts import PairFacts, verdict
 from echolung.kinds.classification import Classification, ClassificationTask
 from echolung.methods.arms import Arm
@@ -232,14 +239,19 @@ def test_the_order_of_rows_and_other_methods_change_nothing(comparison: Comparis
 
 def test_tables_survive_the_disk(comparison: Comparison, tmp_path: Path) -> None:
     more = comparison.more | {"agreement": pd.DataFrame({"task": ["lung"], "bias": [0.5], "yes": [True], "NA": ["1"]})}
-    write_comparison(Comparison(**vars(comparison) | {"more": more}), tmp_path)
+    wanted = {"mine": {"area": {"task": "lung", "arm": "jepa", "metric": "auroc"}}}
+    write_comparison(Comparison(**vars(comparison) | {"more": more}), tmp_path, wanted)
     again = read_comparison(tmp_path)
     for (name, read), written in zip(vars(again).items(), vars(comparison).values(), strict=True):
         for one in more if name == "more" else [""]:
             pd.testing.assert_frame_equal(read[one] if one else read, more[one] if one else written, check_dtype=False)
     assert set(again.more["confusion"]["actual"]) == {"covid", "NA", "no", "0", "1"}
     metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics.pop("mine") == {"area": metrics["lung"]["jepa"]["auroc"]}
     assert metrics == nested_metrics(comparison)
+    for cells, problem in (({"arm": "jepa"}, "fits [0-9]+ rows, not one"), ({"arms": "jepa"}, "no column arms")):
+        with pytest.raises(SettingsError, match=problem):
+            headlines(comparison, {"mine": {"area": cells}})
     area = estimate(comparison, "lung", "jepa", "auroc")["estimate"]
     assert metrics["lung"]["jepa"]["auroc"] == pytest.approx(area, abs=1e-6)
     assert set(again.of_tasks(["lung"]).more["roc"]["task"]) == {"lung"}
