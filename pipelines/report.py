@@ -3,6 +3,7 @@
 import itertools
 
 import click
+import pandas as pd
 
 from echolung.stage import stage
 
@@ -12,7 +13,9 @@ def main() -> None:
     with stage("report") as here:
         from echolung.data.splits import folds_digest, read_folds
         from echolung.evaluation.comparison import read_comparison
+        from echolung.pretraining.cost import flops_per_clip
         from echolung.reports import maps, study
+        from echolung.reports.contest import costs
         from echolung.reports.page import ReportInputs, write_report
         from echolung.tracking.arms import arm_runs
         from echolung.tracking.provenance import provenance
@@ -24,6 +27,10 @@ def main() -> None:
         named = {arm: encoder for arm in settings.arms if (encoder := settings.encoder_of(arm))}
         encoders = {arm: sorted(here.data("encoders", encoder).glob("seed*")) for arm, encoder in named.items()}
         features = [here.data("embed", source).glob("*/seed*") for source in settings.embed.sources]
+        fits = [pd.read_parquet(here.data("fit", task, "costs.parquet")) for task in settings.tasks]
+        trained = {
+            name: flops_per_clip(name, settings.pretrain, settings.shape(name)) for name in settings.pretrain.encoders
+        }
         shown = settings.ingest.sources if settings.report.frames else sources.loc[sources["drawn"], "source"]
         inputs = ReportInputs(
             study=settings.study,
@@ -38,6 +45,7 @@ def main() -> None:
             encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
             maps=maps.maps(settings.tasks, folds, list(named), here.data()),
+            costs=costs(pd.concat(fits), settings.tasks, encoders, here.data("embed"), trained),
             samples=study.samples(settings.tasks, folds, set(shown), here.data("ingest")),
             revision=origin.get("git_revision", "<revision>"),
             beside=[here.data("compare", "metrics.json"), here.root / "params.yaml"],
