@@ -1,6 +1,6 @@
 """params.yaml as one frozen record; the class of each section is defined beside the code that it configures."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -34,8 +34,10 @@ class FitSettings(Parameters):
     methods: Annotated[dict[str, Parameters], chosen(lambda: METHODS)] = {}
     """Parameters of each method, by its name; defaults for one that is missing."""
 
-    def of(self, method: str) -> Parameters:
-        return self.methods.get(method) or METHODS[method].Settings()
+    def of(self, method: str, changes: Mapping[str, Any] | None = None) -> Parameters:
+        """The parameters of a method, with an arm's own changes."""
+        found = self.methods.get(method) or METHODS[method].Settings()
+        return METHODS[method].Settings.parse({**found.model_dump(), **changes}, method) if changes else found
 
 
 class ReportSettings(Parameters):
@@ -92,6 +94,7 @@ class Settings(Parameters):
         pools = {key: one.pool for key, one in self.pretrain.encoders.items()}
         named |= {f"pretrain.encoders.{key}.pool": source for key, pool in pools.items() for source in pool}
         named |= {f"embed.sources[{place}]": source for place, source in enumerate(self.embed.sources)}
+        named |= {f"arms.{key}.sources": source for key, arm in self.arms.items() for source in arm.sources}
         for place, source in named.items():
             if source not in sources:
                 raise ValueError(f"{place} names the source '{source}', but ingest.sources has {_listed(sources)}")
@@ -106,6 +109,8 @@ class Settings(Parameters):
         for name, arm in self.arms.items():
             if len(set(self.seeds(name))) < len(self.seeds(name)):
                 raise ValueError(f"arms.{name} has a seed twice: {_listed(map(str, self.seeds(name)))}")
+            for method, changes in arm.settings.items():
+                self.fit.of(method, changes)
             if arm.pretrained and arm.encoder not in self.pretrain.encoders:
                 known = _listed([RANDOM, IMPORTED, *self.pretrain.encoders])
                 raise ValueError(f"arms.{name}.encoder is '{arm.encoder}', but the encoders are {known}")
@@ -190,6 +195,10 @@ class Settings(Parameters):
             for seed in self.seeds(name)
         ]
         return [*found, (baseline_of(spec), baseline_of(spec), 0)]
+
+    def of_method(self, arm: str, method: str) -> Parameters:
+        """The parameters of an arm's method."""
+        return self.fit.of(method, self.arms[arm].settings.get(method) if arm in self.arms else None)
 
     def embedded(self, source: str) -> list[str]:
         """The arms whose encoders see a source: those of the tasks that read it."""

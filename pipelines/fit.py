@@ -25,7 +25,7 @@ def main(task: str) -> None:
             task,
             spec,
             fits,
-            {method: settings.fit.of(method) for _, method, _ in fits},
+            {(arm, method): settings.of_method(arm, method) for arm, method, _ in fits},
             folds,
             here.data(),
             here.scratch("fit", task),

@@ -11,6 +11,8 @@ from echolung.stage import stage
 @click.command(help=__doc__)
 def main() -> None:
     with stage("report") as here:
+        import pandas as pd
+
         from echolung.data.splits import folds_digest, read_folds
         from echolung.evaluation.comparison import read_comparison
         from echolung.pretraining.cost import flops_per_clip
@@ -44,6 +46,7 @@ def main() -> None:
             history=study.read_history(itertools.chain(*encoders.values())),
             encoder_of={arm: encoder.split("/")[-1] for arm, encoder in named.items()},
             validation=here.validation,
+            searches={task: pd.read_parquet(here.data("fit", task, "search.parquet")) for task in settings.tasks},
             maps=maps.maps(settings.tasks, folds, list(named), here.data()),
             costs=costs(pd.concat(fits), settings.tasks, encoders, here.data("embed"), trained),
             samples=study.samples(settings.tasks, folds, set(shown), here.data("ingest")),

@@ -167,8 +167,8 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
             study=STUDY, name=TASK, task=SPEC, arm=arm, seed=0, method=method,
             settings=SETTINGS if method == "linear" else METHODS[method].Settings(), fit_seed=0, views=VIEWS,
             frame_size=SIZE, encoder=data / "encoders" / arm / "seed0" if method == "linear" else None, data=data,
-            work=data / "work" / "promote", folds=folds, predictions=pd.concat(tables, ignore_index=True),
-            verdicts=verdicts,
+            work=data / "work" / "promote", folds=folds, decided_on=folds, verdicts=verdicts,
+            predictions=pd.concat(tables, ignore_index=True),
         )
         for arm, method in fits[:-1]
     }  # fmt: skip

@@ -100,15 +100,38 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
     import pandas as pd
 
     from echolung.core.errors import DataError
-    from echolung.data.splits import read_folds
+    from echolung.data.splits import deciding_folds, read_folds
     from echolung.evaluation.comparison import read_comparison
+    from echolung.methods.arms import baseline_of
+    from echolung.methods.fitting import fit_fold
     from echolung.registry.candidate import Candidate
 
     data, spec, seed = root / "data" / settings.study, settings.tasks[task], settings.seeds(arm)[0]
-    predictions = data / "fit" / task / "predictions.parquet"
-    if not predictions.is_file():
-        raise DataError(f"{predictions} does not exist", "Run `dvc repro` first.")
+    path, work = data / "fit" / task / "predictions.parquet", root / "data" / f"{settings.study}-runs" / "fit" / ".work"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist", "Run `dvc repro` first.")
+    predictions = pd.read_parquet(path)
     method, encoder = settings.arms[arm].methods(spec)[0], settings.encoder_of(arm)
+    folds = read_folds(data / "split" / f"{task}.csv")
+    decided_on = deciding_folds(folds, settings.split)
+    if decided_on is not folds:
+        click.echo(
+            "Test patients choose nothing: fitting on the training patients, scoring on those held out.", err=True
+        )
+        one = {
+            "task_name": task,
+            "task": spec.model_dump(mode="json"),
+            "seed": settings.fit.seed,
+            "repeat": 0,
+            "fold": 0,
+        }
+        fits = [(arm, method, seed), (baseline_of(spec), baseline_of(spec), 0)]
+        predictions = pd.concat(
+            fit_fold(data, work, {
+                **one, "arm": name, "method": by, "arm_seed": at, "settings": settings.of_method(name, by).model_dump(),
+            }, decided_on)["predictions"]
+            for name, by, at in fits
+        )  # fmt: skip
     return Candidate(
         study=settings.study,
         name=task,
@@ -116,15 +139,16 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
         arm=arm,
         seed=seed,
         method=method,
-        settings=settings.fit.of(method),
+        settings=settings.of_method(arm, method),
         fit_seed=settings.fit.seed,
         views=settings.embed.views,
         frame_size=settings.ingest.size,
         encoder=data / "encoders" / encoder / f"seed{seed}" if encoder else None,
         data=data,
-        work=root / "data" / f"{settings.study}-runs" / "promote" / task,
-        folds=read_folds(data / "split" / f"{task}.csv"),
-        predictions=pd.read_parquet(predictions),
+        work=work / f"promote-{task}",
+        folds=folds,
+        decided_on=decided_on,
+        predictions=predictions,
         verdicts=read_comparison(data / "compare").verdicts,
     )
 

@@ -26,7 +26,7 @@ def fit_task(
     name: str,
     task: Task,
     fits: Sequence[Fit],
-    methods: Mapping[str, Parameters],
+    methods: Mapping[tuple[str, str], Parameters],
     folds: pd.DataFrame,
     data: Path,
     runs: Path,
@@ -39,8 +39,8 @@ def fit_task(
     """Out-of-fold predictions of every fit on the task's `folds`, what their inner folds chose from, what they cost.
 
     `data` is data/<study>; finished fits are kept in `runs`, under a digest of all that they depend on. `methods` are
-    the parameters of each method. Raises TrialError, naming arm, method and fold, after all other fits have finished;
-    Stopped if fits are left when `stop` asks to begin no other.
+    the parameters of each arm's method. Raises TrialError, naming arm, method and fold, after all other fits have
+    finished; Stopped if fits are left when `stop` asks to begin no other.
     """
     places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().itertuples(index=False)
     outer = [{"repeat": int(repeat), "fold": int(fold)} for repeat, fold in places]
@@ -51,13 +51,13 @@ def fit_task(
         stores = feature_stores(data, task, arm, arm_seed) if METHODS[method].reads_tokens else []
         depends = [split, recordings, [Features.open(store).record.key for store in stores]]
         one: dict[str, Any] = {"task_name": name, "task": task.model_dump(mode="json"), "arm": arm, "method": method}
-        one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[method].model_dump(mode="json")}
-        files = METHODS[method].files(methods[method])
+        one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[arm, method].model_dump(mode="json")}
+        files = METHODS[method].files(methods[arm, method])
         one["_depends"] = digest([*depends, *files, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
         configurations += [one | place for place in outer]
     able = torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
     resources = {"cpu": 1, "gpu": max(METHODS[method].gpus for _, method, _ in fits) if able else 0}
-    function, place = functools.partial(fit_one, str(data), str(runs / "work")), runs / "finished"
+    function, place = functools.partial(fit_one, str(data), str(runs.parent / ".work")), runs / "finished"
     results = run_trials(
         function, configurations, place, f"fit-{name}", workers, on_progress, resources=resources, stop=stop
     )

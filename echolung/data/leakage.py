@@ -58,15 +58,15 @@ def near_duplicates(manifest: pd.DataFrame, frames_of: Callable[[str], np.ndarra
     """Pairs of the manifest's videos (sample_id, patient_id, sha256) with a similarity of at least `threshold`.
 
     `frames_of`: all frames of a video by sample id, uint8 (T, S, S). Returns sample_a < sample_b, similarity in
-    [threshold, 1] (1 for identical files) and same_patient, most similar first.
+    [threshold, 1] (1 for identical files) and same_patient, most similar first. A threshold of 1 looks at no frame.
     """
     manifest = manifest.sort_values("sample_id", ignore_index=True)
     ids = [str(name) for name in manifest["sample_id"]]
     copied = manifest.index.to_series().groupby(manifest["sha256"]).transform("min")
     similar = {(first, index): 1.0 for index, first in enumerate(copied) if first != index}
     with threadpool_limits(1):  # the matrices are small: threads would only wait
-        looks = [_looks(frames_of(name)) for name in ids]
-    for way in range(2):
+        looks = [_looks(frames_of(name)) for name in ids] if threshold < 1 else []
+    for way in range(2 if looks else 0):
         chosen = [look[way] for look in looks]
         candidates = [pair for pair in _alike(chosen) if similar.get(pair) != 1.0]
         with threadpool_limits(1):

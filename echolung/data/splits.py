@@ -101,6 +101,21 @@ def _one_split(rows: pd.DataFrame, tested: pd.Series, held_out: pd.Series, setti
     return rows.assign(repeat=0, fold=np.where(tested, 0, NOT_TESTED), inner_0=inner)
 
 
+def deciding_folds(folds: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
+    """What champions are chosen on: `folds` themselves, or where a test set is fixed, a split of its training rows.
+
+    There the first inner fold (VAL, where there is one) is tested, and inner folds divide the other training rows.
+    """
+    if not (folds["fold"] == NOT_TESTED).any():
+        return folds
+    rows = folds[(folds["fold"] == NOT_TESTED) & (folds["inner_0"] != UNUSED)]
+    tested = rows["inner_0"] == rows["inner_0"][rows["inner_0"] >= 0].min()
+    table, nothing = rows[list(TABLE_COLUMNS)], pd.Series(False, index=rows.index)
+    return _one_split(table, tested, nothing, settings).sort_values(
+        ["fold", "patient_id", "sample_id"], ignore_index=True
+    )
+
+
 def _as_sides(names: pd.Series) -> pd.Series:
     return names.astype("string").str.strip().str.upper()
 

@@ -21,6 +21,9 @@ from echolung.data.manifest import read_manifest
 from echolung.data.masks import INDEX, MaskStore
 from echolung.embedding.features import Features
 
+APICAL = ("A4C", "A2C")
+"""Views that show the left ventricle along the same axis, at right angles."""
+
 
 @dataclass(frozen=True)
 class HeldClips:
@@ -76,6 +79,15 @@ class Recordings:
         """What is known of these recordings, in their order."""
         table = pd.concat([part.manifest for part in self.parts])
         return table.set_index("sample_id", drop=False).loc[list(sample_ids)]
+
+    def views_of(self, sample_id: str, views: Sequence[str] = APICAL) -> list[str]:
+        """The recording alone; for an apical view, where the patient has them all, the first recording of each view."""
+        table = self.parts[self._part[sample_id]].manifest
+        row = table[table["sample_id"] == sample_id].iloc[0]
+        if row.get("view") not in APICAL:
+            return [sample_id]
+        mine = table[table["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
+        return [str(mine[view]) for view in views] if set(views) <= set(mine.index) else [sample_id]
 
     def frames(self, sample_id: str) -> np.ndarray:
         """uint8 (T, S, S)."""

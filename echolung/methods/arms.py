@@ -28,6 +28,10 @@ class Arm(Parameters):
     """With `random` and `imported`: what differs from the parameter `encoder`."""
     seeds: tuple[int, ...] = ()
     """Left out: `pretrain.seeds` for a pretrained encoder, `draws` for random ones, one fit without an encoder."""
+    settings: dict[str, dict[str, Any]] = {}
+    """By method: its parameters that differ from `fit.methods`."""
+    sources: tuple[str, ...] = ()
+    """Of the tasks that its methods suit, it takes part in those on these sources; in all if left out."""
     against: tuple[str, ...] = ()
     """Reference arms that a candidate is compared with; all of them if left out."""
 
@@ -40,6 +44,8 @@ class Arm(Parameters):
                 raise ValueError(f"no method '{name}'; there are {', '.join(METHODS)}")
             if METHODS[name].reads_tokens and self.encoder is None:
                 raise ValueError(f"method '{name}' reads an encoder's features: name one with `encoder`")
+        if unknown := set(self.settings) - set(self.method):
+            raise ValueError(f"`settings` names {', '.join(sorted(unknown))}, which is no method of this arm")
         if self.shape and self.encoder not in (RANDOM, IMPORTED):
             raise ValueError("`shape` is for `encoder: random` and `imported`; a pretrained encoder has its own")
         if self.encoder == IMPORTED and not self.shape.get("weights"):
@@ -63,12 +69,15 @@ def baseline_of(task: Task) -> str:
 
 
 def in_task(arms: dict[str, Arm], task: Task, pools: Mapping[str, Collection[str]]) -> dict[str, Arm]:
-    """The arms that take part in a task: a method suits it, and its encoder was not pretrained on the scored source.
+    """The arms that take part in a task: a method suits it, the arm is meant for the source, and its encoder was not
+    pretrained on it.
 
     `pools` maps a pretrained encoder to the sources of its pool.
     """
     return {
         name: arm
         for name, arm in arms.items()
-        if arm.methods(task) and task.source not in pools.get(arm.encoder or "", ())
+        if arm.methods(task)
+        and task.source in (arm.sources or (task.source,))
+        and task.source not in pools.get(arm.encoder or "", ())
     }

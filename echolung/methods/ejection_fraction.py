@@ -17,8 +17,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
+import pydantic
 from scipy import ndimage
 
+from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.regression import regression_of
@@ -29,15 +31,22 @@ from echolung.methods.method import Maps, Method
 from echolung.methods.segmentation import Segmentation, Segmenter, UNetSettings
 
 RECORD = "ejection_fraction.json"
-VIEWS = ("A4C", "A2C")
-"""What biplane discs are made from."""
-SMOOTH = 0.04
-"""Seconds to either side over which a diameter is the median."""
+
+
+class Reading(Parameters):
+    """How masks are read."""
+
+    views: tuple[Literal["A4C", "A2C"], ...] = ("A4C", "A2C")
+    """That answer together for a patient who has them all: one view by circular discs, both by biplane ones."""
+    formula: Literal["discs", "area-length"] = "discs"
+    smooth: float = pydantic.Field(default=0.04, ge=0)
+    """Seconds to either side over which a diameter is the median; 0: every frame for itself."""
 
 
 class EjectionSettings(UNetSettings):
     """The network, and how its masks are read."""
 
+    reading: Reading = Reading()
     length: Literal["own", "common", "chosen"] = "chosen"
     """Of the long axis at end-systole: its own, that of end-diastole, as the references of CAMUS have it (which reads 8
     points lower), or what errs less on the inner fold."""
@@ -52,9 +61,9 @@ class EjectionFraction(Method):
     shifted: ClassVar[bool] = True
     code: ClassVar[tuple[str, ...]] = (*Segmenter.code, *Segmentation.code, "echolung.hearts", "echolung.methods.ridge")
 
-    def __init__(self, segmenter: Segmentation, facts: dict[str, float]) -> None:
+    def __init__(self, segmenter: Segmentation, reading: Reading, facts: dict[str, float]) -> None:
         """`facts`: offset and half (of the interval), in points; fallback, without a ventricle; common: 0 or 1."""
-        self.segmenter, self.facts = segmenter, facts
+        self.segmenter, self.reading, self.facts = segmenter, reading, facts
 
     @classmethod
     def fit(
@@ -62,21 +71,22 @@ class EjectionFraction(Method):
     ) -> Self:
         of_masks = SegmentationTask.parse({"kind": "segmentation", "source": task.source}, "the masks")
         rows = traced_rows(task, recordings, training)
-        network = UNetSettings.parse(settings.model_dump(exclude={"length"}), "fit.methods")
+        network = UNetSettings.parse(settings.model_dump(exclude={"length", "reading"}), "fit.methods")
         segmenter = Segmentation.fit(network, of_masks, recordings, rows, seed, directory)
         fallback = float(training.groupby("patient_id")["y"].mean().median())
         held_out = training[training["inner"] == _first(rows["inner"])]
         known = held_out if len(held_out) else training
-        beats = cls(segmenter, {}).mean_beats(recordings, [str(name) for name in known["sample_id"]])
+        one = cls(segmenter, settings.reading, {"fallback": fallback})
+        beats = one.mean_beats(recordings, [str(name) for name in known["sample_id"]])
         fits = []
         for common in (False, True) if settings.length == "chosen" else (settings.length == "common",):
-            told = np.array([fraction(views, common) if views else fallback for views in beats])
+            told = one.fractions(beats, common)
             error = (known["y"] - told).groupby(known["patient_id"]).mean().to_numpy()
             offset = float(np.median(error)) if cls.shifted else 0.0
             half = ridge.conformal(np.abs(error - offset), regression_of(task).coverage)
             facts = {"offset": offset, "half": half, "fallback": fallback, "common": float(common)}
             fits.append((float(np.abs(error - offset).mean()), facts))
-        return cls(segmenter, min(fits, key=lambda one: one[0])[1])
+        return cls(segmenter, settings.reading, min(fits, key=lambda one: one[0])[1])
 
     @classmethod
     def files(cls, settings: Any) -> list[str]:
@@ -87,17 +97,21 @@ class EjectionFraction(Method):
         return sorted({*training["sample_id"], *traced_rows(task, recordings, training)["sample_id"]})
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
-        common, fallback = bool(self.facts["common"]), self.facts["fallback"] - self.facts["offset"]
-        beats = self.mean_beats(recordings, sample_ids)
-        told = np.array([fraction(views, common) if views else fallback for views in beats])
-        return ridge.with_interval(told + self.facts["offset"], self.facts["half"])
+        told = self.fractions(self.mean_beats(recordings, sample_ids), bool(self.facts["common"]))
+        return ridge.with_interval(told, self.facts["half"])
+
+    def fractions(self, beats: list[list[np.ndarray]], common: bool) -> np.ndarray:
+        """Of `mean_beats`, with the offset; float64 (n,)."""
+        offset, formula = self.facts.get("offset", 0.0), self.reading.formula
+        found = [fraction(one, common, formula) + offset if one else self.facts["fallback"] for one in beats]
+        return np.array(found)
 
     def mean_beats(self, recordings: Recordings, sample_ids: Sequence[str]) -> list[list[np.ndarray]]:
         """Of each recording the mean beat (2, DISCS + 1) of every view that answers; none if one shows no ventricle."""
         known: dict[str, list[np.ndarray]] = {}
-        found, manifest = [], pd.concat([part.manifest for part in recordings.parts])
+        found = []
         for sample_id in sample_ids:
-            names = views_of(manifest, sample_id)
+            names = recordings.views_of(sample_id, self.reading.views)
             known |= {name: self.beats(recordings, name) for name in names if name not in known}
             found.append([np.mean(known[name], axis=0) for name in names] if all(known[name] for name in names) else [])
         return found
@@ -107,19 +121,22 @@ class EjectionFraction(Method):
         from echolung.hearts import volumes  # scipy.signal: a second to import
 
         every = np.arange(len(recordings.frames(sample_id)))
-        curve, shapes = volume_curve(self.segmenter.maps(recordings, sample_id, every), recordings.fps(sample_id))
+        maps, fps = self.segmenter.maps(recordings, sample_id, every), recordings.fps(sample_id)
+        curve, shapes = volume_curve(maps, round(self.reading.smooth * fps))
         if not curve.max() > 0:
             return []
-        found = volumes.beats(curve, recordings.fps(sample_id)) or [(int(curve.argmax()), int(curve.argmin()))]
+        found = volumes.beats(curve, fps) or [(int(curve.argmax()), int(curve.argmin()))]
         return [shapes[list(beat)] for beat in found]
 
     def save(self, directory: Path) -> None:
         self.segmenter.save(directory)
-        write_json(directory / RECORD, self.facts)
+        write_json(directory / RECORD, {"reading": self.reading.model_dump(mode="json"), "facts": self.facts})
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        return cls(Segmentation.load(directory), read_json(directory / RECORD))
+        found = read_json(directory / RECORD)
+        reading = Reading.parse(found["reading"], str(directory / RECORD))
+        return cls(Segmentation.load(directory), reading, found["facts"])
 
     def search(self) -> pd.DataFrame:
         return self.segmenter.search().assign(offset=self.facts["offset"])
@@ -146,17 +163,9 @@ def traced_rows(task: Task, recordings: Recordings, training: pd.DataFrame) -> p
     return rows[[recordings.masks(str(name)) is not None for name in rows["sample_id"]]].reset_index(drop=True)
 
 
-def views_of(manifest: pd.DataFrame, sample_id: str) -> list[str]:
-    """The recording alone, or the patient's first one in each of VIEWS where it is one of both."""
-    row = manifest[manifest["sample_id"] == sample_id].iloc[0]
-    if row.get("view") not in VIEWS:
-        return [sample_id]
-    mine = manifest[manifest["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
-    return [str(mine[view]) for view in VIEWS] if set(VIEWS) <= set(mine.index) else [sample_id]
-
-
-def volume_curve(maps: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Single-plane volumes (T,), and the diameters and length (T, DISCS + 1) they are made of, smoothed, in pixels."""
+def volume_curve(maps: np.ndarray, smooth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Single-plane volumes (T,), and the diameters and length (T, DISCS + 1) they are made of, in pixels; each the
+    median of `smooth` frames to either side."""
     from echolung.hearts import volumes
 
     rows = []
@@ -165,19 +174,23 @@ def volume_curve(maps: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
         axis = volumes.long_axis(ventricle, drawn == 3)
         diameters, length = volumes.discs(ventricle, axis=axis)
         rows.append([*diameters, length])
-    shapes = ndimage.median_filter(np.array(rows), (2 * round(SMOOTH * fps) + 1, 1), mode="nearest")
+    shapes = ndimage.median_filter(np.array(rows), (2 * smooth + 1, 1), mode="nearest")
     return np.array([volumes.disc_volume(row[:-1], row[:-1], row[-1]) for row in shapes]), shapes
 
 
-def fraction(views: Sequence[np.ndarray], common: bool = False) -> float:
+def fraction(views: Sequence[np.ndarray], common: bool = False, formula: str = "discs") -> float:
     """Ejection fraction from diameters and length at end-diastole and end-systole (2, DISCS + 1) of one view or two.
 
-    Two make biplane discs with the longer axis. Their pixels need not be equally large: each view is measured in its
-    own end-diastolic length. `common`: that length at end-systole, too.
+    Two make biplane discs with the longer axis, or biplane areas with the shorter one. Their pixels need not be equally
+    large: each view is measured in its own end-diastolic length. `common`: that length at end-systole, too.
     """
     from echolung.hearts import volumes
 
     first, last = views[0] / views[0][0, -1], views[-1] / views[-1][0, -1]
+    if formula == "area-length":  # the mean diameter x the length is the area
+        areas = [one[:, :-1].mean(1) * ([1.0, 1.0] if common else one[:, -1]) for one in (first, last)]
+        shorter = np.array([1.0, 1.0 if common else min(first[1, -1], last[1, -1])])
+        return volumes.ejection_fraction(*(areas[0] * areas[1] / shorter))
     lengths = [1.0, 1.0 if common else max(first[1, -1], last[1, -1])]
     full, empty = (
         volumes.disc_volume(first[phase, :-1], last[phase, :-1], length) for phase, length in enumerate(lengths)

@@ -50,18 +50,22 @@ def fit_one(data: str, work: str, configuration: Mapping[str, Any]) -> dict[str,
     (what the inner folds chose from) and costs: one row, seconds on the clock of this call (`fit_seconds`) and of each
     recording that is asked about (`ask_seconds`), and how many were `fitted`. An encoder's own costs are not in them.
     """
-    given, root = dict(configuration), Path(data)
+    root, name = Path(data), str(configuration["task_name"])
+    return fit_fold(root, Path(work), configuration, read_folds(root / "split" / f"{name}.csv"))
+
+
+def fit_fold(root: Path, work: Path, configuration: Mapping[str, Any], folds: pd.DataFrame) -> dict[str, Any]:
+    """As `fit_one`, on folds of one's own."""
+    given = dict(configuration)
     name, repeat, fold = str(given["task_name"]), int(given["repeat"]), int(given["fold"])
     task = KINDS[given["task"]["kind"]].Settings.parse(given["task"], f"tasks.{name}")
-    kind, folds = kind_of(task), read_folds(root / "split" / f"{name}.csv")
-    training, test = outer_fold(folds, repeat, fold)
+    kind, (training, test) = kind_of(task), outer_fold(folds, repeat, fold)
     method = METHODS[given["method"]]
     features = feature_stores(root, task, given["arm"], given["arm_seed"]) if method.reads_tokens else []
     recordings = Recordings.of_sources(root / "ingest", task.sources, features)
     settings = method.Settings.parse(given["settings"], f"fit.methods.{given['method']}")
     seed = derived_seed(given["seed"], name, repeat, fold)
-    directory = Path(work) / digest(given)
-    begun = time.perf_counter()
+    directory, begun = work / digest(given), time.perf_counter()
     fitted = method.fit(settings, task, recordings, training, seed, directory)
     fit_seconds, ids = time.perf_counter() - begun, [str(one) for one in test["sample_id"]]
     heading = {"task": name, "arm": given["arm"], "arm_seed": int(given["arm_seed"]), "method": given["method"]}

@@ -51,7 +51,8 @@ class Method(abc.ABC):
         """Fit on `training`: sample_id, patient_id, split_group, y, stratum, label and `inner`.
 
         `inner` is the inner fold that holds a row out, -2 for rows that always train. `directory` is this fit's own: it
-        need not exist, survives a kill, and is removed when the fit is done; a heavy method resumes from it.
+        need not exist, survives a kill, and is removed when the fit is done; a heavy method resumes from it. What
+        several fits of a study share may lie beside it.
         """
 
     @classmethod

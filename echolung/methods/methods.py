@@ -7,7 +7,7 @@ from echolung.methods.ejection_fraction import EjectionFraction, RawEjectionFrac
 from echolung.methods.hybrid import EndToEnd, OnTokens
 from echolung.methods.knn import Knn
 from echolung.methods.method import Method
-from echolung.methods.probes.linear import Linear
+from echolung.methods.probes.linear import Linear, TwoViews
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
 from echolung.methods.segmentation import Light, MeanMask, Segmentation
 
@@ -15,6 +15,7 @@ METHODS: dict[str, type[Method]] = {
     "attentive": Attentive,
     "attentive-blocks": AttentiveBlocks,
     "linear": Linear,
+    "linear-views": TwoViews,
     "knn": Knn,
     "anomaly": AnomalyBank,
     "indifferent": Indifferent,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from echolung.core.errors import CheckpointError, DataError
-from echolung.core.runtime import derived_seed, read_json, write_json
+from echolung.core.runtime import code_digest, derived_seed, digest, exclusive, read_json, write_json
 from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_of
@@ -107,8 +107,18 @@ class UNetSettings(TrainingSettings):
     """Of segmentation-models-pytorch; `tu-<name>` for one of timm."""
     weights: str = ""
     """A file of the encoder's weights; empty for random ones."""
-    attention: Literal["none", "scse"] = "none"
-    """Of the decoder: none, or concurrent spatial and channel squeeze and excitation."""
+    decoder: tuple[pydantic.PositiveInt, ...] = pydantic.Field((128, 64, 32, 16, 16), min_length=5, max_length=5)
+    """Channels of the decoder's stages, coarse to fine."""
+    attention: Literal["none", "se", "cbam", "danet"] = "none"
+    """What the encoder's maps pass on their way to the decoder."""
+    clip: Literal[1, 3, 5, 7, 9] = 1
+    """Frames that it sees to draw the middle one; more than one needs videos, not stills."""
+    clip_step: float = pydantic.Field(0.04, gt=0)
+    """Seconds between them."""
+    sides: int = pydantic.Field(2, ge=0, le=3)
+    """Coarser stages that are supervised, too."""
+    seed: int = 0
+    """Of its weights and batches. Methods that train the same network on the same frames train it once."""
     image_size: int = pydantic.Field(128, ge=32, multiple_of=32)
     augment: bool = True
     clahe: bool = False
@@ -120,7 +130,7 @@ class UNetSettings(TrainingSettings):
 
 
 class Segmentation(Segmenter):
-    """A U-Net on single frames."""
+    """A U-Net on single frames, or on clips whose middle frame it draws."""
 
     gpus = 1.0
     Settings = UNetSettings
@@ -131,23 +141,33 @@ class Segmentation(Segmenter):
 
     @classmethod
     def build(cls, record: dict[str, Any]) -> nn.Module:
-        return UNet(record["encoder"], record["attention"], record["image_size"], CLASSES)
+        return unet(UNetSettings.parse(record, "a segmenter"))
 
     @classmethod
     def fit(
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
-        torch.manual_seed(derived_seed(seed, "net"))
-        net = UNet(settings.encoder, settings.attention, settings.image_size, CLASSES, settings.weights)
-        one = cls(segmentation_of(task), settings.model_dump(mode="json"), net, pd.DataFrame())
-        traced = Traced.of(one.task, recordings, training, lambda name: one.inputs(recordings, name, None))
+        torch.manual_seed(derived_seed(settings.seed, "net"))
+        net, record = unet(settings, settings.weights), settings.model_dump(mode="json")
+        one = cls(segmentation_of(task), record, net, pd.DataFrame())
+        rows = training.sort_values("sample_id")
+        traced = Traced.of(one.task, recordings, rows, lambda name: one.inputs(recordings, name, None))
         held_out = traced.held_out()
-        search = train(net, traced, ~held_out, held_out, settings, seed, directory)
-        return cls(one.task, one.record, net, search)
+        key = digest([record, cls.files(settings), code_digest(*cls.modules()), traced.fingerprint()])
+        shared = directory.parent / f"unet-{key}"
+        with exclusive(shared / "lock", "training a U-Net", patience=-1):  # whoever comes second finds it trained
+            search = train(net, traced, ~held_out, held_out, settings, settings.seed, shared)
+        return cls(one.task, record, net, search)
 
     def inputs(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
-        shown = recordings.frames(sample_id)[frames_of(recordings, sample_id, frames)]
-        return prepared(shown, self.record["clahe"], self.record["bilateral"])
+        every, settings = recordings.frames(sample_id), self.record
+        wanted = frames_of(recordings, sample_id, frames)
+        if settings["clip"] > 1:
+            step = max(1, round(settings["clip_step"] * recordings.fps(sample_id)))
+            around = step * (np.arange(settings["clip"]) - settings["clip"] // 2)
+            wanted = np.clip(wanted[:, None] + around, 0, len(every) - 1)
+        used, places = np.unique(wanted, return_inverse=True)
+        return prepared(every[used], settings["clahe"], settings["bilateral"])[places.reshape(wanted.shape)]
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
         every = np.arange(len(recordings.frames(sample_id)))
@@ -156,6 +176,12 @@ class Segmentation(Segmenter):
         return Maps(
             2 * p[None], signed=False, words=f"twice the probability of the {self.task.structures[0]}, where over 1"
         )
+
+
+def unet(settings: UNetSettings, weights: str = "") -> UNet:
+    """The network of these settings; random weights without a file."""
+    names = {"decoder", "attention", "clip", "sides"}
+    return UNet(settings.encoder, settings.image_size, CLASSES, weights=weights, **settings.model_dump(include=names))
 
 
 class DecoderSettings(TrainingSettings):

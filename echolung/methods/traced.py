@@ -4,6 +4,7 @@ Dimension letters: N traced frames, S side of the store's frames, C classes (bac
 """
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from echolung.core.errors import DataError, listed
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import derived_seed
+from echolung.core.runtime import derived_seed, digest
 from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, phases_of
@@ -90,6 +91,11 @@ class Traced:
         every = torch.where(keep[torch.arange(len(every))[:, None, None], every.long()], every, 0)
         return cls(torch.cat(x), every, keep, patient, inner)
 
+    def fingerprint(self) -> str:
+        """A digest of everything in it that training depends on."""
+        parts = (self.x.numpy(), self.labels.numpy(), self.known.numpy(), self.held_out())
+        return digest([hashlib.sha256(part.tobytes()).hexdigest() for part in parts])
+
     def held_out(self) -> np.ndarray:
         """Frames of the first inner fold: bool (N,)."""
         folds = self.inner[self.inner >= 0]
@@ -125,8 +131,11 @@ def train(
             group["lr"] = settings.learning_rate * settings.rate(step)
         torch.manual_seed(drawn)  # of dropped paths
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = net(x)
-        dice_and_entropy(logits.float(), labels, traced.known[chosen].to(device)).backward()
+            told = net(x)
+        known = traced.known[chosen].to(device)
+        stages = [told] if isinstance(told, Tensor) else told  # the coarser, the less it counts
+        losses = [dice_and_entropy(logits.float(), labels, known) / 2**at for at, logits in enumerate(stages)]
+        torch.stack(losses).sum().backward()
         optimiser.step()
         optimiser.zero_grad()
         if looks and ((step + 1) % every == 0 or step + 1 == settings.steps):

@@ -3,6 +3,8 @@
 Dimension letters: B frames, S side of the store's frames, C classes (background first), h w grid of tokens, D width.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,20 +22,28 @@ SMOOTH = 1.0  # pixels
 class UNet(nn.Module):
     """segmentation-models-pytorch's U-Net; frames uint8 (B, S, S) -> logits (B, C, S, S).
 
-    `encoder`: `mit_b0` ..., or `tu-<any timm model>`; weights of natural images from a file, else random ones.
+    `encoder`: `mit_b0` ..., or `tu-<any timm model>`; weights of natural images from a file, else random ones. With
+    `clip` > 1 it sees clips (B, T, S, S) and draws their middle frame. In training it returns the logits of `sides`
+    coarser stages of the decoder, too, for deep supervision: a list, the finest first.
     """
 
-    def __init__(self, encoder: str, attention: str, size: int, classes: int, weights: str = "") -> None:
+    def __init__(
+        self, encoder: str, size: int, classes: int, *, decoder: Sequence[int], attention: str = "none", clip: int = 1,
+        sides: int = 0, weights: str = "",
+    ) -> None:  # fmt: skip
         super().__init__()
         import segmentation_models_pytorch as smp  # seconds to import
 
-        self.size = size
-        kind = None if attention == "none" else attention
+        self.size, self.clip = size, clip
         try:
-            self.net = smp.Unet(encoder, encoder_weights=None, classes=classes, decoder_attention_type=kind)
+            self.net = smp.Unet(encoder, encoder_weights=None, classes=classes, decoder_channels=tuple(decoder))
         except (KeyError, RuntimeError, ValueError) as error:
             told = " ".join(str(error).split())[:120]
             raise SettingsError(f"no encoder '{encoder}' ({told})", "Take mit_b0, or tu-<a timm model>.") from None
+        widths = self.net.encoder.out_channels
+        self.attention = nn.ModuleList(attentive(attention, width) for width in widths)
+        self.time = AcrossFrames(widths[-1], clip) if clip > 1 else None
+        self.sides = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in decoder[-2 : -2 - sides : -1])
         if weights:
             body = getattr(self.net.encoder, "model", self.net.encoder)
             tensors = read_tensors(weights)
@@ -42,10 +52,77 @@ class UNet(nn.Module):
                 tensors = dict(zip(ours, tensors.values(), strict=False))
             fit(body, tensors, what=f"{weights} does not hold the weights of {encoder}")
 
-    def forward(self, frames: Tensor) -> Tensor:
-        x = F.interpolate(frames[:, None].float(), (self.size, self.size), mode="bilinear", antialias=True)
-        logits = self.net(((x / 255 - MEAN) / STD).expand(-1, 3, -1, -1))
-        return F.interpolate(logits.float(), frames.shape[1:], mode="bilinear")
+    def forward(self, frames: Tensor) -> Tensor | list[Tensor]:
+        every = frames.flatten(0, -3)[:, None].float()
+        x = F.interpolate(every, (self.size, self.size), mode="bilinear", antialias=True)
+        x = ((x / 255 - MEAN) / STD).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        features = self.net.encoder(x)
+        if self.time is not None:
+            middle = [one.unflatten(0, (-1, self.clip))[:, self.clip // 2] for one in features[:-1]]
+            features = [*middle, self.time(features[-1])]
+        features = [attend(one) for attend, one in zip(self.attention, features, strict=True)]
+        stages: list[Tensor] = []
+        hooks = [
+            block.register_forward_hook(lambda _, __, output: stages.append(output))
+            for block in self.net.decoder.blocks[: -1 if self.training else 0]
+        ]
+        told = [self.net.segmentation_head(self.net.decoder(features))]
+        for hook in hooks:
+            hook.remove()
+        if self.training:
+            told += [side(stage) for side, stage in zip(self.sides, reversed(stages), strict=False)]
+        told = [F.interpolate(one.float(), frames.shape[-2:], mode="bilinear") for one in told]
+        return told if len(told) > 1 else told[0]
+
+
+def attentive(kind: str, width: int) -> nn.Module:
+    """What a feature map of the encoder passes on its way to the decoder: none, se, cbam (timm) or danet."""
+    from timm.layers import SEModule
+    from timm.layers.cbam import CbamModule
+
+    kinds: dict[str, Callable[[int], nn.Module]] = {"se": SEModule, "cbam": CbamModule, "danet": DualAttention}
+    return kinds[kind](width) if width > 3 and kind in kinds else nn.Identity()  # not the frame itself
+
+
+class DualAttention(nn.Module):
+    """DANet's attention over places and over channels (Fu et al. 2019, 1809.02983), both with a learned share from 0.
+
+    Over places where the map has at most `PLACES` of them: the cost grows with their square.
+    """
+
+    PLACES = 256
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key = (nn.Conv2d(width, max(1, width // 8), 1) for _ in range(2))
+        self.value = nn.Conv2d(width, width, 1)
+        self.shares = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)  # (B, channels, places)
+        alike = flat @ flat.mT
+        found = flat + self.shares[0] * ((alike.amax(dim=-1, keepdim=True) - alike).softmax(dim=-1) @ flat)
+        if flat.shape[-1] <= self.PLACES:
+            query, key, value = (part(x).flatten(2) for part in (self.query, self.key, self.value))
+            found = found + self.shares[1] * (value @ (query.mT @ key).softmax(dim=-1).mT)
+        return found.view_as(x)
+
+
+class AcrossFrames(nn.Module):
+    """A transformer layer over the frames of a clip, at each place of a map: (B * T, D, h, w) -> (B, D, h, w), of the
+    middle frame."""
+
+    def __init__(self, width: int, frames: int) -> None:
+        super().__init__()
+        self.when = nn.Parameter(0.02 * torch.randn(frames, width))
+        heads = math.gcd(width, 8)
+        self.layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames, (height, width) = len(self.when), x.shape[-2:]
+        clips = x.unflatten(0, (-1, frames)).permute(0, 3, 4, 1, 2).flatten(0, 2)  # (B h w, T, D)
+        middle = self.layer(clips + self.when)[:, frames // 2]
+        return middle.view(-1, height, width, middle.shape[-1]).permute(0, 3, 1, 2)
 
 
 class LightDecoder(nn.Module):
@@ -90,7 +167,8 @@ def dice_and_entropy(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
 
 
 def augmented(frames: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Frames uint8 and labels int64 (B, S, S), turned, scaled and shifted alike; brightness of the frames changed.
+    """Frames uint8 (B, S, S), or clips (B, T, S, S), and labels int64 (B, S, S), turned, scaled and shifted alike, and
+    all frames of a clip alike; brightness of the frames changed.
 
     Turns up to 15 degrees, scales .85 to 1.15, shifts up to 8%; gamma .7 to 1.4, and gain that falls or rises by up to
     half towards the far field. Black stays black, so the sector stays one, and nothing is mirrored: left is left.
@@ -100,13 +178,13 @@ def augmented(frames: Tensor, labels: Tensor, generator: torch.Generator) -> tup
     angle, scale = (draw[0] - 0.5) * np.pi / 6, 0.85 + 0.3 * draw[1]
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
     theta = torch.cat([turn / scale[:, None, None], (draw[2:4].T[..., None] - 0.5) * 0.32], dim=2).to(frames.device)
-    grid = F.affine_grid(theta, [count, 1, *frames.shape[1:]], align_corners=False)
-    moved = F.grid_sample(frames[:, None].float(), grid, align_corners=False)[:, 0]
+    grid = F.affine_grid(theta, [count, 1, *labels.shape[1:]], align_corners=False)
+    moved = F.grid_sample(frames.view(count, -1, *labels.shape[1:]).float(), grid, align_corners=False)
     drawn = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0].long()
-    gamma = torch.exp((draw[4] - 0.5) * 0.7).to(frames.device)[:, None, None]
-    depth = torch.linspace(0, 1, frames.shape[1], device=frames.device)[:, None]
-    gain = 1 + (draw[5] - 0.5).to(frames.device)[:, None, None] * depth
-    return (255 * (moved / 255) ** gamma * gain).clamp(0, 255).round().to(torch.uint8), drawn
+    gamma = torch.exp((draw[4] - 0.5) * 0.7).to(frames.device)[:, None, None, None]
+    depth = torch.linspace(0, 1, labels.shape[1], device=frames.device)[:, None]
+    gain = 1 + (draw[5] - 0.5).to(frames.device)[:, None, None, None] * depth
+    return (255 * (moved / 255) ** gamma * gain).clamp(0, 255).round().to(torch.uint8).view_as(frames), drawn
 
 
 def prepared(frames: np.ndarray, clahe: bool, bilateral: bool) -> np.ndarray:

@@ -58,7 +58,10 @@ class Candidate:
     work: Path
     """A folder for the fit in progress."""
     folds: pd.DataFrame
+    decided_on: pd.DataFrame
+    """Folds whose scores decide: `folds`, or of a task with a test set those of its training rows."""
     predictions: pd.DataFrame
+    """Of the folds that decide."""
     verdicts: pd.DataFrame
 
     @property
@@ -127,7 +130,7 @@ class Candidate:
                 f"{self.name} has no out-of-fold predictions of {self.label}",
                 f"Arms with predictions: {', '.join(sorted(set(rows['arm']))) or 'none'}. Run `dvc repro`.",
             )
-        if set(rows["split_digest"]) != {folds_digest(self.folds)}:
+        if set(rows["split_digest"]) != {folds_digest(self.decided_on)}:
             raise DataError(f"the predictions of {self.name} are of another split", "Run `dvc repro` first.")
         units = units_of(rows[own | (rows["arm"] == baseline)], self.name, self.task, self.kind)
         key, other = (self.arm, self.method), (baseline, baseline)
@@ -156,5 +159,5 @@ class Candidate:
             baseline_loss=loss.baseline,
             bar={labels[name].label: (scores[name].estimate, bar) for name, bar in self.kind.bar(self.task).items()},
             data_digest=self.data_digest,
-            split_digest=folds_digest(self.folds),
+            split_digest=folds_digest(self.decided_on),
         )

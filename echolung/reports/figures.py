@@ -140,6 +140,32 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     return figure
 
 
+def efficiency(searches: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> Figure | None:
+    """Dice on the patients of the first inner fold against the number of training patients, where methods told it.
+
+    `searches`: task -> what its fits chose from, with the columns arm, patients and dice.
+    """
+    found = {task: table.dropna(subset=["patients"]) for task, table in searches.items() if "patients" in table}
+    found = {task: table for task, table in found.items() if len(table)}
+    if not found:
+        return None
+    figure, panels = new_figure(1, len(found), 3.4)
+    for panel, (task, table) in zip(panels[0], found.items(), strict=True):
+        for arm, mine in table.groupby("arm", sort=False):
+            dice = mine.groupby("patients")["dice"].agg(["mean", "min", "max"])
+            panel.plot(dice.index, dice["mean"], "o-", ms=4, lw=1.6, color=colours[str(arm)], label=arm)
+            panel.fill_between(dice.index, dice["min"], dice["max"], color=colours[str(arm)], alpha=0.15, lw=0)
+        panel.set_xscale("log", base=2)
+        counts = sorted(table["patients"].astype(int).unique())
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.set_title(task)
+        panel.set_xlabel("training patients")
+    panels[0][0].set_ylabel("Dice on validation patients")
+    handles = {str(arm): Line2D([], [], color=colours[str(arm)], lw=3) for one in found.values() for arm in one["arm"]}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=6)
+    return figure
+
+
 def sample_frames(samples: Sequence[Sample]) -> Figure | None:
     """A contact sheet: one video per row, time from left to right."""
     if not samples:

@@ -49,6 +49,8 @@ class ReportInputs:
     """Arm -> name of its encoder in `history`."""
     validation: Path | None = None
     """Folder of the gates' findings."""
+    searches: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Task -> what its fits chose from."""
     samples: Sequence[Sample] = ()
     maps: Sequence[embedding.Map] = ()
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -62,6 +64,10 @@ class ReportInputs:
 COLLAPSE = (
     "A low loss alone proves little: an encoder that maps every clip to one point has it, too. Its effective rank (the"
     " number of directions that its features use) falls towards 1."
+)
+EFFICIENCY = (
+    "The same decoder on the frozen tokens of each encoder, trained on so many patients. Line: mean over draws of"
+    " patients and seeds of the encoder; band: their range. Test patients take no part."
 )
 SORTED = (
     "Each point is a recording. An encoder whose nearest recordings agree in collection or patient, more than in the"
@@ -94,6 +100,8 @@ def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any]
             yield name + suffix, name, partial(draw, part, kind, colours), title + of_kind, once
         for name, one in kind.figures().items():
             yield name + suffix, "errors", partial(one.draw, part, colours), one.title, one.caption
+    few = partial(figures.efficiency, inputs.searches, colours)
+    yield "efficiency", "efficiency", few, "How many labels it takes", EFFICIENCY
     of_encoder = {encoder: colours[arm] for arm, encoder in inputs.encoder_of.items() if arm in colours}
     curves = partial(figures.training, inputs.history, of_encoder)
     yield "training", "training", curves, "Self-supervised training", COLLAPSE

@@ -12,6 +12,7 @@ from echolung.data.splits import (
     NOT_TESTED,
     UNUSED,
     SplitSettings,
+    deciding_folds,
     fold_columns,
     fold_counts,
     folds_digest,
@@ -122,6 +123,21 @@ def test_an_official_split_is_kept_and_leaks_nothing(seed: int, validation: bool
     assert set(training["inner_0"]) == ({ALWAYS_TRAINED, 0} if validation else {0, 1, 2})
     assert (folds.loc[(side != "TEST").to_numpy() & ~folds.index.isin(training.index), "inner_0"] == UNUSED).all()
     assert (training.loc[side[training.index] == "VAL", "inner_0"] == 0).all()
+
+
+def test_champions_are_chosen_without_the_test_patients() -> None:
+    table = cohort(3)
+    groups = table["split_group"].astype("category").cat.codes
+    table["split_official"] = np.select([groups % 5 == 0, groups % 5 == 1], ["TEST", "VAL"], "TRAIN")
+    folds = make_folds(table, settings(), "official")
+    deciding = deciding_folds(folds, settings())
+    side = table.set_index("sample_id")["split_official"].reindex(deciding["sample_id"]).to_numpy()
+    assert set(side) == {"TRAIN", "VAL"} and ((deciding["fold"] == 0) == (side == "VAL")).all()
+    trained = deciding[side == "TRAIN"]
+    assert set(trained["split_group"]).isdisjoint(deciding.loc[side == "VAL", "split_group"])
+    assert set(trained["inner_0"]) == set(range(settings().inner)), "inner folds of their own"
+    crossed = make_folds(table, settings(), "cv")
+    assert deciding_folds(crossed, settings()) is crossed
 
 
 def test_what_an_official_split_lacks_is_named() -> None:

@@ -74,6 +74,8 @@ def test_two_views_make_biplane_discs_whatever_their_pixels_and_a_common_length_
     views = [np.array(first), np.array(second)]
     assert fraction(views) == pytest.approx(expected, abs=1.0)
     assert fraction(views[:1]) == pytest.approx(100 * (1 - 17 * 8 * 8 / (20 * 10 * 10)), abs=1.0)
+    areas = 100 * (1 - (17 * 8 * 17 * 5 / 17) / (20 * 10 * 20 * 8 / 20))  # of ellipses, over the length
+    assert fraction(views, formula="area-length") == pytest.approx(areas, abs=1.0)
     assert fraction(views, common=True) == pytest.approx(100 * (1 - 8 * 5 / (10 * 8)), abs=1.0)
 
 

@@ -132,7 +132,10 @@ def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
 
     def new(**search: Any) -> dict[str, int]:
         asked.clear()
-        methods = {name: METHODS[name].Settings(**SEARCH | search if name == "linear" else {}) for _, name, _ in wanted}
+        methods = {
+            (arm, name): METHODS[name].Settings(**SEARCH | search if name == "linear" else {})
+            for arm, name, _ in wanted
+        }
         compute.fit_task("cv", TASK, wanted, methods, folds, study, tmp_path, seed=3, workers=2)
         fresh = {digest(one): one["method"] for one in asked if digest(one) not in known}
         known.update(fresh)

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from drawn import features_of, folds_of, manifest_of
+from hearts_drawn import hearts
 from sklearn.linear_model import LogisticRegression
 
 from echolung.core.errors import DataError
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.embedding.summary import summarise
 from echolung.kinds.classification import ClassificationTask
+from echolung.kinds.regression import RegressionTask
 from echolung.methods import logistic
 from echolung.methods.fitting import outer_fold
 from echolung.methods.logistic import TOLERANCE, solve
-from echolung.methods.probes.linear import Linear
+from echolung.methods.probes.linear import Linear, LinearSettings, TwoViews
 from echolung.methods.tabular import softmax
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -126,3 +128,26 @@ class Study:
         task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
         probe = Linear.fit(Linear.Settings(**settings), task, self.recordings, self.training, 0, folder)
         return probe, float((probe.predict(self.recordings, self.test).argmax(axis=1) == self.truth).mean())
+
+
+def test_what_lies_between_two_views_is_read_from_both_together(tmp_path: Path) -> None:
+    """The label is what the four-chamber view shows minus what the two-chamber view shows."""
+    random, manifest = np.random.default_rng(0), hearts(tmp_path, 60, views=("A4C", "A2C")).parts[0].manifest
+    names, shown = list(manifest["sample_id"]), random.normal(size=120)
+    tokens = random.normal(size=(120, 1, 8, 4))
+    tokens[..., 0] += 3 * shown[:, None, None]
+    tokens = np.concatenate([tokens, -tokens], axis=-1)
+    recordings = Recordings([Part(manifest, HeldClips({}), features_of(names, tokens, (2, 2, 2)))])
+    assert recordings.views_of(names[1]) == names[:2] and recordings.views_of(names[1], ["A2C"]) == names[1:2]
+    rows = folds_of(manifest, np.arange(120) // 2 % 4)
+    rows["y"] = rows["sample_id"].map(dict(zip(names, np.repeat(shown[::2] - shown[1::2], 2), strict=True)))
+    training, test = outer_fold(rows, 0, 0)
+    task = RegressionTask(kind="regression", source="hearts", label="ef", unit="patient")
+    error = {}
+    for method in (Linear, TwoViews):
+        one = method.fit(LinearSettings(where=("frame",)), task, recordings, training, 0, tmp_path)
+        told = one.predict(recordings, list(test["sample_id"]))[:, 0]
+        error[method] = np.abs(told.reshape(-1, 2).mean(axis=1) - test["y"].to_numpy()[::2]).mean()
+    assert error[TwoViews] < 0.7 * error[Linear] and (told[::2] == told[1::2]).all()
+    alone = Recordings([Part(manifest.drop(columns="view"), HeldClips({}), recordings.parts[0].features)])
+    assert alone.views_of(names[1]) == names[1:2] and np.isfinite(one.predict(alone, names)).all()

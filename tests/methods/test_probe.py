@@ -129,3 +129,9 @@ def test_the_attentive_probe_finds_what_the_mean_dilutes_and_survives_the_disk(t
     assert (maps.weights.shape, maps.signed) == ((VIEWS, TOKENS, 1, 1), False)
     np.testing.assert_allclose(maps.weights.mean(axis=(1, 2, 3)), 1, rtol=1e-6)  # 1 is an even share
     assert (maps.weights.argmax(axis=1) == 2).all(), "where the class shows"
+
+
+def test_the_search_ends_when_the_inner_folds_see_nothing_better() -> None:
+    study = Study(signal=0.6, seed=1)
+    fits = study.fit(learning_rates=[1e-2], weight_decays=[0.1], epochs=200, patience=3).search()
+    assert fits["epoch"].max() == fits.loc[fits["chosen"], "epoch"].item() + 3 < 200

@@ -14,7 +14,7 @@ from echolung.embedding.recordings import Part, Recordings
 from echolung.kinds.segmentation import SegmentationTask, measured
 from echolung.methods.fitting import outer_fold
 from echolung.methods.segmentation import DecoderSettings, Light, MeanMask, Segmentation, UNetSettings
-from echolung.models.segmentation import augmented, dice_and_entropy, prepared
+from echolung.models.segmentation import DualAttention, UNet, augmented, dice_and_entropy, prepared
 from echolung.pretraining import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,11 +56,49 @@ def test_augmentation_moves_masks_with_their_frames_and_keeps_black_black() -> N
     assert prepared(noisy, False, True).std() < noisy.std() < prepared(noisy, True, False).std()
 
 
+@pytest.mark.parametrize("attention", ["none", "se", "cbam", "danet"])
+def test_a_network_answers_for_the_middle_frame_and_is_supervised_at_every_stage(attention: str) -> None:
+    torch.manual_seed(0)
+    net = UNet("tu-test_resnet", 32, 4, decoder=(16, 16, 8, 8, 8), attention=attention, clip=3, sides=2)
+    clips = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
+    told = net(clips)
+    assert [tuple(one.shape) for one in told] == [(2, 4, 48, 48)] * 3
+    sum(one.square().mean() for one in told).backward()
+    still = {name.split(".")[0] for name, one in net.named_parameters() if one.grad is None or not one.grad.any()}
+    assert still - {"net"} == ({"attention"} if attention == "danet" else set()), "its shares start at 0"
+    net.eval()
+    with torch.no_grad():
+        whole, backwards = net(clips), net(clips.flip(1))
+        other = net(torch.cat([clips[:, :2], 255 - clips[:, 2:]], dim=1))
+    assert whole.shape == (2, 4, 48, 48)
+    assert not torch.equal(whole, other), "it sees the frames beside the one that it draws"
+    assert not torch.equal(whole, backwards), "and knows their order"
+
+
+def test_attention_over_places_and_channels_is_danets() -> None:
+    torch.manual_seed(0)
+    part = DualAttention(16)
+    part.shares.data = torch.tensor([0.3, 0.7])
+    x = torch.randn(2, 16, 5, 4)
+    flat = x.flatten(2)
+    query, key, value = (one(x).flatten(2) for one in (part.query, part.key, part.value))
+    want = flat.clone()
+    for b in range(2):
+        for i in range(16):  # channels that are alike are told apart: energies count from the largest
+            energy = torch.stack([flat[b, i] @ flat[b, j] for j in range(16)])
+            share = (energy.max() - energy).softmax(0)
+            want[b, i] += 0.3 * sum(share[j] * flat[b, j] for j in range(16))
+        for p in range(20):
+            share = torch.stack([query[b, :, p] @ key[b, :, q] for q in range(20)]).softmax(0)
+            want[b, :, p] += 0.7 * sum(share[q] * value[b, :, q] for q in range(20))
+    torch.testing.assert_close(part(x).flatten(2), want)
+
+
 def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_path: Path, monkeypatch) -> None:
     recordings = hearts(tmp_path, 12, noise=10.0)
     training, test = training_and_test(recordings)
     settings = UNetSettings(**TINY, steps=9, validate_every=3)
-    whole = Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "whole")
+    whole = Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "whole" / "fit")
     save, looks = checkpoint.save, []
 
     def killed(*arguments: object) -> None:
@@ -71,9 +109,11 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_pat
 
     monkeypatch.setattr(checkpoint, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "cut")
-    resumed = Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "cut")
+        Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "cut" / "fit")
+    resumed = Segmentation.fit(settings, TASK, recordings, training, 7, tmp_path / "cut" / "another fit")
     assert len(looks) == 3, "it went on after the second look"
+    Segmentation.fit(settings, TASK, recordings, training[::-1], 8, tmp_path / "cut" / "fit")
+    assert len(looks) == 3, "the same network on the same frames is trained once"
     pd.testing.assert_frame_equal(resumed.search(), whole.search())
     assert all(torch.equal(a, b) for a, b in zip(
         resumed.net.state_dict().values(), whole.net.state_dict().values(), strict=True))  # fmt: skip

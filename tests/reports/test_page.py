@@ -78,6 +78,12 @@ def report(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> 
         history=pd.DataFrame({"encoder": "jepa-0", "seed": 0, "step": range(30), "loss": 1 / (1 + np.arange(30))}),
         encoder_of={"jepa": "jepa-0"},
         validation=folder / "validation",
+        searches={
+            "lung": pd.DataFrame(
+                {"arm": ["jepa"] * 4, "patients": [10, 10, 20, np.nan], "dice": [0.7, 0.8, 0.85, 0.9]}
+            ),
+            "ef": pd.DataFrame({"arm": ["jepa"], "penalty": [1.0]}),
+        },
         samples=[Sample(f"covid · {HOSTILE}", np.full((3, 16, 16), 90, np.uint8))],
         revision="0123456789ab+changes",
         beside=beside,
@@ -124,7 +130,7 @@ def test_every_file_is_listed_and_each_kind_has_its_own_figures_and_metrics(repo
     assert set(table["path"]) == {str(path) for path in directory.rglob("*") if path.is_file()}
     assert all(Path(path).stat().st_size == size > 0 for path, size in zip(table["path"], table["bytes"], strict=True))
     names = {f"{name}-{kind}" for name in ("differences", "estimates") for kind in KINDS if kind in str(ALL)}
-    names |= {"confusion-classification", "scatter-number", "training", "frames"}
+    names |= {"confusion-classification", "scatter-number", "efficiency", "training", "frames"}
     assert {f"figure {name}" for name in names} <= set(table["name"])
     assert "Table: scatter" not in page.text  # drawn
     lines = table_text(comparison, ALL).splitlines()

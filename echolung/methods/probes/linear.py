@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pydantic
 import torch
@@ -34,7 +35,7 @@ class Linear(Tabular):
 
     @classmethod
     def table(cls, recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
-        found = recordings.summaries(sample_ids)
+        found = cls.summaries(recordings, sample_ids)
         names = [
             f"{name}_{channel}{suffix}"
             for suffix in SUFFIXES
@@ -44,12 +45,17 @@ class Linear(Tabular):
         return pd.DataFrame(found.reshape(len(found), -1), index=list(sample_ids), columns=names)
 
     @classmethod
+    def summaries(cls, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        """float32 (n, regions, statistics, channels)."""
+        return recordings.summaries(sample_ids)
+
+    @classmethod
     def choices(cls, settings: Any, table: pd.DataFrame) -> dict[str, list[str]]:
         read = [str(name) for name in table if str(name).split("_")[0] in settings.reads]
         every = {"frame": [name for name in read if name.count("_") == 1], "regions": read}
         return {where: every[where] for where in settings.where}
 
-    def explain(self, recordings: Recordings, sample_id: str) -> Maps:
+    def explain(self, recordings: Recordings, sample_id: str) -> Maps | None:
         """What each token adds to the logit of the answer, or to the number. Exact: a deviation is a sum over tokens.
 
         std = sum_n (x_n - mean)^2 / (N std), and a change is shared by the two tokens it lies between.
@@ -76,3 +82,16 @@ class Linear(Tabular):
         what = "number" if number else "logit of the answer"
         words = f"what each token adds to the {what} (exact for this linear probe), times the tokens"
         return Maps(weights=total.unflatten(2, (height, width)).numpy(), signed=True, words=words)
+
+
+class TwoViews(Linear):
+    """On the statistics of both apical views of a patient, side by side; a recording without its pair counts twice."""
+
+    @classmethod
+    def summaries(cls, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        pairs = [recordings.views_of(name) for name in sample_ids]
+        both = [recordings.summaries([pair[at] for pair in pairs]) for at in (0, -1)]
+        return np.concatenate(both, axis=3)
+
+    def explain(self, recordings: Recordings, sample_id: str) -> None:
+        """A map would be of one view only."""

@@ -34,11 +34,13 @@ KEPT_BYTES = 2**30
 
 
 class ProbeSettings(Parameters):
-    """The search: every learning rate x weight decay, for up to `epochs` passes in steps of `batch` videos."""
+    """The search: every learning rate x weight decay, in steps of `batch` videos, until the inner folds have seen no
+    better head for `patience` epochs, or for `epochs`."""
 
     learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([3e-4, 1e-3, 3e-3], min_length=1)
     weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.1, 10.0], min_length=1)
     epochs: int = pydantic.Field(16, ge=1)
+    patience: int = pydantic.Field(10, ge=1)
     batch: int = pydantic.Field(16, ge=1)
 
     def configurations(self) -> list[tuple[float, float]]:
@@ -129,11 +131,13 @@ def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -
     weights_JV = np.stack([cohort.weights(fold) for fold in folds])
     losses: list[list[np.ndarray]] = []
 
-    def score(heads: Probe) -> None:
+    def score(heads: Probe) -> bool:
         groups = [slice(j * size, (j + 1) * size) for j in range(len(folds))]
         losses.append(
             [_log_loss(inputs, heads, cohort, fold, group) for fold, group in zip(folds, groups, strict=True)]
         )
+        best = np.nanargmin(np.mean(losses, axis=1).min(axis=1, initial=np.inf))
+        return bool(len(losses) - 1 - best >= settings.patience)
 
     weights_HV = np.repeat(weights_JV, size, axis=0)
     _train(inputs, cohort, weights_HV, configurations * len(folds), settings.epochs, settings.batch, seed, score)
@@ -149,7 +153,7 @@ def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -
             | {f"log_loss_{fold}": losses_EJG[e, j, g] for j, fold in enumerate(folds)}
             | {"chosen": (e, g) == (epoch, chosen)}
             for g, (rate, decay) in enumerate(configurations)
-            for e in range(settings.epochs + 1)
+            for e in range(len(losses))
         ]
     )
     rate, decay = configurations[chosen]
@@ -174,11 +178,11 @@ def _train(
     epochs: int,
     batch: int,
     seed: int,
-    score: Callable[[Probe], None] = lambda heads: None,
+    score: Callable[[Probe], bool] = lambda heads: False,
 ) -> Probe:
     """Train one head per row of weights and configuration; minibatches are the same for all.
 
-    `score` is called before the first step and after every epoch.
+    `score` is called before the first step and after every epoch, and says when to stop.
     """
     weights = torch.tensor(weights_HV, device=inputs.device)
     y = torch.tensor(cohort.y, device=inputs.device)
@@ -194,7 +198,8 @@ def _train(
             # The heads' losses are summed: none depends on another's parameters.
             (-log_p_BH * weights_VH[chosen]).sum().div(len(chosen)).backward()
             optimiser.step()
-        score(heads)
+        if score(heads):
+            break
     return heads
 
 
