@@ -3,7 +3,6 @@
 import itertools
 
 import click
-import pandas as pd
 
 from echolung.stage import stage
 

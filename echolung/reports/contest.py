@@ -23,11 +23,11 @@ COSTS = {
     "milliseconds": "ms to ask",
 }
 EXPLAINED = (
-    "Means over seeds and folds. Minutes on the clock: pretraining of the arm's encoder (of continuing alone, where it"
-    " began with weights from a file), its tokens of the training recordings, and one fit. TFLOP are counted."
-    " To ask: from stored frames to the answer for one recording, its tokens included. A fit has one thread; tokens are"
-    " made with all, in batches. A network that several methods share is paid for by the first. Other work on the machine"
-    " changes these times, never an answer."
+    "Means over seeds and folds. Minutes on the clock: pretraining of the arm's encoder (of continuing alone, where"
+    " it began with weights from a file), its tokens of the training recordings, and one fit. TFLOP are counted. To"
+    " ask: from stored frames to the answer for one recording, its tokens included. A fit has one thread; tokens are"
+    " made with all, in batches. A network that several methods share is paid for by the first. Other work on the"
+    " machine changes these times, never an answer."
 )
 
 
