@@ -157,7 +157,7 @@ def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
 
 @pytest.mark.usefixtures("session")
 def test_what_a_fit_cost_is_kept_with_it_and_makes_no_other_fit_of_it(data: Path, tmp_path: Path) -> None:
-    folds, methods = read_folds(data / "split" / "cv.csv"), {"linear": METHODS["linear"].Settings(**SEARCH)}
+    folds, methods = read_folds(data / "split" / "cv.csv"), {("jepa", "linear"): METHODS["linear"].Settings(**SEARCH)}
     given = ("cv", TASK, [("jepa", "linear", 0)], methods, folds, data, tmp_path)
     (first, _, costs), (again, _, same) = (compute.fit_task(*given, seed=3, workers=2) for _ in range(2))
     pd.testing.assert_frame_equal(first, again, check_exact=True)
