@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from echolung.models.vit import VideoViT
+from echolung.pretraining.cost import counted
 from echolung.pretraining.jepa import Jepa, JepaSettings
 
 SIZES = {  # width, depth, heads, mlp_ratio
@@ -22,19 +21,6 @@ SIZES = {  # width, depth, heads, mlp_ratio
     "H": (1280, 32, 16, 4.0), "g": (1408, 40, 22, 48 / 11),
 }  # fmt: skip
 PEAK = 989e12  # an H100's, dense bf16
-
-
-def counted(jepa: Jepa, clips: int, draws: int) -> float:
-    """FLOPs of a training step per clip: the mean over `draws` batches of masks."""
-    settings, total = jepa.encoder.settings, 0
-    size = settings.image_size
-    views = torch.empty(clips, settings.frames, size, size, dtype=torch.uint8, device="meta")
-    for number in range(draws):
-        masks = jepa.draw(clips, torch.Generator().manual_seed(number))
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            jepa(views, masks, slice(0, clips))[0].backward()
-        total += counter.get_total_flops()
-    return total / draws / clips
 
 
 def main() -> None:

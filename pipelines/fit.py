@@ -1,4 +1,4 @@
-"""fit: out-of-fold predictions of every arm on one task. Run by DVC: dvc repro fit@pocus-pathology
+"""fit: out-of-fold predictions of every arm on one task, and what they cost. Run by DVC: dvc repro fit@pocus-pathology
 
 Fits that finished before an interruption are kept in data/<study>-runs/fit/. After `stop_after` no other begins, and
 the exit code is 75.
@@ -21,7 +21,7 @@ def main(task: str) -> None:
         settings, spec = here.settings, here.settings.tasks[task]
         folds = read_folds(here.data("split", f"{task}.csv"))
         fits = settings.fits(task)
-        predictions, search = fit_task(
+        predictions, search, costs = fit_task(
             task,
             spec,
             fits,
@@ -38,7 +38,7 @@ def main(task: str) -> None:
         columns = kind.columns(spec)
         valid = ~kind.wrong(spec, predictions[columns].to_numpy(float))
         here.check(
-            {"predictions": predictions.assign(valid=valid), "folds": folds},
+            {"predictions": predictions.assign(valid=valid), "folds": folds, "costs": costs},
             split_digest=folds_digest(folds),
             columns=columns,
             valid=kind.valid,
@@ -46,6 +46,7 @@ def main(task: str) -> None:
         with atomic_directory(here.data("fit", task)) as target:
             predictions.to_parquet(target / "predictions.parquet", index=False)
             search.to_parquet(target / "search.parquet", index=False)
+            costs.to_parquet(target / "costs.parquet", index=False)
         here.run.metrics({"fits": len(fits), "choices": len(search)})
         here.run.attach(here.data("fit", task, "search.parquet"), "fits")
 

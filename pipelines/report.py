@@ -14,7 +14,9 @@ def main() -> None:
 
         from echolung.data.splits import folds_digest, read_folds
         from echolung.evaluation.comparison import read_comparison
+        from echolung.pretraining.cost import flops_per_clip
         from echolung.reports import maps, study
+        from echolung.reports.contest import costs
         from echolung.reports.page import ReportInputs, write_report
         from echolung.tracking.arms import arm_runs
         from echolung.tracking.provenance import provenance
@@ -26,6 +28,10 @@ def main() -> None:
         named = {arm: encoder for arm in settings.arms if (encoder := settings.encoder_of(arm))}
         encoders = {arm: sorted(here.data("encoders", encoder).glob("seed*")) for arm, encoder in named.items()}
         features = [here.data("embed", source).glob("*/seed*") for source in settings.embed.sources]
+        fits = [pd.read_parquet(here.data("fit", task, "costs.parquet")) for task in settings.tasks]
+        trained = {
+            name: flops_per_clip(name, settings.pretrain, settings.shape(name)) for name in settings.pretrain.encoders
+        }
         shown = settings.ingest.sources if settings.report.frames else sources.loc[sources["drawn"], "source"]
         inputs = ReportInputs(
             study=settings.study,
@@ -41,6 +47,7 @@ def main() -> None:
             validation=here.validation,
             searches={task: pd.read_parquet(here.data("fit", task, "search.parquet")) for task in settings.tasks},
             maps=maps.maps(settings.tasks, folds, list(named), here.data()),
+            costs=costs(pd.concat(fits), settings.tasks, encoders, here.data("embed"), trained),
             samples=study.samples(settings.tasks, folds, set(shown), here.data("ingest")),
             revision=origin.get("git_revision", "<revision>"),
             beside=[here.data("compare", "metrics.json"), here.root / "params.yaml"],

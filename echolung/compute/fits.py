@@ -35,8 +35,8 @@ def fit_task(
     workers: int,
     on_progress: Progress | None = None,
     stop: Path | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Out-of-fold predictions of every fit on the task's `folds`, and what their inner folds chose from.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Out-of-fold predictions of every fit on the task's `folds`, what their inner folds chose from, what they cost.
 
     `data` is data/<study>; finished fits are kept in `runs`, under a digest of all that they depend on. `methods` are
     the parameters of each arm's method. Raises TrialError, naming arm, method and fold, after all other fits have
@@ -65,4 +65,5 @@ def fit_task(
     return (
         pd.concat([result["predictions"] for result in results], ignore_index=True),
         pd.concat(search, ignore_index=True) if search else pd.DataFrame({"task": []}),
+        pd.concat([result["costs"] for result in results], ignore_index=True),
     )

@@ -1,5 +1,6 @@
 """Embedding: the deterministic evaluation views of every video, through an encoder once, into a feature store."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def _compute(
     std: list[float] = []
     pooled: list[np.ndarray] = []
     summaries: list[np.ndarray] = []
+    begun = time.perf_counter()
     with atomic_directory(out) as directory:
         with open(directory / TOKENS, "wb") as stream:
             # Written front to back, not through a memory map: a full disk is then an error and not a killed process.
@@ -100,6 +102,7 @@ def _compute(
                     pooled.append(every.mean(dim=0).numpy())
                     summaries.append(summarise(video, encoder.grid))
                 on_progress(len(pooled), len(videos))
+        seconds = (time.perf_counter() - begun) / len(videos)
         np.save(directory / SUMMARY, np.stack(summaries))
         places: dict[str, tuple[int, int]] = {}
         rows = 0
@@ -116,6 +119,7 @@ def _compute(
             encoder_sha256=record.weights_sha256,
             shape=shape,
             grid=encoder.grid,
+            seconds=seconds,
             effective_rank=effective_rank(np.stack(pooled)),
             seen_in_pretraining=list(videos.loc[seen, "sample_id"]),
             traced=places,

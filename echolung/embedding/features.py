@@ -43,6 +43,8 @@ class FeaturesRecord(Parameters):
     """Videos, views, tokens, width."""
     grid: tuple[int, int, int]
     """Tokens of a clip along (time, height, width)."""
+    seconds: float = 0.0
+    """On the clock, for each video, from stored frames to tokens and their statistics; in batches, with all threads."""
     effective_rank: float
     """RankMe of the videos' mean tokens."""
     seen_in_pretraining: list[str]

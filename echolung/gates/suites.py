@@ -206,6 +206,7 @@ def embed(tables: Tables) -> list[Table]:
 
 def fit(tables: Tables, *, split_digest: str, columns: Sequence[str], valid: str) -> list[Table]:
     """predictions: every scored video of `folds` once per (arm, arm_seed, method, repeat), by the fit that held it out.
+    costs: one row per fit and fold, with what it took.
 
     `columns`: the columns of a prediction in this kind of task. The kind decides which rows are `valid` (a column of
     predictions, bool); the fact `valid` says in words what that means.
@@ -228,9 +229,15 @@ def fit(tables: Tables, *, split_digest: str, columns: Sequence[str], valid: str
     expected["missing"] = ~pd.MultiIndex.from_frame(expected[keys]).isin(pd.MultiIndex.from_frame(predictions[keys]))
     coverage = expected.groupby([*FIT, "fold"], as_index=False).agg(missing=("missing", "sum"))
     whole = Between(column="missing", max_value=0, description="every video that the fold holds out is predicted")
+    took = [
+        *filled(*COST_COLUMNS),
+        UniqueTogether(column_list=[*FIT, "fold"], description="a fit is timed once"),
+        *(Between(column=name, min_value=1e-9, description=f"{name} is positive") for name in COST_COLUMNS[-3:]),
+    ]
     return [
         Table("predictions", rows, [*FIT, "fold", "sample_id"], expectations),
         Table("coverage", coverage, [*FIT, "fold"], [whole]),
+        Table("costs", tables["costs"], [*FIT, "fold"], took),
     ]
 
 
@@ -271,6 +278,7 @@ PREDICTION_COLUMNS = [
     "task", *FIT, "fold", "sample_id", "patient_id", "split_group", "y_true", "seen_in_pretraining", "split_digest",
     "valid",
 ]  # fmt: skip
+COST_COLUMNS = ["task", *FIT, "fold", "fitted", "fit_seconds", "ask_seconds"]
 FOLD_COLUMNS = ["sample_id", "patient_id", "split_group", "y", "stratum", "label", "repeat", "fold"]
 MANIFEST_COLUMNS = [
     "sample_id", "source", "path", "sha256", "patient_id", "frames", "frames_declared", "fps", "height", "width",
@@ -297,7 +305,7 @@ SUITES: dict[str, Suite] = {
         embed,
         "Check how the encoder was trained: these features carry no information.",
     ),
-    "fit": Suite({"predictions": PREDICTION_COLUMNS, "folds": FOLD_COLUMNS}, fit, RERUN),
+    "fit": Suite({"predictions": PREDICTION_COLUMNS, "folds": FOLD_COLUMNS, "costs": COST_COLUMNS}, fit, RERUN),
     "compare": Suite(
         {"arms": [*ARM_KEYS, "estimate", *INTERVAL], "pairs": [*PAIR_KEYS, "difference", "p_value", *INTERVAL]},
         compare,

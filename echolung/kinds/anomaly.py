@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import pydantic
 
-from echolung.core.errors import DataError
+from echolung.core.errors import DataError, listed
 from echolung.kinds import metrics
 from echolung.kinds.classification import one_against_rest, ranked
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.metrics import Metric
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, one_label_per_patient, selected, spelled, yaml_word
+from echolung.kinds.task import Task, one_label_per_patient, parted, selected, spelled, yaml_word
 
 
 class AnomalyTask(Task):
@@ -31,6 +31,8 @@ class AnomalyTask(Task):
     """Its value for normal recordings; every other one is an anomaly."""
     exclude: list[str] = []
     """Label values that are left out."""
+    below: float | None = None
+    """Of a label that is a number: what lies below is an anomaly, every other value is `normal`."""
     specificity: float = pydantic.Field(0.9, gt=0, lt=1)
     """The share of normals that must not be flagged."""
 
@@ -59,6 +61,12 @@ class Anomaly(Kind):
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
         assert isinstance(task, AnomalyTask)
         rows = selected(task, manifest)
+        if task.below is not None:
+            names = [task.normal, f"not {task.normal}"]
+            rows["label"] = parted(rows["label"], task.below, names)
+            if strange := sorted(set(rows["label"]) - {*names, *task.exclude}):
+                problem = f"some videos have a '{task.label}' that is no number: {listed(strange)}"
+                raise DataError(problem, "Correct the label, or add the value to the task's `exclude`.")
         rows["label"] = spelled(rows["label"], [task.normal, *task.exclude])
         rows = rows[~rows["label"].isin(task.exclude)].reset_index(drop=True)
         rows["stratum"] = (rows["label"] != task.normal).astype("int64")

@@ -21,7 +21,7 @@ from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds import metrics
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, one_label_per_patient, selected, spelled, yaml_word
+from echolung.kinds.task import Task, one_label_per_patient, parted, selected, spelled, yaml_word
 
 ROC = ["false_positive_rate", "true_positive_rate"]
 TOLERANCE = 1e-3
@@ -69,9 +69,7 @@ class Classification(Kind):
         known = [*task.classes, *task.exclude]
         rows["label"] = spelled(rows["label"], known)
         if task.below is not None:
-            number = pd.to_numeric(rows["label"], errors="coerce").astype("Float64").astype(float)
-            parted = np.where(number < task.below, task.classes[1], task.classes[0])
-            rows["label"] = rows["label"].where(number.isna(), pd.Series(parted, rows.index))
+            rows["label"] = parted(rows["label"], task.below, task.classes)
         strange = rows[~rows["label"].isin(known)]
         if len(strange):
             named = [f"{row.sample_id} ({row.label})" for row in strange.itertuples()]

@@ -1,8 +1,9 @@
 """A task: which label of which recordings is predicted, and on what unit (video or patient) it is judged."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, Self
 
+import numpy as np
 import pandas as pd
 import pydantic
 
@@ -123,6 +124,12 @@ def spelled(values: pd.Series, known: Collection[str]) -> pd.Series:
     """Text as `known` spells it: where that has `no` or `yes`, other spellings of them (`False`, `NO`, `n`) too."""
     same = {other: name for name, others in SAME.items() if name in known for other in {name, *others}}
     return values.where(values.isin(known) | ~values.str.lower().isin(same), values.str.lower().map(same))
+
+
+def parted(values: pd.Series, below: float, names: Sequence[str]) -> pd.Series:
+    """The first name for a number of `below` or more, the second for a smaller one; what is no number stays."""
+    number = pd.to_numeric(values, errors="coerce").astype("Float64").astype(float)
+    return values.where(number.isna(), pd.Series(np.where(number < below, names[1], names[0]), values.index))
 
 
 def _require(rows: pd.DataFrame, column: str, source: str) -> None:

@@ -6,6 +6,7 @@ task, repeat and fold and not on the arm: arms are compared on the same batches 
 """
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ def fit_one(data: str, work: str, configuration: Mapping[str, Any]) -> dict[str,
     """One fit, in any process: plain values in, tables out.
 
     `data` is data/<study>, `work` a folder for fits in progress. The configuration: task_name, task, arm, method,
-    arm_seed, repeat, fold, seed, settings (of the method). Returns predictions (rows of `kinds.predictions`) and
-    search (what the inner folds chose from).
+    arm_seed, repeat, fold, seed, settings (of the method). Returns predictions (rows of `kinds.predictions`), search
+    (what the inner folds chose from) and costs: one row, seconds on the clock of this call (`fit_seconds`) and of each
+    recording that is asked about (`ask_seconds`), and how many were `fitted`. An encoder's own costs are not in them.
     """
     root, name = Path(data), str(configuration["task_name"])
     return fit_fold(root, Path(work), configuration, read_folds(root / "split" / f"{name}.csv"))
@@ -63,17 +65,21 @@ def fit_fold(root: Path, work: Path, configuration: Mapping[str, Any], folds: pd
     recordings = Recordings.of_sources(root / "ingest", task.sources, features)
     settings = method.Settings.parse(given["settings"], f"fit.methods.{given['method']}")
     seed = derived_seed(given["seed"], name, repeat, fold)
-    directory = work / digest(given)
+    directory, begun = work / digest(given), time.perf_counter()
     fitted = method.fit(settings, task, recordings, training, seed, directory)
-    ids = [str(one) for one in test["sample_id"]]
+    fit_seconds, ids = time.perf_counter() - begun, [str(one) for one in test["sample_id"]]
     heading = {"task": name, "arm": given["arm"], "arm_seed": int(given["arm_seed"]), "method": given["method"]}
     heading |= {"repeat": repeat, "fold": fold}
-    values, seen = fitted.predict(recordings, ids), recordings.seen(ids)
-    search = fitted.search()
+    begun = time.perf_counter()
+    values = fitted.predict(recordings, ids)
+    costs = {"fitted": len(training), "fit_seconds": fit_seconds}
+    costs["ask_seconds"] = (time.perf_counter() - begun) / len(ids)
+    search, seen = fitted.search(), recordings.seen(ids)
     shutil.rmtree(directory, ignore_errors=True)
     return {
         "predictions": prediction_rows(heading, test, kind.columns(task), values, folds_digest(folds), seen),
         "search": search.assign(**heading)[[*heading, *search.columns]],
+        "costs": pd.DataFrame([heading | costs]),
     }
 
 

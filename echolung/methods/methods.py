@@ -2,6 +2,7 @@
 
 from echolung.methods.anomaly import AnomalyBank, Indifferent
 from echolung.methods.controls import Constant, HandMade, Majority, SourceOnly
+from echolung.methods.ejection_class import EjectionClass
 from echolung.methods.ejection_fraction import EjectionFraction, RawEjectionFraction
 from echolung.methods.hybrid import EndToEnd, OnTokens
 from echolung.methods.knn import Knn
@@ -29,4 +30,5 @@ METHODS: dict[str, type[Method]] = {
     "hybrid-tokens": OnTokens,
     "ejection-fraction": EjectionFraction,
     "ejection-fraction-raw": RawEjectionFraction,
+    "ejection-fraction-class": EjectionClass,
 }

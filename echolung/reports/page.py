@@ -22,6 +22,7 @@ from echolung.kinds.task import Task
 from echolung.reports import figures
 from echolung.reports import maps as embedding
 from echolung.reports.answer import against_controls, answers, few_seeds
+from echolung.reports.contest import EXPLAINED, contest
 from echolung.reports.plots import write_plots
 from echolung.reports.study import Sample
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
@@ -52,6 +53,8 @@ class ReportInputs:
     """Task -> what its fits chose from."""
     samples: Sequence[Sample] = ()
     maps: Sequence[embedding.Map] = ()
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """`contest.costs`"""
     revision: str = "<revision>"
     """Of the code; with a `+` where there were uncommitted changes."""
     beside: Sequence[Path] = ()
@@ -128,7 +131,9 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
     with atomic_path(files["table"]) as temporary:
         pictures = [f"![Differences](figures/{path.name})" for path in files.values() if "differences" in path.name]
         made = [f"- {name}: {text}" for name, text in inputs.facts.items()]
-        lines = [f"# {inputs.study}", "", table_markdown(inputs.comparison, inputs.tasks), *pictures, "", *made, ""]
+        contested = contest(inputs.comparison, inputs.tasks, inputs.costs)
+        tables = [table_markdown(inputs.comparison, inputs.tasks, contested), *([EXPLAINED, ""] if contested else [])]
+        lines = [f"# {inputs.study}", "", *tables, *pictures, "", *made, ""]
         temporary.write_text("\n".join(lines), encoding="utf-8")
     for source in inputs.beside:
         files[source.stem] = out / source.name
@@ -149,6 +154,8 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
         answers=answers(comparison, tasks),
         controls=against_controls(comparison, tasks),
         reading=READING,
+        contest=contest(comparison, tasks, inputs.costs),
+        explained=EXPLAINED,
         tables=task_tables(comparison, tasks),
         details={
             "Differences from the controls and the baseline": task_tables(comparison, tasks, "pairs"),

@@ -75,7 +75,7 @@ def task_tables(
         pairs = {"main": pairs[main], "pairs": pairs[~main], "methods": pairs, "metrics": pairs[:0]}[view]
         if arms.empty or not metrics:
             continue
-        rows = [] if view == "pairs" else _arm_rows(arms, comparison.order, metrics)
+        rows = [] if view == "pairs" else arm_rows(arms, comparison.order, metrics)
         rows += _difference_rows(pairs, metrics, task.main)
         heads = [kind.metrics[metric].label for metric in metrics]
         notes = [] if view == "pairs" else _notes(arms, metrics, kind)
@@ -89,7 +89,8 @@ def basis(arms: pd.DataFrame) -> str:
     return f"per {first['unit']}: {patients(first['n_patients'], first['n_groups'])}, {first['n_videos']} videos"
 
 
-def _arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) -> list[Row]:
+def arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) -> list[Row]:
+    """A line for every arm and method among rows of `Comparison.arms` of one task, the arms in this order."""
     rows = []
     for arm in order:
         for method, found in arms[arms["arm"] == arm].groupby("method", sort=False):
@@ -177,7 +178,7 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mappi
     for task in tasks:
         arms = comparison.arms[(comparison.arms["task"] == task) & comparison.arms["primary"]]
         rows.append([f"{task} ({basis(arms)})"])
-        for row in _arm_rows(arms, comparison.order, metrics):
+        for row in arm_rows(arms, comparison.order, metrics):
             mine = pairs[(pairs["task"] == task) & (pairs["arm"] == row.arm)].to_dict("records")
             tests = [chance(pair)[2:].removeprefix("= ") if of[task].main else "" for pair in mine]
             differences = [[_cell(pair, "difference", signed), p] for pair, p in zip(mine, tests, strict=True)]
@@ -188,10 +189,10 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mappi
     return rows
 
 
-def table_markdown(comparison: Comparison, tasks: Mapping[str, Task]) -> str:
-    """The answers and tables as Markdown."""
+def table_markdown(comparison: Comparison, tasks: Mapping[str, Task], more: Sequence[TaskTable] = ()) -> str:
+    """The answers and tables as Markdown, `more` tables last."""
     lines = [*(f"- {task}: {answer}" for task, answer in answers(comparison, tasks).items()), ""]
-    for table in [*task_tables(comparison, tasks), *task_tables(comparison, tasks, "pairs")]:
+    for table in [*task_tables(comparison, tasks), *task_tables(comparison, tasks, "pairs"), *more]:
         lines += [f"**{table.task}** ({table.basis})", ""]
         grid = table.grid()
         cells = [grid["heads"], ["---"] * len(grid["heads"]), *grid["rows"]]

@@ -98,7 +98,10 @@ def clean(stage: str) -> tuple[Tables, dict[str, Any]]:
         return {"features": features.assign(effective_rank=20.0, seen_in_pretraining=False)}, {}
     if stage == "fit":
         facts = {"columns": ["p_0", "p_1", "p_2"], "valid": "probabilities sum to 1"}
-        return {"predictions": predictions(folds()), "folds": folds()}, facts | {"split_digest": "d1"}
+        tables = {"predictions": predictions(folds()), "folds": folds()}
+        costs = tables["predictions"].drop_duplicates(["arm", "arm_seed", "method", "repeat", "fold"])
+        tables["costs"] = costs.assign(fitted=18, fit_seconds=2.0, ask_seconds=0.01).reset_index(drop=True)
+        return tables, facts | {"split_digest": "d1"}
     if stage == "compare":
         pairs = compared("difference", reference="r", reference_method="linear").assign(p_value=0.2)
         return {"arms": compared("estimate"), "pairs": pairs}, {"losses": {"t": "mse"}}
@@ -182,6 +185,11 @@ FAULTS: list[tuple[str, Fault, str, str]] = [
     ("fit", put("valid", 3, False), "probabilities sum to 1", f"{JEPA} 0 fold 1 pocus/v03 (0.5 0.25 0.25)"),
     ("fit", put("split_digest", 6, "d0"), "made on split d1", f"{JEPA} 0 fold 2 pocus/v06 (d0)"),
     ("fit", drop("arm == 'jepa' & repeat == 1 & fold == 1"), "that the fold holds out", f"{JEPA} 1 fold 1 (6)"),
+    *(
+        ("fit", put(name, 1, 0, "costs"), f"{name} is positive", f"{JEPA} 0 fold 1 (0)")
+        for name in ("fitted", "fit_seconds", "ask_seconds")
+    ),
+    ("fit", double(2, "costs"), "a fit is timed once", f"{JEPA} 0 fold 2; {JEPA} 0 fold 2"),
     ("fit", double(7), "predicted once", f"{JEPA} 0 fold 2 pocus/v07; {JEPA} 0 fold 2 pocus/v07"),
     *(
         ("compare", fault, meaning, f"{row}{name}{found}")

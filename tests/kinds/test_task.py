@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from echolung.core.errors import DataError, SettingsError
+from echolung.kinds.anomaly import Anomaly, AnomalyTask
 from echolung.kinds.classification import Classification, ClassificationTask
 
 KIND = Classification()
@@ -113,6 +114,10 @@ def test_a_number_is_parted_in_two_classes() -> None:
     assert rows["y"].tolist() == [0, 1, 1, 0, 0, 1] and rows["label"].tolist()[:2] == ["normal", "abnormal"]
     with pytest.raises(DataError, match=r"1 videos have a 'ef' other than normal, abnormal: pocus/c \(low\)"):
         KIND.labelled(task, table.assign(ef=["50", "49.9", "low", "70", "55", "30", None, None, None]))
+    unlike = AnomalyTask(kind="anomaly", source="pocus", label="ef", below=50, normal="normal", unit="video")
+    assert Anomaly().labelled(unlike, table)["y"].tolist() == rows["y"].tolist()
+    with pytest.raises(DataError, match="'ef' that is no number: low"):
+        Anomaly().labelled(unlike, table.assign(ef=["50", "49.9", "low", "70", "55", "30", None, None, None]))
 
 
 def test_predictions_are_checked_and_answered_in_the_names_of_the_classes() -> None:

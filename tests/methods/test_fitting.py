@@ -81,6 +81,8 @@ def test_every_scored_video_is_predicted_once_out_of_its_fold(
     assert right > 0.7 if method in ("linear", "hand-made") else right == pytest.approx(0.5, abs=0.01)
     search = pd.concat([result["search"] for result in results])
     assert (len(search) == 0) == (method == "majority")
+    costs = pd.concat([result["costs"] for result in results])
+    assert (costs[["fitted", "fit_seconds", "ask_seconds"]] > 0).to_numpy().all() and len(costs) == len(results)
     assert not list((tmp_path / "work").glob("*")), "a finished fit leaves no work in progress"
 
 
@@ -122,7 +124,7 @@ def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
 ) -> None:
     """compute.trials keeps results by their configuration: what is new of it is fitted."""
     asked: list[dict[str, Any]] = []
-    results = {"predictions": pd.DataFrame({"task": ["cv"]}), "search": pd.DataFrame()}
+    results = {"predictions": pd.DataFrame({"task": ["cv"]}), "search": pd.DataFrame(), "costs": pd.DataFrame()}
     monkeypatch.setattr(compute, "run_trials", lambda _, wanted, *__, **___: asked.extend(wanted) or [results])
     study, known = Path(shutil.copytree(data, tmp_path / "data")), set()
     folds = read_folds(study / "split" / "cv.csv")
@@ -151,3 +153,13 @@ def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
     assert new() == everything
     folds["label"] = folds["label"] + "!"
     assert new() == everything
+
+
+@pytest.mark.usefixtures("session")
+def test_what_a_fit_cost_is_kept_with_it_and_makes_no_other_fit_of_it(data: Path, tmp_path: Path) -> None:
+    folds, methods = read_folds(data / "split" / "cv.csv"), {("jepa", "linear"): METHODS["linear"].Settings(**SEARCH)}
+    given = ("cv", TASK, [("jepa", "linear", 0)], methods, folds, data, tmp_path)
+    (first, _, costs), (again, _, same) = (compute.fit_task(*given, seed=3, workers=2) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    pd.testing.assert_frame_equal(costs, same, check_exact=True)  # clocks never agree: nothing was fitted again
+    assert costs["fitted"].tolist() == [16, 16, 16]

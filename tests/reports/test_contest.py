@@ -1,0 +1,90 @@
+"""The table of all methods: a row for each, the same numbers as in the comparison, and what they cost."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn import manifest_of, save_source
+from synthetic import TABLES, TASKS, compared
+from toys import Brightness, BrightnessSettings, TilesSettings
+
+from echolung.embedding.embed import EmbedSettings, embed
+from echolung.models.encoders import initial_encoder
+from echolung.models.vit import VideoViTSettings
+from echolung.models.weights import EncoderRecord, save_encoder
+from echolung.pretraining.cost import counted
+from echolung.reports.contest import contest, costs
+from echolung.reports.tables import table_markdown
+
+SHAPE = VideoViTSettings(width=16, depth=1, heads=2, image_size=16, frames=4, clip_fps=25.0, tubelet=2, patch=8)
+KEYS = ["task", "arm", "arm_seed", "method", "repeat", "fold"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Costs of the fits behind TABLES: 60 recordings fitted in 6 s, 0.01 s to ask about one."""
+    root, encoders = tmp_path_factory.mktemp("data"), {}
+    for arm, seeds in (("jepa", 1), ("random", 3)):
+        encoders[arm] = [root / "encoders" / arm / f"seed{seed}" for seed in range(seeds)]
+        for seed, folder in enumerate(encoders[arm]):
+            record = EncoderRecord(settings=SHAPE, arm=arm, objective="jepa", seed=seed, steps=40 * (arm == "jepa"))
+            save_encoder(folder, initial_encoder(SHAPE, seed), record)
+            if record.steps:
+                history = pd.DataFrame({"step": [20, 40], "clips": [160, 320], "seconds": [7.0, 12.0]})
+                history.to_csv(folder / "history.csv", index=False)
+    for source in ("pocus", "blues"):
+        manifest = manifest_of([f"{source}/a", f"{source}/b"], [0, 1])
+        store = save_source(
+            root / source, manifest, {name: np.ones((8, 16, 16), np.uint8) for name in manifest["sample_id"]}
+        )
+        settings = EmbedSettings(sources=(source,))
+        for arm, folders in encoders.items():
+            for folder in folders:
+                embed(
+                    folder, arm, manifest, store, settings, root / "embed" / source / arm / folder.name, root / "cache"
+                )
+    fits = pd.concat([predictions.drop_duplicates(KEYS)[KEYS] for predictions in TABLES.values()])
+    fits = fits.assign(fitted=60, fit_seconds=6.0, ask_seconds=0.01)
+    return costs(fits, TASKS, encoders, root / "embed", {"jepa": 2e9})
+
+
+def test_the_encoder_is_paid_for_by_every_method_that_reads_its_tokens(table: pd.DataFrame) -> None:
+    assert not table.duplicated(["task", "arm", "method"]).any()
+    assert (table[["minutes", "milliseconds"]] > 0).to_numpy().all()
+    arms = table.groupby("arm")
+    assert arms["clips"].unique().map(list).to_dict() == {
+        "jepa": [320],
+        "random": [0],
+        "hand-made": [0],
+        "majority": [0],
+    }
+    assert arms.get_group("jepa")["tflop"].to_numpy() == pytest.approx(0.64)
+    assert arms.get_group("hand-made")["minutes"].to_numpy() == pytest.approx(0.1)
+    assert arms.get_group("hand-made")["milliseconds"].to_numpy() == pytest.approx(10)
+    gap = arms.get_group("jepa")["minutes"] - 18 / 60  # its tokens of 60 recordings
+    assert gap.to_numpy() == pytest.approx((arms.get_group("jepa")["milliseconds"] - 10).to_numpy() * 60 / 60_000)
+    assert (gap > 0).all()
+
+
+def test_every_task_arm_and_method_has_one_row_with_the_numbers_of_the_comparison(table: pd.DataFrame) -> None:
+    comparison = compared(TABLES, TASKS)
+    tables = contest(comparison, TASKS, table)
+    rows = [(one.task, row.arm, row.method) for one in tables for row in one.rows]
+    assert sorted(rows) == sorted(set(comparison.arms[["task", "arm", "method"]].itertuples(index=False, name=None)))
+    assert tables[0].heads[-4:] == ["minutes", "clips", "TFLOP", "ms to ask"]
+    for one in tables:
+        scores = comparison.arms[(comparison.arms["task"] == one.task) & (comparison.arms["metric"] == "brier")]
+        told = scores.set_index(["arm", "method"])["estimate"]
+        column = one.heads.index("Brier score")
+        assert all(row.cells[column].startswith(f"{told[row.arm, row.method]:.2f} [") for row in one.rows)
+    assert "ms to ask" in table_markdown(comparison, TASKS, tables)
+    assert contest(comparison, TASKS, pd.DataFrame()) == []
+    linear = {name: one[one["method"] != "attentive"] for name, one in TABLES.items()}
+    assert contest(compared(linear, TASKS), TASKS, table) == [], "one method has no contest"
+
+
+@pytest.mark.parametrize("clips", [1, 4])
+def test_the_flops_of_a_step_are_those_of_its_matrix_products(clips: int) -> None:
+    """32 tokens, 2 to 4 numbers: forward and the gradient of the weights. The head, 4 to 1: and that of its input."""
+    shape = TilesSettings(kind="toy-tiles", image_size=32, frames=8, clip_fps=12.0)
+    objective = Brightness(shape, BrightnessSettings(), 0, 1)
+    assert counted(objective, clips, 2) == 2 * (2 * 32 * 2 * 4) + 3 * (2 * 4)
