@@ -93,7 +93,7 @@ def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Stra
         pictures.append((f"{rank}  {name.removeprefix(source + '/')}  {frame}", recordings.frames(name)[frame], p))
     out.mkdir(parents=True, exist_ok=True)
     table.round(4).to_csv(out / "suggestions.csv", index=False, lineterminator="\n")
-    sheet(pictures).savefig(out / "sheet.png")
+    sheet(pictures).savefig(out / "sheet.png", dpi=150)
     first = f"{table['sample_id'][0].removeprefix(source + '/')}_{table['frame'][0]}"
     labels = ", ".join(f"{STRUCTURES.index(one) + 1} for {one}" for one in spec.structures)
     words = RETURN.format(

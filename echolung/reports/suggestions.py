@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from echolung.core.drawing import COLOURS, hide, new_figure, note
 
-COLUMNS = 4
+COLUMNS = 3
 
 
 def sheet(shown: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
@@ -16,14 +16,14 @@ def sheet(shown: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     Two pictures each: the structures where the mean probability is one half, and its standard deviation over members.
     """
     rows = -(-len(shown) // COLUMNS)
-    figure, panels = new_figure(rows, 2 * COLUMNS, 0.5 + 1.35 * rows)
+    figure, panels = new_figure(rows, 2 * COLUMNS, 0.5 + 1.75 * rows)
     places = [panel for row in panels for panel in row]
     for (title, frame, p), left, right in zip(shown, places[::2], places[1::2], strict=False):
         for panel in (left, right):
             panel.imshow(frame, cmap="gray", vmin=0, vmax=255)
-        left.set_title(title, fontsize=6.5, fontweight="normal").set_in_layout(False)
+        left.set_title(title, fontsize=8, fontweight="normal").set_in_layout(False)
         if len(p):
-            for colour, one in zip(COLOURS[1:], p.mean(axis=0), strict=False):
+            for colour, one in [*zip(COLOURS[1:], p.mean(axis=0), strict=False)][::-1]:  # the first structure on top
                 if one.min() < 0.5 < one.max():
                     left.contour(one, [0.5], colors=[colour], linewidths=0.9)
             apart = p.std(axis=0).max(axis=0)
