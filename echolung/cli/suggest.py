@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +21,17 @@ if TYPE_CHECKING:
 FRAMES, SHOWN = 8, 40
 """Frames of a recording that are looked at, evenly spaced; suggestions on the sheet, at most."""
 RETURN = """\
-suggestions.csv names recordings without masks, those to annotate first at the top, and frames of each (counted from 0).
-Draw {structures} on these frames, and give the masks back in the folder of the source:
+suggestions.csv names recordings without masks, the first to annotate at the top, and frames of each, counted from 0.
+Draw on these frames ({labels})
+and put each drawing below the root of the source, as
 
     {root}/masks/<sample id without "{source}/">_<frame>.nii.gz
     {root}/masks/{example}.nii.gz, for example
 
-A mask is a NIfTI label map as large as the file's frames, the first axis to the right, with {labels}
-and 0 elsewhere. What is not drawn counts as not there. Where a frame is end-diastole or end-systole, say so: _ED or _ES
-after its number. Such a mask takes the place of one that the source has itself: VolumeTracings.csv of EchoNet's layout
-and _gt.nii.gz of CAMUS's are read as ever. Then, with `unlabelled: leave out` in tasks.{task}:
+A drawing is a NIfTI label map as large as the file's frames, its first axis to the right, 0 where nothing is; a
+structure that is not drawn counts as not there. If the frame is end-diastole or end-systole, add _ED or _ES to its
+number. VolumeTracings.csv and _gt.nii.gz are read from EchoNet's and CAMUS's layouts as ever; a drawing in masks/ takes
+their place. Then, with `unlabelled: leave out` in tasks.{task}:
 
     dvc repro
     echolung suggest {task}
@@ -81,11 +81,9 @@ def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Stra
     assert isinstance(given, DecoderSettings)
     with exclusive(root / "data" / "locks" / f"{settings.study}-suggest.lock", "suggesting recordings"):
         recordings, labelled, bare, looked_at = _pool(root, settings, spec, source, arm)
-        seed = settings.fit.seed
-        table, members = ranked(spec, given, recordings, labelled, bare, looked_at, budget, seed, strategy=strategy)
-    table = table.groupby("sample_id", sort=False).head(frames)
-    files = bare.set_index("sample_id")["path"]
-    table = table.assign(path=list(files[table["sample_id"]]))
+        pool = (recordings, labelled, bare, looked_at)
+        table, members = ranked(spec, given, *pool, budget, settings.fit.seed, strategy=strategy)
+    table = table.groupby("sample_id", sort=False).head(frames).merge(bare[["sample_id", "path"]], on="sample_id")
     pictures = []
     for rank, name, frame in table.head(SHOWN)[["rank", "sample_id", "frame"]].itertuples(index=False, name=None):
         at = looked_at[name].index(frame)
@@ -94,16 +92,14 @@ def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Stra
     out.mkdir(parents=True, exist_ok=True)
     table.round(4).to_csv(out / "suggestions.csv", index=False, lineterminator="\n")
     sheet(pictures).savefig(out / "sheet.png", dpi=150)
-    first = f"{table['sample_id'][0].removeprefix(source + '/')}_{table['frame'][0]}"
-    labels = ", ".join(f"{STRUCTURES.index(one) + 1} for {one}" for one in spec.structures)
-    words = RETURN.format(
-        structures=", ".join(spec.structures), root=settings.ingest.sources[source].root, source=source, example=first,
-        labels=labels, task=task,
-    )  # fmt: skip
+    example = f"{table['sample_id'][0].removeprefix(source + '/')}_{table['frame'][0]}"
+    labels = ", ".join(f"{STRUCTURES.index(one) + 1}: {one}" for one in spec.structures)
+    place = settings.ingest.sources[source].root
+    words = RETURN.format(root=place, source=source, example=example, labels=labels, task=task)
     (out / "README.txt").write_text(words, encoding="utf-8")
     click.echo(table.drop(columns="path").round(3).to_string(index=False))
-    learnt = f"{len(labelled)} recordings with masks of {labelled['patient_id'].nunique()} patients"
-    click.echo(f"\nOf {len(bare)} recordings without masks; learnt from {learnt}, tokens of {arm}.")
+    there = f"{len(labelled)} with masks, of {labelled['patient_id'].nunique()} patients"
+    click.echo(f"\nOf {len(bare)} recordings without masks, beside {there}; tokens of {arm}.")
     click.echo(f"{out}: suggestions.csv, sheet.png, and README.txt on how masks come back.")
 
 
@@ -152,8 +148,7 @@ def _pool(
     looked_at = {str(name): np.unique(np.linspace(0, n - 1, FRAMES).round().astype(int)).tolist() for name, n in counts}
     tokens = root / "data" / f"{settings.study}-runs" / "suggest-tokens" / source
     encoder, cache = data / "encoders" / str(settings.encoder_of(arm)) / f"seed{seed}", root / "data/cache/features"
-    with click.progressbar(length=len(bare), label="tokens of frames", file=sys.stderr) as bar:
-        advance = lambda done, total: bar.update(done - bar.pos)  # noqa: E731
-        embed(encoder, arm, bare, clips, settings.embed, tokens, cache, advance, looked_at)
+    click.echo(f"Looking at {sum(map(len, looked_at.values()))} frames of {len(bare)} recordings.", err=True)
+    embed(encoder, arm, bare, clips, settings.embed, tokens, cache, traced=looked_at)
     parts = [dataclasses.replace(whole, manifest=labelled), Part(bare, clips, Features.open(tokens))]
     return Recordings(parts), labelled, bare, looked_at

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from echolung.methods.suggestion import COLUMNS, Strategy, choose, disagreement,
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = SegmentationTask.parse({"kind": "segmentation", "source": "hearts", "structures": ["left ventricle"]}, "x")
-SETTINGS = DecoderSettings(steps=12, batch=8, channels=8, learning_rate=1e-2)
+SETTINGS = DecoderSettings(steps=25, batch=8, channels=8, learning_rate=1e-2)
 ODD, TWIN = "new/odd", "new/twin"
 
 
@@ -94,7 +93,7 @@ def test_an_unusual_heart_comes_first_and_its_twin_only_where_distance_counts_fo
     assert table["disagreement"].isna().all() == (strategy == "k-centre")
 
 
-def test_only_what_has_no_masks_is_suggested_once_and_the_same_again(
+def test_only_what_has_no_masks_is_suggested_once_and_a_smaller_budget_is_its_beginning(
     pool: tuple[Recordings, pd.DataFrame, pd.DataFrame],
 ) -> None:
     table = asked(pool, 99, "both")
@@ -102,7 +101,8 @@ def test_only_what_has_no_masks_is_suggested_once_and_the_same_again(
     assert not table.duplicated(["sample_id", "frame"]).any() and table["rank"].max() == len(pool[2])
     for _, frames in table.groupby("rank"):
         assert frames["disagreement"].is_monotonic_decreasing and frames["sample_id"].nunique() == 1
-    pd.testing.assert_frame_equal(asked(pool, 99, "both"), table)
+    few = asked(pool, 3, "both")
+    pd.testing.assert_frame_equal(few, table[: len(few)])
     assert list(asked(pool, 99, "random")["sample_id"]) != list(table["sample_id"])
     with pytest.raises(DataError, match="no recording has masks yet"):
         suggest(TASK, SETTINGS, pool[0], pool[1].iloc[:0], pool[2], {}, 1, 0)
