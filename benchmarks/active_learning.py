@@ -135,7 +135,9 @@ def saved(table: pd.DataFrame) -> pd.DataFrame:
         if one != "random"
         for size, dice in means[one].iloc[1:].items()
     ]
-    return pd.DataFrame(rows).assign(saved=lambda rows: 1 - rows["patients"] / rows["random needs"])
+    table = pd.DataFrame(rows)
+    share = 1 - table["patients"] / table["random needs"]
+    return table.assign(saved=share.where(np.isfinite(table["random needs"])))
 
 
 def drawn(table: pd.DataFrame) -> Figure:
@@ -185,7 +187,8 @@ def main() -> None:
     for measure, digits in (("dice", 3), ("ef_mae", 2)):
         wide = found.pivot_table(index="strategy", columns="patients", values=measure, sort=False)
         print(f"\n{measure}, mean of {given.seeds} seeds\n{wide.round(digits).to_string()}")
-    print(f"\nPatients that chance needs for the same Dice\n{saved(found).round(3).to_string(index=False)}")
+    print("\nPatients that chance needs for the same Dice; inf: more than it was given")
+    print(saved(found).round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ their place. Then, with `unlabelled: leave out` in tasks.{task}:
     type=click.Choice(["both", "disagreement", "k-centre", "random"]),
     default="both",
     show_default=True,
-    help="Disagreement times distance, one of the two, or chance.",
+    help="Disagreement and distance, one of the two, or chance.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder; by default one below data/.")
 def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Strategy, out: Path | None) -> None:

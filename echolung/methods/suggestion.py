@@ -2,9 +2,10 @@
 
 Each decoder of an ensemble is fitted on another bootstrap of the labelled patients. Where they draw different things, a
 mask teaches most. A batch is chosen one by one (weighted k-centre, after Sener & Savarese 2018, arXiv 1708.00489): the
-next is the candidate with the largest product of its place among the disagreements (0 to 1: values may differ by orders
-of magnitude, and copies of the strangest recording would fill the batch) and its distance, in the encoder's mean
-tokens, to the nearest labelled or chosen one.
+next is the candidate with the largest product of its weight and its distance, in the encoder's mean tokens, to the
+nearest labelled or chosen one. The weight goes evenly from one half to one by the order of disagreement, about as far
+apart as distances are: disagreement itself differs by orders of magnitude, and copies of the strangest recording would
+fill the batch.
 
 Dimension letters: M members, T frames, C structures, S side of the store's frames, n candidates, D width.
 """
@@ -115,7 +116,7 @@ def suggest(
         found += [(getattr(one, unit), name, one.patient_id, int(frame), float(value)) for frame, value in values]
         on_progress(done, len(candidates))
     table = pd.DataFrame(found, columns=["unit", "sample_id", "patient_id", "frame", "disagreement"])
-    worth = table.groupby("unit")["disagreement"].mean().reindex(new.index).rank(pct=True).to_numpy()
+    worth = table.groupby("unit")["disagreement"].mean().reindex(new.index).rank(pct=True).to_numpy() / 2 + 0.5
     if not asked:
         worth = np.random.default_rng(seed).random(len(new)) if strategy == "random" else np.ones(len(new))
     chosen = choose(new.to_numpy(), old, worth, budget, strategy in ("both", "k-centre"))

@@ -72,7 +72,7 @@ def test_disagreement_is_one_minus_the_soft_dice_of_every_pair() -> None:
     assert disagreement(halves) == pytest.approx(1)
 
 
-def test_a_batch_is_chosen_by_worth_times_distance_to_what_is_there() -> None:
+def test_a_batch_is_chosen_by_worth_and_distance_to_what_is_there() -> None:
     x, known = np.array([[4.0], [4.1], [-2.0], [0.1]]), np.array([[0.0]])
     assert [at for at, _ in choose(x, known, np.ones(4), 3, spread=True)] == [1, 2, 3]
     assert choose(x, known, np.array([1.0, 1.0, 9.0, 1.0]), 1, spread=True) == [(2, 2.0)]
