@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from echolung.cli import champions, fetch, run, weights
+from echolung.cli import champions, fetch, run, suggest, weights
 from echolung.cli.champions import become_mlflow
 from echolung.stage import exit_cleanly, project, project_root
 
@@ -41,6 +41,7 @@ def main() -> None:
       echolung show                     the comparison
       echolung promote pocus-pathology  make the candidate the champion, if it is good enough
       echolung predict clip.mp4         ask the champion about a video
+      echolung suggest camus-masks      which recordings to annotate next
     """
 
 
@@ -203,5 +204,6 @@ for command in (
     champions.serve,
     weights.weights,
     fetch.fetch,
+    suggest.suggest,
 ):
     main.add_command(command)

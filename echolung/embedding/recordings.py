@@ -124,12 +124,12 @@ class Recordings:
         return found
 
     def frame_tokens(self, sample_id: str) -> np.ndarray:
-        """float16 (T, h * w, D) of each traced frame (embedded as a clip that stands still), in the order of its masks.
+        """float16 (T, h * w, D) of each frame that was embedded as a clip that stands still: of the traced ones.
 
-        Of a recording without masks: of each time step of its views.
+        Of a recording that has neither: of each time step of its views.
         """
         features = self.features[self._part[sample_id]]
-        if self.masks(sample_id) is None:
+        if self.masks(sample_id) is None and sample_id not in features.record.traced:
             time = features.record.grid[0]
             tokens = features.tokens[features.positions([sample_id])[0]]
             return np.array(tokens.reshape(len(tokens) * time, -1, tokens.shape[-1]))

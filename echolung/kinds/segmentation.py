@@ -41,6 +41,8 @@ class SegmentationTask(Task):
     structures: tuple[str, ...] = STRUCTURES
     phases: tuple[Literal["ED", "ES", "between"], ...] = pydantic.Field(("ED", "ES"), min_length=1)
     """What is scored. `between`: frames that methods never train on where a recording has ED or ES."""
+    unlabelled: Literal["refuse", "leave out"] = "refuse"
+    """Recordings without masks: `echolung suggest` says which of those left out to annotate next."""
     groups: dict[str, tuple[str, ...]] = {}
     """Manifest column -> its values: tables tell each value apart (view, image_quality)."""
 
@@ -76,7 +78,12 @@ class Segmentation(Kind):
     valid = "a structure was scored, and every Dice is between 0 and 1"
 
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
-        """`y` is the recording's place among the combinations of `groups`."""
+        """`y` is the recording's place among the combinations of `groups`.
+
+        A column `masks` of the manifest says which recordings have masks; without it all have.
+        """
+        if segmentation_of(task).unlabelled == "leave out" and "masks" in manifest:
+            manifest = manifest[manifest["masks"]]
         rows = selected(task, manifest.assign(masks="traced"))
         rows = rows.assign(y=0.0, stratum=0)
         for column, values in segmentation_of(task).groups.items():

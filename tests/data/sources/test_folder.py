@@ -65,3 +65,18 @@ def test_a_link_that_leads_out_is_refused_and_one_of_dvc_is_the_file(tmp_path: P
             assert len(scan(root).manifest) == 1
     (tmp_path / "link").symlink_to(root)  # the folder itself may be one
     assert len(scan(tmp_path / "link").manifest) == 1
+
+
+def test_masks_beside_the_videos_are_tracings_of_a_frame(tmp_path: Path) -> None:
+    root = write(tmp_path / "mine", "path,patient,label\nward/a_1.mp4,Ann,x\nb.mp4,Bob,y\n")
+    assert not scan(root).tracings
+    names = ("ward/a_1_12.nii.gz", "b_0_ED.nii", "b_7_ES.nii.gz")
+    for name in names:
+        (root / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "masks" / name).touch()
+    found = {(one.sample_id, one.frame, *one.phases.values()): one.drawn for one in scan(root).tracings}
+    keys = [("mine/ward/a_1", 12), ("mine/b", 0, "ED"), ("mine/b", 7, "ES")]
+    assert found == {key: root / "masks" / name for key, name in zip(keys, names, strict=True)}
+    (root / "masks" / "c_3.nii.gz").touch()
+    with pytest.raises(DataError, match=r"1 masks .* name no recording of it: masks/c_3.nii.gz. Name a mask masks/"):
+        scan(root)
