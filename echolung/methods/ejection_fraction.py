@@ -138,8 +138,8 @@ class EjectionFraction(Method):
                 label=f"volume of the left ventricle, {unit}",
                 marks={"end-diastole": [full for full, _ in found], "end-systole": [empty for _, empty in found]},
                 readings=[f"EF {one:.0f}%" for one in read],
-                words=f"Discs in one view. EF of each beat, {self.facts['offset']:+.1f} points of offset included; the"
-                " answer is that of the mean beat.",
+                words=f"Discs in one view. EF of each beat, {'with one length of the axis and ' * common}"
+                f"{self.facts['offset']:+.1f} points of offset;\nthe answer is that of the mean beat.",
             ),
         )
 

@@ -33,6 +33,9 @@ from echolung.models.exchange import weights_digest
 from echolung.models.segmentation import LightDecoder, UNet, prepared
 
 RECORD, WEIGHTS = "segmenter.json", "segmenter.safetensors"
+LAYER = "net.decoder.blocks.0"
+"""Of a U-Net, for Grad-CAM: where the bottleneck first meets a skip. The bottleneck's own map is four times coarser and
+jumps from frame to frame (benchmarks/deletion.py)."""
 REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
@@ -166,8 +169,7 @@ class Segmentation(Segmenter):
         return prepared(shown, self.record["clahe"], self.record["bilateral"])
 
     def heat(self, recordings: Recordings, sample_id: str, frames: np.ndarray, label: int) -> tuple[np.ndarray, str]:
-        bottleneck = self.net.get_submodule("net.decoder.center")
-        heat = grad_cam(self.net, bottleneck, self.inputs(recordings, sample_id, frames), label)
+        heat = grad_cam(self.net, self.net.get_submodule(LAYER), self.inputs(recordings, sample_id, frames), label)
         return heat / (heat.mean() or 1.0), "Grad-CAM of the {}: what speaks for it, as a multiple of the mean"
 
 

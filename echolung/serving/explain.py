@@ -6,6 +6,7 @@ Dimension letters: V views, T frames of a view, S side of a frame in pixels.
 """
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,8 @@ STRUCTURES = [ImageColor.getrgb(colour) for colour in reversed(style.COLOURS)]
 """Of the labels 1, 2 and so on; the first are bright, for they lie on dark tissue."""
 TINT, OUTLINE = 0.25, 2
 """Opacity of a structure's inside; width of its outline in pixels."""
+WRAP = 80
+"""Letters of a line of numbers."""
 ABREAST = 12
 """Readings of a curve that fit side by side; more are turned."""
 
@@ -83,7 +86,8 @@ def _answer(model: Model, row: pd.Series) -> tuple[str, str]:
     if row["outside"]:
         return OUTSIDE, f"distance {row['distance']:.2f} to the training videos, threshold {row['threshold']:.2f}"
     first, *others = model.kind.answer_columns(model.task)
-    return f"{first}: {cell(row[first])}", "   ".join(f"{name} {cell(row[name])}" for name in others)
+    numbers = "  ".join(f"{name} {cell(row[name])}".replace(" ", "\xa0") for name in others)  # wrapped between pairs
+    return f"{first}: {cell(row[first])}", textwrap.fill(numbers, WRAP).replace("\xa0", " ")
 
 
 @dataclass(frozen=True)
@@ -153,16 +157,17 @@ class Picture:
         """A frame, plain and as `right` (S or edge, same, 3) shows it, with the words around them."""
         edge, font = self.edge, ImageFont.load_default(12)
         when = f"{self.file}: view {view + 1} of {len(self.frames)}, {self.seconds[view, frame]:.2f} s"
-        lines = [self.answer, self.numbers, when, *([""] if legend else []), self.model]
-        height = edge + len(lines) * LINE
+        above, below = [self.answer, *self.numbers.split("\n")], [when, *([""] if legend else []), self.model]
+        height, foot = edge + (len(above) + len(below)) * LINE, edge + len(above) * LINE
         page = Image.new("RGB", (2 * edge, height + height % 2), PAPER)  # H.264 wants even sizes
         draw = ImageDraw.Draw(page)
         for at, shown in enumerate((np.repeat(self.frames[view, frame][..., None], 3, axis=-1), right)):
             enlarged = Image.fromarray(shown).resize((edge, edge), Image.Resampling.BOX)
-            page.paste(enlarged, (at * edge, 2 * LINE))
-        for line, text in enumerate(lines):
-            draw.text((4, line * LINE + (edge if line > 1 else 0) + 2), text, INK, font)
-        left, top = 4.0, edge + 3 * LINE
+            page.paste(enlarged, (at * edge, foot - edge))
+        for top, lines in ((0, above), (foot, below)):
+            for line, text in enumerate(lines):
+                draw.text((4, top + line * LINE + 2), text, INK, font)
+        left, top = 4.0, foot + LINE
         for colour, name in zip(STRUCTURES, legend, strict=False):
             draw.rectangle((left, top + 3, left + 11, top + 14), colour)
             draw.text((left + 17, top + 2), name, INK, font)
@@ -220,7 +225,8 @@ def write_curve(path: Path, picture: Picture) -> None:
         for frame, text in zip(at, curve.readings, strict=False):
             place, turned = (curve.seconds[frame], line[frame]), 90 if len(at) > ABREAST else 0
             panel.annotate(text, place, (0, -9), textcoords="offset points", ha="center", va="top", rotation=turned)
-        panel.set(xlabel="seconds", ylabel=curve.label, ylim=(0, 1.08 * max(map(np.max, curve.lines.values())) or 1))
+        panel.set(xlabel="seconds", ylim=(0, 1.08 * max(map(np.max, curve.lines.values())) or 1))
+        panel.set_title(curve.label, fontsize=9)
         figure.legend(*panel.get_legend_handles_labels(), loc="outside upper right", ncols=2)
         style.note(figure, f"{curve.words}\n{picture.model}")
         figure.savefig(path, format="png")
