@@ -1,10 +1,8 @@
-"""Does Grad-CAM of the U-Net mean anything? python benchmarks/deletion.py STUDY_DATA... [--task hearts-masks]
+"""Does Grad-CAM of a U-Net mean anything? python benchmarks/deletion.py data/STUDY [--task hearts-masks]
 
-A U-Net is fitted on the training patients of a segmentation task (data/<study>, after its split). On test patients' ED
-and ES, blocks of pixels are deleted (replaced by a wide blur), and the left ventricle's Dice and its summed probability
-are measured again. Which blocks: those where the map is highest or lowest, random ones, and those where the map of
-another recording is highest. A map that says what the network uses makes its own blocks cost most. Blocks outside the
-sector are never chosen. Intervals: patients resampled.
+A U-Net is fitted on a study's training patients (after its stage split). On test patients' ED and ES, blocks within the
+sector are replaced by a wide blur, and the left ventricle's Dice is measured again: blocks where the map is highest or
+lowest, where another patient's map is highest, and random patches as smooth as a map. Intervals: patients resampled.
 """
 
 import argparse
@@ -23,81 +21,63 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, measures
 from echolung.methods.fitting import outer_fold
 from echolung.methods.gradcam import grad_cam
-from echolung.methods.segmentation import Segmentation, UNetSettings
+from echolung.methods.segmentation import LAYER, Segmentation, UNetSettings
 
-DRAWS = 5
+DRAWS, BLOCK, SHARES = 5, 8, (0.1, 0.2, 0.4)  # side of a block in pixels: divides that of the frames
 
 
-def deleted(frames: np.ndarray, score: np.ndarray, share: float, block: int) -> np.ndarray:
+def deleted(frames: np.ndarray, score: np.ndarray, share: float) -> np.ndarray:
     """Frames uint8 (T, S, S) without the `share` of their sector's blocks that has the highest score (T, h, w)."""
-    found, side = frames.copy(), frames.shape[-1] // block
+    found, side = frames.copy(), frames.shape[-1] // BLOCK
     score = F.interpolate(torch.from_numpy(score)[:, None], (side, side), mode="bilinear")[:, 0].numpy()
     for frame, mine, old in zip(found, score, frames, strict=True):
-        shown = np.flatnonzero(old[: side * block, : side * block].reshape(side, block, side, block).any(axis=(1, 3)))
+        shown = np.flatnonzero(old.reshape(side, BLOCK, side, BLOCK).any(axis=(1, 3)))
         chosen = shown[np.argsort(-mine.ravel()[shown], kind="stable")[: round(share * len(shown))]]
-        gone = np.kron(np.isin(np.arange(side**2), chosen).reshape(side, side), np.ones((block, block), bool))
-        region = frame[: side * block, : side * block]
-        region[gone] = cv2.GaussianBlur(old, (0, 0), block)[: side * block, : side * block][gone]
+        gone = np.kron(np.isin(np.arange(side**2), chosen).reshape(side, side), np.ones((BLOCK, BLOCK), bool))
+        frame[gone] = cv2.GaussianBlur(old, (0, 0), BLOCK)[gone]
     return found
 
 
-def told(one: Segmentation, frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Dice of the left ventricle, and its summed probability: (2,), mean over frames."""
+def dice(one: Segmentation, frames: np.ndarray, truth: np.ndarray) -> float:
     with torch.no_grad():
-        logits = one.net(torch.from_numpy(frames))
-    drawn = (logits.argmax(dim=1) == 1).numpy()
-    dice = [measures(a, b == 1, 1.0)[0] for a, b in zip(drawn, truth, strict=True)]
-    return np.array([np.mean(dice), float(logits.softmax(dim=1)[:, 1].sum() / len(frames))])
+        drawn = one.net(torch.from_numpy(frames)).argmax(dim=1).numpy()
+    return float(np.mean([measures(a == 1, b == 1, 1.0)[0] for a, b in zip(drawn, truth, strict=True)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("data", type=Path)
     for name, default in (("task", "hearts-masks"), ("encoder", "mit_b0"), ("weights", ""), ("steps", 300)):
         parser.add_argument(f"--{name}", type=type(default), default=default)
-    parser.add_argument("--layers", nargs="+", default=["net.decoder.center"])
-    parser.add_argument("--block", type=int, default=8, help="side of a block in pixels")
     chosen, rows = parser.parse_args(), []
-    torch.set_num_threads(1)
-    for data in chosen.data:
-        folds = read_folds(data / "split" / f"{chosen.task}.csv")
-        training, test = outer_fold(folds, 0, 0)
-        source = str(folds["source"].iloc[0])
-        recordings, task = Recordings.of_sources(data / "ingest", [source]), {"kind": "segmentation", "source": source}
-        settings = UNetSettings(encoder=chosen.encoder, weights=chosen.weights, steps=chosen.steps)
-        with tempfile.TemporaryDirectory() as work:
-            one = Segmentation.fit(settings, SegmentationTask.parse(task, ""), recordings, training, 0, Path(work))
-        names, shown, masks = [str(name) for name in test["sample_id"]], {}, {}
-        for name in names:
-            store = recordings.masks(name)
-            ends = np.isin(store.phases(name), ["ED", "ES"])
-            shown[name], masks[name] = one.inputs(recordings, name, store.frames(name)[ends]), store.masks(name)[ends]
-        for layer in chosen.layers:
-            maps = {name: grad_cam(one.net, one.net.get_submodule(layer), shown[name], 1) for name in names}
-            for at, name in enumerate(names):
-                whole, random = told(one, shown[name], masks[name]), np.random.default_rng(at)
-                side = (len(shown[name]), *(shown[name].shape[-1] // chosen.block,) * 2)
-                orders = {"highest": [maps[name]], "lowest": [-maps[name]], "random": random.random((DRAWS, *side))}
-                orders["another's highest"] = [maps[names[at - 3]]]
-                for (what, scores), share in ((o, s) for o in orders.items() for s in (0.1, 0.2, 0.4)):
-                    left = [told(one, deleted(shown[name], s, share, chosen.block), masks[name]) for s in scores]
-                    lost = whole[0] - np.mean(left, axis=0)[0], 1 - np.mean(left, axis=0)[1] / whole[1]
-                    rows.append((f"{data.name}, {layer}", what, share, test["patient_id"].iloc[at], whole[0], *lost))
-    table = pd.DataFrame(
-        rows, columns=["study", "deleted", "share", "patient", "dice", "Dice lost", "probability lost"]
-    )
+    folds = read_folds(chosen.data / "split" / f"{chosen.task}.csv")
+    (training, test), source = outer_fold(folds, 0, 0), str(folds["source"].iloc[0])
+    recordings = Recordings.of_sources(chosen.data / "ingest", [source])
+    settings = UNetSettings(encoder=chosen.encoder, weights=chosen.weights, steps=chosen.steps)
+    with tempfile.TemporaryDirectory() as work:
+        task = SegmentationTask.parse({"kind": "segmentation", "source": source}, "")
+        one = Segmentation.fit(settings, task, recordings, training, 0, Path(work))
+    names, seen, cells = list(test.drop_duplicates("patient_id")["sample_id"]), {}, {}
+    for name in names:
+        store = recordings.masks(name)
+        ends = [list(store.phases(name)).index(phase) for phase in ("ED", "ES")]
+        seen[name] = one.inputs(recordings, name, store.frames(name)[ends]), store.masks(name)[ends]
+    for layer in ("net.decoder.center", LAYER):
+        maps = {name: grad_cam(one.net, one.net.get_submodule(layer), seen[name][0], 1) for name in names}
+        for at, name in enumerate(names):
+            orders = {"highest": [maps[name]], "another's highest": [maps[names[at - 1]]], "lowest": [-maps[name]]}
+            orders["random"] = np.random.default_rng(at).random((DRAWS, *maps[name].shape))
+            for what, share in ((what, share) for what in orders for share in SHARES):
+                left = [dice(one, deleted(seen[name][0], score, share), seen[name][1]) for score in orders[what]]
+                rows.append((layer, what, f"{share:.0%}", dice(one, *seen[name]) - np.mean(left)))
+    whole = np.mean([dice(one, *seen[name]) for name in names])
     print(
-        f"{datetime.date.today()}, {' '.join(map(str, chosen.data))}: {table['patient'].nunique()} test patients,",
-        end="",
+        f"{datetime.date.today()}, {chosen.encoder}, {chosen.steps} steps, {len(names)} test patients; Dice {whole:.2f}"
     )
-    print(f" Dice {table['dice'].mean():.2f} with nothing deleted; {chosen.encoder}, {chosen.steps} steps")
-    for metric in ("Dice lost", "probability lost"):
-        cells = {}
-        for key, mine in table.groupby(["study", "deleted", "share"], sort=False):
-            each = mine.groupby("patient")[metric].mean().to_numpy()
-            draws = each[np.random.default_rng(0).integers(0, len(each), (1000, len(each)))].mean(axis=1)
-            cells[key] = "{:.2f} [{:.2f}, {:.2f}]".format(each.mean(), *np.quantile(draws, [0.025, 0.975]))
-        print(metric, pd.Series(cells).unstack().to_string(), sep="\n")
+    for key, mine in pd.DataFrame(rows).groupby([0, 1, 2], sort=False)[3]:
+        low, high = np.quantile(np.random.default_rng(0).choice(mine, (1000, len(mine))).mean(axis=1), [0.025, 0.975])
+        cells[key] = f"{mine.mean():.2f} [{low:.2f}, {high:.2f}]"
+    print("Dice lost by share deleted", pd.Series(cells).unstack(sort=False).to_string(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str)
             problem = f"the method '{model.record.method}' cannot show what its answers rest on"
             raise DataError(problem, "Leave out --explain.")
         if maps.curve and tables[-1]["outside"].item():  # what is read off it would be taken for an answer
-            maps = replace(maps, curve=replace(maps.curve, readings=()))
+            maps = replace(maps, curve=replace(maps.curve, readings=(), words=""))
         words = *_answer(model, tables[-1].iloc[0]), f"{title}. {RESEARCH_ONLY}", path.name
         picture = Picture(*model.clips(one), maps, *words)
         count = stems[: place + 1].count(path.stem)
@@ -228,7 +228,7 @@ def write_curve(path: Path, picture: Picture) -> None:
         panel.set(xlabel="seconds", ylim=(0, 1.08 * max(map(np.max, curve.lines.values())) or 1))
         panel.set_title(curve.label, fontsize=9)
         figure.legend(*panel.get_legend_handles_labels(), loc="outside upper right", ncols=2)
-        style.note(figure, f"{curve.words}\n{picture.model}")
+        style.note(figure, f"{curve.words}\n{picture.model}".strip())
         figure.savefig(path, format="png")
 
 

@@ -36,6 +36,6 @@ def test_the_benchmark_deletes_the_highest_blocks_of_the_sector_and_nothing_else
     score = np.zeros((2, 4, 4))
     score[:, 0] = 9.0  # outside the sector
     score[0, 3, 1] = score[1, 2, 0] = 1.0
-    changed = deleted(frames, score, 1 / 8, 8) != frames
+    changed = deleted(frames, score, 1 / 8) != frames
     where = [np.argwhere(one.reshape(4, 8, 4, 8).any(axis=(1, 3))).tolist() for one in changed]
     assert where == [[[3, 1]], [[2, 0]]]
