@@ -16,6 +16,7 @@ from echolung.data.video import encode
 from echolung.embedding.features import FeaturesRecord, write_index
 from echolung.embedding.summary import summarise
 from echolung.kinds.classification import ClassificationTask
+from echolung.kinds.task import Task
 from echolung.methods.fitting import fit_one
 from echolung.methods.method import Method
 from echolung.methods.methods import METHODS
@@ -63,12 +64,12 @@ def usual(described: Mapping[str, np.ndarray]) -> Novelty:
 
 
 def make_model(
-    folder: Path, name: str, novelty: Novelty, method: Method | None = None, kind: str = "attentive"
+    folder: Path, name: str, novelty: Novelty, method: Method | None = None, kind: str = "attentive", task: Task = SPEC
 ) -> Path:
     """A model of the folder's encoder and a method, as `folder`/`name`/model."""
     chosen, target = method or drawn(kind), folder / name / registry.FOLDER
     record = ModelRecord(
-        study=STUDY, task_name=TASK, task=SPEC.model_dump(mode="json"), arm="jepa", method=kind, arm_seed=0,
+        study=STUDY, task_name=TASK, task=task.model_dump(mode="json"), arm="jepa", method=kind, arm_seed=0,
         views=VIEWS, frame_size=SIZE, novelty=novelty.record,
     )  # fmt: skip
     write_model(target, record, chosen, novelty, folder / "encoder" / "seed0" if chosen.reads_tokens else None)

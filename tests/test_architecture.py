@@ -45,7 +45,10 @@ DOORS = {  # heavy dependency -> the only modules that may import it
     "ray": {"echolung.compute"},
     "mlflow": {"echolung.tracking", "echolung.registry", "echolung.serving"},
     "great_expectations": {"echolung.gates"},
-    "torchcodec": {"echolung.data.ffmpeg", "echolung.data.packets", "echolung.data.video"},
+    "torchcodec": {
+        *("echolung.data.ffmpeg", "echolung.data.packets", "echolung.data.video", "echolung.serving.explain"),
+    },
+    "captum": {"echolung.methods.gradcam"},
     "pydicom": {"echolung.data.dicom"},
     "timm": {"echolung.models"},
     "segmentation_models_pytorch": {"echolung.models", "echolung.methods"},
@@ -55,7 +58,7 @@ DOORS = {  # heavy dependency -> the only modules that may import it
 }
 CORE_ALLOWED = {
     *("torch", "numpy", "scipy", "sklearn", "pandas", "timm", "segmentation_models_pytorch", "cv2", "safetensors"),
-    *("pydantic", "echolung"),
+    *("captum", "pydantic", "echolung"),
 }
 CORE_PREFIXES = tuple(
     f"echolung.{name}" for name in ("models", "pretraining", "methods", "kinds", "evaluation", "hearts")

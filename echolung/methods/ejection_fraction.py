@@ -11,6 +11,7 @@ One `offset` is fitted (the median of reference - answer) since references are n
 fold that stopped the network: it never trained on their masks.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -22,12 +23,13 @@ from scipy import ndimage
 
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
+from echolung.data.geometry import Letterbox
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.regression import regression_of
 from echolung.kinds.segmentation import SegmentationTask
 from echolung.kinds.task import Task
 from echolung.methods import ridge
-from echolung.methods.method import Maps, Method
+from echolung.methods.method import Curve, Maps, Method
 from echolung.methods.segmentation import Segmentation, Segmenter, UNetSettings
 
 RECORD = "ejection_fraction.json"
@@ -118,15 +120,10 @@ class EjectionFraction(Method):
 
     def beats(self, recordings: Recordings, sample_id: str) -> list[np.ndarray]:
         """Of each beat the diameters and the axis's length at end-diastole and end-systole: (2, DISCS + 1), pixels."""
-        from echolung.hearts import volumes  # scipy.signal: a second to import
-
-        every = np.arange(len(recordings.frames(sample_id)))
-        maps, fps = self.segmenter.maps(recordings, sample_id, every), recordings.fps(sample_id)
+        every, fps = np.arange(len(recordings.frames(sample_id))), recordings.fps(sample_id)
+        maps = self.segmenter.maps(recordings, sample_id, every)
         curve, shapes = volume_curve(maps, round(self.reading.smooth * fps))
-        if not curve.max() > 0:
-            return []
-        found = volumes.beats(curve, fps) or [(int(curve.argmax()), int(curve.argmin()))]
-        return [shapes[list(beat)] for beat in found]
+        return [shapes[list(beat)] for beat in beats_of(curve, fps)]
 
     def save(self, directory: Path) -> None:
         self.segmenter.save(directory)
@@ -142,7 +139,27 @@ class EjectionFraction(Method):
         return self.segmenter.search().assign(offset=self.facts["offset"])
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
-        return self.segmenter.explain(recordings, sample_id)
+        """The segmenter's, and the curve of volumes that the beats are found in."""
+        maps, fps = self.segmenter.explain(recordings, sample_id), recordings.fps(sample_id)
+        assert maps.drawing is not None
+        smooth = round(self.reading.smooth * fps)
+        (curve, shapes), (raw, _) = (volume_curve(maps.drawing.labels[0], frames) for frames in (smooth, 0))
+        found, common = beats_of(curve, fps), bool(self.facts["common"])
+        read = [fraction([shapes[list(beat)]], common, self.reading.formula) + self.facts["offset"] for beat in found]
+        ml = spacing_of(recordings, sample_id) ** 3
+        unit, scale = ("ml", ml) if np.isfinite(ml) else ("% of the largest", 100 / (curve.max() or 1.0))
+        return dataclasses.replace(
+            maps,
+            curve=Curve(
+                lines={"each frame": raw * scale, "smoothed": curve * scale},
+                seconds=np.arange(len(curve)) / fps,
+                label=f"volume of the left ventricle, {unit}",
+                marks={"end-diastole": [full for full, _ in found], "end-systole": [empty for _, empty in found]},
+                readings=[f"EF {one:.0f}%" for one in read],
+                words=f"Discs in one view. EF of each beat, {'with one length of the axis and ' * common}"
+                f"{self.facts['offset']:+.1f} points of offset;\nthe answer is that of the mean beat.",
+            ),
+        )
 
 
 class RawEjectionFraction(EjectionFraction):
@@ -161,6 +178,23 @@ def traced_rows(task: Task, recordings: Recordings, training: pd.DataFrame) -> p
         inner = np.where(more["split_official"] == "VAL", _first(rows["inner"]), -2)
         rows = pd.concat([rows, more[["sample_id", "patient_id"]].assign(inner=inner)], ignore_index=True)
     return rows[[recordings.masks(str(name)) is not None for name in rows["sample_id"]]].reset_index(drop=True)
+
+
+def beats_of(curve: np.ndarray, fps: float) -> list[tuple[int, int]]:
+    """Frames of end-diastole and end-systole: of whole beats, else the largest and the smallest; none if all is 0."""
+    from echolung.hearts import volumes  # scipy.signal: a second to import
+
+    if not curve.max() > 0:
+        return []
+    return volumes.beats(curve, fps) or [(int(curve.argmax()), int(curve.argmin()))]
+
+
+def spacing_of(recordings: Recordings, sample_id: str) -> float:
+    """mm per pixel of its frames; NaN if the file does not say."""
+    row = recordings.manifest([sample_id]).iloc[0]
+    mm = row.get("pixel_mm")
+    box = Letterbox(row["height"], row["width"], recordings.frames(sample_id).shape[1], row["pixel_aspect"])
+    return float(mm) * row["height"] / box.inner[0] if pd.notna(mm) else float("nan")
 
 
 def volume_curve(maps: np.ndarray, smooth: int) -> tuple[np.ndarray, np.ndarray]:

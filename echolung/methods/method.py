@@ -4,7 +4,7 @@ Dimension letters: n recordings, K columns of a prediction, V views.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,6 +18,33 @@ from echolung.kinds.task import Task
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """Structures that a method draws on its frames."""
+
+    labels: np.ndarray
+    """uint8 (V, time, height, width), 0 for none; time as in `Maps.weights`."""
+    names: Sequence[str]
+    """Of the labels 1, 2 and so on."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over the frames of one recording, and what is read off it."""
+
+    lines: Mapping[str, np.ndarray]
+    """float64 (T,) each, by name; the last one is read off."""
+    seconds: np.ndarray
+    """float64 (T,): when in the video."""
+    label: str
+    """What it is, and its unit."""
+    marks: Mapping[str, Sequence[int]]
+    """Frames of the last line, by what happens there."""
+    readings: Sequence[str]
+    """What is read off at each of the last marks; part of the answer."""
+    words: str
+
+
+@dataclass(frozen=True)
 class Maps:
     """What an answer for one recording rests on, drawn over its frames."""
 
@@ -27,6 +54,8 @@ class Maps:
     """Contributions of either sign, 0 says nothing. Else shares of attention, 1 is an even share."""
     words: str
     """What the colours mean."""
+    drawing: Drawing | None = None
+    curve: Curve | None = None
 
 
 class Method(abc.ABC):

@@ -26,12 +26,16 @@ from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_of
 from echolung.kinds.task import Task
-from echolung.methods.method import Maps, Method
+from echolung.methods.gradcam import grad_cam
+from echolung.methods.method import Drawing, Maps, Method
 from echolung.methods.traced import CHUNK, CLASSES, Traced, TrainingSettings, device_of, mean_dice, train
 from echolung.models.exchange import weights_digest
 from echolung.models.segmentation import LightDecoder, UNet, prepared
 
 RECORD, WEIGHTS = "segmenter.json", "segmenter.safetensors"
+LAYER = "net.decoder.blocks.0"
+"""Of a U-Net, for Grad-CAM: where the bottleneck first meets a skip. The bottleneck's own map is four times coarser and
+jumps from frame to frame (benchmarks/deletion.py)."""
 REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
@@ -82,6 +86,21 @@ class Segmenter(Method):
 
     def search(self) -> pd.DataFrame:
         return self._search
+
+    def explain(self, recordings: Recordings, sample_id: str) -> Maps:
+        """Of a recording that nobody traced: the task's structures on every frame, and what the first rests on."""
+        every, first = np.arange(len(recordings.frames(sample_id))), self.task.structures[0]
+        views = recordings.shape[0] if self.reads_tokens else 1
+        heat, words = self.heat(recordings, sample_id, every, STRUCTURES.index(first) + 1)
+        heat, drawn = (
+            one.reshape(views, -1, *one.shape[1:]) for one in (heat, self.maps(recordings, sample_id, every))
+        )
+        return Maps(heat, signed=False, words=words.format(first), drawing=Drawing(drawn, STRUCTURES))
+
+    def heat(self, recordings: Recordings, sample_id: str, frames: np.ndarray, label: int) -> tuple[np.ndarray, str]:
+        """float64 (T, height, width) for a structure, 1 where it says nothing, and what it is."""
+        p = self.probabilities(recordings, sample_id, frames)[:, label].astype(np.float64)
+        return 2 * p, "twice the probability of the {}, where over 1"
 
     def save(self, directory: Path) -> None:
         write_json(directory / RECORD, {"task": self.task.model_dump(mode="json"), "record": self.record})
@@ -169,13 +188,9 @@ class Segmentation(Segmenter):
         used, places = np.unique(wanted, return_inverse=True)
         return prepared(every[used], settings["clahe"], settings["bilateral"])[places.reshape(wanted.shape)]
 
-    def explain(self, recordings: Recordings, sample_id: str) -> Maps:
-        every = np.arange(len(recordings.frames(sample_id)))
-        shown = STRUCTURES.index(self.task.structures[0]) + 1
-        p = self.probabilities(recordings, sample_id, every)[:, shown].astype(np.float64)
-        return Maps(
-            2 * p[None], signed=False, words=f"twice the probability of the {self.task.structures[0]}, where over 1"
-        )
+    def heat(self, recordings: Recordings, sample_id: str, frames: np.ndarray, label: int) -> tuple[np.ndarray, str]:
+        heat = grad_cam(self.net, self.net.get_submodule(LAYER), self.inputs(recordings, sample_id, frames), label)
+        return heat / (heat.mean() or 1.0), "Grad-CAM of the {}: what speaks for it, as a multiple of the mean"
 
 
 def unet(settings: UNetSettings, weights: str = "") -> UNet:

@@ -29,8 +29,8 @@ ROLLED_BACK = "rolled back"
 FOLDER = "model"
 """The model folder within MLflow's artifacts."""
 REQUIREMENTS = [
-    "mlflow", "numpy", "pandas", "psutil", "pydantic", "pyyaml", "safetensors", "scikit-learn", "scipy", "timm",
-    "torch", "torchcodec",
+    "mlflow", "nibabel", "numpy", "opencv-python-headless", "pandas", "psutil", "pydantic", "pydicom", "python-gdcm",
+    "pyyaml", "safetensors", "scikit-learn", "scipy", "segmentation-models-pytorch", "timm", "torch", "torchcodec",
 ]  # fmt: skip
 LOCAL = """
     SELECT v.version, v.storage_location FROM registered_model_aliases a

@@ -1,13 +1,17 @@
 """Pictures of what answers rest on, `Method.explain`, drawn over the frames that the model saw.
 
-A gif plays the views with their heat map; a png is a sheet of them.
+A gif plays the views with their heat map; a png is a sheet of them. Where a method draws structures, an mp4 plays them
+over the frames; where it reads its answer off a curve, another png shows that.
 Dimension letters: V views, T frames of a view, S side of a frame in pixels.
 """
 
+import itertools
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -15,11 +19,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch.nn import functional as F
 
+from echolung.core import drawing as style
 from echolung.core.errors import DataError
 from echolung.core.runtime import atomic_path
+from echolung.data.ffmpeg import require_ffmpeg
 from echolung.methods.method import Maps
 from echolung.serving.answers import OUTSIDE, RESEARCH_ONLY, cell
 from echolung.serving.model import Model
@@ -30,15 +36,24 @@ EVEN, LEAST_PEAK = 1.0, 2.0
 """Shares of attention are drawn from the even share up to the peak, but at least up to twice the even share: attention
 that is the same everywhere must not look like a finding."""
 SIDE = 256
-"""Smallest side of a frame in the gif, in pixels."""
+"""Smallest side of a frame in the gif and the mp4, in pixels."""
 SHOWN = 8
 """Frames of a view in the png."""
 LINE = 18  # pixels
 INK, PAPER = (27, 39, 51), (255, 255, 255)
+STRUCTURES = [ImageColor.getrgb(colour) for colour in reversed(style.COLOURS)]
+"""Of the labels 1, 2 and so on; the first are bright, for they lie on dark tissue."""
+TINT, OUTLINE = 0.25, 2
+"""Opacity of a structure's inside; width of its outline in pixels."""
+WRAP = 80
+"""Letters of a line of numbers."""
+ABREAST = 12
+"""Readings of a curve that fit side by side; more are turned."""
 
 
 def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str) -> pd.DataFrame:
-    """Answer as `Model.predict` does, and draw each file into `folder`: <stem>.gif and <stem>.png.
+    """Answer as `Model.predict` does, and draw each file into `folder`: <stem>.gif and <stem>.png; if its `Maps` have
+    a drawing, <stem>.drawn.mp4; if they have a curve, <stem>.curve.png.
 
     Files with the same stem get -2, -3 and so on. Raises DataError if the method cannot explain itself, DiskError if
     the folder cannot be written to, VideoError as `predict`.
@@ -51,14 +66,18 @@ def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str)
         if maps is None:
             problem = f"the method '{model.record.method}' cannot show what its answers rest on"
             raise DataError(problem, "Leave out --explain.")
+        if maps.curve and tables[-1]["outside"].item():  # what is read off it would be taken for an answer
+            maps = replace(maps, curve=replace(maps.curve, readings=(), words=""))
         words = *_answer(model, tables[-1].iloc[0]), f"{title}. {RESEARCH_ONLY}", path.name
         picture = Picture(*model.clips(one), maps, *words)
         count = stems[: place + 1].count(path.stem)
         name = path.stem if count == 1 else f"{path.stem}-{count}"
-        with atomic_path(folder / f"{name}.gif") as temporary:
-            write_gif(temporary, picture)
-        with atomic_path(folder / f"{name}.png") as temporary:
-            write_png(temporary, picture)
+        writers = {"gif": write_gif, "png": write_png}
+        writers |= {"drawn.mp4": write_mp4} if maps.drawing else {}
+        writers |= {"curve.png": write_curve} if maps.curve else {}
+        for suffix, write in writers.items():
+            with atomic_path(folder / f"{name}.{suffix}") as temporary:
+                write(temporary, picture)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -67,7 +86,8 @@ def _answer(model: Model, row: pd.Series) -> tuple[str, str]:
     if row["outside"]:
         return OUTSIDE, f"distance {row['distance']:.2f} to the training videos, threshold {row['threshold']:.2f}"
     first, *others = model.kind.answer_columns(model.task)
-    return f"{first}: {cell(row[first])}", "   ".join(f"{name} {cell(row[name])}" for name in others)
+    numbers = "  ".join(f"{name} {cell(row[name])}".replace(" ", "\xa0") for name in others)  # wrapped between pairs
+    return f"{first}: {cell(row[first])}", textwrap.fill(numbers, WRAP).replace("\xa0", " ")
 
 
 @dataclass(frozen=True)
@@ -83,6 +103,16 @@ class Picture:
     numbers: str
     model: str
     file: str
+
+    @property
+    def edge(self) -> int:
+        """Side of a frame that is enlarged by a whole number, in pixels."""
+        side = self.frames.shape[-1]
+        return side * -(-SIDE // side)
+
+    @property
+    def fps(self) -> float:
+        return 1 / float(self.seconds[0, 1] - self.seconds[0, 0])
 
     @property
     def overlay(self) -> np.ndarray:
@@ -108,23 +138,98 @@ class Picture:
         opacity = 0.75 * np.sqrt(weight[..., None])  # the root, or all but the peak would be invisible
         return (self.frames[..., None] * (1 - opacity) + colours * opacity).clip(0, 255).round().astype(np.uint8)
 
+    def drawn(self, view: int, frame: int) -> np.ndarray:
+        """An enlarged frame with its structures, uint8 (edge, edge, 3)."""
+        assert self.maps.drawing is not None
+        labels, size = self.maps.drawing.labels[view], (self.edge, self.edge)
+        label = labels[frame * len(labels) // self.frames.shape[1]]
+        found = cv2.cvtColor(cv2.resize(self.frames[view, frame], size), cv2.COLOR_GRAY2RGB)
+        every = range(len(self.maps.drawing.names) + 1)
+        fine = np.argmax([cv2.resize((label == one).astype(np.float32), size) for one in every], axis=0)
+        for one in reversed(every[1:]):  # the first lies on top
+            inside, colour = fine == one, STRUCTURES[one - 1]
+            found[inside] = (found[inside] * (1 - TINT) + np.array(colour) * TINT).round()
+            lines = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+            cv2.drawContours(found, lines, -1, colour, OUTLINE, cv2.LINE_AA)
+        return np.asarray(found)
+
+    def page(self, view: int, frame: int, right: np.ndarray, legend: Sequence[str] = ()) -> Image.Image:
+        """A frame, plain and as `right` (S or edge, same, 3) shows it, with the words around them."""
+        edge, font = self.edge, ImageFont.load_default(12)
+        when = f"{self.file}: view {view + 1} of {len(self.frames)}, {self.seconds[view, frame]:.2f} s"
+        above, below = [self.answer, *self.numbers.split("\n")], [when, *([""] if legend else []), self.model]
+        height, foot = edge + (len(above) + len(below)) * LINE, edge + len(above) * LINE
+        page = Image.new("RGB", (2 * edge, height + height % 2), PAPER)  # H.264 wants even sizes
+        draw = ImageDraw.Draw(page)
+        for at, shown in enumerate((np.repeat(self.frames[view, frame][..., None], 3, axis=-1), right)):
+            enlarged = Image.fromarray(shown).resize((edge, edge), Image.Resampling.BOX)
+            page.paste(enlarged, (at * edge, foot - edge))
+        for top, lines in ((0, above), (foot, below)):
+            for line, text in enumerate(lines):
+                draw.text((4, top + line * LINE + 2), text, INK, font)
+        left, top = 4.0, foot + LINE
+        for colour, name in zip(STRUCTURES, legend, strict=False):
+            draw.rectangle((left, top + 3, left + 11, top + 14), colour)
+            draw.text((left + 17, top + 2), name, INK, font)
+            left += 35 + font.getlength(name)
+        return page
+
 
 def write_gif(path: Path, picture: Picture) -> None:
     """All frames of all views in turn, each plain and with the heat map: V * T pages, at the speed of the video."""
-    views, frames, side = picture.frames.shape[:3]
-    edge, plain = side * -(-SIDE // side), np.repeat(picture.frames[..., None], 3, axis=-1)
-    pairs, pages = np.concatenate([plain, picture.heated], axis=3), []
-    for view, frame in np.ndindex(views, frames):
-        page = Image.new("RGB", (2 * edge, edge + 4 * LINE), PAPER)
-        pair = Image.fromarray(pairs[view, frame])
-        page.paste(pair.resize((2 * edge, edge), Image.Resampling.BOX), (0, 2 * LINE))
-        when = f"{picture.file}: view {view + 1} of {views}, {picture.seconds[view, frame]:.2f} s"
-        for line, text in enumerate((picture.answer, picture.numbers, when, picture.model)):
-            top = line * LINE + (edge if line > 1 else 0)
-            ImageDraw.Draw(page).text((4, top + 2), text, INK, ImageFont.load_default(12))
-        pages.append(page.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
-    duration = max(20, round(1000 * float(picture.seconds[0, 1] - picture.seconds[0, 0])))
+    heated = picture.heated
+    pages = [
+        picture.page(view, frame, heated[view, frame]).quantize(
+            256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
+        for view, frame in np.ndindex(heated.shape[:2])
+    ]
+    duration = max(20, round(1000 / picture.fps))
     pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], duration=duration, loop=0, optimize=False)
+
+
+def write_mp4(path: Path, picture: Picture) -> None:
+    """As the gif, with the structures that the method draws instead of the heat map."""
+    require_ffmpeg()
+    from torchcodec.encoders import Encoder
+
+    assert picture.maps.drawing is not None
+    names, encoder = picture.maps.drawing.names, Encoder()
+    every = np.ndindex(picture.frames.shape[:2])
+    pages = (np.array(picture.page(view, frame, picture.drawn(view, frame), names)) for view, frame in every)
+    first = next(pages)
+    height, width = first.shape[:2]
+    video = encoder.add_video(
+        height=height, width=width, frame_rate=picture.fps, device="cpu", codec="libx264", pixel_format="yuv420p",
+        crf=18, extra_options={"bf": 0, "threads": 1},
+    )  # fmt: skip
+    with encoder.open_file(path):
+        for page in itertools.chain([first], pages):
+            video.add_frames(torch.from_numpy(page).permute(2, 0, 1)[None].contiguous())
+
+
+def write_curve(path: Path, picture: Picture) -> None:
+    """The curve over time, what happens where, and what is read off it."""
+    curve = picture.maps.curve
+    assert curve is not None
+    with matplotlib.rc_context(style.STYLE):
+        figure, ((panel,),) = style.new_figure(1, 1, 3.6)
+        figure.suptitle(f"{picture.answer}   ({picture.file})\n{picture.numbers}", x=0.01, ha="left", fontsize=10)
+        *others, (last, line) = curve.lines.items()
+        for name, values in others:
+            panel.plot(curve.seconds, values, ".-", color=style.FAINT, lw=0.8, ms=4, label=name)
+        panel.plot(curve.seconds, line, color=style.INK, lw=1.6, label=last)
+        at: Sequence[int] = ()
+        for (name, at), shape, colour in zip(curve.marks.items(), "v^so", style.COLOURS, strict=False):
+            panel.plot(curve.seconds[at], line[at], shape, ms=8, color=colour, label=name)
+        for frame, text in zip(at, curve.readings, strict=False):
+            place, turned = (curve.seconds[frame], line[frame]), 90 if len(at) > ABREAST else 0
+            panel.annotate(text, place, (0, -9), textcoords="offset points", ha="center", va="top", rotation=turned)
+        panel.set(xlabel="seconds", ylim=(0, 1.08 * max(map(np.max, curve.lines.values())) or 1))
+        panel.set_title(curve.label, fontsize=9)
+        figure.legend(*panel.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        style.note(figure, f"{curve.words}\n{picture.model}".strip())
+        figure.savefig(path, format="png")
 
 
 def write_png(path: Path, picture: Picture) -> None:

@@ -163,7 +163,7 @@ class Model:
         facts = {
             "sample_id": name, "source": "", "path": name, "frames": len(video.frames), "fps": video.fps,
             "frames_declared": video.frames_declared, "height": video.height, "width": video.width,
-            "pixel_aspect": video.pixel_aspect, "codec": video.codec,
+            "pixel_aspect": video.pixel_aspect, "pixel_mm": video.pixel_mm, "codec": video.codec,
         }  # fmt: skip
         features = self._features(name, video) if self.encoder else None
         part = Part(pd.DataFrame([facts]), HeldClips({name: (video.frames, video.fps)}), features)

@@ -10,12 +10,21 @@ import pytest
 from drawn import folds_of
 from hearts_drawn import DARK, SIDE, ellipse, hearts
 
+from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.hearts.volumes import discs
 from echolung.kinds.regression import RegressionTask
 from echolung.methods import ejection_fraction as module
-from echolung.methods.ejection_fraction import EjectionFraction, EjectionSettings, RawEjectionFraction, fraction
+from echolung.methods.ejection_fraction import (
+    EjectionFraction,
+    EjectionSettings,
+    RawEjectionFraction,
+    Reading,
+    fraction,
+)
 from echolung.methods.fitting import outer_fold
+from echolung.methods.method import Drawing, Maps
+from echolung.phantom.heart import draw_heart
 
 TASK = RegressionTask(kind="regression", source="hearts", label="ef", unit="patient")
 
@@ -64,6 +73,32 @@ def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_refer
     assert one.predict(nothing, [black["sample_id"].iloc[0]])[0, 0] == pytest.approx(
         training.groupby("patient_id")["y"].mean().median()
     )
+
+
+@pytest.mark.parametrize("unit", ["ml", "% of the largest"])
+def test_the_curve_marks_the_beats_of_a_drawn_heart(unit: str) -> None:
+    heart = draw_heart(60, 60, 25.0, 96, 1, "a4c")
+    beat = heart.heart.ventricle
+
+    class Known(Exact):
+        def explain(self, recordings: Recordings, sample_id: str) -> Maps:
+            labels = heart.labels()[None]
+            return Maps(labels.astype(float), False, "", Drawing(labels, STRUCTURES))
+
+    pitch = heart.scanner.pixel_grid(96, 96)[2] if unit == "ml" else None
+    facts = {"sample_id": "h", "pixel_mm": pitch, "height": 96, "width": 96, "pixel_aspect": 1.0}
+    recordings = Recordings([Part(pd.DataFrame([facts]), HeldClips({"h": (heart.frames, 25.0)}))])
+    told = {"offset": 2.0, "half": 9.0, "fallback": 50.0, "common": 0.0}
+    curve = EjectionFraction(Known(), Reading(), told).explain(recordings, "h").curve
+    assert curve is not None and curve.label.endswith(unit)
+    for name, first in (("end-diastole", beat.end_diastole), ("end-systole", beat.end_systole)):
+        away = (np.array(curve.marks[name]) - first + 3) % beat.frames_per_beat - 3
+        assert len(away) >= 2 and np.abs(away).max() <= 1, f"{name}: within a frame of where it was drawn"
+    assert [float(text.removeprefix("EF ").rstrip("%")) for text in curve.readings] == pytest.approx(
+        [62] * len(curve.marks["end-systole"]), abs=6
+    )
+    expected = beat.volumes.max() if unit == "ml" else 100
+    assert curve.lines["smoothed"].max() == pytest.approx(expected, rel=0.2)
 
 
 def test_two_views_make_biplane_discs_whatever_their_pixels_and_a_common_length_reads_lower() -> None:

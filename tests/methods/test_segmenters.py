@@ -121,7 +121,11 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_pat
     loaded = Segmentation.load(tmp_path)
     np.testing.assert_array_equal(loaded.predict(recordings, test), whole.predict(recordings, test))
     maps = loaded.explain(recordings, test[0])
-    assert maps.weights.shape == (1, 2, 48, 48) and not maps.signed
+    assert maps.weights.shape == (1, 2, 2, 2) and not maps.signed and "Grad-CAM" in maps.words
+    assert maps.weights.min() >= 0 and maps.weights.mean() == pytest.approx(1)
+    other = loaded.explain(recordings, test[1]).weights
+    assert np.abs(maps.weights - other).max() > 0.01, "another recording, another map"
+    np.testing.assert_array_equal(maps.drawing.labels[0], loaded.maps(recordings, test[0], np.arange(2)))
     (tmp_path / "segmenter.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="does not hold a segmenter"):
         Segmentation.load(tmp_path)
@@ -159,5 +163,8 @@ def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_p
     # Of a new recording, the time steps of its views are drawn; here they are the same frames.
     np.testing.assert_allclose(light.predict(both[1], test)[:, :2], told[:, :2])
     assert np.isnan(light.predict(both[1], test)[:, 2:]).all(), "nothing to score against"
+    shown = light.explain(both[1], test[0])
+    assert shown.weights.shape == shown.drawing.labels.shape == (1, 2, 48, 48), "a view of two time steps"
+    assert (shown.weights[shown.drawing.labels == 1] > 1).mean() > 0.9, "over 1 is more likely than not"
     with pytest.raises(DataError, match=r"no frame of \d+ recordings is traced: hearts/"):
         MeanMask.fit(None, TASK, both[1], training, 0, tmp_path)

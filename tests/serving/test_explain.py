@@ -8,9 +8,13 @@ from PIL import Image
 from small_models import described, drawn, make_model, usual
 
 from echolung.core.errors import DataError, DiskError, VideoError
-from echolung.methods.method import Maps
+from echolung.data.masks import STRUCTURES
+from echolung.data.video import decode
+from echolung.methods.method import Curve, Drawing, Maps
 from echolung.methods.methods import METHODS
-from echolung.serving.explain import Picture, explain_files, write_gif
+from echolung.serving import explain as module
+from echolung.serving.explain import STRUCTURES as SHOWN_IN
+from echolung.serving.explain import Picture, explain_files, write_curve, write_gif, write_mp4
 from echolung.serving.model import Model
 
 pytest_plugins = ["small_models"]
@@ -70,6 +74,48 @@ def test_colour_is_where_and_when_the_weight_is(tmp_path: Path, signed: bool, va
     hot = pages[3][top + edge // 8, edge + edge * 7 // 8]
     assert hot.argmax() == channel or not signed
     assert np.ptp(pages[3][top : top + edge, :edge], axis=2).max() < 6, "the plain frame stays grey"
+
+
+def hearts(labels: np.ndarray, frames: int) -> Picture:
+    """A picture of grey frames with structures, and a curve with two marks."""
+    line = np.linspace(100, 50, frames)
+    curve = Curve({"each frame": line, "smoothed": line}, np.arange(frames) / 20, "volume, ml",
+                  {"end-diastole": [0], "end-systole": [frames - 1]}, ["EF 50%"], "Discs.")  # fmt: skip
+    shown = np.full((1, frames, 32, 32), 90, np.uint8)
+    maps = Maps(labels.astype(float), False, "words", Drawing(labels, STRUCTURES), curve)
+    return Picture(shown, np.arange(frames)[None] / 20, maps, *WORDS)
+
+
+def test_structures_have_their_colours_where_they_are_drawn_at_the_speed_of_the_video(tmp_path: Path) -> None:
+    labels = np.zeros((1, 6, 32, 32), np.uint8)
+    labels[:, :, 4:14, 4:14], labels[:, :, 4:14, 14:24] = 1, 2
+    labels[:, 3:, 20:30, 4:14] = 3  # from the fourth frame on
+    picture = hearts(labels, 6)
+    write_mp4(tmp_path / "a.mp4", picture)
+    film = decode(tmp_path / "a.mp4")
+    assert (len(film.frames), film.fps, film.codec) == (6, pytest.approx(20), "h264")
+    scale, before, after = picture.edge // 32, picture.drawn(0, 2).astype(int), picture.drawn(0, 3).astype(int)
+    for at, (row, column) in enumerate([(9, 9), (9, 19), (25, 9)]):
+        inside, colour = after[row * scale, column * scale], np.array(SHOWN_IN[at])
+        np.testing.assert_allclose(inside, 0.75 * 90 + 0.25 * colour, atol=1.5)
+    assert np.ptp(before[25 * scale, 9 * scale]) == 0, "nothing before its time"
+    assert np.ptp(after[16 * scale :, 16 * scale :], axis=-1).max() == 0, "nothing where nothing is drawn"
+    rim = after[9 * scale, 3 * scale : 5 * scale]
+    assert np.abs(rim - np.array(SHOWN_IN[0])).sum(axis=1).min() < 30, "an outline in full colour"
+
+
+def test_what_is_read_off_a_curve_is_not_shown_of_a_video_that_is_outside(
+    folder: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, labels = hearts(np.zeros((2, 4, 8, 8), np.uint8), 4), []
+    monkeypatch.setattr(type(model.method), "explain", lambda *_: made.maps)
+    monkeypatch.setattr(module, "write_curve", lambda path, picture: labels.append(picture.maps.curve.readings))
+    explain_files(model, [folder / "a.mp4", folder / "b.avi"], tmp_path, "m")
+    assert labels == [["EF 50%"], ()]
+    assert {"a.drawn.mp4", "a.curve.png", "b.gif"} <= {path.name for path in tmp_path.iterdir()}
+    write_curve(tmp_path / "c.png", made)
+    with Image.open(tmp_path / "c.png") as png:
+        assert np.asarray(png.convert("L")).std() > 10
 
 
 def test_what_cannot_be_explained_or_written_is_said(folder: Path, model: Model, tmp_path: Path) -> None:

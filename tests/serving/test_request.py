@@ -6,15 +6,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from small_models import registered
+import torch
+from small_models import described, make_model, registered, usual
 
 from echolung.core.errors import RequestError, VideoError
+from echolung.kinds.kinds import KINDS
+from echolung.kinds.segmentation import SegmentationTask
+from echolung.methods.ejection_fraction import EjectionFraction, Reading
+from echolung.methods.method import Method
+from echolung.methods.segmentation import Segmentation, UNetSettings
 from echolung.serving import request
 from echolung.serving.model import Model
 from echolung.serving.request import answer
 from echolung.tracking.store import Store
 
 pytest_plugins = ["small_models"]
+LABELS: dict[str, dict[str, str]] = {"segmentation": {}, "regression": {"label": "ef", "unit": "patient"}}
 TEXT = base64.b64encode(b"not a video at all").decode()
 
 
@@ -46,6 +53,36 @@ def test_what_a_server_does_not_answer_is_said_in_one_line(
     with pytest.raises((RequestError, VideoError), match=said) as error:
         answer(model, pd.DataFrame([row]), paths=False)
     assert "\n" not in str(error.value) and "/tmp" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "regression"])
+def test_a_served_heart_answers_bytes_with_areas_or_with_a_fraction_and_its_interval(
+    folder: Path, model: Model, tracking: Store, kind: str
+) -> None:
+    import mlflow.pyfunc
+
+    masks = SegmentationTask.parse({"kind": "segmentation", "source": "h"}, "")
+    settings = UNetSettings(encoder="tu-test_resnet", image_size=32).model_dump(mode="json")
+    torch.manual_seed(0)
+    method: Method = Segmentation(masks, settings, Segmentation.build(settings), pd.DataFrame())
+    task, name = KINDS[kind].Settings.parse({"kind": kind, "source": "h"} | LABELS[kind], ""), "segmentation"
+    if kind == "regression":
+        method, name = (
+            EjectionFraction(method, Reading(), {"offset": 1, "half": 9, "fallback": 55, "common": 0}),
+            "ejection-fraction",
+        )
+    looks = usual({"handmade": described(model, folder / "a.mp4")["handmade"]})
+    made = make_model(folder, f"heart-{kind}", looks, method, name, task)
+    served = mlflow.pyfunc.load_model(str(registered(tracking, f"hearts-{kind}", made).artifacts))
+    content = base64.b64encode((folder / "a.mp4").read_bytes()).decode()
+    table, expected = served.predict(pd.DataFrame({"content": [content]})), Model.open(made).predict([folder / "a.mp4"])
+    pd.testing.assert_frame_equal(table.drop(columns="video"), expected.drop(columns="video"), rtol=1e-4)
+    if kind == "regression":
+        assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(
+            [table.loc[0, "predicted"] + at for at in (-9, 9)]
+        )
+    else:
+        assert 0 <= table.loc[0, "left ventricle, smallest %"] <= table.loc[0, "left ventricle, largest %"] <= 100
 
 
 def test_an_internal_error_goes_to_the_log_and_not_to_the_client(
