@@ -152,15 +152,14 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     import pandas as pd
 
     from echolung.core.errors import VideoError
-    from echolung.registry.models import champion, local_champion
+    from echolung.registry.models import champion
     from echolung.serving.answers import as_json, as_text
     from echolung.serving.model import Model
-    from echolung.tracking.store import store, where
+    from echolung.tracking.store import store
 
     root, settings = project()
     name = settings.known_task(task)
-    version = local_champion(where(root, settings.tracking), settings.study, name)
-    version = version or champion(store(root, settings.tracking), settings.study, name)
+    version = champion(store(root, settings.tracking), settings.study, name)
     model = Model.open(version.folder)
     title = f"{version.name} version {version.number}"
     refused: list[VideoError] = []
