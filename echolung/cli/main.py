@@ -158,24 +158,6 @@ def show() -> None:
 
 
 @main.command()
-@click.argument("name")
-def publish(name: str) -> None:
-    """Write the study's small results to reports/NAME, to be committed: no video, and no frame of one.
-
-    \b
-    Example:
-      echolung publish lung-laptop
-    """
-    from echolung.reports.publish import publish as write
-
-    root, settings = project()
-    target = root / "reports" / name
-    files = write(root / "reports" / settings.study, root / "data" / settings.study, settings.tasks, target)
-    click.echo(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB.")
-    click.echo(f"To commit them: git add -f {target.relative_to(root)}")
-
-
-@main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Open the MLflow UI of this project, for this machine only (127.0.0.1).
@@ -196,7 +178,6 @@ def ui(port: int) -> None:
 
 for command in (
     run.run,
-    run.clean,
     champions.promote,
     champions.rollback,
     champions.predict,
