@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from echolung.core.errors import DataError, listed
+from echolung.core.errors import DataError, DependencyError, listed
 from echolung.core.runtime import atomic_directory
 from echolung.stage import project
 
@@ -51,22 +51,11 @@ def echonet_dynamic() -> None:
 
 def download(url: str, file: Path) -> None:
     """Bring `file` to the end of what `url` holds, by curl, which goes on where an earlier call stopped."""
-    command = [
-        "curl",
-        "--fail",
-        "--location",
-        "--continue-at",
-        "-",
-        "--retry",
-        "5",
-        "--output",
-        str(file),
-        "--config",
-        "-",
-    ]
-    done = subprocess.run(
-        command, input=f'url = "{url}"', text=True, check=False
-    )  # not for all to see, as arguments are
+    if not shutil.which("curl"):
+        raise DependencyError("curl is not installed", "apt-get install curl")
+    options = ["--fail", "--location", "--continue-at", "-", "--retry", "5", "--output", str(file), "--config", "-"]
+    # By standard input: other users of this machine can read arguments.
+    done = subprocess.run(["curl", *options], input=f'url = "{url}"', text=True, check=False)
     if done.returncode == REFUSED:
         raise DataError(f"the server refused the link in {VARIABLE}: most expire after some days", f"{RENEW} {KEPT}")
     if done.returncode:
