@@ -46,7 +46,7 @@ def main() -> None:
 
 @main.group()
 def phantom() -> None:
-    """Draw ultrasound phantoms: one heart, one lung, or a sheet of examples."""
+    """Draw ultrasound phantoms: one heart or one lung."""
 
 
 @phantom.command("heart")
@@ -87,21 +87,6 @@ def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: in
     from echolung.phantom.write import write_lung
 
     click.echo(write_lung(video, pattern=pattern, seed=seed, frames=frames, size=size))
-
-
-@phantom.command("sheet")
-@click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
-def phantom_sheet(picture: Path) -> None:
-    """Draw a contact sheet of hearts and lungs (png).
-
-    \b
-    Example:
-      echolung phantom sheet phantoms.png
-    """
-    from echolung.phantom.contact_sheet import contact_sheet
-
-    contact_sheet(picture)
-    click.echo(f"{picture} written.")
 
 
 @main.command()
