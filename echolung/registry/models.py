@@ -17,7 +17,7 @@ import pandas as pd
 
 from echolung.core.errors import CheckpointError, NoChampionError, RegistryError
 from echolung.serving.model import read_model
-from echolung.serving.request import INPUTS
+from echolung.serving.request import CONTENT
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store
 
@@ -116,11 +116,11 @@ def register(
     from mlflow.types.schema import ColSpec, Schema
 
     name = model_name(study, task)
-    inputs = Schema([ColSpec("string", column, required=False) for column in INPUTS])
+    inputs = Schema([ColSpec("string", CONTENT, required=False)])
     outputs = Schema([ColSpec(kind, column) for column, kind in columns.items()])
     number = log_version(
         store, run, name, f"Video files in, answers to {task} out.", "pyfunc.py", model, {**tags, "task": task},
-        description, signature=ModelSignature(inputs, outputs), input_example=pd.DataFrame({"video": ["clip.mp4"]}),
+        description, signature=ModelSignature(inputs, outputs), input_example=pd.DataFrame({CONTENT: ["AAAA"]}),
     )  # fmt: skip
     return find_version(store, name, number)
 
