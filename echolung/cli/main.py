@@ -14,7 +14,6 @@ from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
     from echolung.phantom.findings import Pattern
-    from echolung.phantom.heart import View
 
 
 class Group(click.Group):
@@ -46,37 +45,15 @@ def main() -> None:
 
 @main.group()
 def phantom() -> None:
-    """Draw ultrasound phantoms: one heart or one lung."""
-
-
-@phantom.command("heart")
-@click.argument("video", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--view", type=click.Choice(["a4c", "a2c", "psax"]), default="a4c", show_default=True, help="Which section."
-)
-@click.option("--ef", default=60.0, show_default=True, help="Ejection fraction, per cent (5-85).")
-@click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
-@click.option("--frames", default=64, show_default=True, help="Frames.")
-@click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
-def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, size: int) -> None:
-    """Draw a heart with a chosen ejection fraction: apical four or two chambers (a4c, a2c), or short axis (psax).
-
-    \b
-    Examples:
-      echolung phantom heart weak-heart.mp4 --ef 30 --seed 7
-      echolung phantom heart same-heart.mp4 --ef 30 --seed 7 --view psax
-    """
-    from echolung.phantom.write import write_heart
-
-    click.echo(write_heart(video, ejection_fraction=ef, seed=seed, frames=frames, size=size, view=view))
+    """Draw ultrasound phantoms."""
 
 
 @phantom.command("lung")
 @click.argument("video", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--pattern", type=click.Choice(["regular", "pneumonia", "covid"]), default="regular", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
-@click.option("--frames", default=64, show_default=True, help="Frames.")
-@click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
+@click.option("--frames", default=64, show_default=True, type=click.IntRange(2), help="Frames.")
+@click.option("--size", default=160, show_default=True, type=click.IntRange(48, 1024), help="Height and width, pixels.")
 def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: int) -> None:
     """Draw a lung: A-lines (regular), consolidation (pneumonia), B-lines and a broken pleura (covid).
 
