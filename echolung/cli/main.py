@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from echolung.cli import champions, fetch, run, weights
-from echolung.cli.champions import become_mlflow
 from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def ui(port: int) -> None:
     root, settings = project()
     place = store(root, settings.tracking)
     click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
-    become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
+    sys.stdout.flush()
+    options = ["--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])  # so that Ctrl-C reaches it
 
 
 for command in (
@@ -141,7 +143,6 @@ for command in (
     champions.promote,
     champions.rollback,
     champions.predict,
-    champions.serve,
     weights.weights,
     fetch.fetch,
 ):
