@@ -2,7 +2,7 @@
 #   make demo   the whole study on drawn videos: data, pretraining, fits, statistics, report, champion, prediction
 #   make test   ruff, mypy and pytest, with the whole pipeline on a smaller study
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test calibrate ui clean
+.PHONY: help setup demo test calibrate ui
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -14,7 +14,6 @@ help:
 	@sed -n 's/^#   /  /p' Makefile
 	@echo "  make calibrate  size and power of the paired tests on simulated scores"
 	@echo "  make ui     the MLflow UI on this machine (http://127.0.0.1:5000)"
-	@echo "  make clean  delete everything that was made from the videos (your videos and DVC's cache stay)"
 
 setup:
 	@./bootstrap.sh $(VENV)
@@ -37,6 +36,3 @@ calibrate: setup
 
 ui: setup
 	@echolung ui
-
-clean:
-	@[ ! -x $(BIN)/python ] || echolung clean

@@ -1,9 +1,11 @@
 """The whole graph on a small phantom study, called as a user calls it: dvc, echolung, and MLflow's own model."""
 
+import base64
 import json
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -112,11 +114,12 @@ def test_the_champion_answers_alike_by_command_and_as_mlflow_serves_it(promoted:
 
     folder = promoted.root / "data/raw/phantom/pocus/convex"
     videos = [str(path) for path in sorted(folder.iterdir())[:2]]
+    contents = [base64.b64encode(Path(video).read_bytes()).decode() for video in videos]
     asked = promoted.echolung("predict", *videos, "--json")
     assert asked.returncode == 0, asked.stderr
     answer = json.loads(asked.stdout)
     assert "research use only" in answer["use"].lower()
-    served = mlflow.pyfunc.load_model(str(version.artifacts)).predict(pd.DataFrame({"video": videos}))
+    served = mlflow.pyfunc.load_model(str(version.artifacts)).predict(pd.DataFrame({"content": contents}))
     told = pd.DataFrame(answer["predictions"])
     columns = ["p_covid", "p_pneumonia", "p_regular"]
     pd.testing.assert_frame_equal(told[columns], served[columns], rtol=1e-5)

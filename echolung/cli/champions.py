@@ -1,10 +1,9 @@
-"""The commands promote, rollback, predict and serve; and what all commands share."""
+"""The commands promote, rollback and predict."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +15,6 @@ from echolung.stage import project
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
     from echolung.settings import Settings
-
-
-def become_mlflow(arguments: list[str]) -> None:
-    """Replace this process by `mlflow ARGUMENTS`, so that Ctrl-C reaches it."""
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 
 @click.command()
@@ -176,15 +169,14 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     import pandas as pd
 
     from echolung.core.errors import VideoError
-    from echolung.registry.models import champion, local_champion
+    from echolung.registry.models import champion
     from echolung.serving.answers import as_json, as_text
     from echolung.serving.model import Model
-    from echolung.tracking.store import store, where
+    from echolung.tracking.store import store
 
     root, settings = project()
     name = settings.known_task(task)
-    version = local_champion(where(root, settings.tracking), settings.study, name)
-    version = version or champion(store(root, settings.tracking), settings.study, name)
+    version = champion(store(root, settings.tracking), settings.study, name)
     model = Model.open(version.folder)
     title = f"{version.name} version {version.number}"
     refused: list[VideoError] = []
@@ -217,34 +209,3 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
         click.echo(f"{said}, and so does its page in `echolung ui`.", err=True)
     if refused:
         sys.exit(1)
-
-
-@click.command()
-@click.argument("task")
-@click.option("--port", default=5001, show_default=True, type=click.IntRange(1, 65535))
-def serve(task: str, port: int) -> None:
-    """Serve TASK's champion by HTTP, on this machine only (127.0.0.1) and without a password.
-
-    A row has `content`, the bytes of a video file as base64.
-
-    \b
-    Examples:
-      echolung serve pocus-pathology --port 5002
-      printf '{"dataframe_records": [{"content": "%s"}]}' "$(base64 < a1.mp4 | tr -d '\\n')" |
-        curl -s http://127.0.0.1:5002/invocations -H 'Content-Type: application/json' -d @-
-    """
-    from echolung.data.ffmpeg import require_ffmpeg
-    from echolung.registry.models import champion
-    from echolung.tracking.store import store
-
-    here, settings = project()
-    place = store(here, settings.tracking)
-    version = champion(place, settings.study, settings.known_task(task))
-    require_ffmpeg()
-    os.environ |= {"MLFLOW_TRACKING_URI": place.uri, "MLFLOW_REGISTRY_URI": place.uri}
-    # MLflow starts its server by name: the environment need not be activated for that.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    click.echo(f"{version.name} version {version.number}: http://127.0.0.1:{port}/invocations   Ctrl-C ends it.")
-    click.echo("For research use only; not a medical device.")
-    model = ["models", "serve", "-m", f"models:/{version.name}/{version.number}", "--env-manager", "local"]
-    become_mlflow([*model, "--host", "127.0.0.1", "--port", str(port)])

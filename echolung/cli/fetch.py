@@ -2,22 +2,23 @@
 
 import os
 import shutil
+import subprocess
 import zipfile
 import zlib
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import click
 
-from echolung.core.errors import DataError, DiskError, listed
-from echolung.core.runtime import atomic_directory, disk_error, read_json, write_json
+from echolung.core.errors import DataError, DependencyError, listed
+from echolung.core.runtime import atomic_directory
 from echolung.stage import project
 
 VARIABLE = "ECHONET_DYNAMIC_URL"
 RENEW = f"Ask for a new link at https://echonet.github.io/dynamic, put it into {VARIABLE} and call again."
 AGAIN = "Call again: it goes on where it stopped."
+KEPT = "What was downloaded is kept."
+REFUSED = 22
+"""curl's exit code for an HTTP error."""
 
 
 @click.group()
@@ -49,37 +50,16 @@ def echonet_dynamic() -> None:
 
 
 def download(url: str, file: Path) -> None:
-    """Bring `file` to the end of what `url` holds; as long as each attempt brings something, there is another.
-
-    What is there already is only kept if the server still has the same content (by its ETag).
-    """
-    note = file.with_suffix(".json")
-    while True:
-        known, have = read_json(note) if note.is_file() else {}, file.stat().st_size if file.is_file() else 0
-        if have and have == known.get("size"):
-            return
-        ranged = {"Range": f"bytes={have}-", "If-Range": known["etag"]} if have and known.get("etag") else {}
-        why = "it ended early"
-        try:
-            with urlopen(Request(url, headers=ranged), timeout=60) as answer:
-                begin = have if answer.status == 206 else 0
-                if not (left := answer.headers["Content-Length"]):
-                    raise DataError(f"what {VARIABLE} leads to has no size: it is no file", RENEW)
-                size = begin + int(left)
-                if shutil.disk_usage(file.parent).free < 2 * size - begin:  # the rest of it, and what is in it
-                    raise DiskError(f"{file.parent} has no room for {2 * size / 1e9:.1f} GB", "Free space, or move it.")
-                write_json(note, {"etag": answer.headers.get("ETag", ""), "size": size})
-                with open(file, "ab" if begin else "wb") as stream:
-                    shutil.copyfileobj(answer, stream, 1 << 20)
-        except HTTPError as error:
-            problem = f"the server refused the link in {VARIABLE} (HTTP {error.code}): most expire after some days"
-            raise DataError(problem, f"{RENEW} What was downloaded is kept.") from None
-        except (OSError, HTTPException) as error:
-            if disk_error(error):
-                raise
-            why = str(getattr(error, "reason", error)) or type(error).__name__
-        if (file.stat().st_size if file.is_file() else 0) <= have:
-            raise DataError(f"the download of {file.name} does not go on ({why})", f"Check the network. {AGAIN}")
+    """Bring `file` to the end of what `url` holds, by curl, which goes on where an earlier call stopped."""
+    if not shutil.which("curl"):
+        raise DependencyError("curl is not installed", "apt-get install curl")
+    options = ["--fail", "--location", "--continue-at", "-", "--retry", "5", "--output", str(file), "--config", "-"]
+    # By standard input: other users of this machine can read arguments.
+    done = subprocess.run(["curl", *options], input=f'url = "{url}"', text=True, check=False)
+    if done.returncode == REFUSED:
+        raise DataError(f"the server refused the link in {VARIABLE}: most expire after some days", f"{RENEW} {KEPT}")
+    if done.returncode:
+        raise DataError(f"the download of {file.name} stopped (curl: {done.returncode})", f"Check the network. {AGAIN}")
 
 
 def unpack(archive: Path, target: Path) -> int:
@@ -100,6 +80,5 @@ def unpack(archive: Path, target: Path) -> int:
     except (zipfile.BadZipFile, zlib.error, DataError) as error:
         why = getattr(error, "problem", str(error))
         raise DataError(f"{archive} is not a whole EchoNet-Dynamic ({why})", f"Delete it. {RENEW}") from None
-    for path in (archive, archive.with_suffix(".json")):
-        path.unlink()
+    archive.unlink()
     return len(paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from echolung.cli import champions, fetch, run, suggest, weights
-from echolung.cli.champions import become_mlflow
 from echolung.stage import exit_cleanly, project, project_root
 
 if TYPE_CHECKING:
     from echolung.phantom.findings import Pattern
-    from echolung.phantom.heart import View
 
 
 class Group(click.Group):
@@ -47,37 +46,15 @@ def main() -> None:
 
 @main.group()
 def phantom() -> None:
-    """Draw ultrasound phantoms: one heart, one lung, or a sheet of examples."""
-
-
-@phantom.command("heart")
-@click.argument("video", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--view", type=click.Choice(["a4c", "a2c", "psax"]), default="a4c", show_default=True, help="Which section."
-)
-@click.option("--ef", default=60.0, show_default=True, help="Ejection fraction, per cent (5-85).")
-@click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
-@click.option("--frames", default=64, show_default=True, help="Frames.")
-@click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
-def phantom_heart(video: Path, view: View, ef: float, seed: int, frames: int, size: int) -> None:
-    """Draw a heart with a chosen ejection fraction: apical four or two chambers (a4c, a2c), or short axis (psax).
-
-    \b
-    Examples:
-      echolung phantom heart weak-heart.mp4 --ef 30 --seed 7
-      echolung phantom heart same-heart.mp4 --ef 30 --seed 7 --view psax
-    """
-    from echolung.phantom.write import write_heart
-
-    click.echo(write_heart(video, ejection_fraction=ef, seed=seed, frames=frames, size=size, view=view))
+    """Draw ultrasound phantoms."""
 
 
 @phantom.command("lung")
 @click.argument("video", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--pattern", type=click.Choice(["regular", "pneumonia", "covid"]), default="regular", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
-@click.option("--frames", default=64, show_default=True, help="Frames.")
-@click.option("--size", default=160, show_default=True, help="Height and width, pixels.")
+@click.option("--frames", default=64, show_default=True, type=click.IntRange(2), help="Frames.")
+@click.option("--size", default=160, show_default=True, type=click.IntRange(48, 1024), help="Height and width, pixels.")
 def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: int) -> None:
     """Draw a lung: A-lines (regular), consolidation (pneumonia), B-lines and a broken pleura (covid).
 
@@ -88,21 +65,6 @@ def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: in
     from echolung.phantom.write import write_lung
 
     click.echo(write_lung(video, pattern=pattern, seed=seed, frames=frames, size=size))
-
-
-@phantom.command("sheet")
-@click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
-def phantom_sheet(picture: Path) -> None:
-    """Draw a contact sheet of hearts and lungs (png).
-
-    \b
-    Example:
-      echolung phantom sheet phantoms.png
-    """
-    from echolung.phantom.contact_sheet import contact_sheet
-
-    contact_sheet(picture)
-    click.echo(f"{picture} written.")
 
 
 @main.command()
@@ -159,24 +121,6 @@ def show() -> None:
 
 
 @main.command()
-@click.argument("name")
-def publish(name: str) -> None:
-    """Write the study's small results to reports/NAME, to be committed: no video, and no frame of one.
-
-    \b
-    Example:
-      echolung publish lung-laptop
-    """
-    from echolung.reports.publish import publish as write
-
-    root, settings = project()
-    target = root / "reports" / name
-    files = write(root / "reports" / settings.study, root / "data" / settings.study, settings.tasks, target)
-    click.echo(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB.")
-    click.echo(f"To commit them: git add -f {target.relative_to(root)}")
-
-
-@main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Open the MLflow UI of this project, for this machine only (127.0.0.1).
@@ -185,23 +129,21 @@ def ui(port: int) -> None:
     Example:
       echolung ui --port 5010
     """
-    from echolung.tracking.experiments import close_abandoned
     from echolung.tracking.store import store
 
     root, settings = project()
     place = store(root, settings.tracking)
-    close_abandoned(place, settings.study)
     click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
-    become_mlflow(["ui", "--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)])
+    sys.stdout.flush()
+    options = ["--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])  # so that Ctrl-C reaches it
 
 
 for command in (
     run.run,
-    run.clean,
     champions.promote,
     champions.rollback,
     champions.predict,
-    champions.serve,
     weights.weights,
     fetch.fetch,
     suggest.suggest,

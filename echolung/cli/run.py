@@ -1,8 +1,7 @@
-"""The commands around DVC: `echolung run` types `dvc exp run` for you, `echolung clean` forgets what it made."""
+"""The command `echolung run`, which types `dvc exp run` for you."""
 
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -55,44 +54,3 @@ def run(
     here = Path(sys.executable).parent
     os.environ["PATH"] = f"{here}{os.pathsep}{os.environ.get('PATH', '')}"
     os.execv(sys.executable, [sys.executable, "-m", *words])
-
-
-@click.command()
-def clean() -> None:
-    """Delete everything that was made from the videos, for every study: data, reports, runs and models.
-
-    Your videos and DVC's cache stay.
-
-    \b
-    Example:
-      echolung clean
-    """
-    for path in derived(project_root()):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def derived(root: Path) -> list[Path]:
-    """What the stages and commands make: outputs, work in progress, runs and models."""
-    import yaml
-    from pydantic import TypeAdapter, ValidationError
-
-    from echolung.composition import names
-    from echolung.core.parameters import Key
-
-    # Of data/<study> the stages' own folders, of data/raw/<study> the drawn sets: yours may be beside them.
-    below = ("ingest", "split", "encoders", "search", "embed", "fit", "compare")
-    made = [root / place for place in ("data/cache", "data/demo", "data/locks", "mlruns/artifacts", "dvc.lock")]
-    made += (root / "mlruns").glob("mlflow.db*")
-    for file in [root / "params.yaml", *(root / "conf" / "study" / f"{name}.yaml" for name in names(root, "study"))]:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        try:  # a name with dots or slashes would lead elsewhere, and no stage accepts it
-            study, *drawn = TypeAdapter(list[Key]).validate_python([values["study"], *(values.get("phantom") or {})])
-        except (KeyError, TypeError, ValidationError):
-            continue
-        made += [root / "data" / study / stage for stage in below]
-        made += [root / "data" / "raw" / study / key for key in drawn]
-        made += [root / "data" / f"{study}-runs", root / "reports" / study]
-    return made

@@ -6,7 +6,6 @@ FFmpeg also plays text, pictures and playlists, and playlists make it open other
 import contextlib
 import io
 import os
-import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -20,8 +19,6 @@ ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
 
 ENOUGH = 512
 """Bytes of a file's beginning that `opened` needs."""
-HEADER = 1 << 18
-"""Bytes of a mkv, webm or wmv file's beginning that are searched for the pixel aspect ratio."""
 MOVIE_HEADER = 1 << 24
 """Largest `moov` box that is searched for the pixel aspect ratio of an mp4 file."""
 
@@ -117,10 +114,10 @@ def opened(path: Path) -> Iterator[Source]:
         yield Source(path, stream, kind)
 
 
-def pixel_aspect(source: Source, width: int, height: int) -> Fraction | None:
-    """Width / height of a pixel as an mp4, mov, mkv, webm or wmv container says; None if it does not.
+def pixel_aspect(source: Source) -> Fraction | None:
+    """Width / height of a pixel as an mp4 or mov container says; None if it does not.
 
-    torchcodec only knows what the codec's own header says. `width`, `height`: pixels of a frame.
+    torchcodec only knows what the codec's own header says.
     """
     at, across, down = source.seek(0, os.SEEK_CUR), 0, 0
     if source.container == "mp4 or mov":
@@ -128,17 +125,6 @@ def pixel_aspect(source: Source, width: int, height: int) -> Fraction | None:
         box = movie.find(b"\x00\x00\x00\x10pasp")
         if 0 <= box <= len(movie) - 16:
             across, down = struct.unpack_from(">2I", movie, box + 8)
-    elif source.container == "mkv or webm":
-        source.seek(0)
-        head = source.read(HEADER).partition(b"\x1f\x43\xb6\x75")[0]  # up to the first cluster
-        shown = [re.search(code + rb"[\x81-\x84]", head) for code in (rb"\x54\xb0", rb"\x54\xba")]
-        sides = [int.from_bytes(head[one.end() : one.end() + (one[0][-1] & 15)]) for one in shown if one]
-        across, down = (sides[0] * height, sides[1] * width) if len(sides) == 2 else (0, 0)
-    elif source.container == "wmv":
-        source.seek(0)
-        head, names = source.read(HEADER), [f"AspectRatio{axis}\0".encode("utf-16-le") for axis in "XY"]
-        ends = [head.find(name) + len(name) for name in names if name in head]
-        across, down = (int.from_bytes(head[end : end + 4], "little") for end in ends) if len(ends) == 2 else (0, 0)
     source.seek(at)  # where FFmpeg goes on reading
     return Fraction(across, down) if across and down else None
 

@@ -139,8 +139,7 @@ class Packets:
 
     def _stated_aspect(self, source: Source) -> float:
         """Width / height of a pixel as it is shown, by the container, else by the codec's header, else 1."""
-        width, height = self.header.width or 1, self.header.height or 1
-        aspect = float(pixel_aspect(source, width, height) or self.header.pixel_aspect_ratio or 1)
+        aspect = float(pixel_aspect(source) or self.header.pixel_aspect_ratio or 1)
         return 1 / aspect if round(self.header.rotation or 0) % 180 == 90 else aspect
 
     def pixel_aspect(self) -> float:

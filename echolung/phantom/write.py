@@ -22,7 +22,7 @@ from echolung.data import nifti, video
 from echolung.data.workers import as_done
 from echolung.phantom.findings import Pattern, draw_findings, draw_severity
 from echolung.phantom.four_chamber import FourChamber
-from echolung.phantom.heart import HeartVideo, View, draw_heart
+from echolung.phantom.heart import HeartVideo, draw_heart
 from echolung.phantom.lung import LungPatient, draw_lung
 from echolung.phantom.plans import HeartPlan, LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
@@ -32,7 +32,6 @@ _CODECS: dict[str, video.Codec] = {
     ".avi": "mjpeg", ".mp4": "mpeg4", ".mov": "mpeg4", ".mpeg": "mpeg2video", ".gif": "gif",
 }  # fmt: skip
 _FPS = 25.0
-_SMALLEST, _LARGEST = 48, 1024  # pixels
 
 
 def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Progress) -> pd.DataFrame:
@@ -52,49 +51,22 @@ def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Prog
     return videos.drop(columns=["child", "tracings", "source", "findings", "anatomy"], errors="ignore")
 
 
-def write_heart(path: Path, ejection_fraction: float, seed: int, frames: int, size: int, view: View = "a4c") -> str:
-    """Draw one heart to a video file, container by suffix; returns a line describing it."""
-    if not 5 <= ejection_fraction <= 85:
-        raise SettingsError(f"cannot draw an ejection fraction of {ejection_fraction:g}%", "Choose 5 to 85.")
-    codec = _codec(path, frames, size)
-    heart = draw_heart(ejection_fraction, frames, _FPS, size, seed, view)
-    video.encode(path, heart.frames, _FPS, codec)
-    ventricle = heart.heart.ventricle
-    ends = [ventricle.end_diastole, ventricle.end_systole]
-    (full, empty), (wide, narrow) = ventricle.volumes[ends], heart.heart.areas[ends]
-    return (
-        f"{path} written: ejection fraction {ejection_fraction:g}%, left ventricle {full:.0f} to {empty:.0f} ml, "
-        f"area {wide:.1f} to {narrow:.1f} cm2."
-    )
-
-
 def write_lung(path: Path, pattern: Pattern, seed: int, frames: int, size: int) -> str:
     """Draw one lung to a video file, container by suffix; returns a line describing it."""
-    codec = _codec(path, frames, size)
+    suffix = path.suffix.lower()
+    if suffix not in _CODECS:
+        raise SettingsError(f"{path.name} is not a video format", f"Use one of the suffixes {', '.join(_CODECS)}.")
     rng = np.random.default_rng(derived_seed("lung", seed))
     patient = LungPatient.draw(rng)
     # In a data set some videos of sick patients look healthy; a single video always shows the pattern asked for.
     severity = 0 if pattern == "regular" else max(2, draw_severity(pattern, rng))
     findings = draw_findings(pattern, severity, rng)
     lung = draw_lung(findings, patient, frames, _FPS, (size, size), seed)
-    video.encode(path, lung.frames, _FPS, codec)
+    video.encode(path, lung.frames, _FPS, _CODECS[suffix])
     return (
         f"{path} written: {pattern}, severity {severity}, {len(findings.b_lines)} B-lines, "
         f"{len(findings.consolidations)} consolidations."
     )
-
-
-def _codec(path: Path, frames: int, size: int) -> video.Codec:
-    """The codec for a file by its suffix; SettingsError if the suffix, number of frames or size is not possible."""
-    suffix = path.suffix.lower()
-    if suffix not in _CODECS:
-        raise SettingsError(f"{path.name} is not a video format", f"Use one of the suffixes {', '.join(_CODECS)}.")
-    if frames < 2 or not _SMALLEST <= size <= _LARGEST:
-        raise SettingsError(
-            f"cannot draw {frames} frames of {size} pixels",
-            f"Choose at least 2 frames and a size of {_SMALLEST} to {_LARGEST} pixels.",
-        )
-    return _CODECS[suffix]
 
 
 def _draw(one: HeartPlan | LungPlan, root: Path) -> dict[str, Any]:

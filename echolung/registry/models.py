@@ -4,10 +4,8 @@ Tags of the versions are the history: `follows`, the champion before, and `histo
 version became champion or was rolled back.
 """
 
-import contextlib
 import datetime
 import importlib.metadata
-import sqlite3
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -19,9 +17,9 @@ import pandas as pd
 
 from echolung.core.errors import CheckpointError, NoChampionError, RegistryError
 from echolung.serving.model import read_model
-from echolung.serving.request import INPUTS
+from echolung.serving.request import CONTENT
 from echolung.tracking.run import Run
-from echolung.tracking.store import SQLITE, Store
+from echolung.tracking.store import Store
 
 CHAMPION = "champion"
 ROLLED_BACK = "rolled back"
@@ -32,9 +30,6 @@ REQUIREMENTS = [
     "mlflow", "nibabel", "numpy", "opencv-python-headless", "pandas", "psutil", "pydantic", "pydicom", "python-gdcm",
     "pyyaml", "safetensors", "scikit-learn", "scipy", "segmentation-models-pytorch", "timm", "torch", "torchcodec",
 ]  # fmt: skip
-LOCAL = """
-    SELECT v.version, v.storage_location FROM registered_model_aliases a
-    JOIN model_versions v ON v.name = a.name AND v.version = a.version WHERE a.name = ? AND a.alias = ?"""
 
 
 @dataclass(frozen=True)
@@ -65,27 +60,6 @@ def champion(store: Store, study: str, task: str) -> Version:
     if number is None:
         raise NoChampionError(f"{name} has no champion yet", f"Run `echolung promote {task}`.")
     return find_version(store, name, number)
-
-
-def local_champion(uri: str, study: str, task: str) -> Version | None:
-    """The champion as the project's own database names it, read without MLflow, whose import takes two seconds.
-
-    None if there is none or it cannot be read: `champion` then says why.
-    """
-    name, database = model_name(study, task), Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or not database.is_file():
-        return None
-    try:
-        with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:
-            number, location = connection.execute(LOCAL, (name, CHAMPION)).fetchone() or (0, "")
-            tags = connection.execute(
-                "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", (name, number)
-            ).fetchall()
-        found = Version(name, number, dict(tags), Path(str(location)))
-        read_model(found.folder)
-    except (sqlite3.Error, CheckpointError):
-        return None
-    return found if found.artifacts.is_relative_to(database.parent / "artifacts") else None
 
 
 def champion_number(store: Store, name: str) -> int | None:
@@ -142,11 +116,11 @@ def register(
     from mlflow.types.schema import ColSpec, Schema
 
     name = model_name(study, task)
-    inputs = Schema([ColSpec("string", column, required=False) for column in INPUTS])
+    inputs = Schema([ColSpec("string", CONTENT, required=False)])
     outputs = Schema([ColSpec(kind, column) for column, kind in columns.items()])
     number = log_version(
         store, run, name, f"Video files in, answers to {task} out.", "pyfunc.py", model, {**tags, "task": task},
-        description, signature=ModelSignature(inputs, outputs), input_example=pd.DataFrame({"video": ["clip.mp4"]}),
+        description, signature=ModelSignature(inputs, outputs), input_example=pd.DataFrame({CONTENT: ["AAAA"]}),
     )  # fmt: skip
     return find_version(store, name, number)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
-from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
@@ -29,8 +28,9 @@ class Refused(MlflowException):
 
 
 class VideoModel(mlflow.pyfunc.PythonModel):
-    """Takes a table with `content` (a video file's bytes as base64) or, unless served, `video` (a path) in each row,
-    and answers like `Model.predict`. For research use only; not a medical device.
+    """Takes a table with `content`, a video file's bytes as base64, in each row, and answers like `Model.predict`.
+
+    For research use only; not a medical device.
     """
 
     def load_context(self, context: Any) -> None:
@@ -39,7 +39,7 @@ class VideoModel(mlflow.pyfunc.PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row per row of `model_input`; raises Refused if one cannot be answered."""
         try:
-            return answer(self.model, model_input, paths=not _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get())
+            return answer(self.model, model_input)
         except (RequestError, VideoError) as error:
             raise Refused(str(error), BAD_REQUEST) from error
         except EcholungError as error:

@@ -1,4 +1,4 @@
-"""`echolung run` and `echolung clean`, and what Hydra does inside `dvc exp run`."""
+"""`echolung run`, and what Hydra does inside `dvc exp run`."""
 
 import os
 import shlex
@@ -134,48 +134,3 @@ def test_dvc_says_what_a_copy_would_lack_and_which_study_file_is_another_s(proje
     assert "conf/study/copy.yaml says `study: ward`. Change that line to `study: copy`." in refused.stderr
     with pytest.raises(SettingsError, match=r"copy.yaml says `study: ward`"):
         composition.compose(project, "copy")
-
-
-# --- clean ---
-
-
-def put(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("kept, or not")
-
-
-@pytest.mark.parametrize("name", ["ward", "mine", "raw", "pocus"])
-def test_clean_keeps_every_video_that_was_brought(name: str, project: Path) -> None:
-    (project / "conf" / "study" / f"{name}.yaml").write_text(WARD.replace("study: ward", f"study: {name}"))
-    (project / "conf" / "study" / "bad.yaml").write_text("study: ../..\nphantom: {../mine: 1}\n")
-    raw = project / "data" / "raw"
-    brought = [raw / "mine" / "a.mp4", raw / "pocus" / "b.mp4", raw / "pocus.dvc", raw / name / "mine" / "c.mp4"]
-    brought += [project / "data" / name / "own" / "d.mp4", raw / "folder" / "more" / "unlabelled" / "e.avi"]
-    drawn = [raw / name / "unlabelled" / "lus_videos" / "0.mp4", raw / "phantom" / "unlabelled" / "severity.csv"]
-    put(*brought, *drawn)
-    assert CliRunner().invoke(main, ["clean"]).exit_code == 0
-    assert [path for path in brought if not path.is_file()] == []
-    assert [path for path in drawn if path.exists()] == []
-
-
-def test_clean_deletes_what_every_stage_of_every_study_makes(project: Path) -> None:
-    made = [project / place for place in ("dvc.lock", "data/cache/clips/x", "data/locks/x", "mlruns/mlflow.db")]
-    for path in (project / "conf" / "study").glob("*.yaml"):
-        study = yaml.safe_load(path.read_text())
-        made.append(project / "data" / f"{study['study']}-runs" / "pretrain" / "checkpoint")
-        for stage in yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values():
-            body = stage.get("do", stage)
-            outs = [out if isinstance(out, str) else next(iter(out)) for out in body.get("outs", [])]
-            outs += [next(iter(out)) if isinstance(out, dict) else out for out in body.get("metrics", [])]
-            keys = study["phantom"] if stage.get("foreach") == "${phantom}" else ["some-key"]
-            for place in (
-                out.replace("${study}", study["study"]).replace("${key}", key) for out in outs for key in keys
-            ):
-                made.append(project / place.replace("${item}", "some-key"))
-    assert len(made) > 60 and "$" not in str(made)
-    put(*(path if path.suffix else path / "file" for path in made))
-    assert CliRunner().invoke(main, ["clean"]).exit_code == 0
-    assert [path for path in made if path.exists()] == []
-    kept = {path.name for path in (project / "data").rglob("*.*")}
-    assert kept == {"videos.csv", "pocus.dvc", "covid_blues.dvc"}

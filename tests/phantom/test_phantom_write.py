@@ -18,7 +18,7 @@ from echolung.data.video import decode
 from echolung.hearts.volumes import beats, volume_single
 from echolung.phantom.plans import LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
-from echolung.phantom.write import write, write_heart
+from echolung.phantom.write import write
 
 Written = tuple[Path, pd.DataFrame]
 DATA_SETS: dict[str, dict[str, Any]] = {
@@ -191,12 +191,3 @@ def test_lung_plans_are_consistent_within_patients_and_realistic_across_them() -
 def test_wrong_settings_are_named(changes: dict[str, Any], names: str) -> None:
     with pytest.raises(SettingsError, match=names):
         settings(**{"layout": "echonet"} | changes)
-
-
-@pytest.mark.parametrize("name", ["heart.mp4", "heart.avi", "heart.gif"])
-def test_a_single_heart_in_every_container(tmp_path: Path, name: str) -> None:
-    line = write_heart(tmp_path / name, 60, seed=1, frames=8, size=64, view="psax")
-    full, empty = (float(number) for number in re.findall(r"area ([\d.]+) to ([\d.]+) cm2", line)[0])
-    assert empty / full == pytest.approx(0.4 / (1 - 0.27 * 0.6), abs=0.01)
-    assert "60%" in line
-    assert decode(tmp_path / name).frames.shape == (8, 64, 64)

@@ -86,15 +86,6 @@ def test_what_cannot_be_returned_to_is_refused(
     assert champion_number(project, NAME) == 1
 
 
-def test_a_champion_that_is_gone_can_be_rolled_back(two: Store) -> None:
-    shutil.rmtree(champion(two, STUDY, TASK).artifacts)
-    with pytest.raises(RegistryError, match="cannot be read") as error:
-        champion(two, STUDY, TASK)
-    assert f"echolung rollback {TASK}" in error.value.remedy
-    assert roll_back(two, STUDY, TASK).after == 1
-    assert champion(two, STUDY, TASK).number == 1
-
-
 class Killed(BaseException):
     """The process ends here."""
 

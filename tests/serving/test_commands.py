@@ -1,9 +1,7 @@
-"""predict, serve, promote and rollback as a person calls them: what they print, and one line for what goes wrong."""
+"""predict, promote and rollback as a person calls them: what they print, and one line for what goes wrong."""
 
-import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,7 +93,7 @@ def test_what_cannot_be_read_does_not_keep_the_others_from_an_answer(
     assert "still.avi has one frame, and a video has two or more.\nGive the video, not a still of it." in done.stderr
 
 
-@pytest.mark.parametrize("words", [["predict", "x.mp4", "--task"], ["promote"], ["rollback"], ["serve"]])
+@pytest.mark.parametrize("words", [["predict", "x.mp4", "--task"], ["promote"], ["rollback"]])
 def test_an_unknown_task_names_the_nearest(project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     refused(call(project, monkeypatch, *words, "pocus-patology"), "has no task 'pocus-patology'", "Did you mean")
 
@@ -107,7 +105,6 @@ def test_a_store_that_is_not_there_yet_has_no_champion(
         shutil.copyfile(ROOT / name, tmp_path / name)
     whole = str(folder / "a.mp4")
     refused(call(tmp_path, monkeypatch, "predict", whole), "has no champion yet", "`echolung promote")
-    refused(call(tmp_path, monkeypatch, "serve", TASK), "has no champion yet", "`echolung promote")
     refused(call(tmp_path, monkeypatch, "rollback", TASK), "has no champion to roll back", "`echolung promote")
     refused(call(tmp_path, monkeypatch, "promote", TASK), "does not exist", "`dvc repro`")
 
@@ -127,9 +124,8 @@ def test_a_damaged_champion_is_not_asked(
 ) -> None:
     path = present.folder / "encoder.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    for words in (["predict", str(folder / "a.mp4")], ["serve", TASK]):
-        done = call(project, monkeypatch, *words)
-        refused(done, "version 2 cannot be read", "`echolung rollback pocus-pathology`")
+    done = call(project, monkeypatch, "predict", str(folder / "a.mp4"))
+    refused(done, "version 2 cannot be read", "`echolung rollback pocus-pathology`")
 
 
 def test_rollback_says_what_it_did(project: Path, present: Version, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,20 +136,3 @@ def test_rollback_says_what_it_did(project: Path, present: Version, monkeypatch:
     assert "is the champion again" in done.stdout and "--to 2" in done.stdout
     refused(call(project, monkeypatch, "rollback", TASK), "version 1 is the champion and followed no other", "--to 2")
     refused(call(project, monkeypatch, "rollback", TASK, "--to", "2"), "version 2 cannot be read", "")
-
-
-def test_serve_becomes_mlflows_server_on_this_machine_only(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[str, list[str], dict[str, str]]] = []
-    monkeypatch.setattr(os, "environ", {**os.environ})
-    monkeypatch.setattr(os, "execv", lambda program, words: started.append((program, words, dict(os.environ))))
-    done = call(project, monkeypatch, "serve", TASK, "--port", "5123")
-    assert done.exit_code == 0, done.output
-    [(program, words, variables)] = started
-    assert program == sys.executable
-    assert words[1:] == [
-        *("-m", "mlflow", "models", "serve", "-m", "models:/echolung-phantom-pocus-pathology/2"),
-        *("--env-manager", "local", "--host", "127.0.0.1", "--port", "5123"),
-    ]
-    assert variables["MLFLOW_TRACKING_URI"].endswith("mlflow.db")
-    assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
-    assert "http://127.0.0.1:5123" in done.stdout

@@ -28,11 +28,11 @@ TEXT = base64.b64encode(b"not a video at all").decode()
 def test_the_bytes_of_a_file_are_answered_as_the_file_is(folder: Path, model: Model) -> None:
     path = folder / "a.mp4"
     whole, lines = base64.b64encode(path.read_bytes()), base64.encodebytes(path.read_bytes())  # as `base64` writes it
-    rows = pd.DataFrame({"video": [str(path), None, None], "content": [None, whole.decode(), lines.decode()]})
-    table = answer(model, rows, paths=True)
-    assert list(table["video"]) == [str(path), "content[1]", "content[2]"]
-    numbers = table[["p_covid", "distance"]].to_numpy(float)
-    np.testing.assert_allclose(numbers, np.repeat(numbers[:1], 3, axis=0), atol=2e-3)
+    table = answer(model, pd.DataFrame({"content": [whole.decode(), lines.decode()]}))
+    assert list(table["video"]) == ["content[0]", "content[1]"]
+    columns = ["p_covid", "distance"]
+    expected = np.repeat(model.predict([path])[columns].to_numpy(float), 2, axis=0)
+    np.testing.assert_allclose(table[columns].to_numpy(float), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,8 @@ def test_the_bytes_of_a_file_are_answered_as_the_file_is(folder: Path, model: Mo
         ({"content": "%%%"}, r"content\[0\] is not base64"),
         ({"content": "A" * 1_400_000}, r"content\[0\] is larger than 1 MB"),
         ({"content": TEXT}, r"^content\[0\] holds no video"),
-        ({"content": TEXT, "video": "a.mp4"}, "the row has video and content"),
-        ({"video": "/etc/passwd"}, "the row has video"),
-        ({"video": None}, "the row has nothing"),
+        ({"video": "/etc/passwd"}, r"content\[0\] cannot be read: the row has none"),
+        ({"content": None}, r"content\[0\] cannot be read: the row has none"),
     ],
 )
 def test_what_a_server_does_not_answer_is_said_in_one_line(
@@ -51,7 +50,7 @@ def test_what_a_server_does_not_answer_is_said_in_one_line(
 ) -> None:
     monkeypatch.setattr(request, "LARGEST_MB", 1)
     with pytest.raises((RequestError, VideoError), match=said) as error:
-        answer(model, pd.DataFrame([row]), paths=False)
+        answer(model, pd.DataFrame([row]))
     assert "\n" not in str(error.value) and "/tmp" not in str(error.value)
 
 
@@ -98,7 +97,7 @@ def test_an_internal_error_goes_to_the_log_and_not_to_the_client(
 
     served.unwrap_python_model().model = Broken()
     with pytest.raises(Exception, match="internal error") as error:
-        served.predict(pd.DataFrame({"video": [str(folder / "a.mp4")]}))
+        served.predict(pd.DataFrame({"content": [TEXT]}))
     assert type(error.value).__name__ == "Refused"
     assert error.value.get_http_status_code() == 500  # type: ignore[attr-defined]
     assert "secret detail" not in error.value.serialize_as_json()  # type: ignore[attr-defined]

@@ -41,14 +41,14 @@ class Scan:
 class Layout:
     """The files of one data set: what it is called and how to get it, for errors, and `notes` on what was assumed.
 
-    Raises DataError if `root` is not a folder or holds something that DVC cannot read.
+    Raises DataError if `root` is not a folder.
     """
 
     def __init__(self, root: Path, what: str, how_to_get: str) -> None:
         self.root, self.what, self.how_to_get = root, what, how_to_get
         self.notes: list[str] = []
         self.folder(".")
-        self.files = set(_tree(root))
+        self.files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
         self._alike: dict[str, list[str]] = {}
         for file in self.files:
             self._alike.setdefault(_key(file), []).append(file)
@@ -71,11 +71,9 @@ class Layout:
         """
         path, columns = self.root / name, list(columns)
         text = self.text(name)
-        first, _, rest = text.partition("\n")
-        stated = re.fullmatch(r'"?sep=(.)"?\s*', first)  # Excel's own note to itself
-        text, separator = (rest, stated[1]) if stated else (text, max(SEPARATORS, key=first.count))
+        separator = max(SEPARATORS, key=text.partition("\n")[0].count)
         if separator != ",":
-            self.notes.append(f"{path.name}: cells are separated by {SEPARATORS.get(separator, repr(separator))}")
+            self.notes.append(f"{path.name}: cells are separated by {SEPARATORS[separator]}")
         try:
             cells = pd.read_csv(
                 io.StringIO(text), sep=separator, header=None, dtype=str, na_filter=False, skip_blank_lines=False
@@ -172,10 +170,9 @@ class Layout:
         if name not in self.files:
             raise self._absent("file", path)
         content = path.read_bytes()
-        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        if b"\x00" in content and not wide:
+        if b"\x00" in content:
             raise DataError(f"{path} is not text, but a spreadsheet or something else", UTF8_REMEDY)
-        for encoding, name in (("utf-16", "UTF-16"),) if wide else (("utf-8-sig", ""), ("cp1252", "Windows-1252")):
+        for encoding, name in (("utf-8-sig", ""), ("cp1252", "Windows-1252")):
             try:
                 text = content.decode(encoding)
             except UnicodeDecodeError:
@@ -211,23 +208,3 @@ def stem(path: str) -> str:
 def _key(path: str) -> str:
     """What two spellings of one path have in common: no suffix, no case, one form of each accent."""
     return unicodedata.normalize("NFC", stem(path)).casefold()
-
-
-def _tree(root: Path) -> list[str]:
-    """Every file below `root`, relative to it; DataError naming what DVC cannot read, and would stop at or hang on."""
-    files, stray = [], []
-    for folder, folders, names in os.walk(root):
-        for path in (Path(folder, name) for name in (*names, *folders)):
-            file = str(path.relative_to(root))
-            plain = file.encode(errors="replace").decode() == file  # no byte that is not UTF-8
-            if not plain or not (path.is_file() or path.is_dir()) or not os.access(path, os.R_OK):
-                stray.append(ascii(file))
-            elif path.is_file():
-                files.append(file)
-    if stray:
-        raise DataError(
-            f"{root} holds what DVC cannot read (broken links, pipes, names not in UTF-8, no permission): "
-            + listed(stray),
-            "Remove, repair or rename it, and run again.",
-        )
-    return files

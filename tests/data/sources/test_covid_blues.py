@@ -42,9 +42,7 @@ def test_rows_carry_patient_and_video_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("patients", "severity", "problem"),
     [
-        (PATIENTS.replace("3,1", "3,2"), SEVERITY, r"cov_test must be a whole number from 0 to 1: 3 = '2'"),
         (PATIENTS, SEVERITY.replace("2.0", "2.5"), r"Severity Score must be a whole number .*: patient_3_L1 = '2.5'"),
-        (PATIENTS, SEVERITY.replace("yes ,", "maybe,"), r"B-lines must be one of yes, no: patient_3_L1 = 'maybe'"),
         (PATIENTS, SEVERITY + "patient_3_L1,0,no,no,\n", r"lists videos twice: patient_3_L1"),
         (PATIENTS, SEVERITY + "p3-left,0,no,no,\n", r"names are not patient_<id>_<point>: p3-left"),
     ],

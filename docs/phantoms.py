@@ -1,5 +1,9 @@
-"""A contact sheet of the phantoms: hearts in three views, outlined by their masks, and lungs of every pattern."""
+"""A contact sheet of the phantoms: hearts in three views, outlined by their masks, and lungs of every pattern:
 
+python docs/phantoms.py docs/phantoms.png
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +53,7 @@ def contact_sheet(path: Path) -> None:
         tile.set_title(caption, color="#cdd0d6", fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+if __name__ == "__main__":
+    contact_sheet(Path(sys.argv[1]))
