@@ -128,8 +128,9 @@ def test_the_registered_model_holds_no_pickle_and_answers_alike_without_this_pac
     assert not {path.suffix for path in files} & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".pyc"}
     assert not any(path.read_bytes().startswith(b"\x80") for path in files), "a pickle begins with this byte"
     script = (
-        "import sys, pandas as pd, mlflow.pyfunc\n"
-        "served = mlflow.pyfunc.load_model(sys.argv[1]).predict(pd.DataFrame({'video': sys.argv[2:]}))\n"
+        "import base64, sys, pandas as pd, mlflow.pyfunc\n"
+        "sent = [base64.b64encode(open(name, 'rb').read()).decode() for name in sys.argv[2:]]\n"
+        "served = mlflow.pyfunc.load_model(sys.argv[1]).predict(pd.DataFrame({'content': sent}))\n"
         "import echolung; print(echolung.__file__); print(served.to_json())"
     )
     videos = [str(folder / name) for name in VIDEOS]
