@@ -29,7 +29,7 @@ BARE = ("patient0001", "patient0002", "patient0004", "patient0008")  # the last 
 
 def prepared(root: Path) -> None:
     """The stages ingest and embed."""
-    settings, data = load(root), root / "data" / "heart"
+    settings, data = load(root), root / "data" / "heart-drawn"
     ingest("hearts", settings.ingest, root).write(data / "ingest" / "hearts")
     masks, clips = MaskStore.open(data / "ingest/hearts/masks"), ClipStore.open(data / "ingest/hearts/clips")
     manifest = read_manifest(data / "ingest/hearts/manifest.parquet")
@@ -44,7 +44,7 @@ def prepared(root: Path) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     (root / "dvc.yaml").touch()
-    values = compose(ROOT, "heart", "demo").parameters
+    values = compose(ROOT, "heart-drawn", "demo").parameters
     values["phantom"]["hearts"] |= {"patients": 8, "frames": 8, "size": 48}
     values["ingest"] = {"size": 48, "sources": {"hearts": values["ingest"]["sources"]["hearts"]}}
     values["encoder"] |= {"width": 24, "depth": 1, "heads": 2, "image_size": 48, "patch": 8}
@@ -58,7 +58,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["report"]["arms"] = ["random", "hand-made"]
     values["fit"]["methods"] = {"light-decoder": {"steps": 4, "batch": 4, "channels": 4}}
     (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    raw = root / "data/raw/heart/hearts"
+    raw = root / "data/raw/heart-drawn/hearts"
     write(load(root).phantom["hearts"], raw, 1, lambda done, total: None)
     for patient in BARE:
         for path in raw.glob(f"database_nifti/{patient}/*_gt.nii.gz"):
@@ -81,7 +81,7 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
     free = {f"hearts/{patient}/{view}" for patient in BARE[:3] for view in ("2CH", "4CH")}
     assert set(table["sample_id"]) == free, "neither what has masks nor who is tested"
     assert table["rank"].tolist() == sorted([1, 2, 3, 4, 5, 6] * 2)
-    facts = read_manifest(project / "data/heart/ingest/hearts/manifest.parquet").set_index("sample_id")
+    facts = read_manifest(project / "data/heart-drawn/ingest/hearts/manifest.parquet").set_index("sample_id")
     assert (table["frame"].to_numpy() < facts["frames"][table["sample_id"]].to_numpy()).all()
     assert all((project / path).is_file() for path in table["path"])
     with Image.open("next/sheet.png") as sheet:
@@ -89,18 +89,18 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
     name, frame = table["sample_id"][0], int(table["frame"][0])
     lines = Path("next/README.txt").read_text().splitlines()
     (place,) = [line.split(",")[0].strip() for line in lines if "for example" in line]
-    assert place == f"data/raw/heart/hearts/masks/{name.removeprefix('hearts/')}_{frame}.nii.gz"
+    assert place == f"data/raw/heart-drawn/hearts/masks/{name.removeprefix('hearts/')}_{frame}.nii.gz"
     mask = np.zeros((48, 48), np.uint8)
     mask[10:30, 20:25] = 1
     (project / place).parent.mkdir(parents=True)
     nifti.write(project / place, mask[None], 1.0)
     prepared(project)
-    store = MaskStore.open(project / "data/heart/ingest/hearts/masks")
+    store = MaskStore.open(project / "data/heart-drawn/ingest/hearts/masks")
     assert store.frames(name).tolist() == [frame] and store.phases(name) == ("",)
     np.testing.assert_array_equal(store.masks(name)[0], mask)
     assert set(suggested(project, monkeypatch)["sample_id"]) == free - {name}
     settings = load(project)
-    manifest = read_manifest(project / "data/heart/ingest/hearts/manifest.parquet")
+    manifest = read_manifest(project / "data/heart-drawn/ingest/hearts/manifest.parquet")
     manifest["masks"] = manifest["sample_id"].isin(store.sample_ids)
     rows = kind_of(settings.tasks[TASK]).labelled(settings.tasks[TASK], manifest)
     assert set(rows["sample_id"]) == set(store.sample_ids), "the others are left out of the task"
@@ -123,11 +123,14 @@ def test_what_cannot_be_suggested_is_said(
 
 
 def test_where_everything_has_masks_there_is_nothing_to_suggest(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, masks = project / "data/heart/ingest/hearts", MaskStore.open(project / "data/heart/ingest/hearts/masks")
+    place, masks = (
+        project / "data/heart-drawn/ingest/hearts",
+        MaskStore.open(project / "data/heart-drawn/ingest/hearts/masks"),
+    )
     before = read_manifest(place / "manifest.parquet")
     write_manifest(place / "manifest.parquet", before[before["sample_id"].isin(masks.sample_ids)])
     monkeypatch.chdir(project)
     done = CliRunner().invoke(main, ["suggest", TASK])
     write_manifest(place / "manifest.parquet", before)
     assert done.exit_code == 1 and "every recording of source 'hearts' that may be trained on has masks" in done.output
-    assert "Add recordings without masks to data/raw/heart/hearts" in done.output
+    assert "Add recordings without masks to data/raw/heart-drawn/hearts" in done.output
