@@ -9,6 +9,7 @@ import click
 from echolung.stage import project, project_root
 
 FORMATS = ("vjepa2", "huggingface")
+HUB = "hf:"
 
 
 @click.group()
@@ -25,13 +26,13 @@ def weights() -> None:
 def import_(file: str, name: str, model: str | None, license: str, partial: bool) -> None:
     """Bring the encoder in FILE into the project as NAME, tracked by DVC.
 
-    FILE is a PyTorch checkpoint of V-JEPA 2 or EchoJEPA, a safetensors file, a folder from Hugging Face, or weights of
-    a timm model. No code in it is executed.
+    FILE is a PyTorch checkpoint of V-JEPA 2 or EchoJEPA, a safetensors file, a folder from Hugging Face,
+    hf:<owner>/<name>, or weights of a timm model. No code in it is executed.
 
     \b
     Examples:
       echolung weights import vitl.pt vjepa2-vitl
-      echolung weights import $(hf download -q facebook/vjepa2-vitl-fpc64-256) vjepa2-vitl
+      echolung weights import hf:facebook/vjepa2-vitl-fpc64-256 vjepa2-vitl
       echolung weights import lite0.pth lite0 --model tf_efficientnet_lite0
     """
     import pydantic
@@ -47,22 +48,23 @@ def import_(file: str, name: str, model: str | None, license: str, partial: bool
         pydantic.TypeAdapter(Key).validate_python(name)
     except pydantic.ValidationError as error:
         raise SettingsError(f"'{name}' cannot be a name: {error.errors()[0]['msg']}", "Choose another.") from None
+    given, file = file, _downloaded(file) if file.startswith(HUB) else file
     root, tensors = project_root(), read_tensors(file)
     if model:
         shape = {"kind": "frames", "model": model, "image_size": 224, "frames": 8, "clip_fps": 8.0}
     else:
         shape = {**vit_shape(as_meta(tensors), file), "image_size": 224, "frames": 16, "clip_fps": 8.0}
     encoder = drawn_encoder(ENCODERS[str(shape["kind"])].Settings.parse(shape, file), 0)
-    match = fit(encoder.body, encoder.adapt(tensors), partial, file)
+    match = fit(encoder.body, encoder.adapt(tensors), partial, given)
     if stated := getattr(encoder.body, "pretrained_cfg", None):  # timm's: what its own weights were trained with
         shape |= {"mean": list(stated["mean"]), "std": list(stated["std"])}
     folder = root / "data" / "weights" / name
     with atomic_directory(folder) as target:
         own = {key: tensor.contiguous() for key, tensor in encoder.body.state_dict().items()}
         save_file(own, target / "encoder.safetensors")
-        source = {"file": file, "sha256": weights_digest(file), "license": license}
+        source = {"file": given, "sha256": weights_digest(file), "license": license}
         write_json(target / "source.json", {**source, "match": vars(match), "shape": shape})
-    click.echo("\n".join([f"{file} -> {folder.relative_to(root)}", *(f"  {line}" for line in match.lines())]))
+    click.echo("\n".join([f"{given} -> {folder.relative_to(root)}", *(f"  {line}" for line in match.lines())]))
     added = subprocess.run(
         [sys.executable, "-m", "dvc", "add", "-q", folder], cwd=root, capture_output=True, text=True, check=False
     )
@@ -72,6 +74,20 @@ def import_(file: str, name: str, model: str | None, license: str, partial: bool
     row = ", ".join(f"{key}: {value}" for key, value in shape.items())
     arm = f"{name}: {{encoder: imported, shape: {{{row}}}, method: linear, role: control}}"
     click.echo(f"An arm as it is:\n  {arm}\nTo continue it: the same `shape` in a row of `pretrain.encoders`.")
+
+
+def _downloaded(place: str) -> str:
+    """The folder of a repository of the Hugging Face hub."""
+    from huggingface_hub import snapshot_download
+
+    from echolung.core.errors import CheckpointError
+
+    try:
+        return snapshot_download(place.removeprefix(HUB), allow_patterns=["*.safetensors", "config.json"])
+    except (OSError, ValueError) as error:  # all of the hub's own are one of these
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        remedy = "Check the name and the network, or download the folder elsewhere and give its path."
+        raise CheckpointError(f"{place} cannot be downloaded ({reason})", remedy) from None
 
 
 @weights.command("export")

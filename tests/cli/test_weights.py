@@ -68,6 +68,13 @@ def test_a_partial_file_is_refused_unless_told(project: Path) -> None:
     assert taken.exit_code == 0 and "1 missing: norm.weight" in taken.output
 
 
+def test_a_hub_that_cannot_be_reached_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = run("import", "hf:nobody/nothing", "nothing")
+    assert done.exit_code == 1 and "hf:nobody/nothing cannot be downloaded" in done.output
+    assert "download the folder elsewhere" in done.output
+
+
 def test_an_encoder_goes_out_in_either_format(project: Path) -> None:
     initialise(VideoViT.Settings(**SHAPE), [0], project / "encoders")
     folder = str(project / "encoders" / "seed0")
