@@ -34,8 +34,8 @@ from echolung.models.segmentation import LightDecoder, UNet, prepared
 
 RECORD, WEIGHTS = "segmenter.json", "segmenter.safetensors"
 LAYER = "net.decoder.blocks.0"
-"""Of a U-Net, for Grad-CAM: where the bottleneck first meets a skip. The bottleneck's own map is four times coarser and
-jumps from frame to frame (benchmarks/deletion.py)."""
+"""Of a U-Net, for Grad-CAM: where the bottleneck first meets a skip. The bottleneck's own map, at half the resolution,
+is compared with it by benchmarks/deletion.py."""
 REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
