@@ -77,7 +77,7 @@ def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Stra
     spec, arm = _chosen(settings, task, arm)
     source = spec.train or spec.source
     out = out or root / "data" / f"{settings.study}-runs" / "suggest" / task
-    given = settings.fit.of("light-decoder")
+    given = settings.of_method(arm, "light-decoder")
     assert isinstance(given, DecoderSettings)
     with exclusive(root / "data" / "locks" / f"{settings.study}-suggest.lock", "suggesting recordings"):
         recordings, labelled, bare, looked_at = _pool(root, settings, spec, source, arm)
