@@ -1,15 +1,15 @@
 """Near-duplicate videos: the same recording under two patients, found by its frames.
 
 Collections copy from each other, trim, resize and re-encode, and give one person two numbers; a model that has seen one
-copy recognises the other. Videos are compared in two steps. First, small high-passed frames of every pair of videos,
-whatever their time (so that a part is found in the whole). Pairs that look alike are then registered: the middle of a
-frame is moved and scaled over the other one, and the best locally normalised correlation is the pair's similarity. This
-depends on speckle and anatomy, not on the shape of the sector, which all videos of a machine share.
+copy recognises the other. First, small high-passed frames of every pair of videos are compared, whatever their time (so
+that a part is found in the whole). Where they look alike, the middle of one is moved and scaled over the other. Pairs
+that still look alike are registered: the same on larger frames and in finer steps, where the best locally normalised
+correlation is the pair's similarity. It depends on speckle and anatomy, not on the sector, common to a machine.
 
 Copies are found after trimming, re-encoding, resizing, a change of brightness, text over a corner, black borders and
 crops of a few percent per side. Mirrored copies and larger crops are not.
 
-Dimension letters: V videos, Q frames a video asks with, T frames it is seen by, G side of a small frame, K scales.
+Dimension letters: V videos, Q frames a video asks with, T it is seen by, G side of small frames, K scales, M moves.
 """
 
 import functools
@@ -32,7 +32,9 @@ PAIR_COLUMNS = ("sample_a", "sample_b", "similarity", "same_patient")
 QUERIES, SEEN = 12, 64
 GLANCE, GLANCE_BLUR = 32, 2.0
 GLANCE_FLOOR = 0.6
-"""Pairs with a lower correlation are not registered. Copies are above; 1 in 50 strangers on one machine is."""
+"""Pairs with a lower correlation are not moved. Copies are above; so are 1 in 50 lungs of one machine, most hearts."""
+MOVED_FLOOR = 0.75
+"""Pairs with a lower correlation after moves are not registered. Small frames are smooth: copies are well above."""
 BEST = 5
 """How many frames must look alike: a video that contains part of another one is its copy, too."""
 SIGHT, SIGHT_BLUR, MARGIN = 64, 1.0, 8
@@ -164,14 +166,47 @@ def _weights(given: int, wanted: int) -> np.ndarray:
 
 
 def _alike(looks: list[_Look]) -> Iterator[tuple[int, int]]:
-    """Pairs (first < second) in which BEST frames of one look like some frame of the other."""
-    asked = np.concatenate([look.glance[look.queries] for look in looks])
-    alike = np.zeros((len(looks), len(looks)), dtype=np.float32)
+    """Pairs (first < second) in which BEST frames of one look like some frame of the other, in place and moved."""
+    seen = np.concatenate([look.glance for look in looks])
+    spread = np.concatenate([_spread(look.glance) for look in looks])
+    lengths = [len(look.glance) for look in looks]
+    starts = np.cumsum([0, *lengths[:-1]])
+    alike = np.zeros((len(looks), len(looks)), dtype=bool)
     for index, look in enumerate(looks):
-        nearest = (asked @ look.glance.T).max(axis=1).reshape(-1, QUERIES)
-        alike[:, index] = np.partition(nearest, -BEST, axis=1)[:, -BEST:].mean(axis=1)
-    firsts, seconds = np.nonzero(np.triu(np.maximum(alike, alike.T) >= GLANCE_FLOOR, k=1))
+        correlation = look.glance[look.queries] @ seen.T
+        nearest = np.maximum.reduceat(correlation, starts, axis=1)  # (Q, V)
+        ordinal = np.where(correlation == np.repeat(nearest, lengths, axis=1), np.arange(len(seen)), len(seen))
+        answers = np.minimum.reduceat(ordinal, starts, axis=1)
+        best = np.argsort(-nearest, axis=0, kind="stable")[:BEST]
+        others = np.flatnonzero(np.take_along_axis(nearest, best, axis=0).mean(axis=0) >= GLANCE_FLOOR)
+        asking = look.queries[best[:, others]]
+        moved = np.zeros((len(others), len(SCALES[::2]), spread.shape[1]), dtype=np.float32)
+        for frame in np.unique(asking):
+            share = (asking == frame).mean(axis=0, dtype=np.float32)
+            (asked,) = share.nonzero()
+            found = answers[np.searchsorted(look.queries, frame), others[asked]]
+            templates = _moves(_middles(look.frames[frame], GLANCE, GLANCE_BLUR, 2))
+            product = (seen[found] @ templates.T).reshape(len(asked), *moved.shape[1:])
+            moved[asked] += share[asked, None, None] * product / spread[found, None]
+        alike[index, others] = moved.max(axis=(1, 2)) >= MOVED_FLOOR
+    firsts, seconds = np.nonzero(np.triu(alike | alike.T, k=1))
     yield from zip(firsts.tolist(), seconds.tolist(), strict=True)
+
+
+def _spread(glance: np.ndarray) -> np.ndarray:
+    """Spread of small frames inside the window at every move, (T, M)."""
+    window = _middle_weights(GLANCE, 2).shape[1]
+    boxes = _moves(np.ones((1, window, window), np.float32))
+    return np.sqrt(np.maximum(glance**2 @ boxes.T - (glance @ boxes.T) ** 2 / boxes[0].sum(), 1e-6))
+
+
+def _moves(middles: np.ndarray) -> np.ndarray:
+    """Middles (K, window, window) at every place in a small frame, which is 0 elsewhere: (K * M, G * G)."""
+    window = middles.shape[1]
+    moved = np.zeros((len(middles), *(GLANCE - window + 1,) * 2, GLANCE, GLANCE), np.float32)
+    for y, x in np.ndindex(moved.shape[1:3]):
+        moved[:, y, x, y : y + window, x : x + window] = middles
+    return moved.reshape(-1, GLANCE * GLANCE)
 
 
 def _registered(first: _Look, second: _Look) -> float:
@@ -183,18 +218,15 @@ def _registered(first: _Look, second: _Look) -> float:
         sides.append((correlation.max(axis=1)[asking].mean(), one, one.queries[asking], other, correlation[asking]))
     _, one, asking, other, correlation = max(sides, key=lambda side: side[0])
     answers = correlation.argmax(axis=1)
-    maps = [_correlation(one.frames[q], other.frames[a]) for q, a in zip(asking, answers, strict=True)]
+    matches, times = np.unique(np.stack([asking, answers]), axis=1, return_counts=True)
+    maps = [_correlation(one.frames[q], other.frames[a]) for q, a in matches.T]
     # One scale and shift for all frames, as between copies; strangers fit best with another one in every frame.
-    return min(float(np.mean(maps, axis=0).max()), 1.0)
+    return min(float(np.average(maps, axis=0, weights=times).max()), 1.0)
 
 
 def _correlation(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Normalised correlation of the middle of `frame` with `other` at SCALES and shifts up to MARGIN, (K, y, x)."""
-    weights = _middles()
-    picture = _contrast(_resize(frame[None], weights.shape[2]), SIGHT_BLUR)[0]
-    middles = (weights @ picture) @ weights.transpose(0, 2, 1)
-    middles -= middles.mean(axis=(1, 2), keepdims=True)
-    middles /= np.maximum(np.linalg.norm(middles, axis=(1, 2), keepdims=True), 1e-3)
+    middles = _middles(frame, SIGHT, SIGHT_BLUR, 1)
     templates = np.pad(middles, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
     target = _contrast(_resize(other[None], SIGHT), SIGHT_BLUR)[0]
     spectrum, box = np.fft.rfft2(target), _box_spectrum()
@@ -207,11 +239,20 @@ def _correlation(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
     return correlation[:, shifts][:, :, shifts]
 
 
+def _middles(frame: np.ndarray, size: int, blur: float, step: int) -> np.ndarray:
+    """The middle of a frame as large as `size` at every step-th scale, of unit length: (K, window, window)."""
+    weights = _middle_weights(size, step)
+    picture = _contrast(_resize(frame[None], weights.shape[2]), blur)[0]
+    middles = (weights @ picture) @ weights.transpose(0, 2, 1)
+    middles -= middles.mean(axis=(1, 2), keepdims=True)
+    return middles / np.maximum(np.linalg.norm(middles, axis=(1, 2), keepdims=True), 1e-3)
+
+
 @functools.cache
-def _middles() -> np.ndarray:
-    """Weights that scale a picture and cut out its middle, (K, SIGHT - 2 * MARGIN, side of the picture)."""
-    side, window = round(SIGHT * SCALES[-1]), SIGHT - 2 * MARGIN
-    scaled = [_weights(side, round(SIGHT * scale)) for scale in SCALES]
+def _middle_weights(size: int, step: int) -> np.ndarray:
+    """Weights that scale a picture and cut out its middle, (K, window, side of the picture)."""
+    side, window = round(size * SCALES[-1]), size - 2 * MARGIN * size // SIGHT
+    scaled = [_weights(side, round(size * scale)) for scale in SCALES[::step]]
     return np.stack([one[(len(one) - window) // 2 :][:window] for one in scaled])
 
 

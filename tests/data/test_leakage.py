@@ -70,6 +70,20 @@ def test_strangers_on_one_machine_are_not_copies() -> None:
     assert near_duplicates(table(*videos), videos.__getitem__, THRESHOLD).empty
 
 
+def test_strangers_that_look_alike_are_left_out_before_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = ultrasound(0, 2)
+    videos = {f"s{n:02d}": (0.45 * shared + 0.55 * ultrasound(n + 1, 2)).astype(np.uint8) for n in range(12)}
+    videos["copy"] = COPIES["cropped by 3%"](videos["s05"], Path())
+    calls, registered = [], leakage._registered
+    monkeypatch.setattr(leakage, "_registered", lambda *looks: calls.append(looks) or registered(*looks))
+    pairs = near_duplicates(table(*videos), videos.__getitem__, THRESHOLD)
+    assert pairs[["sample_a", "sample_b"]].to_numpy().tolist() == [["copy", "s05"]]
+    few = len(calls)
+    monkeypatch.setattr(leakage, "MOVED_FLOOR", 0.0)
+    pd.testing.assert_frame_equal(near_duplicates(table(*videos), videos.__getitem__, THRESHOLD), pairs)
+    assert len(calls) - few > 10 * few
+
+
 def test_identical_files_are_pairs_whatever_they_look_like() -> None:
     black = np.zeros((5, SIZE, SIZE), np.uint8)
     pairs = near_duplicates(table("a", "b", "c", digests=["x", "y", "x"]), lambda _: black, THRESHOLD)
