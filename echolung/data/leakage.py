@@ -34,7 +34,7 @@ GLANCE, GLANCE_BLUR = 32, 2.0
 GLANCE_FLOOR = 0.6
 """Pairs with a lower correlation are not moved. Copies are above; so are 1 in 50 lungs of one machine, most hearts."""
 MOVED_FLOOR = 0.75
-"""Pairs with a lower correlation after moves are not registered. Small frames are smooth: copies are well above."""
+"""Pairs with a lower correlation after moves are not registered. Small frames are smooth: copies are above."""
 BEST = 5
 """How many frames must look alike: a video that contains part of another one is its copy, too."""
 SIGHT, SIGHT_BLUR, MARGIN = 64, 1.0, 8
