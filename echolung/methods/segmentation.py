@@ -174,7 +174,7 @@ class Segmentation(Segmenter):
         held_out = traced.held_out()
         key = digest([record, cls.files(settings), code_digest(*cls.modules()), traced.fingerprint()])
         shared = directory.parent / f"unet-{key}"
-        with exclusive(shared / "lock", "training a U-Net", patience=-1):  # whoever comes second finds it trained
+        with exclusive(shared / "lock", "training a U-Net", patience=-1):  # the second finds it trained
             search = train(net, traced, ~held_out, held_out, settings, settings.seed, shared)
         return cls(one.task, record, net, search)
 

@@ -66,7 +66,7 @@ def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str)
         if maps is None:
             problem = f"the method '{model.record.method}' cannot show what its answers rest on"
             raise DataError(problem, "Leave out --explain.")
-        if maps.curve and tables[-1]["outside"].item():  # what is read off it would be taken for an answer
+        if maps.curve and tables[-1]["outside"].item():  # an EF on the curve would read as an answer
             maps = replace(maps, curve=replace(maps.curve, readings=(), words=""))
         words = *_answer(model, tables[-1].iloc[0]), f"{title}. {RESEARCH_ONLY}", path.name
         picture = Picture(*model.clips(one), maps, *words)
