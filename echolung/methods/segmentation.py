@@ -182,6 +182,9 @@ class Segmentation(Segmenter):
         every, settings = recordings.frames(sample_id), self.record
         wanted = frames_of(recordings, sample_id, frames)
         if settings["clip"] > 1:
+            if len(every) < settings["clip"]:
+                problem = f"{sample_id} has {len(every)} frames, fewer than a clip of {settings['clip']}"
+                raise DataError(problem, "Draw frames one by one: `clip: 1`.")
             step = max(1, round(settings["clip_step"] * recordings.fps(sample_id)))
             around = step * (np.arange(settings["clip"]) - settings["clip"] // 2)
             wanted = np.clip(wanted[:, None] + around, 0, len(every) - 1)

@@ -129,6 +129,8 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_pat
     (tmp_path / "segmenter.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="does not hold a segmenter"):
         Segmentation.load(tmp_path)
+    with pytest.raises(DataError, match="has 2 frames, fewer than a clip of 3"):
+        Segmentation.fit(UNetSettings(**TINY, clip=3), TASK, recordings, training, 0, tmp_path)
     with pytest.raises(SettingsError, match="no encoder 'mit_b9'"):
         Segmentation.fit(UNetSettings(encoder="mit_b9"), TASK, recordings, training, 0, tmp_path)
 
