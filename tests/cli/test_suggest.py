@@ -1,6 +1,7 @@
 """echolung suggest on drawn hearts of which some have no masks: from files to suggestions, and a mask back."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from echolung.cli.champions import _candidate
 from echolung.cli.main import main
 from echolung.composition import compose
 from echolung.data import nifti
@@ -16,7 +18,9 @@ from echolung.data.clips import ClipStore
 from echolung.data.ingest import ingest
 from echolung.data.manifest import read_manifest, write_manifest
 from echolung.data.masks import MaskStore
+from echolung.data.splits import make_folds, write_folds
 from echolung.embedding.embed import embed
+from echolung.evaluation import comparison
 from echolung.kinds.kinds import kind_of
 from echolung.models.weights import initialise
 from echolung.phantom.write import write
@@ -134,3 +138,21 @@ def test_where_everything_has_masks_there_is_nothing_to_suggest(project: Path, m
     write_manifest(place / "manifest.parquet", before)
     assert done.exit_code == 1 and "every recording of source 'hearts' that may be trained on has masks" in done.output
     assert "Add recordings without masks to data/raw/heart-drawn/hearts" in done.output
+
+
+def test_test_patients_choose_no_champion(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `promote` scores of a task with an official split, on this project's drawn hearts."""
+    settings, data = load(project), project / "data" / "heart-drawn"
+    task, manifest = settings.tasks["hearts-ef"], read_manifest(data / "ingest/hearts/manifest.parquet")
+    rows = kind_of(task).labelled(task, manifest).assign(split_group=manifest["patient_id"])
+    folds = make_folds(rows, settings.split, "official")
+    write_folds(data / "split/hearts-ef.csv", folds)
+    (data / "fit/hearts-ef").mkdir(parents=True)
+    pd.DataFrame().to_parquet(data / "fit/hearts-ef/predictions.parquet")
+    monkeypatch.setattr(comparison, "read_comparison", lambda _: SimpleNamespace(verdicts=pd.DataFrame()))
+    one = _candidate(project, settings, "hearts-ef", "hand-made")
+    tested = set(manifest.loc[manifest["split_official"] == "TEST", "sample_id"])
+    assert set(one.predictions["arm"]) == {"hand-made", "constant"}
+    assert tested and not tested & {*one.predictions["sample_id"], *one.decided_on["sample_id"]}
+    assert not tested & {*one.training["sample_id"]} and {*one.predictions["sample_id"]} < {*one.training["sample_id"]}
+    assert one.scores(100)["mae"].estimate >= 0
