@@ -1,8 +1,9 @@
 """Does Grad-CAM of a U-Net mean anything? python benchmarks/deletion.py data/STUDY [--task hearts-masks]
 
-A U-Net is fitted on the training patients of a study (the defaults are those of heart-drawn, whose own is then taken). On test patients' ED and ES, blocks of the sector are blurred and
-the left ventricle's Dice is measured again: where the map is highest or lowest, where another patient's is highest, and
-random patches as smooth as a map. Intervals: patients resampled.
+A U-Net is fitted on the training patients of a study; the defaults are those of heart-drawn, whose own is then taken. On
+test patients' ED and ES, blocks of the sector are blurred and the left ventricle's Dice is measured again: where the map
+is highest or lowest, where another patient's is highest, and random patches as smooth as a map. Intervals: patients
+resampled.
 """
 
 import argparse
