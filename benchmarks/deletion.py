@@ -1,9 +1,9 @@
 """Does Grad-CAM of a U-Net mean anything? python benchmarks/deletion.py data/STUDY [--task hearts-masks]
 
-A U-Net is fitted on the training patients of a study; the defaults are those of heart-drawn, whose own is then taken. On
-test patients' ED and ES, blocks of the sector are blurred and the left ventricle's Dice is measured again: where the map
-is highest or lowest, where another patient's is highest, and random patches as smooth as a map. Intervals: patients
-resampled.
+A U-Net is fitted on the training patients of a study; the defaults are those of heart-drawn, whose own is then taken.
+On test patients' ED and ES, blocks of the sector are blurred and the left ventricle's Dice is measured again: where
+the map is highest or lowest, where another patient's is highest, and random patches as smooth as a map. Intervals:
+patients resampled.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
     recordings = Recordings.of_sources(chosen.data / "ingest", [source])
     settings = UNetSettings(encoder=chosen.encoder, weights=chosen.weights, steps=chosen.steps)
     work = chosen.data.with_name(f"{chosen.data.name}-runs") / "fit" / ".work" / "deletion"
-    one = Segmentation.fit(settings, task, recordings, training, 0, work)  # a network of the study, if trained alike
+    one = Segmentation.fit(settings, task, recordings, training, 0, work)
     names, seen, cells = list(test.drop_duplicates("patient_id")["sample_id"]), {}, {}
     for name in names:
         store = recordings.masks(name)
