@@ -109,7 +109,9 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
     decided_on = deciding_folds(folds, settings.split)
     if decided_on is not folds:
         click.echo(
-            "Test patients choose nothing: fitting on the training patients, scoring on those held out.", err=True
+            f"The test patients of {task} decide nothing: fitting {arm} without the patients held out, to score it on"
+            " them. This takes as long as a fit of the study, and goes on where it was stopped.",
+            err=True,
         )
         one = {
             "task_name": task,
