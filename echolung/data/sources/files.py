@@ -41,14 +41,20 @@ class Scan:
 class Layout:
     """The files of one data set: what it is called and how to get it, for errors, and `notes` on what was assumed.
 
-    Raises DataError if `root` is not a folder.
+    Raises DataError if `root` is not a folder, or naming what in it could only be passed over: broken links, links to
+    folders, pipes, folders that may not be read.
     """
 
     def __init__(self, root: Path, what: str, how_to_get: str) -> None:
         self.root, self.what, self.how_to_get = root, what, how_to_get
         self.notes: list[str] = []
         self.folder(".")
-        self.files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+        every = list(root.rglob("*"))
+        self.files = {str(path.relative_to(root)) for path in every if path.is_file()}
+        read = {path for path in every if path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK)}
+        if stray := [ascii(str(path.relative_to(root))) for path in every if not path.is_file() and path not in read]:
+            problem = f"{root} holds links, pipes or folders that cannot be read: {listed(stray)}"
+            raise DataError(problem, "Remove them, or put the files themselves there, and run again.")
         self._alike: dict[str, list[str]] = {}
         for file in self.files:
             self._alike.setdefault(_key(file), []).append(file)

@@ -1,5 +1,6 @@
 """Tables and file names as people really write them: read where they can mean one thing, else the cause is named."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -99,3 +100,15 @@ def test_a_name_that_can_mean_two_files_stays_and_a_file_with_two_names_is_refus
     (tmp_path / "a.MP4").unlink()
     with pytest.raises(DataError, match=r"several rows mean the file a\.avi"):
         folder(written(tmp_path, "path,patient,label\na.avi,P1,x\nA.avi,P2,y\n"))
+
+
+@pytest.mark.parametrize("kind", ["broken link", "link to a folder", "pipe"])
+def test_what_could_only_be_passed_over_is_named(kind: str, tmp_path: Path) -> None:
+    root = written(tmp_path / "mine", joined(","))
+    if kind == "pipe":
+        os.mkfifo(root / "stray")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        (root / "stray").symlink_to(tmp_path / ("gone" if kind == "broken link" else "elsewhere"))
+    with pytest.raises(DataError, match=r"mine holds links, pipes or folders that cannot be read: 'stray'\. Remove"):
+        folder(root)
