@@ -129,10 +129,12 @@ def ui(port: int) -> None:
     Example:
       echolung ui --port 5010
     """
+    from echolung.tracking.experiments import close_abandoned
     from echolung.tracking.store import store
 
     root, settings = project()
     place = store(root, settings.tracking)
+    close_abandoned(place, settings.study)
     click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
     sys.stdout.flush()
     options = ["--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from echolung.core.errors import Stopped
 from echolung.core.runtime import digest
-from echolung.tracking.provenance import provenance
+from echolung.tracking.provenance import gone, process, provenance
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store
 
@@ -62,17 +62,21 @@ def _find(store: Store, experiment: str, **tags: str) -> list[Any]:
         return list(client.search_runs([experiment], condition, max_results=1000))
 
 
-def _close_abandoned(store: Store, experiment: str, **own: str) -> None:
-    """End as KILLED the runs of this work that are open: its lock is held here, so a killed process left them."""
-    for run in _find(store, experiment, **own):
-        if run.info.status == "RUNNING":
+def close_abandoned(store: Store, study: str) -> None:
+    """End as KILLED every run of the study whose process has ended without closing it."""
+    with store.connected() as client:
+        found = [client.get_experiment_by_name(_name(study, kind)) for kind in NOTES]
+        ids = [experiment.experiment_id for experiment in found if experiment]
+        running = client.search_runs(ids, "attributes.status = 'RUNNING'") if ids else []
+    for run in running:
+        if gone(run.data.tags.get("process", "")):
             Run(store, run.info.run_id).close("KILLED")
 
 
 def _create(store: Store, experiment: str, name: str, tags: Mapping[str, Any]) -> Run:
     from mlflow.tracking.context.registry import resolve_tags
 
-    everything = {**resolve_tags(), **provenance(store.root), **tags}
+    everything = {**resolve_tags(), **provenance(store.root), "process": process(), **tags}
     texts = {key: str(value) for key, value in everything.items()}
     with store.connected() as client:
         return Run(store, client.create_run(experiment, run_name=name, tags=texts).info.run_id)
@@ -116,13 +120,13 @@ def _interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stage_run(store: Store, study: str, stage: str, key: str, parameters: Mapping[str, Any]) -> Iterator[Run]:
-    """The run of one execution of `stage` on `key` ("" if the stage has one item); its caller holds the lock of both.
+    """The run of one execution of `stage` on `key` ("" if the stage has one item).
 
     Raises TrackingError if the run cannot be created; afterwards the store may fail.
     """
     experiment = _experiment(store, study, "stages")
-    tags = {"study": study, "stage": stage, "key": key or "all"}
-    _close_abandoned(store, experiment, **tags)
+    close_abandoned(store, study)
+    tags = {"study": study, "stage": stage, "key": key}
     with _closing(_create(store, experiment, f"{stage}@{key}" if key else stage, tags)) as run:
         run.parameters(parameters)
         yield run
@@ -139,11 +143,10 @@ def trial_run(
     if found:
         run = Run(store, found[0].info.run_id)
         with store.connected() as client:
+            client.set_tag(run.id, "process", process())  # first, or `close_abandoned` would close it
             client.update_run(run.id, status="RUNNING")
     else:
-        tags = {"study": study, "stage": "pretrain", "encoder": encoder, "seed": str(seed)}
-        _close_abandoned(store, experiment, **tags)
-        tags["fingerprint"] = fingerprint
+        tags = {"study": study, "stage": "pretrain", "encoder": encoder, "seed": seed, "fingerprint": fingerprint}
         run = _create(store, experiment, f"{encoder} seed {seed}", tags)
     with _closing(run):
         if not found:

@@ -1,8 +1,11 @@
-"""Where a result comes from."""
+"""Where a result comes from, and whether the process that was making it still exists."""
 
 import os
+import socket
 import subprocess
 from pathlib import Path
+
+import psutil
 
 import echolung
 
@@ -31,3 +34,22 @@ def _git(root: Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def process() -> str:
+    """Host, process id and start time: identifies this process."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.1f}"
+
+
+def gone(process: str) -> bool:
+    """Whether the process that wrote this tag has ended. False if it ran on another host."""
+    try:
+        host, pid, started = process.split()
+        if host != socket.gethostname():
+            return False
+        found = psutil.Process(int(pid))
+        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(started)) > 1
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, ValueError):
+        return False

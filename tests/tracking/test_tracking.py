@@ -13,6 +13,7 @@ import pytest
 
 from echolung.core.errors import GateError, TrackingError
 from echolung.tracking.experiments import arm_run, stage_run, trial_run
+from echolung.tracking.provenance import gone, process
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store, TrackingSettings, store, where
 
@@ -80,18 +81,26 @@ def test_a_terminated_stage_is_recorded_as_killed(interrupted: tuple[Path, dict[
     assert status(tracking, interrupted[1]["terminated"]) == "KILLED"
 
 
-def test_the_run_of_a_vanished_process_is_closed_by_the_next_run_of_its_stage(
+def test_the_run_of_a_vanished_process_is_closed_by_the_next_stage_whichever_it_is(
     interrupted: tuple[Path, dict[str, str]], tracking: Store
 ) -> None:
     vanished = interrupted[1]["killed"]
-    with (
-        stage_run(tracking, "phantom", "ingest", "another", {}),
-        stage_run(tracking, "another study", "ingest", "", {}),
-    ):
+    assert status(tracking, vanished) == "RUNNING"
+    with stage_run(tracking, "another study", "report", "", {}):
         assert status(tracking, vanished) == "RUNNING"
-    with stage_run(tracking, "phantom", "ingest", "killed", {}) as run:
+    with stage_run(tracking, "phantom", "report", "", {}) as run:
         assert status(tracking, vanished) == "KILLED"
+        with stage_run(tracking, "phantom", "report", "", {}):
+            assert status(tracking, run.id) == "RUNNING", "this process is alive"
     assert status(tracking, run.id) == "FINISHED"
+
+
+def test_a_process_is_gone_when_another_has_its_number_and_unknown_on_another_host() -> None:
+    host, pid, started = process().split()
+    assert not gone(process())
+    assert gone(f"{host} {pid} {float(started) - 60}"), "the process id was reused"
+    for other in (f"other {pid} 0", "", "host x y z"):
+        assert not gone(other), "nothing is known"
 
 
 def test_a_failing_stage_keeps_its_reason(tracking: Store) -> None:
