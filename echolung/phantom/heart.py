@@ -75,8 +75,11 @@ def beating_heart(
     return _DRAWN[view](ventricle, Breathing(rng), np.arange(frames) / fps, rng)
 
 
-def heart_scanner(deepest: float, rng: np.random.Generator, size: int) -> Scanner:
-    """A phased array that reaches below `deepest` with random gain settings, sampled for `size` pixels."""
+def heart_scanner(deepest: float, rng: np.random.Generator, size: int, noise: float = 0.0) -> Scanner:
+    """A phased array that reaches below `deepest` with random gain settings, sampled for `size` pixels.
+
+    `noise`: dB more than usual.
+    """
     return Scanner(
         radius=0,
         half_angle=np.deg2rad(rng.uniform(37, 41)),
@@ -88,20 +91,27 @@ def heart_scanner(deepest: float, rng: np.random.Generator, size: int) -> Scanne
         gain=rng.uniform(-5, 5),
         dynamic_range=rng.uniform(46, 62),
         time_gain=rng.uniform(0.92, 1.0),
-        noise=rng.uniform(-66, -52),
+        noise=rng.uniform(-66, -52) + noise,
     )
 
 
 def draw_heart(
-    ef: float, frames: int, fps: float, size: int, seed: int, view: View = "a4c", still_wall: int = 0
+    ef: float,
+    frames: int,
+    fps: float,
+    size: int,
+    seed: int,
+    view: View = "a4c",
+    still_wall: int = 0,
+    noise: float = 0.0,
 ) -> HeartVideo:
     """Draw a heart that ejects `ef` percent of its volume, uint8 frames (frames, size, size).
 
-    `seed` and `ef` determine the heart, in every view.
+    `seed` and `ef` determine the heart, in every view and at every `noise`.
     """
     rng = np.random.default_rng(seed)
     heart = beating_heart(view, ef, frames, fps, rng, still_wall)
-    scanner = heart_scanner(heart.deepest, rng, size)
+    scanner = heart_scanner(heart.deepest, rng, size, noise)
     x, z, amplitude = _scatterers(heart, scanner, rng)
     clutter, window = _near_field_clutter(scanner, rng), _acoustic_window(scanner, rng)
     # Without the breath, tissue is where it was one beat ago.

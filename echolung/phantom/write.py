@@ -76,7 +76,8 @@ def _draw(one: HeartPlan | LungPlan, root: Path) -> dict[str, Any]:
 
 
 def _heart(one: HeartPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    heart = draw_heart(one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view, one.still_wall)
+    known = (one.ejection_fraction, one.frames, one.fps, one.size, one.seed, one.view, one.still_wall, one.noise)
+    heart = draw_heart(*known)
     ventricle, areas = heart.heart.ventricle, heart.heart.areas
     full, empty = ventricle.end_diastole, ventricle.end_systole
     apical = path.name.endswith(nifti.SUFFIXES)

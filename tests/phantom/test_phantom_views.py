@@ -67,6 +67,20 @@ def test_a_seed_is_one_heart_and_other_seeds_are_others(view: View) -> None:
     np.testing.assert_array_equal(first.heart.ventricle.volumes, same_heart.ventricle.volumes)
 
 
+def test_noise_fills_the_cavity_of_the_same_heart() -> None:
+    clear, noisy, noisier = (draw_heart(60, 8, 25, 96, 3, noise=noise) for noise in (0, 16, 26))
+    labels = clear.labels()
+    shown = clear.frames.max(axis=0) > 0
+    contrast, psnr = [], []
+    for video in (clear, noisy, noisier):
+        np.testing.assert_array_equal(video.labels(), labels)
+        contrast.append(video.frames[labels == 2].mean() - video.frames[labels == 1].mean())
+        error = np.mean((video.frames[:, shown] - clear.frames[:, shown].astype(float)) ** 2)
+        psnr.append(10 * np.log10(255**2 / error) if error else np.inf)
+    assert contrast[0] > 1.1 * contrast[1] > 1.3 * contrast[2] > 0
+    assert 20 > psnr[1] > psnr[2] > 8
+
+
 @pytest.mark.parametrize("still_wall", [0, -1, 1])
 def test_discs_in_both_apical_views_measure_every_frame(still_wall: int) -> None:
     """Exact label maps of all frames give the volumes by biplane discs, also while one wall stands still."""

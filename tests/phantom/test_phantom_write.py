@@ -22,7 +22,7 @@ from echolung.phantom.write import write
 
 Written = tuple[Path, pd.DataFrame]
 DATA_SETS: dict[str, dict[str, Any]] = {
-    "echonet": {"frames": 24, "fps": 20},
+    "echonet": {"frames": 24, "fps": 20, "noise": 12},
     "echonet_pediatric": {"patients": 8, "frames": 16},
     "camus": {"frames": 50, "still_walls": 1},
     "pocus": {"patients": 9, "videos_per_patient": 2},
@@ -148,7 +148,7 @@ def test_bytes_depend_on_the_settings_and_not_on_the_number_of_processes(
 ) -> None:
     root, first = written["echonet"]
     seen: list[tuple[int, int]] = []
-    table = write(settings("echonet", frames=24, fps=20), tmp_path / "2", 2, lambda *counts: seen.append(counts))
+    table = write(settings("echonet", **DATA_SETS["echonet"]), tmp_path / "2", 2, lambda *counts: seen.append(counts))
     pd.testing.assert_frame_equal(table, first)
     assert seen == [(done, 4) for done in range(1, 5)]
     assert digests(root) == digests(tmp_path / "2")
@@ -185,6 +185,7 @@ def test_lung_plans_are_consistent_within_patients_and_realistic_across_them() -
     [
         ({"layout": "echonet_pediatric", "videos_per_patient": 2}, "one video per patient and view"),
         ({"nuisance_tied_to_label": 0.5}, "nuisance_tied_to_label"),
+        ({"layout": "pocus", "noise": 10}, "leave noise at 0"),
         ({"sizes": 64}, "did you mean 'size'"),
     ],
 )
