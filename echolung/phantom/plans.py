@@ -53,6 +53,7 @@ class HeartPlan:
     frames: int
     fps: float
     size: int
+    noise: float  # see `PhantomSettings`
     file: str  # relative to the root of the data set
     patient: str
     split: str
@@ -62,7 +63,6 @@ class HeartPlan:
     child: dict[str, Any] | None = None  # see `_draw_child`
     untraced: str = ""  # the tracing that is missing: No Systolic or No Diastolic
     still_wall: int = 0  # see `Ventricle`
-    noise: float = 0.0  # see `PhantomSettings`
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _split(number: int) -> str:
 
 
 def _heart(settings: PhantomSettings, rng: np.random.Generator, *fields: Any) -> HeartPlan:
-    return HeartPlan(_frames(settings, rng), settings.fps, settings.size, *fields, noise=settings.noise)
+    return HeartPlan(_frames(settings, rng), settings.fps, settings.size, settings.noise, *fields)
 
 
 def _draw_child(rng: np.random.Generator) -> dict[str, Any]:
