@@ -9,7 +9,7 @@ Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from echolung.kinds import metrics
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.metrics import Metric
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, as_text, one_label_per_patient, selected
+from echolung.kinds.task import Task, one_label_per_patient, selected
 
 Z = 1.96
 """Limits of agreement lie this many standard deviations from the bias (Bland & Altman 1986)."""
@@ -36,18 +36,12 @@ class RegressionTask(Task):
     """Share of the units whose label an answer's interval should hold."""
     quantiles: int = pydantic.Field(4, ge=1)
     """Folds are kept even in this many groups of the label."""
-    unlabelled: Literal["refuse", "leave out"] = "refuse"
-    """What happens to recordings without the label: an error that names them, or they take no part."""
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.cutoffs)) != len(self.cutoffs):
             raise ValueError("a cut-off is named twice")
         return self
-
-    @property
-    def labels_all(self) -> bool:
-        return super().labels_all and self.unlabelled == "refuse"
 
 
 class Regression(Kind):
@@ -70,9 +64,6 @@ class Regression(Kind):
 
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
         settings = regression_of(task)
-        if settings.unlabelled == "leave out" and task.label in manifest:
-            text = as_text(manifest[task.label])
-            manifest = manifest[text.notna() & (text != "")]
         rows = selected(task, manifest)
         rows["y"] = pd.to_numeric(rows["label"], errors="coerce").astype(float)
         strange = rows[~np.isfinite(rows["y"])]
@@ -80,9 +71,6 @@ class Regression(Kind):
             named = [f"{row.sample_id} ({row.label})" for row in strange.itertuples()]
             problem = f"{len(strange)} videos have a '{task.label}' that is no finite number: {listed(named)}"
             raise DataError(problem, "Correct the label.")
-        if rows.empty:
-            problem = f"no video of source '{task.source}' has a '{task.label}'"
-            raise DataError(problem, "Fill in the label, or take the task out.")
         edges = np.quantile(rows["y"], np.arange(1, settings.quantiles) / settings.quantiles)
         rows["stratum"] = np.searchsorted(np.unique(edges), rows["y"], side="right").astype("int64")
         return one_label_per_patient(task, rows)

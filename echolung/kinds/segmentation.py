@@ -41,8 +41,6 @@ class SegmentationTask(Task):
     structures: tuple[str, ...] = STRUCTURES
     phases: tuple[Literal["ED", "ES", "between"], ...] = pydantic.Field(("ED", "ES"), min_length=1)
     """What is scored. `between`: frames that methods never train on where a recording has ED or ES."""
-    unlabelled: Literal["refuse", "leave out"] = "refuse"
-    """Recordings without masks: `echolung suggest` says which of those left out to annotate next."""
     groups: dict[str, tuple[str, ...]] = {}
     """Manifest column -> its values: tables tell each value apart (view, image_quality)."""
 

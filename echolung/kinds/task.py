@@ -29,6 +29,9 @@ class Task(Parameters):
     """What a decision is about; where it is the patient, all videos of one share the label, and the mean answers."""
     where: dict[str, str] = {}
     """Manifest column -> the value it must have, to as many decimals as are given; other rows are not in the task."""
+    unlabelled: Literal["refuse", "leave out"] = "refuse"
+    """What happens to recordings without the label: an error that names them, or they take no part. Those without masks
+    that are left out, `echolung suggest` puts into an order."""
     main: bool = True
     """Its tests are confirmatory and corrected for their number; false: it is exploratory."""
     folds: Literal["cv", "official"] = "cv"
@@ -57,7 +60,7 @@ class Task(Parameters):
     @property
     def labels_all(self) -> bool:
         """Whether every recording of its sources must have the label."""
-        return not self.where
+        return not self.where and self.unlabelled == "refuse"
 
     @property
     def split(self) -> Literal["cv", "official", "external"]:
@@ -68,7 +71,7 @@ class Task(Parameters):
 def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
     """Rows of the task's sources that satisfy `where`, each with its label as text in `label`.
 
-    Raises DataError naming the videos where a label is missing, or a column that is unknown.
+    Raises DataError naming the videos where a label is missing and none may be, or a column that is unknown.
     """
     rows = manifest[manifest["source"].isin(task.sources)]
     for column, value in task.where.items():
@@ -86,11 +89,14 @@ def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
         rows = kept
     _require(rows, task.label, task.source)
     rows = rows.assign(label=as_text(rows[task.label]))
-    missing = rows["sample_id"][rows["label"].isna() | (rows["label"] == "")]
-    if len(missing):
+    labelled = rows["label"].notna() & (rows["label"] != "")
+    if task.unlabelled == "leave out" and labelled.any():
+        rows = rows[labelled]
+    elif not labelled.all():
+        missing = rows["sample_id"][~labelled]
         raise DataError(
             f"{len(missing)} videos have no '{task.label}': {listed(missing)}",
-            "Fill in the label, or remove these rows from the source.",
+            "Fill in the label, or leave such videos out (`unlabelled: leave out` in the task).",
         )
     return rows.reset_index(drop=True)
 

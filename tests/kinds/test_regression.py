@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn_metrics
 from echolung.core.drawing import WIDTH
 from echolung.core.errors import DataError
 from echolung.evaluation.compare import CompareSettings, compare
+from echolung.kinds.classification import Classification, ClassificationTask
 from echolung.kinds.regression import Regression, RegressionTask
 from echolung.kinds.regression_figures import bland_altman
 from echolung.methods.arms import Arm
@@ -87,10 +88,13 @@ def test_labels_are_numbers_in_even_groups_and_those_that_are_not_are_named() ->
     leaving = TASK.model_copy(update={"unlabelled": "leave out"})
     assert not leaving.labels_all and TASK.labels_all
     assert list(Regression().labelled(leaving, gap)["sample_id"]) == names[2:]
+    sides = {"kind": "classification", "source": "hearts", "label": "ef", "below": 50, "classes": ["normal", "weak"]}
+    parted = ClassificationTask.parse(sides | {"unit": "patient", "unlabelled": "leave out"}, "the test")
+    assert list(Classification().labelled(parted, gap)["label"]) == ["weak"] * 8 + ["normal"] * 6
     odd = manifest.assign(ef=["fair", *manifest["ef"].astype(str)[1:]])
     with pytest.raises(DataError, match=r"no finite number: hearts/00 \(fair\)"):
         Regression().labelled(TASK, odd)
-    with pytest.raises(DataError, match="no video of source 'hearts' has a 'ef'"):
+    with pytest.raises(DataError, match="16 videos have no 'ef'"):
         Regression().labelled(leaving, manifest.assign(ef=np.nan))
     told = np.array([[50, 40, 60], [np.nan, 40, 60], [50, 55, 60], [50, -np.inf, np.inf]])
     assert Regression().wrong(TASK, told).tolist() == [False, True, True, False]
