@@ -100,6 +100,10 @@ class ClipStore:
         """SHA-256 of the video file the frames come from."""
         return str(self._row(sample_id)["sha256"])
 
+    def identities(self) -> list[tuple[str, str, float]]:
+        """Sample id, SHA-256 and frames per second of every video: with `fingerprint`, all that its clips depend on."""
+        return [(name, self.sha256(name), self.fps(name)) for name in self._clips]
+
     def _row(self, sample_id: str) -> dict[str, object]:
         try:
             return self._clips[sample_id]

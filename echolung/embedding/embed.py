@@ -161,7 +161,7 @@ def features_key(
             "preprocessing": record.settings.model_dump(mode="json"),
             "views": views,
             "frames": {"size": store.size, "fingerprint": store.fingerprint},
-            "videos": videos[["sample_id", "sha256"]].to_numpy().tolist(),
+            "videos": store.subset(videos["sample_id"]).identities(),
             "traced": traced,
         }
     )

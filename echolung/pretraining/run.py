@@ -83,7 +83,7 @@ class SeedRun:
             "training": training | {"precision": self.training.precision_on(device)},
             "code": code_digest(*code),
             "frames": {"size": store.size, "fingerprint": store.fingerprint},
-            "videos": digest([(sample_id, store.sha256(sample_id)) for sample_id in store.sample_ids]),
+            "videos": digest(store.identities()),
         }
 
 

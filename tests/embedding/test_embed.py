@@ -1,6 +1,7 @@
 """Embedding: the right views through the encoder, once for all studies, and no feature store that is torn or stale."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,11 @@ class Study:
         self.root, self.manifest = root, manifest_of(NAMES, "ababc", fps=list(FPS))
         self.store, self.encoder, self.settings = self.clips("clips"), self.weights("encoder"), TWO
 
-    def clips(self, name: str, size: int = 20, fingerprint: str = "") -> ClipStore:
+    def clips(self, name: str, size: int = 20, fingerprint: str = "", fps: Sequence[float] = FPS) -> ClipStore:
         random = np.random.default_rng(0)
         frames = [random.integers(256, size=(length, size, size), dtype=np.uint8) for length in LENGTHS]
-        return save_source(self.root / name, self.manifest, dict(zip(NAMES, frames, strict=True)), fingerprint)
+        rows = self.manifest.assign(fps=list(fps))
+        return save_source(self.root / name, rows, dict(zip(NAMES, frames, strict=True)), fingerprint)
 
     def weights(self, name: str, seed: int = 0, spoil: bool = False) -> Path:
         encoder = initial_encoder(SHAPE, seed)
@@ -112,7 +114,7 @@ def test_what_was_embedded_once_is_not_embedded_again(study: Study, encoded: lis
     assert not encoded
 
 
-def test_other_weights_views_videos_frames_or_code_are_embedded(
+def test_other_weights_views_videos_frames_rates_or_code_are_embedded(
     study: Study, encoded: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [study.embed().record.key]
@@ -122,13 +124,14 @@ def test_other_weights_views_videos_frames_or_code_are_embedded(
         "manifest": study.manifest[1:],
         "store": study.clips("larger", size=24),
     }
-    for attribute, new in [*changes.items(), ("store", study.clips("again", size=24, fingerprint="another decoder"))]:
+    stores = study.clips("again", 24, "another decoder"), study.clips("faster", 24, fps=(*FPS[:-1], 29.0))
+    for attribute, new in [*changes.items(), *(("store", one) for one in stores)]:
         monkeypatch.setattr(study, attribute, new)
         encoded.clear()
         keys.append(study.embed().record.key)
         assert encoded, attribute
     monkeypatch.setattr(embedding, "CODE", embedding.CODE[1:])
-    assert len({*keys, study.embed().record.key}) == 7
+    assert len({*keys, study.embed().record.key}) == 8
 
 
 @pytest.mark.parametrize("file", ["tokens.npy", "index.csv", "features.json"])

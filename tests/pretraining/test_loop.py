@@ -167,6 +167,13 @@ def test_other_frames_of_the_same_videos_start_over(store: ClipStore, tmp_path: 
     assert line.startswith("frames")
 
 
+def test_other_frame_rates_of_the_same_videos_start_over(store: ClipStore) -> None:
+    path, before = store.directory / "index.json", depends(store)
+    path.write_text(path.read_text().replace('"fps": 25.0', '"fps": 24.0'))
+    (line,) = checkpoint.differences(depends(store), before)
+    assert line.startswith("videos")
+
+
 def test_the_code_of_the_objective_and_all_it_uses_is_part_of_a_run(
     store: ClipStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
