@@ -23,7 +23,8 @@ def main(task: str) -> None:
         manifest = pd.concat(manifests, ignore_index=True)
         masks = MaskStore.open(*(here.data("ingest", source, "masks") for source in spec.sources))
         rows = kind_of(spec).labelled(spec, manifest.assign(masks=manifest["sample_id"].isin(masks.sample_ids)))
-        pairs = find_pairs(manifest, stores, settings.near_duplicate, here.root / "data" / "cache" / "duplicates")
+        copied = here.settings.copied(spec)
+        pairs = find_pairs(manifest, stores, copied, here.root / "data" / "cache" / "duplicates")
         # Of the whole sources: two patients may be joined by a copy that is not part of the task.
         groups = split_groups(manifest.set_index("sample_id", drop=False), pairs)
         rows = rows.assign(split_group=rows["sample_id"].map(groups))

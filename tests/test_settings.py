@@ -123,6 +123,14 @@ def test_work_is_asked_to_stop_when_the_time_since_dvc_began_is_over(
         assert stop_asked(stop) == over
 
 
+def test_copies_are_searched_for_among_recordings_that_the_study_does_not_draw() -> None:
+    task = parameters().tasks["pocus-pathology"]
+    assert parameters().copied(task) == 1
+    real = parameters(lambda values: values["ingest"]["sources"]["pocus"].update(root="/data/pocus"))
+    assert real.copied(task) == real.split.near_duplicate < 1
+    assert real.copied(task.model_copy(update={"source": "blues", "train": "pocus"})) < 1
+
+
 def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "volumes", type("Volumes", (METHODS["hand-made"],), {"kinds": ("regression",)}))
 

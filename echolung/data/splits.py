@@ -40,7 +40,7 @@ class SplitSettings(Parameters):
     repeats: int = pydantic.Field(1, ge=1)
     seed: int = 0
     near_duplicate: float = pydantic.Field(0.66, gt=0, le=1)
-    """Similarity above which two videos count as the same recording."""
+    """Similarity above which two videos count as the same recording. Drawn by the study itself: only the same file."""
 
 
 def make_folds(table: pd.DataFrame, settings: SplitSettings, how: How = "cv", tested: str = "") -> pd.DataFrame:
