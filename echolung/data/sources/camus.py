@@ -28,6 +28,9 @@ FOLDER, SPLIT_FOLDER = "database_nifti", "database_split"
 IMAGE = re.compile(rf"{FOLDER}/([^/]+)/(\1_([24]CH)_(ED|ES|half_sequence))\.nii(\.gz)?")
 SPLITS = {"TRAIN": "training", "VAL": "validation", "TEST": "testing"}
 PHASES = ("ED", "ES")
+PHASES_FPS = 3.0
+"""Of ED and ES alone, which lie about a third of a second apart; at the 1 of files without a rate, a clip of a second
+ends before end-systole."""
 LICENSE = "CC BY-NC-SA 4.0, non-commercial research"
 HOW_TO_GET = (
     "CAMUS is at https://humanheart-project.creatis.insa-lyon.fr/database (CAMUS_public, after registration); set "
@@ -130,7 +133,7 @@ def _manifest(layout: Layout, source: str, rows: list[tuple[str, str, str, str, 
             "split_official": [split_of[row[2]] for row in rows],
             "license": layout.license(LICENSE),
             "ef": number("EF", 100),
-            "fps": number("FrameRate", 1000).where(np.array(["half_sequence" in row[1] for row in rows])),
+            "fps": number("FrameRate", 1000).where(np.array(["half_sequence" in row[1] for row in rows]), PHASES_FPS),
             "abnormal_frames": number("AbnormalFrames", 1e6),
             "image_quality": told("ImageQuality").replace("", None),
             "sex": told("Sex").replace("", None),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import DataError, GateError, VideoError
-from echolung.data.clips import ClipStore, read_clip
+from echolung.data.clips import ClipStore, clip_indices, evaluation_starts, read_clip
 from echolung.data.ingest import Ingested, IngestSettings, ingest
 from echolung.data.masks import STRUCTURES, MaskStore
 from echolung.data.sources.layouts import scan as scan_layout
@@ -112,6 +112,9 @@ def test_a_patient_has_a_recording_per_view_with_both_stills_and_their_masks(roo
     for name in names:
         assert (masks.frames(name).tolist(), masks.phases(name)) == ([0, 1], ("ED", "ES"))
         assert masks.structures(name) == STRUCTURES and masks.spacing(name) == 2.0
+        for start in evaluation_starts(2, clips.fps(name), 8, 8.0, 2):
+            shown = clip_indices(2, clips.fps(name), 8, 8.0, start)
+            assert np.bincount(shown, minlength=2).min() >= 3, "an encoder's clip of a second shows both phases"
         assert masks.inside(name).all()  # 40 pixels of half the width
         for drawn, label in zip(masks.masks(name), (1, 3), strict=True):
             assert np.array_equal(drawn == label, clips.frames(name)[0] > 30), "masks move with the pixels"
