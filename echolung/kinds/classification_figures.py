@@ -91,7 +91,8 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
         subtitle(panel, f"positive: {label}")
         panel.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1])
         panel.set_xlabel("false-positive rate")
-        panel.legend(loc="lower right", title="area", title_fontsize=8, reverse=True)
+        many = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(panel.lines) > 5 else {"loc": "lower right"}
+        panel.legend(title="area", title_fontsize=8, reverse=True, **many)
     for row in panels:
         row[0].set_ylabel("true-positive rate")
     hide(flat[len(drawn) :])

@@ -90,13 +90,14 @@ def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
     _require(rows, task.label, task.source)
     rows = rows.assign(label=as_text(rows[task.label]))
     labelled = rows["label"].notna() & (rows["label"] != "")
-    if task.unlabelled == "leave out" and labelled.any():
+    leave = task.unlabelled == "leave out"
+    if leave and labelled.any():
         rows = rows[labelled]
     elif not labelled.all():
         missing = rows["sample_id"][~labelled]
+        other = "" if leave else ", or leave such videos out (`unlabelled: leave out` in the task)"
         raise DataError(
-            f"{len(missing)} videos have no '{task.label}': {listed(missing)}",
-            "Fill in the label, or leave such videos out (`unlabelled: leave out` in the task).",
+            f"{len(missing)} videos have no '{task.label}': {listed(missing)}", f"Fill in the label{other}."
         )
     return rows.reset_index(drop=True)
 

@@ -92,8 +92,8 @@ def _intervals(
             panel.set_ylim(-0.6, len(shown) - 0.4)
             panel.grid(axis="y", visible=False)
             panel.xaxis.set_major_locator(ticks(4))
-            arrow = "→" if kind.metrics[metric].higher_is_better else "←"
-            panel.set_xlabel(f"{kind.metrics[metric].label} {arrow} better")
+            arrow, name = "→" if kind.metrics[metric].higher_is_better else "←", kind.metrics[metric].label
+            panel.set_xlabel(f"{name}{chr(10) if len(name) > 18 else ' '}{arrow} better")
         row[0].set_title(task)
     return figure, panels
 
