@@ -128,6 +128,7 @@ def test_another_user_s_repository_is_to_be_trusted_and_not_made_again(
 
 
 def test_stages_need_room_inside_the_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "ROOM", 0)
     assert machine.folders(root).level == "ok"
     monkeypatch.setattr(machine, "ROOM", 1e9)
     assert machine.folders(root).level == "warning"
