@@ -157,7 +157,21 @@ def stage(name: str, key: str = "") -> Iterator[Stage]:
 
 @contextlib.contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """Turn errors into one line with the remedy and an exit code; 130 for Ctrl-C and SIGTERM, 75 for `Stopped`."""
+    """Turn errors into one line with the remedy and an exit code: 75 for `Stopped`, 130 for Ctrl-C.
+
+    SIGTERM and SIGHUP, unless they have a handler or are ignored (nohup), unwind the stack as Ctrl-C does: runs are
+    closed, and Ray ends in order.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    ours = [one for one in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(one) == signal.SIG_DFL]
+
+    def stop(*_: object) -> None:
+        for one in ours:
+            signal.signal(one, signal.SIG_IGN)  # a second signal must not interrupt the cleaning up
+        raise KeyboardInterrupt  # Ray passes it on unchanged, unlike SystemExit
+
+    for one in ours:
+        signal.signal(one, stop)
     try:
         yield
     except KeyboardInterrupt:
@@ -169,6 +183,9 @@ def exit_cleanly() -> Iterator[None]:
             raise
         print("echolung: " + "\n".join(known.lines()), file=sys.stderr)
         sys.exit(known.exit_code)
+    finally:
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _end_with_dvc() -> float:

@@ -69,21 +69,18 @@ def ray_session(workers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connected(**options: Any) -> Iterator[None]:
-    """`ray.init`, and an orderly shutdown however the block ends, by Ctrl-C and SIGTERM too."""
+    """`ray.init`, and an orderly shutdown however the block ends."""
     import ray
 
-    # Ray's own handler of SIGTERM prints a stack trace and can abort the process in the middle of its shutdown.
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        if main:
-            signal.signal(signal.SIGTERM, signal.default_int_handler if before == signal.SIG_DFL else before)
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler prints a stack trace and can abort the process in the middle of its shutdown.
+            signal.signal(signal.SIGTERM, before)
         yield
     finally:
         ray.shutdown()
-        if main:
-            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

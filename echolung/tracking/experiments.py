@@ -10,8 +10,6 @@ Everything goes through a client bound to an explicit address, so that any proce
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,37 +83,16 @@ def _create(store: Store, experiment: str, name: str, tags: Mapping[str, Any]) -
 @contextlib.contextmanager
 def _closing(run: Run) -> Iterator[Run]:
     """End the run with its block: FINISHED, FAILED (the tag `error` says why), or KILLED if it was stopped."""
-    with _interruptible():
-        try:
-            yield run
-        except (KeyboardInterrupt, SystemExit, GeneratorExit, Stopped):
-            run.close("KILLED")
-            raise
-        except BaseException as error:
-            run.tag("error", f"{type(error).__name__}: {error}"[:5000])
-            run.close("FAILED")
-            raise
-        run.close()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP unwind the stack as Ctrl-C does, unless they have a handler already."""
-
-    def stop(number: int, frame: object) -> None:
-        for one in ours:
-            signal.signal(one, signal.SIG_IGN)  # a second signal must not interrupt the cleaning up
-        raise KeyboardInterrupt  # Ray passes it on unchanged, unlike SystemExit
-
-    here = threading.current_thread() is threading.main_thread()
-    ours = [one for one in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(one) == signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, stop)
     try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        yield run
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, Stopped):
+        run.close("KILLED")
+        raise
+    except BaseException as error:
+        run.tag("error", f"{type(error).__name__}: {error}"[:5000])
+        run.close("FAILED")
+        raise
+    run.close()
 
 
 @contextlib.contextmanager

@@ -20,9 +20,10 @@ from echolung.tracking.store import Store, TrackingSettings, store, where
 OPEN_A_RUN_AND_WAIT = """
 import sys, time
 from pathlib import Path
+from echolung.stage import exit_cleanly
 from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import store
-with stage_run(store(Path(sys.argv[1])), "phantom", "ingest", sys.argv[2], {"size": 64}) as run:
+with exit_cleanly(), stage_run(store(Path(sys.argv[1])), "phantom", "ingest", sys.argv[2], {"size": 64}) as run:
     print(run.id, flush=True)
     time.sleep(600)
 """
