@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from echolung.stage import project
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
     from echolung.settings import Settings
+    from echolung.tracking.run import Run
 
 
 @click.command()
@@ -33,30 +35,34 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
       echolung promote blues-covid --arm random
     """
     from echolung.registry.promote import promote as run_promotion
-    from echolung.tracking.experiments import stage_run
-    from echolung.tracking.store import store
 
     root, settings = project()
     task = settings.known_task(task)
     candidate = _candidate(root, settings, task, settings.known_arm(task, arm))
-    tracking = store(root, settings.tracking)
-    with (
-        _one_at_a_time(root, settings, task),
-        stage_run(tracking, settings.study, "promote", task, {"task": task, "arm": candidate.arm}) as run,
-    ):
+    with _one_at_a_time(root, settings, "promote", task, {"arm": candidate.arm}) as run:
         bootstrap = settings.compare.bootstrap
-        found = run_promotion(tracking, run, candidate, settings.promote, bootstrap=bootstrap, reset=reset)
+        found = run_promotion(run.store, run, candidate, settings.promote, bootstrap=bootstrap, reset=reset)
     verb = "is the champion" if found.outcome == "promoted" else "unchanged"
     click.echo(f"{found.name} version {found.version}: {verb}.")
     for line in [*found.reasons, *found.outside.splitlines(), *(f"warning: {one}" for one in found.warnings)]:
         click.echo(f"  {line}")
 
 
-def _one_at_a_time(root: Path, settings: Settings, task: str) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _one_at_a_time(
+    root: Path, settings: Settings, command: str, task: str, parameters: Mapping[str, object]
+) -> Iterator[Run]:
+    """The tracked run of a command that chooses the champion of a task."""
     from echolung.core.runtime import exclusive
+    from echolung.tracking.experiments import stage_run
+    from echolung.tracking.store import store
 
-    lock = root / "data" / "locks" / f"{settings.study}-champion@{task}.lock"
-    return exclusive(lock, f"choosing the champion of {task}")
+    tracking, lock = store(root, settings.tracking), root / "data/locks" / f"{settings.study}-champion@{task}.lock"
+    with (
+        exclusive(lock, f"choosing the champion of {task}"),
+        stage_run(tracking, settings.study, command, task, {"task": task, **parameters}) as run,
+    ):
+        yield run
 
 
 @click.command()
@@ -73,19 +79,15 @@ def rollback(task: str, to: int | None) -> None:
       echolung rollback pocus-pathology
       echolung rollback pocus-pathology --to 3
     """
-    from echolung.registry.rollback import roll_back
-    from echolung.tracking.experiments import stage_run
-    from echolung.tracking.store import store
+    from echolung.registry.models import roll_back
 
     root, settings = project()
-    name = settings.known_task(task)
-    tracking = store(root, settings.tracking)
-    parameters = {"task": name, "to": to or "the one before"}
-    with _one_at_a_time(root, settings, name), stage_run(tracking, settings.study, "rollback", name, parameters):
-        done = roll_back(tracking, settings.study, name, to)
-    since = f" (promoted {done.since})" if done.since else ""
-    click.echo(f"{done.name} version {done.after}{since} is the champion again.")
-    click.echo(f"To return to version {done.before}: echolung rollback {name} --to {done.before}")
+    task = settings.known_task(task)
+    with _one_at_a_time(root, settings, "rollback", task, {"to": to or "the one before"}) as run:
+        before, now = roll_back(run.store, settings.study, task, to)
+    since = now.tags.get("history", "").partition(" ")[0]
+    click.echo(f"{now.name} version {now.number}{f' (promoted {since})' * bool(since)} is the champion again.")
+    click.echo(f"To return to version {before}: echolung rollback {task} --to {before}")
 
 
 def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate:
@@ -113,20 +115,12 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
             " them. This takes as long as a fit of the study, and goes on where it was stopped.",
             err=True,
         )
-        one = {
-            "task_name": task,
-            "task": spec.model_dump(mode="json"),
-            "seed": settings.fit.seed,
-            "repeat": 0,
-            "fold": 0,
-        }
-        fits = [(arm, method, seed), (baseline_of(spec), baseline_of(spec), 0)]
-        predictions = pd.concat(
-            fit_fold(data, work, {
-                **one, "arm": name, "method": by, "arm_seed": at, "settings": settings.of_method(name, by).model_dump(),
-            }, decided_on)["predictions"]
-            for name, by, at in fits
-        )  # fmt: skip
+        given = {"task_name": task, "task": spec.model_dump(mode="json"), "seed": settings.fit.seed}
+        tables = []
+        for name, by, at in [(arm, method, seed), (baseline_of(spec), baseline_of(spec), 0)]:
+            one = {"arm": name, "method": by, "arm_seed": at, "settings": settings.of_method(name, by).model_dump()}
+            tables.append(fit_fold(data, work, given | one | {"repeat": 0, "fold": 0}, decided_on)["predictions"])
+        predictions = pd.concat(tables)
     return Candidate(
         study=settings.study,
         name=task,

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from echolung.core.errors import CheckpointError, NoChampionError, RegistryError
-from echolung.serving.model import read_model
+from echolung.serving.model import Model, read_model
 from echolung.serving.request import CONTENT
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store
@@ -178,3 +178,33 @@ def rolled_back_at(tags: Mapping[str, str]) -> str:
     """When a version was rolled back (UTC); "" if it never was, or is champion again."""
     when, _, event = tags.get("history", "").rpartition("\n")[2].partition(" ")
     return when if event.startswith(ROLLED_BACK) else ""
+
+
+def roll_back(store: Store, study: str, task: str, to: int | None = None) -> tuple[int, Version]:
+    """Make the version that the champion followed the champion again, or version `to`, if it ever was champion.
+
+    Returns the number of the champion before, and the champion now; no version is made or deleted. The present champion
+    may be damaged or gone; the other one is loaded first. Raises RegistryError or CheckpointError, and changes nothing,
+    if there is nothing to return to or it cannot be loaded.
+    """
+    name = model_name(study, task)
+    present = champion_number(store, name)
+    if present is None:
+        raise NoChampionError(f"{name} has no champion to roll back", f"Run `echolung promote {task}`.")
+    tags = dict(versions(store, name))
+    were = {number for number, own in tags.items() if "history" in own}
+    were |= {int(own["follows"]) for own in tags.values() if own.get("follows")}
+    others = sorted(were & set(tags) - {present})
+    target = to or int(tags[present].get("follows") or 0)
+    if target not in others:
+        said = f"{name} version {present} is the champion and followed no other"
+        said = f"{name} version {target} is not an earlier champion" if target else said
+        listing = f"Earlier champions: {', '.join(map(str, others))} (`--to {others[-1]}`)." if others else ""
+        raise RegistryError(said, listing or "There was no other.")
+    version = find_version(store, name, target)
+    Model.open(version.folder)
+    # The note first: if this is interrupted here, `promote` must not bring the version back.
+    note(store, name, present, f"{ROLLED_BACK} to version {target}")
+    make_champion(store, name, target)
+    note(store, name, target, f"champion again, rolled back from version {present}")
+    return present, version
