@@ -83,19 +83,21 @@ def doctor(study: str | None, scale: str | None, changes: tuple[str, ...], fix: 
       echolung doctor --study lung --scale laptop -S public_sets=/data
     """
     from echolung.doctor.examine import examine
+    from echolung.doctor.findings import verdict
     from echolung.tracking.moved import repair
 
     root = project_root()
     if fix:
         click.echo(repair(root / "mlruns"))
-    found = examine(root, study, scale, changes)
-    for one in found.findings:
+    name, findings = examine(root, study, scale, changes)
+    for one in findings:
         level = click.style(f"{one.level:<9}", fg={"ok": "green", "warning": "yellow", "error": "red"}[one.level])
         click.echo(f"{level}{one.subject:<14} {one.said}")
         if one.remedy:
             click.secho(f"{'':24}{one.remedy}", bold=one.level != "ok")
-    click.secho(f"\n{found.verdict()}", bold=True)
-    sys.exit(0 if found.can_run else 1)
+    can_run, last = verdict(name, findings)
+    click.secho(f"\n{last}", bold=True)
+    sys.exit(0 if can_run else 1)
 
 
 @main.command()

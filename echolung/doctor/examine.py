@@ -7,21 +7,23 @@ from pathlib import Path
 from echolung import composition
 from echolung.core.errors import SettingsError
 from echolung.doctor import machine, sources
-from echolung.doctor.findings import Examination, Finding, failed
+from echolung.doctor.findings import Finding, failed
 from echolung.settings import Settings, load
 
 
-def examine(root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()) -> Examination:
-    """Examine the study of params.yaml, or what conf/ composes for `study`, `scale` and `changes`; changes nothing."""
+def examine(
+    root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()
+) -> tuple[str, list[Finding]]:
+    """Name and findings of the study of params.yaml, or of what conf/ composes; "" if the parameters are not valid."""
     settings, found = parameters(root, study, scale, changes)
     compute = settings.pretrain.compute if settings else None
     findings = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu)), machine.ray()]
     findings += [machine.folders(root), *machine.git(root), found]
     if settings is None:
-        return Examination("", findings)
+        return "", findings
     manifests, of_sources = sources.sources(root, settings)
     findings += [*of_sources, *sources.weights(root, settings), *sources.tasks(settings, manifests)]
-    return Examination(settings.study, findings)
+    return settings.study, findings
 
 
 def parameters(

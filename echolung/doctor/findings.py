@@ -25,23 +25,10 @@ def failed(subject: str, error: EcholungError) -> Finding:
     return Finding(subject, "error", error.problem, error.remedy)
 
 
-@dataclass(frozen=True)
-class Examination:
-    """All findings about one study on this machine."""
-
-    study: str
-    """"" if the parameters cannot be read."""
-    findings: list[Finding]
-
-    @property
-    def can_run(self) -> bool:
-        return not any(finding.level == "error" for finding in self.findings)
-
-    def verdict(self) -> str:
-        """The last line: whether the study can run, and what to fix first if not."""
-        name = f"Study {self.study}" if self.study else "The study"
-        errors = [finding.subject for finding in self.findings if finding.level == "error"]
-        if errors:
-            return f"{name} cannot run yet. To fix: {', '.join(dict.fromkeys(errors))}."
-        warnings = sum(finding.level == "warning" for finding in self.findings)
-        return f"{name} can run." + (f" Warnings: {warnings}." if warnings else "")
+def verdict(study: str, findings: list[Finding]) -> tuple[bool, str]:
+    """Whether the study ("" if its parameters cannot be read) can run, and the last line, which says what to fix."""
+    name = f"Study {study}" if study else "The study"
+    if errors := [finding.subject for finding in findings if finding.level == "error"]:
+        return False, f"{name} cannot run yet. To fix: {', '.join(dict.fromkeys(errors))}."
+    warnings = sum(finding.level == "warning" for finding in findings)
+    return True, f"{name} can run." + (f" Warnings: {warnings}." if warnings else "")

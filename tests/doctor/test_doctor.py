@@ -18,7 +18,7 @@ from echolung.cli.main import main
 from echolung.data import video
 from echolung.doctor import machine, sources
 from echolung.doctor.examine import examine, parameters
-from echolung.doctor.findings import Examination, Finding
+from echolung.doctor.findings import Finding, verdict
 from echolung.settings import Settings
 
 
@@ -55,9 +55,9 @@ def stops(found: Finding, *said: str) -> None:
 
 def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
-    found = examine(root)
-    assert (found.study, found.can_run) == ("phantom", True)
-    said = {one.subject: one.said for one in found.findings}
+    study, findings = examine(root)
+    assert study == "phantom" and verdict(study, findings)[0]
+    said = {one.subject: one.said for one in findings}
     assert said.keys() > {"FFmpeg", "Ray", "disk", "Git"}
     assert said["parameters"] == "params.yaml: study=phantom scale=demo"
     assert said["pocus"] == "drawn by the study"
@@ -73,7 +73,7 @@ def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytes
     text = " ".join(done.output.split())
     for part in ("is [not] new do it", "did you mean 'outer'?", "The study cannot run yet. To fix: parameters."):
         assert part in text
-    assert Examination("x", [Finding("", "warning", "")]).verdict() == "Study x can run. Warnings: 1."
+    assert verdict("x", [Finding("", "warning", "")]) == (True, "Study x can run. Warnings: 1.")
 
 
 # --- the machine ---
