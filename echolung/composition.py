@@ -11,8 +11,7 @@ import yaml
 from echolung.core.errors import SettingsError
 from echolung.core.parameters import nearest
 
-GROUPS = ("study", "scale")
-"""Folders of conf/; one file of each is composed."""
+GROUPS = ("study", "scale")  # folders of conf/; one file of each is composed
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,7 @@ class Composition:
     """What DVC would write to params.yaml."""
 
     parameters: dict[str, Any]
-    command: tuple[str, ...]
-    """`dvc exp run -S ...`, word by word."""
+    command: tuple[str, ...]  # `dvc exp run -S ...`, word by word
 
 
 def names(root: Path, group: str) -> list[str]:

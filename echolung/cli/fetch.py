@@ -17,8 +17,7 @@ VARIABLE = "ECHONET_DYNAMIC_URL"
 RENEW = f"Ask for a new link at https://echonet.github.io/dynamic, put it into {VARIABLE} and call again."
 AGAIN = "Call again: it goes on where it stopped."
 KEPT = "What was downloaded is kept."
-REFUSED = 22
-"""curl's exit code for an HTTP error."""
+REFUSED = 22  # curl's exit code for an HTTP error
 
 
 @click.group()

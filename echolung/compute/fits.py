@@ -18,8 +18,7 @@ from echolung.kinds.task import Task
 from echolung.methods.fitting import CODE, content, feature_stores, fit_one
 from echolung.methods.methods import METHODS
 
-Fit = tuple[str, str, int]
-"""Arm, method, seed of the arm."""
+Fit = tuple[str, str, int]  # arm, method, seed of the arm
 
 
 def fit_task(

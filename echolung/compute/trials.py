@@ -32,8 +32,7 @@ from echolung.core.runtime import (
     write_json,
 )
 
-SHOWN = 3
-"""Causes that an error lists; all are in the file of failures."""
+SHOWN = 3  # causes that an error lists; all are in the file of failures
 
 FAILURES = "failures.txt"
 

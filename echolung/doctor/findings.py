@@ -14,10 +14,8 @@ class Finding:
 
     subject: str
     level: Level
-    said: str
-    """One line."""
-    remedy: str = ""
-    """What to do, with the line to type; "" where nothing needs to be done."""
+    said: str  # one line
+    remedy: str = ""  # what to do, with the line to type; "" where nothing needs to be done
 
 
 def failed(subject: str, error: EcholungError) -> Finding:

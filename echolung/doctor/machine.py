@@ -13,8 +13,7 @@ from echolung.doctor.findings import Finding, failed
 
 ROOM = 5.0
 """GB that should be free: the demo leaves about 1 GB, the lung study at the scale `laptop` about 3."""
-SECONDS = 2.0
-"""Within which a Ray cluster must answer."""
+SECONDS = 2.0  # within which a Ray cluster must answer
 
 
 def python(root: Path) -> Finding:

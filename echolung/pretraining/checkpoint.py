@@ -26,14 +26,10 @@ NAME = "checkpoint.safetensors"
 class Progress:
     """How far a run is, and what it depends on."""
 
-    fingerprint: dict[str, Any]
-    """Parameters, code and data; see `differences`."""
-    step: int = 0
-    """Steps done."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """One row per logged step."""
-    losses: list[float] = field(default_factory=list)
-    """Losses since the last logged step."""
+    fingerprint: dict[str, Any]  # parameters, code and data; see `differences`
+    step: int = 0  # steps done
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row per logged step
+    losses: list[float] = field(default_factory=list)  # losses since the last logged step
 
 
 def save(directory: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -35,10 +35,8 @@ from echolung.pretraining.objective import Objective, follow, following, maskabl
 from echolung.pretraining.sampling import CropSettings
 from echolung.pretraining.sinkhorn import sinkhorn
 
-TUBELET = 2
-"""Frames of a token of the video branch, where the image branch is handed on."""
-EPSILON = 1e-6
-"""Added to a channel's deviation."""
+TUBELET = 2  # frames of a token of the video branch, where the image branch is handed on
+EPSILON = 1e-6  # added to a channel's deviation
 UNDECIDED = 1.5
 """A token's largest share, times the number of prototypes, is 1 if nothing tells them apart; 7 or more at the start."""
 
@@ -106,8 +104,7 @@ class Branch(nn.Module):
     """Student, teacher and their heads."""
 
     centre: torch.Tensor
-    fresh: torch.Tensor
-    """(O,): what `centre` moves to after the step."""
+    fresh: torch.Tensor  # (O,): what `centre` moves to after the step
 
     def __init__(self, encoder: VideoViT, settings: DiscovrSettings) -> None:
         super().__init__()

@@ -43,8 +43,7 @@ class Trained:
     """The result of a run."""
 
     encoder: Encoder
-    choice: str
-    """Which of the objective's encoders it is."""
+    choice: str  # which of the objective's encoders it is
     history: pd.DataFrame
     """One row per logged step: step, clips (seen so far), seconds (spent so far), loss, learning_rate, gradient_norm,
     diagnostics of the objective, effective_rank and loss_held_out (where measured), clips_per_second, eta_seconds."""

@@ -16,8 +16,7 @@ from echolung.pretraining.masking import sample_tubes
 from echolung.pretraining.objective import Objective, maskable_encoder
 from echolung.pretraining.sampling import CropSettings
 
-EPSILON = 1e-6
-"""Added to a tubelet's variance: black corners stay black."""
+EPSILON = 1e-6  # added to a tubelet's variance: black corners stay black
 
 
 class MaeSettings(Parameters):

@@ -31,11 +31,9 @@ class SeedRun:
     name: str
     settings: PretrainSettings
     encoder: ClipSettings
-    pool: tuple[Path, ...]
-    """The clip stores it trains on."""
+    pool: tuple[Path, ...]  # the clip stores it trains on
     seed: int
-    directory: Path
-    """Its checkpoint, and in the end its encoder."""
+    directory: Path  # its checkpoint, and in the end its encoder
     root: Path = field(default_factory=Path.cwd)
     """What a relative path of starting weights is relative to."""
     stop: Path | None = None

@@ -15,8 +15,7 @@ from echolung.models.encoder import ClipSettings, Encoder
 from echolung.pretraining.jepa import Jepa, JepaSettings
 from echolung.pretraining.mae import Mae, MaeSettings
 
-COOLDOWN = 0.3
-"""Share of the teacher's steps in which its learning rate falls to zero."""
+COOLDOWN = 0.3  # share of the teacher's steps in which its learning rate falls to zero
 
 
 class SaltSettings(JepaSettings):

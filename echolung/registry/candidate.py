@@ -39,29 +39,22 @@ class Candidate:
     """An arm and the files of its study."""
 
     study: str
-    name: str
-    """Of the task."""
+    name: str  # of the task
     task: Task
     arm: str
-    seed: int
-    """The arm's first; not chosen by its score."""
+    seed: int  # the arm's first; not chosen by its score
     method: str
-    settings: Parameters
-    """Of the method."""
+    settings: Parameters  # of the method
     fit_seed: int
     views: int
-    frame_size: int
-    """Side of the clip store's frames, in pixels."""
+    frame_size: int  # side of the clip store's frames, in pixels
     encoder: Path | None
-    data: Path
-    """data/<study>"""
-    work: Path
-    """A folder for the fit in progress."""
+    data: Path  # data/<study>
+    work: Path  # a folder for the fit in progress
     folds: pd.DataFrame
     decided_on: pd.DataFrame
     """Folds whose scores decide: `folds`, or of a task with a test set those of its training rows."""
-    predictions: pd.DataFrame
-    """Of the folds that decide."""
+    predictions: pd.DataFrame  # of the folds that decide
     verdicts: pd.DataFrame
 
     @property

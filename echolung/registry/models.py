@@ -24,8 +24,7 @@ from echolung.tracking.store import Store
 CHAMPION = "champion"
 ROLLED_BACK = "rolled back"
 """So begins the last event of a version that must not be promoted again."""
-FOLDER = "model"
-"""The model folder within MLflow's artifacts."""
+FOLDER = "model"  # the model folder within MLflow's artifacts
 REQUIREMENTS = [
     "mlflow", "nibabel", "numpy", "opencv-python-headless", "pandas", "psutil", "pydantic", "pydicom", "python-gdcm",
     "pyyaml", "safetensors", "scikit-learn", "scipy", "segmentation-models-pytorch", "timm", "torch", "torchcodec",
@@ -39,8 +38,7 @@ class Version:
     name: str
     number: int
     tags: Mapping[str, str]
-    artifacts: Path
-    """MLflow's folder of it."""
+    artifacts: Path  # MLflow's folder of it
 
     @property
     def folder(self) -> Path:

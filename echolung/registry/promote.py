@@ -23,8 +23,7 @@ from echolung.tracking.provenance import provenance
 from echolung.tracking.run import Run
 from echolung.tracking.store import Store
 
-FEW_PATIENTS = 100
-"""Below this a warning travels with the model: every interval is wide."""
+FEW_PATIENTS = 100  # below this a warning travels with the model: every interval is wide
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,11 @@ class Promotion:
     """What was done."""
 
     outcome: Literal["promoted", "unchanged"]
-    name: str
-    """Of the registered model."""
+    name: str  # of the registered model
     version: int
     reasons: list[str]
     warnings: list[str]
-    outside: str
-    """The threshold of novelty and its false alarms, in words."""
+    outside: str  # the threshold of novelty and its false alarms, in words
 
 
 def promote(

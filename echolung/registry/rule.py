@@ -20,8 +20,7 @@ RESET_REMEDY = "To compare with the baseline only, not with the champion, add --
 class Evidence:
     """Out-of-fold scores of a candidate, and what they were measured on."""
 
-    metric: str
-    """Label of the loss."""
+    metric: str  # label of the loss
     loss: float
     baseline_loss: float
     bar: Mapping[str, tuple[float, float]]

@@ -9,8 +9,7 @@ from echolung.evaluation.verdicts import SEEDS_FOR_PRETRAINING, p_text, signed
 from echolung.kinds.kinds import kind_of
 from echolung.kinds.task import Task
 
-SEEN = " †"
-"""Marks an arm whose encoder was pretrained on videos that it is scored on."""
+SEEN = " †"  # marks an arm whose encoder was pretrained on videos that it is scored on
 
 
 def tested(comparison: Comparison) -> pd.DataFrame:

@@ -16,8 +16,7 @@ from echolung.kinds.kind import Kind
 from echolung.reports.study import Sample
 from echolung.reports.tables import basis
 
-PANELS = 6
-"""Most panels of training curves."""
+PANELS = 6  # most panels of training curves
 FIRST = ("learning rate", "effective rank")
 """Columns of a history that are drawn first, after the loss; the objective's diagnostics follow."""
 COMPUTE = ("clips", "seconds", "clips per second", "eta seconds")

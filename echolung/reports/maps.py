@@ -22,10 +22,8 @@ class Map:
     """Of one arm's first seed on the scored recordings of one task."""
 
     title: str
-    points: np.ndarray
-    """(n, 2)"""
-    facts: pd.DataFrame
-    """label, patient and collection, as text (n rows)."""
+    points: np.ndarray  # (n, 2)
+    facts: pd.DataFrame  # label, patient and collection, as text (n rows)
     nearest: Mapping[str, tuple[float, float]]
     """Of each fact: the share of recordings whose nearest one agrees in it, and of all others that do."""
 

@@ -39,26 +39,20 @@ class ReportInputs:
     """The arms of the study; each has a column in the data for `dvc plots`."""
     facts: Mapping[str, str] = field(default_factory=dict)
     sources: pd.DataFrame = field(default_factory=pd.DataFrame)
-    encoders: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """`study.encoders`"""
-    ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """`study.effective_ranks`"""
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """`study.read_history`"""
+    encoders: pd.DataFrame = field(default_factory=pd.DataFrame)  # `study.encoders`
+    ranks: pd.DataFrame = field(default_factory=pd.DataFrame)  # `study.effective_ranks`
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)  # `study.read_history`
     encoder_of: Mapping[str, str] = field(default_factory=dict)
     """Arm -> name of its encoder in `history`."""
-    validation: Path | None = None
-    """Folder of the gates' findings."""
+    validation: Path | None = None  # folder of the gates' findings
     searches: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Task -> what its fits chose from."""
     samples: Sequence[Sample] = ()
     maps: Sequence[embedding.Map] = ()
-    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """`contest.costs`"""
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)  # `contest.costs`
     revision: str = "<revision>"
     """Of the code; with a `+` where there were uncommitted changes."""
-    beside: Sequence[Path] = ()
-    """Files to copy into the folder of the page."""
+    beside: Sequence[Path] = ()  # files to copy into the folder of the page
 
 
 COLLAPSE = (

@@ -18,8 +18,7 @@ from echolung.embedding.features import Features
 from echolung.kinds.task import Task
 from echolung.models.weights import read_record
 
-PHANTOM_LICENSE = "synthetic"
-"""How the licence of a drawn video begins."""
+PHANTOM_LICENSE = "synthetic"  # how the licence of a drawn video begins
 
 
 def facts(parameters: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, str]:

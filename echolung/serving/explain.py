@@ -35,20 +35,15 @@ COLOURS = {False: "inferno", True: "RdBu_r"}
 EVEN, LEAST_PEAK = 1.0, 2.0
 """Shares of attention are drawn from the even share up to the peak, but at least up to twice the even share: attention
 that is the same everywhere must not look like a finding."""
-SIDE = 256
-"""Smallest side of a frame in the gif and the mp4, in pixels."""
-SHOWN = 8
-"""Frames of a view in the png."""
+SIDE = 256  # smallest side of a frame in the gif and the mp4, in pixels
+SHOWN = 8  # frames of a view in the png
 LINE = 18  # pixels
 INK, PAPER = (27, 39, 51), (255, 255, 255)
 STRUCTURES = [ImageColor.getrgb(colour) for colour in reversed(style.COLOURS)]
 """Of the labels 1, 2 and so on; the first are bright, for they lie on dark tissue."""
-TINT, OUTLINE = 0.25, 2
-"""Opacity of a structure's inside; width of its outline in pixels."""
-WRAP = 80
-"""Letters of a line of numbers."""
-ABREAST = 12
-"""Readings of a curve that fit side by side; more are turned."""
+TINT, OUTLINE = 0.25, 2  # opacity of a structure's inside; width of its outline in pixels
+WRAP = 80  # letters of a line of numbers
+ABREAST = 12  # readings of a curve that fit side by side; more are turned
 
 
 def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str) -> pd.DataFrame:
@@ -94,10 +89,8 @@ def _answer(model: Model, row: pd.Series) -> tuple[str, str]:
 class Picture:
     """What is drawn of one file, and the words beside it."""
 
-    frames: np.ndarray
-    """uint8 (V, T, S, S)."""
-    seconds: np.ndarray
-    """float64 (V, T): when in the video each frame is shown."""
+    frames: np.ndarray  # uint8 (V, T, S, S)
+    seconds: np.ndarray  # float64 (V, T): when in the video each frame is shown
     maps: Maps
     answer: str
     numbers: str

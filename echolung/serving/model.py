@@ -40,8 +40,7 @@ from echolung.models.encoder import Encoder
 
 RECORD = "model.json"
 REMEDY = "Promote a model again: `echolung promote TASK`."
-CLIPS = 16
-"""Clips that pass through the encoder at a time."""
+CLIPS = 16  # clips that pass through the encoder at a time
 FACTS = {"outside": "boolean", "distance": "double", "threshold": "double", "false_alarm_rate": "double"}
 FACTS |= {"damage": "string", "in_training": "boolean"}
 
@@ -52,8 +51,7 @@ class ModelRecord(Parameters):
     format: Literal["echolung-model"] = "echolung-model"
     study: str
     task_name: str
-    task: dict[str, Any]
-    """The task's parameters."""
+    task: dict[str, Any]  # the task's parameters
     arm: str
     method: str
     arm_seed: int
@@ -64,8 +62,7 @@ class ModelRecord(Parameters):
     novelty: NoveltyRecord
     trained_on: tuple[str, ...] = ()
     """SHA-256 of the labelled recordings that the method was fitted on."""
-    files: dict[str, str] = {}
-    """SHA-256 of the other files of the folder."""
+    files: dict[str, str] = {}  # SHA-256 of the other files of the folder
 
 
 def write_model(
@@ -104,11 +101,9 @@ def _digests(directory: Path) -> dict[str, str]:
 class Decoded:
     """A decoded file, as a method sees it."""
 
-    name: str
-    """The path, and the recording's `sample_id`."""
+    name: str  # the path, and the recording's `sample_id`
     recordings: Recordings
-    damage: str
-    """What is wrong with the file; "" if nothing."""
+    damage: str  # what is wrong with the file; "" if nothing
 
 
 @dataclass(frozen=True)

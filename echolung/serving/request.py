@@ -15,11 +15,9 @@ import pandas as pd
 from echolung.core.errors import EcholungError, RequestError
 from echolung.serving.model import Model
 
-CONTENT = "content"
-"""The column of a request: the bytes of a video file as base64."""
+CONTENT = "content"  # the column of a request: the bytes of a video file as base64
 REMEDY = "Give each row `content`, a video file's bytes as base64."
-LARGEST_MB = 256
-"""The largest video file that is accepted as `content`, in MB (10^6 bytes)."""
+LARGEST_MB = 256  # the largest video file that is accepted as `content`, in MB (10^6 bytes)
 
 
 def answer(model: Model, rows: pd.DataFrame) -> pd.DataFrame:

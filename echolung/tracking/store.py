@@ -38,8 +38,7 @@ class Store:
     """An initialised tracking store; picklable, so that a worker on any machine can write to it."""
 
     uri: str
-    artifacts: str
-    """Where files go; empty if a server decides."""
+    artifacts: str  # where files go; empty if a server decides
     root: Path
 
     def client(self) -> Any:
