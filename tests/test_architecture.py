@@ -46,7 +46,7 @@ DOORS = {  # heavy dependency -> the only modules that may import it
     "mlflow": {"echolung.tracking", "echolung.registry", "echolung.serving"},
     "great_expectations": {"echolung.gates"},
     "torchcodec": {
-        *("echolung.data.ffmpeg", "echolung.data.packets", "echolung.data.video", "echolung.serving.explain"),
+        *("echolung.data.ffmpeg", "echolung.data.packets", "echolung.data.video", "echolung.serving.explain")
     },
     "captum": {"echolung.methods.gradcam"},
     "pydicom": {"echolung.data.dicom"},

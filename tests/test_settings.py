@@ -56,11 +56,7 @@ def test_a_file_without_parameters_is_one_line(
         ("study", "My Study", "lower-case letters, digits and hyphens"),
         ("tasks.a b", {}, "lower-case letters"),
         ("tasks.pocus-pathology.kind", "ranking", "no kind 'ranking'"),
-        (
-            "tasks.pocus-pathology.source",
-            "pocsu",
-            "names the source 'pocsu', but ingest.sources has",
-        ),
+        ("tasks.pocus-pathology.source", "pocsu", "names the source 'pocsu', but ingest.sources has"),
         ("stop_after", "0.1s", "'stop_after' = 0.1: input should be greater than or equal to 1"),
         ("stop_after", "soon", "'stop_after'"),
         ("tasks.pocus-pathology.clases", ["a", "b"], "did you mean 'classes'"),

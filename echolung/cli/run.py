@@ -17,11 +17,7 @@ from echolung.stage import project_root
 @click.option("--print", "only_print", is_flag=True, help="Print the command with everything quoted, and stop.")
 @click.argument("dvc_options", nargs=-1, type=click.UNPROCESSED)
 def run(
-    study: str | None,
-    scale: str | None,
-    changes: tuple[str, ...],
-    only_print: bool,
-    dvc_options: tuple[str, ...],
+    study: str | None, scale: str | None, changes: tuple[str, ...], only_print: bool, dvc_options: tuple[str, ...]
 ) -> None:
     """Run a study: checks the parameters, then calls `dvc exp run` (`dvc repro` if nothing is named).
 

@@ -138,9 +138,7 @@ def _train_together(given: dict[str, Any], run: SeedRun, storage: Path) -> None:
         _work_together,
         train_loop_config=given,
         scaling_config=ray_train.ScalingConfig(
-            num_workers=compute.workers,
-            use_gpu=compute.gpu,
-            resources_per_worker={"CPU": compute.cpus_per_worker},
+            num_workers=compute.workers, use_gpu=compute.gpu, resources_per_worker={"CPU": compute.cpus_per_worker}
         ),
         run_config=ray_train.RunConfig(
             name=f"seed{run.seed}",

@@ -136,9 +136,7 @@ class Candidate:
         arm, base = (self.kind.scores(units, one, counts).values for one in (key, other))
         return {
             metric: Score(
-                float(arm[metric][0, 0]),
-                *percentile_interval(arm[metric][0, 1:]),
-                baseline=float(base[metric][0, 0]),
+                float(arm[metric][0, 0]), *percentile_interval(arm[metric][0, 1:]), baseline=float(base[metric][0, 0])
             )
             for metric in self.kind.metrics
         }
