@@ -1,6 +1,8 @@
 """Encoders: preprocessing, settings and files. Files that are damaged or foreign are refused; nothing is unpickled."""
 
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,20 +30,17 @@ def record() -> EncoderRecord:
     return EncoderRecord(settings=SETTINGS, arm="jepa", objective="jepa", seed=0, steps=7, trained_on=("ab", "cd"))
 
 
-def clips(size: int = 16) -> torch.Tensor:
-    return torch.randint(0, 256, (2, 4, size, size), dtype=torch.uint8)
+def clips() -> torch.Tensor:
+    return torch.randint(0, 256, (2, 4, 16, 16), dtype=torch.uint8)
 
 
-def test_a_clip_becomes_tokens_on_the_grid() -> None:
+def test_a_clip_becomes_resized_normalised_pixels_and_tokens_on_the_grid() -> None:
     encoder = VideoViT(SETTINGS)
     tokens = encoder.encode(clips())
     assert encoder.grid == (2, 2, 2)
     assert tokens.shape == (2, encoder.tokens, encoder.width) == (2, 8, 36)
     assert tokens.dtype == torch.float32 and not tokens.requires_grad
-
-
-def test_pixels_are_normalised_and_resized() -> None:
-    pixels = VideoViT(SETTINGS).pixels(torch.full((1, 4, 40, 40), 255, dtype=torch.uint8))
+    pixels = encoder.pixels(torch.full((1, 4, 40, 40), 255, dtype=torch.uint8))
     assert pixels.shape == (1, 1, 4, 16, 16)
     torch.testing.assert_close(pixels, torch.full_like(pixels, (1 - SETTINGS.mean) / SETTINGS.std))
 
@@ -92,35 +91,32 @@ class Bomb:
         return (pytest.fail, ("a pickle was loaded",))
 
 
-def test_pickled_weights_are_refused_unread(saved: Path, tmp_path: Path) -> None:
-    pickled = tmp_path / "vitl.pt"
-    pickled.write_bytes(pickle.dumps({"encoder": Bomb()}))
-    with pytest.raises(CheckpointError, match="never loaded"):
-        load_encoder(pickled)
-    (saved / WEIGHTS).write_bytes(pickled.read_bytes())
-    with pytest.raises(CheckpointError, match="is missing, damaged or"):
-        load_encoder(saved)
+def lacking(weights: Path) -> None:
+    tensors = load_file(weights)
+    del tensors["norm.bias"]
+    save_file(tensors, weights)
 
 
-def test_weights_that_lack_a_tensor_are_refused(saved: Path) -> None:
-    weights = load_file(saved / WEIGHTS)
-    del weights["norm.bias"]
-    save_file(weights, saved / WEIGHTS)
-    with pytest.raises(CheckpointError, match=r'does not fit the settings.*"norm\.bias"'):
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda weights: weights.write_bytes(pickle.dumps({"encoder": Bomb()})), "is missing, damaged or"),
+        (lacking, r'does not fit the settings.*"norm\.bias"'),
+        (Path.unlink, r"encoder\.safetensors is missing"),
+        (lambda weights: shutil.rmtree(weights.parent), "does not exist"),
+    ],
+)
+def test_weights_that_are_no_encoder_s_are_refused_unread(
+    saved: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    damage(saved / WEIGHTS)
+    with pytest.raises(CheckpointError, match=said):
         load_encoder(saved)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "not json", '{"settings": {}, "extra": 1}', '"text"', "\udcff"])
 def test_foreign_records_are_refused(saved: Path, text: str) -> None:
     (saved / RECORD).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match="never loaded") as caught:
         load_encoder(saved)
     assert str(saved / RECORD) in caught.value.problem and "dvc repro" in caught.value.remedy
-
-
-def test_missing_folder_and_missing_weights_are_named(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load_encoder(tmp_path / "nowhere")
-    (saved / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"encoder\.safetensors is missing"):
-        load_encoder(saved)
