@@ -1,13 +1,24 @@
-"""What a request may hold, without the server."""
+"""What a served model answers: the bytes of videos, by MLflow's own server too; the rest is refused in one line."""
 
 import base64
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import torch
-from small_models import described, make_model, registered, usual
+from small_models import TASK, described, make_model, registered, usual
 
 from echolung.core.errors import RequestError, VideoError
 from echolung.kinds.kinds import KINDS
@@ -25,10 +36,14 @@ LABELS: dict[str, dict[str, str]] = {"segmentation": {}, "regression": {"label":
 TEXT = base64.b64encode(b"not a video at all").decode()
 
 
+def sent(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
 def test_the_bytes_of_a_file_are_answered_as_the_file_is(folder: Path, model: Model) -> None:
     path = folder / "a.mp4"
-    whole, lines = base64.b64encode(path.read_bytes()), base64.encodebytes(path.read_bytes())  # as `base64` writes it
-    table = answer(model, pd.DataFrame({"content": [whole.decode(), lines.decode()]}))
+    lines = base64.encodebytes(path.read_bytes()).decode()  # as `base64` writes it
+    table = answer(model, pd.DataFrame({"content": [sent(path), lines]}))
     assert list(table["video"]) == ["content[0]", "content[1]"]
     columns = ["p_covid", "distance"]
     expected = np.repeat(model.predict([path])[columns].to_numpy(float), 2, axis=0)
@@ -58,8 +73,6 @@ def test_what_a_server_does_not_answer_is_said_in_one_line(
 def test_a_served_heart_answers_bytes_with_areas_or_with_a_fraction_and_its_interval(
     folder: Path, model: Model, tracking: Store, kind: str
 ) -> None:
-    import mlflow.pyfunc
-
     masks = SegmentationTask.parse({"kind": "segmentation", "source": "h"}, "")
     settings = UNetSettings(encoder="tu-test_resnet", image_size=32).model_dump(mode="json")
     torch.manual_seed(0)
@@ -73,8 +86,8 @@ def test_a_served_heart_answers_bytes_with_areas_or_with_a_fraction_and_its_inte
     looks = usual({"handmade": described(model, folder / "a.mp4")["handmade"]})
     made = make_model(folder, f"heart-{kind}", looks, method, name, task)
     served = mlflow.pyfunc.load_model(str(registered(tracking, f"hearts-{kind}", made).artifacts))
-    content = base64.b64encode((folder / "a.mp4").read_bytes()).decode()
-    table, expected = served.predict(pd.DataFrame({"content": [content]})), Model.open(made).predict([folder / "a.mp4"])
+    path = folder / "a.mp4"
+    table, expected = served.predict(pd.DataFrame({"content": [sent(path)]})), Model.open(made).predict([path])
     pd.testing.assert_frame_equal(table.drop(columns="video"), expected.drop(columns="video"), rtol=1e-4)
     if kind == "regression":
         assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(
@@ -87,8 +100,6 @@ def test_a_served_heart_answers_bytes_with_areas_or_with_a_fraction_and_its_inte
 def test_an_internal_error_goes_to_the_log_and_not_to_the_client(
     folder: Path, tracking: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import mlflow.pyfunc
-
     served = mlflow.pyfunc.load_model(str(registered(tracking, "inside", folder / "whole" / "model").artifacts))
 
     class Broken:
@@ -102,3 +113,72 @@ def test_an_internal_error_goes_to_the_log_and_not_to_the_client(
     assert error.value.get_http_status_code() == 500  # type: ignore[attr-defined]
     assert "secret detail" not in error.value.serialize_as_json()  # type: ignore[attr-defined]
     assert "secret detail" in caplog.text
+
+
+# --- `mlflow models serve`, started for real ---
+
+STUDY = "served"
+PATIENCE = 180  # seconds until a server that does not answer has failed; it answers after about ten
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tracking: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The champion, as MLflow serves it: its address, and where it puts what it is sent."""
+    registered(tracking, STUDY, folder / "whole" / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = tmp_path_factory.mktemp("server")
+    log, temporary, address = place / "log", place / "tmp", f"http://127.0.0.1:{port}"
+    temporary.mkdir()
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHONPATH"))}
+    variables |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    variables |= {"MLFLOW_TRACKING_URI": tracking.uri, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
+    model = f"models:/echolung-{STUDY}-{TASK}@champion"
+    command = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--port", str(port)]
+    options: dict[str, Any] = {"cwd": place, "env": variables, "stderr": subprocess.STDOUT, "start_new_session": True}
+    with open(log, "w") as stream:
+        process = subprocess.Popen(command, stdout=stream, **options)
+    try:
+        until, ready = time.monotonic() + PATIENCE, False
+        while not ready:
+            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            with contextlib.suppress(requests.RequestException):
+                ready = requests.get(f"{address}/ping", timeout=5).ok
+            time.sleep(0.3)
+        yield address, temporary
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+    assert "Traceback" not in log.read_text()
+
+
+def post(address: str, *contents: str) -> tuple[int, Any]:
+    """Status and JSON body of the answer."""
+    rows = {"dataframe_records": [{"content": content} for content in contents]}
+    answer = requests.post(f"{address}/invocations", json=rows, timeout=60)
+    return answer.status_code, answer.json()
+
+
+def test_a_server_answers_bytes_as_predict_does(folder: Path, model: Model, server: tuple[str, Path]) -> None:
+    videos = [folder / "a.mp4", folder / "b.avi"]
+    status, body = post(server[0], *map(sent, videos))
+    assert status == 200, body
+    expected = model.predict(videos).to_dict("records")
+    assert [row["outside"] for row in expected] == [False, True]
+    assert [row["video"] for row in body["predictions"]] == ["content[0]", "content[1]"]
+    for found, wanted in zip(body["predictions"], expected, strict=True):
+        for name, value in wanted.items():
+            if name != "video":
+                assert found[name] == (pytest.approx(value, abs=2e-3) if isinstance(value, float) else value), name
+
+
+def test_a_server_refuses_in_one_line_and_deletes_what_it_was_sent(server: tuple[str, Path]) -> None:
+    address, temporary = server
+    status, body = post(address, TEXT)
+    assert status == 400
+    assert "content[0] " in body["message"] and "\n" not in body["message"]
+    assert set(body) == {"error_code", "message"}, "no stack trace"
+    assert str(temporary) not in body["message"]
+    assert [path for path in temporary.iterdir() if path.name.startswith("echolung-")] == []
