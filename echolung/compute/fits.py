@@ -18,13 +18,11 @@ from echolung.kinds.task import Task
 from echolung.methods.fitting import CODE, content, feature_stores, fit_one
 from echolung.methods.methods import METHODS
 
-Fit = tuple[str, str, int]  # arm, method, seed of the arm
-
 
 def fit_task(
     name: str,
     task: Task,
-    fits: Sequence[Fit],
+    fits: Sequence[tuple[str, str, int]],
     methods: Mapping[tuple[str, str], Parameters],
     folds: pd.DataFrame,
     data: Path,
@@ -32,14 +30,14 @@ def fit_task(
     *,
     seed: int,
     workers: int,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
     stop: Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Out-of-fold predictions of every fit on the task's `folds`, what their inner folds chose from, what they cost.
 
-    `data` is data/<study>; finished fits are kept in `runs`, under a digest of all that they depend on. `methods` are
-    the parameters of each arm's method. Raises TrialError, naming arm, method and fold, after all other fits have
-    finished; Stopped if fits are left when `stop` asks to begin no other.
+    `fits` are (arm, method, seed of the arm), `methods` the parameters of each arm's method. `data` is data/<study>;
+    finished fits are kept in `runs`, under a digest of all that they depend on. Raises TrialError, naming arm, method
+    and fold, after all other fits have finished; Stopped if fits are left when `stop` asks to begin no other.
     """
     places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().itertuples(index=False)
     outer = [{"repeat": int(repeat), "fold": int(fold)} for repeat, fold in places]

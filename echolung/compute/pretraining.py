@@ -45,7 +45,7 @@ def pretrain(
     target: Path,
     *,
     on_metrics: Mapping[int, OnMetrics] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
     on_message: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Train the seeds of one encoder and write each to `target`/seed<k>.
@@ -70,7 +70,7 @@ def pretrain(
 
 
 def _train(
-    runs: dict[int, SeedRun], directory: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress | None
+    runs: dict[int, SeedRun], directory: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress
 ) -> None:
     some = next(iter(runs.values()))
     compute = some.settings.compute
@@ -118,17 +118,17 @@ def _trial(
     configuration: dict[str, Any], *, runs: dict[int, SeedRun], on_metrics: Mapping[int, OnMetrics], storage: Path
 ) -> dict[str, Any]:
     run = runs[configuration["seed"]]
-    given = {"run": run, "on_metrics": on_metrics.get(run.seed)}
+    record = on_metrics.get(run.seed)
     if run.settings.compute.workers > 1:
-        _train_together(given, run, storage)
+        _train_together(run, record, storage)
     else:
         from ray import tune
 
-        _work(given, True, "cuda" if run.settings.compute.gpu else "cpu", tune.report)
+        _work(run, record, True, "cuda" if run.settings.compute.gpu else "cpu", tune.report)
     return {}
 
 
-def _train_together(given: dict[str, Any], run: SeedRun, storage: Path) -> None:
+def _train_together(run: SeedRun, record: OnMetrics | None, storage: Path) -> None:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -136,7 +136,7 @@ def _train_together(given: dict[str, Any], run: SeedRun, storage: Path) -> None:
     compute = run.settings.compute
     trainer = TorchTrainer(
         _work_together,
-        train_loop_config=given,
+        train_loop_config={"run": run, "record": record},
         scaling_config=ray_train.ScalingConfig(
             num_workers=compute.workers, use_gpu=compute.gpu, resources_per_worker={"CPU": compute.cpus_per_worker}
         ),
@@ -172,14 +172,15 @@ def _work_together(given: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     with contextlib.suppress(Stopped):  # Ray Train would start the workers again; `_train_together` passes it on
-        _work(given, ray.train.get_context().get_world_rank() == 0, get_device(), ray.train.report)
+        first = ray.train.get_context().get_world_rank() == 0
+        _work(given["run"], given["record"], first, get_device(), ray.train.report)
 
 
-def _work(given: dict[str, Any], first: bool, device: Any, report: Callable[[dict[str, int]], None]) -> None:
+def _work(
+    run: SeedRun, record: OnMetrics | None, first: bool, device: Any, report: Callable[[dict[str, int]], None]
+) -> None:
     import torch
 
-    run: SeedRun = given["run"]
-    record: OnMetrics | None = given["on_metrics"]
     torch.set_num_threads(run.settings.compute.cpus_per_worker)
 
     def on_metrics(step: int, values: dict[str, float | None]) -> None:

@@ -46,7 +46,7 @@ def run_trials(
     directory: Path,
     name: str,
     workers: int,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
     *,
     resources: Mapping[str, float] = {"cpu": 1},
     at_once: int | None = None,
@@ -75,8 +75,7 @@ def run_trials(
         except (EcholungError, OSError, ValueError, LookupError, TypeError) as error:
             print(f"{folder} is damaged and will be recomputed ({error}).", file=sys.stderr)
     pending = {key: dict(one) for key, one in zip(keys, configurations, strict=True) if key not in results}
-    if on_progress:
-        on_progress(len(results) * steps, len(keys) * steps)
+    on_progress(len(results) * steps, len(keys) * steps)
     if pending:
         with ray_session(workers):
             import ray
@@ -98,7 +97,7 @@ def run_trials(
     return [results[key] for key in keys]
 
 
-def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -> Any:
+def _reporter(on_progress: Progress, done: int, total: int, steps: int) -> Any:
     from ray import tune
 
     class Reporter(tune.Callback):
@@ -116,8 +115,7 @@ def _reporter(on_progress: Progress | None, done: int, total: int, steps: int) -
         def advance(self, trial: Any, step: int) -> None:
             key = trial.config["key"]
             self.steps[key] = max(step, self.steps.get(key, 0))  # a retried trial starts lower
-            if on_progress:
-                on_progress(done + sum(self.steps.values()), total)
+            on_progress(done + sum(self.steps.values()), total)
 
     return Reporter()
 

@@ -50,11 +50,7 @@ Key = Annotated[str, pydantic.AfterValidator(_key)]
 """Name of a study, source, task, arm, encoder or phantom: safe in file names, DVC stages and shell commands."""
 
 
-def _tuple(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(_tuple)]
+Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
 """Several names; a single one needs no list."""
 
 

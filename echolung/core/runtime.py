@@ -142,9 +142,10 @@ def link(source: Path, target: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` atomically as readable JSON."""
+    """Write `value`, with paths, numpy's scalars and arrays in it, atomically as readable JSON."""
+    text = json.dumps(value, indent=2, default=lambda one: str(one) if isinstance(one, Path) else one.tolist())
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=_plain) + "\n")
+        temporary.write_text(text + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -155,11 +156,6 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} does not exist", "Run `dvc repro` to make it.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error})", "Delete it and run `dvc repro` again.") from None
-
-
-def _plain(value: Any) -> Any:
-    """JSON for paths, and for numpy's scalars and arrays."""
-    return str(value) if isinstance(value, Path) else value.tolist()
 
 
 def workspace(root: Path) -> Path:

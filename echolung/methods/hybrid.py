@@ -34,9 +34,9 @@ from echolung.methods.cohort import Cohort
 from echolung.methods.method import Method
 from echolung.methods.ridge import of_units
 from echolung.methods.traced import TrainingSettings, device_of
+from echolung.models.encoder import in_bf16
 from echolung.models.encoders import drawn_encoder, initial_encoder
 from echolung.models.frames import FramesSettings
-from echolung.models.segmentation import in_bf16
 from echolung.models.temporal import Temporal, TemporalShape, augmented_clips
 from echolung.pretraining import checkpoint
 

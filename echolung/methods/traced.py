@@ -23,7 +23,8 @@ from echolung.core.runtime import derived_seed, digest
 from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, phases_of
-from echolung.models.segmentation import augmented, dice_and_entropy, in_bf16
+from echolung.models.encoder import in_bf16
+from echolung.models.segmentation import augmented, dice_and_entropy
 from echolung.pretraining import checkpoint
 
 CHUNK = 32

@@ -47,6 +47,13 @@ class ClipSettings(Parameters):
         return self
 
 
+def in_bf16(precision: Literal["auto", "bf16", "float32"], device: str) -> bool:
+    """Whether to train in bfloat16 on a device of type cuda or cpu; auto: where it has instructions for it."""
+    able = torch.cpu.get_capabilities() if device == "cpu" else {}
+    has = device == "cuda" or able.get("amx_bf16") or able.get("avx512_bf16")
+    return precision == "bf16" or (precision == "auto" and bool(has))
+
+
 def tubelets(pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """Pixels (B, C, T, S, S) cut into a grid (time, height, width) of tokens: (B, N, C * pixels of a tubelet)."""
     time, height, width = grid

@@ -22,6 +22,7 @@ from echolung.core.runtime import atomic_directory, atomic_path, digest, sha256_
 SECTIONS = ("target_encoder", "ema_encoder", "encoder", "state_dict", "model")
 """Parts of a training checkpoint: the encoder that probes read comes first."""
 PREFIXES = ("module.", "model.", "backbone.")
+HEAD = 4  # tensors that a file may have beyond a backbone's: those of its classifier
 IMAGENET = {"channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22}
 """Attention heads by width, which a checkpoint does not state: ViT-Ti, S, B, L, H and g."""
@@ -164,6 +165,13 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], partial: bool = False,
         raise CheckpointError(problem, "Name the model that the file was made for.")
     module.load_state_dict({name: tensors[name] for name in used}, strict=False)
     return match
+
+
+def in_order(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the module's names: their own, or by their order in the file where no name agrees."""
+    ours = [name for name, tensor in module.state_dict().items() if tensor.is_floating_point()]
+    renamed = not set(ours) & tensors.keys() and 0 <= len(tensors) - len(ours) <= HEAD
+    return dict(zip(ours, tensors.values(), strict=False)) if renamed else dict(tensors)
 
 
 def export(encoder: nn.Module, shape: Mapping[str, Any], target: Path, form: str) -> None:

@@ -12,9 +12,7 @@ from torch import nn
 from echolung.core.errors import SettingsError
 from echolung.core.parameters import nearest
 from echolung.models.encoder import ClipSettings, Encoder
-
-HEAD = 4
-"""Tensors that a file may have beyond the backbone's: those of its classifier."""
+from echolung.models.exchange import in_order
 
 
 class FramesSettings(ClipSettings):
@@ -103,11 +101,8 @@ class Frames(Encoder):
         return self.backbone
 
     def adapt(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """By name, or in their order where no name but every shape agrees."""
-        theirs = dict(tensors)
-        ours = [name for name, tensor in self.backbone.state_dict().items() if tensor.is_floating_point()]
-        if not set(ours) & theirs.keys() and 0 <= len(theirs) - len(ours) <= HEAD:
-            theirs = dict(zip(ours, theirs.values(), strict=False))
+        """In the order of the file where no name agrees; positions resampled to the size of the frames."""
+        theirs = in_order(self.backbone, tensors)
         if self.maskable and "pos_embed" in theirs:  # of the frame size that the file was trained at
             from timm.layers import resample_abs_pos_embed
 

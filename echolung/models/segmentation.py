@@ -5,7 +5,6 @@ Dimension letters: B frames, S side of the store's frames, C classes (background
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echolung.core.errors import SettingsError
-from echolung.models.exchange import fit, read_tensors
+from echolung.models.exchange import fit, in_order, read_tensors
 
 MEAN, STD = 0.449, 0.226  # ImageNet's, of grey pixels
 SMOOTH = 1.0  # pixels
@@ -46,11 +45,7 @@ class UNet(nn.Module):
         self.sides = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in decoder[-2 : -2 - sides : -1])
         if weights:
             body = getattr(self.net.encoder, "model", self.net.encoder)
-            tensors = read_tensors(weights)
-            ours = [name for name, tensor in body.state_dict().items() if tensor.is_floating_point()]
-            if not set(ours) & tensors.keys():  # the same tensors in the same order, under other names
-                tensors = dict(zip(ours, tensors.values(), strict=False))
-            fit(body, tensors, what=f"{weights} does not hold the weights of {encoder}")
+            fit(body, in_order(body, read_tensors(weights)), what=f"{weights} does not hold the weights of {encoder}")
 
     def forward(self, frames: Tensor) -> Tensor | list[Tensor]:
         every = frames.flatten(0, -3)[:, None].float()
@@ -199,11 +194,3 @@ def prepared(frames: np.ndarray, clahe: bool, bilateral: bool) -> np.ndarray:
         smooth = cv2.bilateralFilter(frame, 5, 40, 5) if bilateral else frame
         found[at] = equaliser.apply(smooth) if clahe else smooth
     return found
-
-
-def in_bf16(precision: Literal["auto", "bf16", "float32"], device: str) -> bool:
-    """Whether to train in bfloat16; auto: where the device has instructions for it, as pretraining decides."""
-    able = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return precision == "bf16" or (
-        precision == "auto" and bool(device == "cuda" or able.get("amx_bf16") or able.get("avx512_bf16"))
-    )

@@ -11,7 +11,8 @@ With the video branch alone, the targets are its own teacher's tokens: close to 
 arXiv 2407.15447). The paper's second cluster term, with the roles exchanged, has no gradient but the prototypes': it is
 left out.
 
-Dimension letters, besides those of `echolung.pretraining`: K prototypes, O numbers of a DINO head.
+Dimension letters, besides those of `echolung.pretraining`: K prototypes, O numbers of a DINO head, n tokens
+of this worker.
 """
 
 import copy
@@ -33,7 +34,6 @@ from echolung.models.vit import INIT_STD, VideoViT, VideoViTSettings
 from echolung.pretraining.masking import sample_tubes
 from echolung.pretraining.objective import Objective, follow, following, maskable_encoder
 from echolung.pretraining.sampling import CropSettings
-from echolung.pretraining.sinkhorn import sinkhorn
 
 TUBELET = 2  # frames of a token of the video branch, where the image branch is handed on
 EPSILON = 1e-6  # added to a channel's deviation
@@ -267,6 +267,26 @@ class Discovr(Objective):
             branch.after_step(self.momentum(step))
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         return {"ema": self.momentum(step)}
+
+
+def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int, workers: int = 1) -> torch.Tensor:
+    """Cosines (n, K) -> the share of each token that each prototype gets, float32 (n, K); a token's shares sum to 1.
+
+    Sinkhorn's iteration (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882):
+    `iterations` times exp(scores / epsilon) is scaled so that every prototype gets 1 / K of all tokens, then so that
+    every token counts 1 / n. With several workers, "all tokens" are those of all of them.
+    """
+    kernel = ((scores.float() - 1) / epsilon).exp()  # a cosine is 1 at most
+    tokens = len(kernel) * workers
+    of_token = kernel.new_full((len(kernel),), 1 / tokens)
+    of_prototype = kernel.new_zeros(kernel.shape[1])
+    for _ in range(iterations):  # only the two factors change: the matrix is read, not written
+        mass = of_token @ kernel
+        if workers > 1:
+            torch.distributed.all_reduce(mass)
+        of_prototype = 1 / (kernel.shape[1] * mass)
+        of_token = 1 / (tokens * (kernel @ of_prototype))
+    return kernel * of_prototype * (of_token * tokens)[:, None]
 
 
 def standardised(tokens: torch.Tensor, places: int) -> torch.Tensor:

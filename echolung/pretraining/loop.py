@@ -164,8 +164,10 @@ class _Loop:
         summed, asked = total.tolist()
         value, self.stopping = summed / self.workers, asked > 0
         if not math.isfinite(value):
+            videos = getattr(self.clips, "videos", None)  # where the dataset can tell them
+            named = f" (videos {listed(videos(step), 4)})" if videos else ""
             raise TrialError(
-                f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}{self._named(step)}",
+                f"pretraining diverged: the loss of seed {self.seed} is {value} at step {step + 1}{named}",
                 "Lower pretrain.training.learning_rate, lengthen warmup_steps, or set clip_gradient (1.0, say).",
             )
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.clip_gradient or math.inf)
@@ -174,11 +176,6 @@ class _Loop:
         diagnostics |= self.objective.after_step(step)
         self.progress.losses.append(value)
         return {"gradient_norm": float(norm)} | {name: float(number) for name, number in diagnostics.items()}
-
-    def _named(self, step: int) -> str:
-        """The videos of a batch, where the dataset can tell them."""
-        videos = getattr(self.clips, "videos", None)
-        return f" (videos {listed(videos(step), 4)})" if videos else ""
 
     def _log(self, diagnostics: dict[str, float], ranked: bool) -> None:
         progress, (since, then) = self.progress, self.logged

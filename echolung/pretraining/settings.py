@@ -3,9 +3,9 @@
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-import torch
 
 from echolung.core.parameters import Key, Names, Parameters, chosen
+from echolung.models.encoder import in_bf16
 from echolung.pretraining.objectives import OBJECTIVES
 
 
@@ -68,10 +68,7 @@ class TrainingSettings(Parameters):
 
     def precision_on(self, device: str) -> str:
         """bf16 or float32, for a device of type cuda or cpu."""
-        if self.precision != "auto":
-            return self.precision
-        able = torch.cpu.get_capabilities() if device == "cpu" else {}
-        return "bf16" if device == "cuda" or able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
+        return "bf16" if in_bf16(self.precision, device) else "float32"
 
 
 UNCHANGING = {"rank_clips", "log_every", "rank_every", "checkpoint_every", "loaders"}

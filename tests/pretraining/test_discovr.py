@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from echolung.core.errors import SettingsError, TrialError
 from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViT
-from echolung.pretraining.discovr import Discovr, DiscovrSettings, Head
-from echolung.pretraining.sinkhorn import sinkhorn
+from echolung.pretraining.discovr import Discovr, DiscovrSettings, Head, sinkhorn
 
 torch.set_num_threads(1)
 
