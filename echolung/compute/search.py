@@ -214,10 +214,7 @@ def search_runs(
     name: str, settings: SearchSettings, pretrain: PretrainSettings, shape: Callable[[PretrainSettings], Any],
     ingest: Path, directory: Path, readout: Readout | None,
 ) -> list[SeedRun]:  # fmt: skip
-    """One run per combination, each in a folder of its own changes and read-out, since its history holds the scores.
-
-    `shape` gives the encoder of changed settings.
-    """
+    """A run per combination, in a folder of its changes and read-out; `shape` gives the encoder of changed settings."""
     found, pool = [], stores(pretrain, settings.encoder, ingest)
     for changes in settings.combinations():
         values = pretrain.model_dump(mode="json")

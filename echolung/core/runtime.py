@@ -58,10 +58,7 @@ _CUT = re.compile(r"\d+ requested and \d+ written")  # numpy, which does not say
 
 
 def disk_error(error: BaseException, path: Path | None = None) -> DiskError | None:
-    """The DiskError for an error of the disk, naming `path` if given; None for any other error.
-
-    Libraries wrap such errors in their own, which still contain the system's text.
-    """
+    """The DiskError for an error of the disk, or of a library that repeats its text; None for any other error."""
     if isinstance(error, EcholungError):
         return error if isinstance(error, DiskError) else None
     texts = [os.strerror(code) for code in _REFUSALS if os.strerror(code) in str(error)]
@@ -159,10 +156,7 @@ def read_json(path: Path) -> Any:
 
 
 def workspace(root: Path) -> Path:
-    """The project's own folder: `root`, or what DVC copied it from in `dvc exp run --queue` and `--temp`.
-
-    Runs, models and cached results belong there; the copy is deleted.
-    """
+    """Where runs, models and cached results belong: `root`, or what `dvc exp run --temp` has copied it from."""
     root = root.absolute()
     for parent in root.parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
@@ -172,10 +166,7 @@ def workspace(root: Path) -> Path:
 
 @contextlib.contextmanager
 def exclusive(path: Path, work: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path` for `work`; raises BusyError if another process keeps it for `patience` seconds.
-
-    The kernel releases the lock when its holder ends, even by SIGKILL.
-    """
+    """Hold the lock file `path` for `work`; raises BusyError if another process keeps it for `patience` seconds."""
     from filelock import FileLock, Timeout
 
     with _disk_errors(path):

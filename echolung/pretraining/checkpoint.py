@@ -1,7 +1,4 @@
-"""The state of a run in one file: tensors as safetensors, everything else as JSON in its header. No pickle.
-
-The file is replaced atomically: a killed run leaves the last whole checkpoint.
-"""
+"""The state of a run in one file, replaced atomically: tensors as safetensors, all else as JSON in its header."""
 
 import contextlib
 import json
@@ -52,10 +49,7 @@ def read_progress(directory: Path) -> Progress | None:
 
 
 def restore(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load weights and optimizer state from the checkpoint in `directory`, bit for bit.
-
-    Raises CheckpointError if it is damaged or belongs to other parts.
-    """
+    """Load weights and optimizer state, bit for bit; raises CheckpointError if they are damaged or of other parts."""
     with _reading(directory / NAME) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         module.load_state_dict({name: tensors.pop(f"weights/{name}") for name in module.state_dict()})

@@ -11,10 +11,7 @@ from echolung.pretraining.settings import PretrainSettings
 
 
 def counted(objective: Objective, clips: int = 2, draws: int = 1) -> float:
-    """FLOPs of a step, forward and backward, per clip: the mean over `draws` batches of masks.
-
-    On the meta device, where the objective reads no number, nothing is computed.
-    """
+    """FLOPs of a step, forward and backward, per clip: the mean over `draws` batches of masks."""
     shape, device, total = objective.handed_on.settings, next(objective.parameters()).device, 0
     views = torch.zeros(clips, shape.frames, shape.image_size, shape.image_size, dtype=torch.uint8, device=device)
     for number in range(draws):

@@ -63,10 +63,8 @@ class SeedRun:
         return self.directory / "encoder"
 
     def fingerprint(self, device: str | None = None) -> dict[str, Any]:
-        """Everything that decides the result; a run resumes from a checkpoint only if it is unchanged.
-
-        The type of device, cuda or cpu, is by default the one that the settings ask for.
-        """
+        """Everything that decides the result on a type of device, by default that of the settings; a run resumes only
+        from a checkpoint of the same."""
         device = device or ("cuda" if self.settings.compute.gpu else "cpu")
         store = ClipStore.open(*self.pool)
         start = OBJECTIVES[self.objective].__module__, ENCODERS[self.encoder.kind].__module__

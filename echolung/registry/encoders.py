@@ -22,10 +22,7 @@ PREFIX = "echolung-encoder-"
 
 
 def register_encoder(store: Store, run: Run, study: str, folder: Path) -> None:
-    """Register the encoder in `folder` with the run that made it, once; the alias of its seed then points to it.
-
-    Tags of the version say where it comes from. A store that fails is a warning: the encoder itself is in `folder`.
-    """
+    """Register the encoder in `folder` once, with the alias of its seed; a store that fails is a warning."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Schema, TensorSpec
 

@@ -127,10 +127,7 @@ def log_version(
     store: Store, run: Run, name: str, about: str, script: str, folder: Path, tags: Mapping[str, str], description: str,
     **options: Any,
 ) -> int:  # fmt: skip
-    """Log `folder` with the run, as a model that `serving/<script>` reads, and register it as a new version of `name`.
-
-    `about` describes the name, `description` the version.
-    """
+    """Log `folder`, as a model that `serving/<script>` reads, with the run; its number as a new version of `name`."""
     import mlflow.pyfunc
 
     package = Path(__file__).parents[1]

@@ -31,10 +31,7 @@ def arm_colours(comparison: Comparison) -> dict[str, str]:
 
 
 def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) -> Figure | None:
-    """Each arm minus the references: paired differences with 95% intervals, and those of each held-out fold.
-
-    None without a reference.
-    """
+    """Each arm minus the references (None without): paired differences with 95% intervals, and each held-out fold's."""
     pairs = comparison.pairs
     table = pairs[pairs["primary"] & pairs["reference"].map(comparison.roles).eq("reference")]
     if table.empty:
@@ -108,10 +105,7 @@ def _estimate(panel: Axes, place: int, found: Mapping[Any, Any], colour: str) ->
 
 
 def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None:
-    """Training curves from the columns encoder, seed, step, loss and whatever else was logged and varies.
-
-    `colours`: of each encoder, grey without one. A seed has its line style.
-    """
+    """Curves of the columns loss and whatever else varies; of an encoder a colour, of a seed a line style."""
     if history.empty:
         return None
     history = history.rename(columns=lambda name: name.replace("_", " "))

@@ -58,10 +58,7 @@ class Sample:
 def samples(
     tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], shown: Collection[str], ingest: Path, frames: int = 6
 ) -> list[Sample]:
-    """The first scored video of each stratum (class) of the tasks whose source is among `shown`, evenly spaced frames.
-
-    `ingest` is the folder of the sources' clip stores.
-    """
+    """Evenly spaced frames of the first scored video of each stratum (class) of the tasks whose source is `shown`."""
     found = []
     for name in [name for name, task in tasks.items() if task.source in shown]:
         store = ClipStore.open(ingest / tasks[name].source / "clips")
@@ -119,10 +116,7 @@ def read_history(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def effective_ranks(features: Iterable[Path]) -> pd.DataFrame:
-    """How many directions the features span, from the stores embed/<source>/<arm>/seed<k>: one row per source and arm.
-
-    Columns: source, arm, seeds, mean, low and high (over seeds), most (what the videos and the width allow).
-    """
+    """How many directions the features in embed/<source>/<arm>/seed<k> span: over seeds; `most` is what is possible."""
     rows = []
     for folder in features:
         record = Features.open(folder).record

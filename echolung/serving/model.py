@@ -179,10 +179,7 @@ class Model:
         return table
 
     def clips(self, one: Decoded) -> tuple[np.ndarray, np.ndarray]:
-        """The views of a file uint8 (V, T, S, S), and when each frame is shown, in seconds (V, T).
-
-        All frames as one view if there is no encoder.
-        """
+        """Views uint8 (V, T, S, S), all frames as one without an encoder; when a frame is shown, in seconds (V, T)."""
         frames, fps = one.recordings.frames(one.name), one.recordings.fps(one.name)
         if self.encoder is None:
             return frames[None], np.arange(len(frames))[None] / fps
