@@ -1,6 +1,7 @@
 """The style of every figure: readable at the width of a README, with a colour-blind safe palette."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,29 +14,7 @@ PALE = "#c3cad2"  # for the baseline
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito 2008
 WIDTH = 8.8  # inches
 
-STYLE = {
-    "figure.dpi": 130,
-    "savefig.dpi": 130,
-    "font.size": 9,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "text.parse_math": False,  # names may contain dollar signs
-}
+STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 def new_figure(rows: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[list[Axes]]]:

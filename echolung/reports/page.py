@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import pandas as pd
+from matplotlib import style
 
 from echolung.core.drawing import STYLE
 from echolung.core.runtime import atomic_directory, atomic_path
@@ -107,7 +107,7 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
     """Write index.html, table.md, figures/ and plots/ under `out`; returns name, path and bytes of each file."""
     files = {"page": out / "index.html", "table": out / "table.md"}
     shown: dict[str, list[dict[str, Any]]] = {}
-    with atomic_directory(out / "figures") as target, matplotlib.rc_context(STYLE):
+    with atomic_directory(out / "figures") as target, style.context(STYLE):
         for name, section, draw, title, caption in _planned(inputs):
             if (drawn := draw()) is None:
                 continue

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
@@ -205,7 +206,7 @@ def write_curve(path: Path, picture: Picture) -> None:
     """The curve over time, what happens where, and what is read off it."""
     curve = picture.maps.curve
     assert curve is not None
-    with matplotlib.rc_context(style.STYLE):
+    with matplotlib.style.context(style.STYLE):
         figure, ((panel,),) = style.new_figure(1, 1, 3.6)
         figure.suptitle(f"{picture.answer}   ({picture.file})\n{picture.numbers}", x=0.01, ha="left", fontsize=10)
         *others, (last, line) = curve.lines.items()
