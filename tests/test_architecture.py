@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from echolung.composition import _compose
+from echolung.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 
 BOTTOM = {"core", "data", "phantom", "models", "hearts"}
@@ -115,7 +118,6 @@ def test_a_module_imports_only_from_layers_below(module: str) -> None:
         return
     assert layer in LAYERS, f"{module} belongs to no layer: add it to LAYERS"
     for target in imports(module):
-        assert not target.startswith("pipelines"), f"{module} imports {target}"
         if target.startswith("echolung."):
             name = target.removeprefix("echolung.")
             allowed = under(name, layer) or any(under(name, place) for place in LAYERS[layer])
@@ -123,8 +125,9 @@ def test_a_module_imports_only_from_layers_below(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
-def test_heavy_dependencies_enter_by_one_door(module: str) -> None:
+def test_heavy_dependencies_enter_by_one_door_and_no_pipeline_is_imported(module: str) -> None:
     for target in imports(module):
+        assert not target.startswith("pipelines"), f"{module} imports {target}"
         doors = DOORS.get(target.split(".")[0])
         if doors is not None:
             assert any(under(module, door) for door in doors), f"{module} imports {target}; its door is {sorted(doors)}"
@@ -139,12 +142,6 @@ def test_the_core_runs_on_a_machine_with_little_installed(module: str) -> None:
             assert top in CORE_ALLOWED or top in sys.stdlib_module_names, f"core module {module} imports {target}"
         if module in TORCH_FREE:
             assert top != "torch", f"{module} is plain numpy"
-
-
-def test_pipelines_do_not_import_each_other_and_nothing_imports_them() -> None:
-    for module in FILES:
-        for target in imports(module):
-            assert not target.startswith("pipelines."), f"{module} imports {target}"
 
 
 def reachable(stage: str) -> frozenset[str]:
@@ -187,24 +184,14 @@ def test_removing_any_code_dependency_is_noticed(name: str) -> None:
         assert undeclared(without, name), f"{name} declares {dep} but does not run it"
 
 
-def compose(*choices: str) -> dict:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        return OmegaConf.to_container(compose("config", list(choices)), resolve=True)
-
-
 def test_params_are_the_composition_of_conf() -> None:
-    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == compose()
+    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == _compose(ROOT, [])
 
 
 @pytest.mark.parametrize("study", [p.stem for p in sorted((ROOT / "conf/study").glob("*.yaml"))])
 @pytest.mark.parametrize("scale", [p.stem for p in sorted((ROOT / "conf/scale").glob("*.yaml"))])
 def test_every_study_and_scale_compose_to_valid_settings(study: str, scale: str) -> None:
-    from echolung.settings import Settings
-
-    composed = compose(f"study={study}", f"scale={scale}")
+    composed = _compose(ROOT, [f"study={study}", f"scale={scale}"])
     settings = Settings.parse(composed, "conf")
     assert (settings.study, settings.scale) == (study, scale)
     # DVC refuses to run a stage whose parameter is missing, hours after the first one began.

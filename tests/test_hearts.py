@@ -28,19 +28,13 @@ from echolung.reports.tables import table_markdown
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=4, clip_fps=8.0, tubelet=2, patch=8)
+EF = {"label": "ef", "unit": "patient", "unlabelled": "leave out", "quantiles": 1, "coverage": 0.5}
 TASKS: dict[str, Task] = {
-    name: KINDS[values["kind"]].Settings.parse({"source": "camus", "folds": "official", **values}, name)
-    for name, values in {
-        "masks": {"kind": "segmentation", "groups": {"view": ["A4C", "A2C"]}},
-        "ef": {
-            "kind": "regression",
-            "label": "ef",
-            "unit": "patient",
-            "unlabelled": "leave out",
-            "quantiles": 1,
-            "coverage": 0.5,
-        },
-    }.items()
+    name: KINDS[kind].Settings.parse({"kind": kind, "source": "camus", "folds": "official", **values}, name)
+    for name, kind, values in (
+        ("masks", "segmentation", {"groups": {"view": ["A4C", "A2C"]}}),
+        ("ef", "regression", EF),
+    )
 }
 UNET = {"encoder": "tu-test_resnet", "image_size": 32, "steps": 4, "validate_every": 2, "batch": 4}
 SETTINGS = {

@@ -1,7 +1,6 @@
 """Four toys, registered from tests/toys.py alone, go through every stage of a study, promotion and prediction."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -83,14 +82,6 @@ def test_the_toy_is_promoted_and_answers_for_a_file(small_study: Project) -> Non
 def test_without_the_plugin_the_parameters_name_what_is_missing(small_study: Project, tmp_path: Path) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).write_text((small_study.root / name).read_text())
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.compare"],
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin", "PYTHONPATH": str(small_study.root)},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "toy-" in done.stderr
-    assert "Traceback" not in done.stderr
+    alone = Project(tmp_path)
+    done = alone.run(sys.executable, "-m", "pipelines.compare", PYTHONPATH=str(small_study.root))
+    assert done.returncode == 1 and "toy-" in done.stderr and "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-INK, SOFT, FAINT, RULE = "#1b2733", "#5b6875", "#9aa5b1", "#e3e8ee"
+INK, SOFT, FAINT = "#1b2733", "#5b6875", "#9aa5b1"
 GREYS = ["#7a8590", "#4d5863", "#a3adb8"]  # for reference arms
 PALE = "#c3cad2"  # for the baseline
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito 2008

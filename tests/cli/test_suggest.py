@@ -52,12 +52,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["phantom"]["hearts"] |= {"patients": 8, "frames": 8, "size": 48}
     values["ingest"] = {"size": 48, "sources": {"hearts": values["ingest"]["sources"]["hearts"]}}
     values["encoder"] |= {"width": 24, "depth": 1, "heads": 2, "image_size": 48, "patch": 8}
-    values["tasks"] = {
-        TASK: values["tasks"][TASK] | {"unlabelled": "leave out"}, "hearts-ef": values["tasks"]["hearts-ef"],
-    }  # fmt: skip
-    values["arms"] = {
-        "random": values["arms"]["random"] | {"seeds": [0]}, "hand-made": values["arms"]["hand-made"],
-    }  # fmt: skip
+    values["tasks"] = {name: values["tasks"][name] for name in (TASK, "hearts-ef")}
+    values["tasks"][TASK]["unlabelled"] = "leave out"
+    values["arms"] = {name: values["arms"][name] for name in ("random", "hand-made")}
+    values["arms"]["random"]["seeds"] = [0]
     values["pretrain"]["encoders"], values["embed"]["sources"] = {}, ["hearts"]
     values["report"]["arms"] = ["random", "hand-made"]
     values["fit"]["methods"] = {"light-decoder": {"steps": 4, "batch": 4, "channels": 4}}
@@ -127,11 +125,8 @@ def test_what_cannot_be_suggested_is_said(
 
 
 def test_where_everything_has_masks_there_is_nothing_to_suggest(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, masks = (
-        project / "data/heart-drawn/ingest/hearts",
-        MaskStore.open(project / "data/heart-drawn/ingest/hearts/masks"),
-    )
-    before = read_manifest(place / "manifest.parquet")
+    place = project / "data/heart-drawn/ingest/hearts"
+    before, masks = read_manifest(place / "manifest.parquet"), MaskStore.open(place / "masks")
     write_manifest(place / "manifest.parquet", before[before["sample_id"].isin(masks.sample_ids)])
     monkeypatch.chdir(project)
     done = CliRunner().invoke(main, ["suggest", TASK])

@@ -45,18 +45,10 @@ def ours(theirs: VJEPA2Model) -> tuple[VideoViT, Predictor]:
     encoder, state = VideoViT(settings()).eval(), theirs.state_dict()
     assert fit(encoder, as_meta(state)).whole
     predictor = Predictor(encoder_width=WIDTH, grid=GRID, **PREDICTOR)
-    names = {
-        "predictor.embeddings.predictor_embeddings.": "predictor_embed.",
-        "predictor.layernorm.": "predictor_norm.",
-        "predictor.proj.": "predictor_proj.",
-    }
-    blocks = {
-        name.removeprefix("predictor."): one for name, one in state.items() if name.startswith("predictor.layer.")
-    }
-    own = {
-        name.replace("blocks.", "predictor_blocks."): one
-        for name, one in as_meta({f"encoder.{name}": one for name, one in blocks.items()}).items()
-    }
+    names = {"predictor.embeddings.predictor_embeddings.": "predictor_embed."}
+    names |= {"predictor.layernorm.": "predictor_norm.", "predictor.proj.": "predictor_proj."}
+    layers = {name.replace("predictor.", "encoder."): one for name, one in state.items() if "predictor.layer." in name}
+    own = {name.replace("blocks.", "predictor_blocks."): one for name, one in as_meta(layers).items()}
     for name, tensor in state.items():
         own |= {new + name.removeprefix(old): tensor for old, new in names.items() if name.startswith(old)}
     own |= {f"mask_tokens.{k}": one[None] for k, one in enumerate(state["predictor.embeddings.mask_tokens"][:, 0])}
@@ -121,9 +113,8 @@ def test_every_published_layout_gives_the_same_encoder(theirs: VJEPA2Model, tmp_
     encoder = initial_encoder(settings(weights=str(path)), 0)
     assert encoder.origin == "imported"
     clips = torch.randint(0, 255, (2, 4, 48, 48), dtype=torch.uint8)
-    video = (clips[:, :, None] / 255 - torch.tensor(IMAGENET["mean"])[:, None, None]) / torch.tensor(IMAGENET["std"])[
-        :, None, None
-    ]
+    mean, std = (torch.tensor(IMAGENET[name])[:, None, None] for name in ("mean", "std"))
+    video = (clips[:, :, None] / 255 - mean) / std
     with torch.no_grad():
         close(encoder.encode(clips), theirs(video, skip_predictor=True).last_hidden_state)
 

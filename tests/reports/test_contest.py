@@ -33,15 +33,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
                 history.to_csv(folder / "history.csv", index=False)
     for source in ("pocus", "blues"):
         manifest = manifest_of([f"{source}/a", f"{source}/b"], [0, 1])
-        store = save_source(
-            root / source, manifest, {name: np.ones((8, 16, 16), np.uint8) for name in manifest["sample_id"]}
-        )
-        settings = EmbedSettings(sources=(source,))
-        for arm, folders in encoders.items():
-            for folder in folders:
-                embed(
-                    folder, arm, manifest, store, settings, root / "embed" / source / arm / folder.name, root / "cache"
-                )
+        frames = dict.fromkeys(manifest["sample_id"], np.ones((8, 16, 16), np.uint8))
+        store, settings = save_source(root / source, manifest, frames), EmbedSettings(sources=(source,))
+        for folder in [folder for folders in encoders.values() for folder in folders]:
+            arm = folder.parent.name
+            out = root / "embed" / source / arm / folder.name
+            embed(folder, arm, manifest, store, settings, out, root / "cache")
     fits = pd.concat([predictions.drop_duplicates(KEYS)[KEYS] for predictions in TABLES.values()])
     fits = fits.assign(fitted=60, fit_seconds=6.0, ask_seconds=0.01)
     return costs(fits, TASKS, encoders, root / "embed", {"jepa": 2e9})
@@ -51,12 +48,8 @@ def test_the_encoder_is_paid_for_by_every_method_that_reads_its_tokens(table: pd
     assert not table.duplicated(["task", "arm", "method"]).any()
     assert (table[["minutes", "milliseconds"]] > 0).to_numpy().all()
     arms = table.groupby("arm")
-    assert arms["clips"].unique().map(list).to_dict() == {
-        "jepa": [320],
-        "random": [0],
-        "hand-made": [0],
-        "majority": [0],
-    }
+    seen = {"jepa": [320], "random": [0], "hand-made": [0], "majority": [0]}
+    assert arms["clips"].unique().map(list).to_dict() == seen
     assert arms.get_group("jepa")["tflop"].to_numpy() == pytest.approx(0.64)
     assert arms.get_group("hand-made")["minutes"].to_numpy() == pytest.approx(0.1)
     assert arms.get_group("hand-made")["milliseconds"].to_numpy() == pytest.approx(10)

@@ -129,19 +129,18 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
     revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     monkeypatch.setenv("DVC_STAGE", "split@pocus")
-    with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
-        pass
-    found = tags(tracking, run)
+
+    def told() -> dict[str, str]:
+        with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
+            return tags(tracking, run)
+
+    found = told()
     assert (found["git_revision"], found["dvc_stage"]) == (revision, "split@pocus")
     assert {"mlflow.user", "mlflow.source.name", "echolung_version"} <= found.keys()
     (repository / "params.yaml").write_text("steps: 2")  # DVC's own doing, and kept with the run's parameters
-    with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
-        pass
-    assert tags(tracking, run)["git_revision"] == revision
+    assert told()["git_revision"] == revision
     (repository / "file").write_text("two")
-    with stage_run(tracking, "phantom", "split", "pocus", {}) as run:
-        pass
-    assert tags(tracking, run)["git_revision"] == f"{revision}+changed"
+    assert told()["git_revision"] == f"{revision}+changed"
 
 
 # --- a pretraining trial ---
