@@ -15,8 +15,7 @@ from echolung.core.errors import PromotionError
 from echolung.methods.fitting import refit
 from echolung.methods.novelty import NoveltySettings, describe, fit_novelty
 from echolung.registry import models as registry
-from echolung.registry.candidate import Candidate, Score
-from echolung.registry.rule import RESET_REMEDY, Evidence, decide
+from echolung.registry.candidate import RESET_REMEDY, Candidate, Evidence, Score, decide
 from echolung.serving.answers import words
 from echolung.serving.model import Model, ModelRecord, write_model
 from echolung.tracking.provenance import provenance

@@ -14,9 +14,8 @@ from small_models import PATIENTS, STUDY, TASK, Promote, promoted
 from echolung.core.errors import DataError, NoChampionError, PromotionError, RegistryError
 from echolung.data.splits import folds_digest
 from echolung.methods.fitting import refit
-from echolung.registry.candidate import Candidate
+from echolung.registry.candidate import Candidate, Evidence, decide
 from echolung.registry.models import champion, champion_number, model_name, roll_back, rolled_back_at, versions
-from echolung.registry.rule import Evidence, decide
 from echolung.serving.model import Model
 from echolung.tracking.store import Store, store
 
