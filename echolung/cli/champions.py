@@ -43,8 +43,9 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
         bootstrap = settings.compare.bootstrap
         found = run_promotion(run.store, run, candidate, settings.promote, bootstrap=bootstrap, reset=reset)
     verb = "is the champion" if found.outcome == "promoted" else "unchanged"
-    click.echo(f"{found.name} version {found.version}: {verb}.")
-    for line in [*found.reasons, *found.outside.splitlines(), *(f"warning: {one}" for one in found.warnings)]:
+    click.echo(f"{found.version.name} version {found.version.number}: {verb}.")
+    outside, warnings = (found.version.tags[name].splitlines() for name in ("outside", "warnings"))
+    for line in [*found.reasons, *outside, *(f"warning: {one}" for one in warnings)]:
         click.echo(f"  {line}")
 
 

@@ -27,14 +27,11 @@ FEW_PATIENTS = 100  # below this a warning travels with the model: every interva
 
 @dataclass(frozen=True)
 class Promotion:
-    """What was done."""
+    """What was done, and the champion; its tags `warnings` and `outside` are for people."""
 
     outcome: Literal["promoted", "unchanged"]
-    name: str  # of the registered model
-    version: int
+    version: registry.Version
     reasons: list[str]
-    warnings: list[str]
-    outside: str  # the threshold of novelty and its false alarms, in words
 
 
 def promote(
@@ -53,8 +50,7 @@ def promote(
     present = registry.find_version(store, name, before) if before and not reset else None
     if present and present.tags.get("fingerprint") == fingerprint:
         reasons = [f"{candidate.label} on these data is the champion already; --reset makes it again"]
-        told = present.tags["warnings"].splitlines()
-        return Promotion("unchanged", name, present.number, reasons, told, present.tags["outside"])
+        return Promotion("unchanged", present, reasons)
     for number, own in registry.versions(store, name) if present else []:
         if own.get("fingerprint") == fingerprint and (when := registry.rolled_back_at(own)):
             raise PromotionError(
@@ -104,7 +100,7 @@ def promote(
     registry.note(store, name, version.number, event)
     run.metrics({f"out_of_fold/{metric}": score.estimate for metric, score in scores.items()})
     run.metrics({"outside/false_alarm_rate": novelty.record.measured, "outside/threshold": novelty.record.threshold})
-    return Promotion("promoted", name, version.number, reasons, warnings, tags["outside"])
+    return Promotion("promoted", version, reasons)
 
 
 def _warnings(candidate: Candidate, origin: Mapping[str, str]) -> list[str]:

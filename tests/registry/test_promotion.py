@@ -22,6 +22,8 @@ from echolung.tracking.store import Store, store
 pytest_plugins = ["small_models"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+NAME = model_name(STUDY, TASK)
+
 # --- the rule ---
 
 EARNED = Evidence("Brier score", 0.90, 1.05, {"balanced accuracy": (0.60, 1 / 3)}, "data", "split")
@@ -71,18 +73,18 @@ def test_a_first_champion_carries_scores_provenance_and_warnings(
     candidates: dict[str, Candidate], project: Store, promoting: Promote
 ) -> None:
     done = promoting(candidates["jepa"])
-    assert (done.outcome, done.name, done.version) == ("promoted", model_name(STUDY, TASK), 1)
-    found = champion(project, STUDY, TASK)
+    found, told = done.version, done.version.tags["warnings"].splitlines()
+    assert (done.outcome, found.name, found.number) == ("promoted", NAME, 1)
+    assert champion(project, STUDY, TASK).number == 1
     assert (found.tags["arm"], found.tags["method"], found.tags["patients"]) == ("jepa", "linear", str(PATIENTS))
-    assert found.tags["follows"] == "" and "champion, the first" in found.tags["history"]
+    assert found.tags["follows"] == "" and "champion, the first" in champion(project, STUDY, TASK).tags["history"]
     assert "echolung_version" in found.tags
     assert Evidence.of_tags(found.tags).split_digest == folds_digest(candidates["jepa"].folds)
-    assert done.warnings == found.tags["warnings"].splitlines()
-    assert "Not shown to be better than random: No difference was shown." in done.warnings
-    assert not any("baseline" in line for line in done.warnings), "better: nothing to warn of"
-    assert any("18 patients" in line for line in done.warnings)
+    assert "Not shown to be better than random: No difference was shown." in told
+    assert not any("baseline" in line for line in told), "better: nothing to warn of"
+    assert any("18 patients" in line for line in told)
     card = project.client().get_model_version(found.name, "1").description
-    assert "| balanced accuracy |" in card and "not a medical device" in card and done.warnings[0] in card
+    assert "| balanced accuracy |" in card and "not a medical device" in card and told[0] in card
     runs = project.client().search_runs(
         [project.client().get_experiment_by_name(f"echolung-{STUDY}-stages").experiment_id]
     )
@@ -110,17 +112,17 @@ def test_a_later_champion_must_be_better_on_the_same_data(
 ) -> None:
     promoting(candidates["jepa"])
     better = promoting(candidates["stronger"])
-    assert (better.outcome, better.version) == ("promoted", 2)
+    assert (better.outcome, better.version.number) == ("promoted", 2)
     assert "on the same data and split" in better.reasons[0]
-    assert any("Chosen over version 1 by this very loss" in line for line in better.warnings)
+    assert "Chosen over version 1 by this very loss" in better.version.tags["warnings"]
     with pytest.raises(PromotionError, match="not better than the champion") as error:
         promoting(candidates["jepa"])
     assert "--reset" in error.value.remedy
-    assert champion_number(project, model_name(STUDY, TASK)) == 2
+    assert champion_number(project, NAME) == 2
     other = dataclasses.replace(candidates["jepa"], task=candidates["jepa"].task.model_copy(update={"unit": "patient"}))
     with pytest.raises(PromotionError, match="different data"):
         promoting(other)
-    assert promoting(candidates["jepa"], reset=True).version == 3
+    assert promoting(candidates["jepa"], reset=True).version.number == 3
     found = champion(project, STUDY, TASK).tags
     assert (found["arm"], found["follows"]) == ("jepa", "2")
 
@@ -149,15 +151,13 @@ def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_and_leaves_nothi
 
 # --- rollback: the champion before, complete or not at all, and what promotion does afterwards ---
 
-NAME = model_name(STUDY, TASK)
-
 
 @pytest.fixture(scope="module")
 def pair(candidates: dict[str, Candidate], tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A project in which version 1 is `jepa`'s, and version 2, the champion, `stronger`'s."""
     place = store(tmp_path_factory.mktemp("pair"))
     for version, arm in enumerate(("jepa", "stronger"), start=1):
-        assert promoted(place, candidates[arm]).version == version
+        assert promoted(place, candidates[arm]).version.number == version
     return place
 
 
