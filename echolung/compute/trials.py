@@ -79,9 +79,12 @@ def run_trials(
     if pending:
         with ray_session(workers):
             import ray
+            from ray import tune
 
             reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
-            run = functools.partial(_tune, function, directory, name, dict(resources), at_once, reporter, stop)
+            trial = functools.partial(_trial, function=function, directory=directory, stop=stop)
+            trial = tune.with_resources(trial, dict(resources))
+            run = functools.partial(_tune, trial, directory, name, at_once, reporter)
             failures = run(pending)
             died = {key: pending[key] for key, failure in failures.items() if failure["died"]}
             if died and any(node["Alive"] for node in ray.nodes()):  # if Ray died, a retry would wait for ever
@@ -121,26 +124,16 @@ def _reporter(on_progress: Progress, done: int, total: int, steps: int) -> Any:
 
 
 def _tune(
-    function: Trial,
-    directory: Path,
-    name: str,
-    resources: dict[str, float],
-    at_once: int | None,
-    reporter: Any,
-    stop: Path | None,
-    pending: dict[str, dict[str, Any]],
+    trial: Any, directory: Path, name: str, at_once: int | None, reporter: Any, pending: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Run what is pending; returns cause, remedy and traceback of failed trials, by key, and whether they died."""
     from ray import tune
-
-    def run(config: dict[str, Any]) -> dict[str, Any]:
-        return _trial(function, config["configuration"], directory / config["key"], stop)
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
     shutil.rmtree(directory / ".tune", ignore_errors=True)
     trials = [{"key": key, "configuration": configuration} for key, configuration in pending.items()]
     tuner = tune.Tuner(
-        tune.with_resources(run, resources),
+        trial,
         param_space=tune.grid_search(trials),
         tune_config=tune.TuneConfig(
             reuse_actors=True,  # a new process for every trial costs seconds; `_trial` reseeds
@@ -151,28 +144,28 @@ def _tune(
         run_config=tune.RunConfig(name=name, storage_path=str(directory / ".tune"), callbacks=[reporter], verbose=0),
     )
     failures = {}
-    for trial in tuner.fit():
-        key = Path(trial.path).name  # the configuration of a trial that died before it reported is None
-        if trial.error:  # Ray's report ends with the reason
-            cause = f"its process died (... {' '.join(str(trial.error).split())[-200:]})"
+    for result in tuner.fit():
+        key = Path(result.path).name  # the configuration of a trial that died before it reported is None
+        if result.error:  # Ray's report ends with the reason
+            cause = f"its process died (... {' '.join(str(result.error).split())[-200:]})"
             remedy = "If it ran out of memory, lower `workers` or the batch."
             failures[key] = {"died": True, "cause": cause, "remedy": remedy, "traceback": ""}
-        elif "cause" in (trial.metrics or {}):
-            failures[key] = {"died": False, **trial.metrics}
+        elif "cause" in (result.metrics or {}):
+            failures[key] = {"died": False, **result.metrics}
     return failures
 
 
-def _trial(function: Trial, configuration: dict[str, Any], target: Path, stop: Path | None) -> dict[str, Any]:
-    """One trial in a worker process: writes its result to `target`, or returns why there is none."""
+def _trial(config: dict[str, Any], *, function: Trial, directory: Path, stop: Path | None) -> dict[str, Any]:
+    """One trial in a worker process: writes its result to `directory`/<key>, or returns why there is none."""
     os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    seed_everything(derived_seed("trial", target.name))
+    seed_everything(derived_seed("trial", config["key"]))
     try:
         if stop_asked(stop):
             raise Stopped("not begun")
-        result = function(configuration)
-        with atomic_directory(target) as folder:
+        result = function(config["configuration"])
+        with atomic_directory(directory / config["key"]) as folder:
             _write(folder, result)
     except Exception as error:
         typed = error if isinstance(error, EcholungError) else TrialError(f"{type(error).__name__}: {error}")
