@@ -58,8 +58,7 @@ class Settings(Parameters):
     """params.yaml."""
 
     study: Key
-    scale: str = ""
-    """The file of conf/scale that the parameters were composed from."""
+    scale: str = ""  # the file of conf/scale that the parameters were composed from
     workers: int = pydantic.Field(2, ge=1)
     """Processes that decode, draw and fit side by side on this machine."""
     stop_after: Annotated[float | None, pydantic.BeforeValidator(_seconds)] = pydantic.Field(None, ge=1)
@@ -76,8 +75,7 @@ class Settings(Parameters):
     draws: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
     """Seeds of untrained encoders."""
     pretrain: PretrainSettings
-    search: dict[Key, SearchSettings] = {}
-    """Searches for a pretraining recipe."""
+    search: dict[Key, SearchSettings] = {}  # searches for a pretraining recipe
     arms: dict[Key, Arm]
     embed: EmbedSettings
     fit: FitSettings = FitSettings()

@@ -46,8 +46,7 @@ from echolung.pretraining.settings import PretrainSettings
 class SearchSettings(Parameters):
     """One search."""
 
-    encoder: str
-    """The entry of `pretrain.encoders` that is varied."""
+    encoder: str  # the entry of `pretrain.encoders` that is varied
     space: dict[str, list[Any]] = pydantic.Field(min_length=1)
     """Values to choose from, by `training.<name>`, `objective.<name>` or `shape.<name>`."""
     trials: int | None = pydantic.Field(None, ge=1)
@@ -78,8 +77,7 @@ class SearchSettings(Parameters):
 class Readout:
     """The linear probe on a task's recordings, out of fold; called with an encoder. Picklable."""
 
-    data: Path
-    """data/<study>."""
+    data: Path  # data/<study>
     name: str
     task: Task
     views: int

@@ -21,8 +21,7 @@ from echolung.models.exchange import fit, read_tensors
 class ClipSettings(Parameters):
     """What a clip must be to enter an encoder; each kind of encoder adds its own shape."""
 
-    kind: str
-    """Name in ENCODERS."""
+    kind: str  # name in ENCODERS
     image_size: int = pydantic.Field(gt=0, le=4096)
     """Side of the square frames, in pixels."""
     frames: int = pydantic.Field(gt=0, le=4096)

@@ -19,8 +19,7 @@ class FramesSettings(ClipSettings):
     """A timm model and its weights."""
 
     kind: Literal["frames"] = "frames"
-    model: str
-    """Its name in timm."""
+    model: str  # its name in timm
     channels: Literal[1, 3] = 3
     mean: float | tuple[float, float, float] = 0.449  # ImageNet's, of grey pixels
     std: float | tuple[float, float, float] = 0.226

@@ -26,12 +26,10 @@ class EncoderRecord(Parameters):
     settings: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
     arm: str
     """Its name in the parameters: an entry of pretrain.encoders, or the arm of an untrained one."""
-    objective: str
-    """How it was trained; `Encoder.origin` for initial weights."""
+    objective: str  # how it was trained; `Encoder.origin` for initial weights
     seed: int
     steps: int = 0
-    handed_on: str = ""
-    """Which of several encoders of a run it is: `teacher` or `student`."""
+    handed_on: str = ""  # which of several encoders of a run it is: `teacher` or `student`
     trained_on: tuple[str, ...] = ()
     """SHA-256 of every recording of its pool, those included that only chose it."""
     trained_on_source: str = ""

@@ -27,8 +27,7 @@ class Objective(nn.Module):
     """
 
     Settings: ClassVar[type[Parameters]]
-    idle: ClassVar[bool] = False
-    """Some parameters take no part in some steps."""
+    idle: ClassVar[bool] = False  # some parameters take no part in some steps
 
     def __init__(self, encoder: ClipSettings, settings: Any, seed: int, steps: int) -> None:
         """Build the parts of a run of `steps` steps; torch's default generator is seeded from `seed`."""

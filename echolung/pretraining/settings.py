@@ -12,14 +12,11 @@ from echolung.pretraining.objectives import OBJECTIVES
 class PretrainedEncoder(Parameters):
     """One pretrained encoder: what it learns, from which source, and where it differs from the others."""
 
-    objective: str
-    """Name in OBJECTIVES."""
+    objective: str  # name in OBJECTIVES
     pool: Names = pydantic.Field(min_length=1)
     """The source, or sources, whose recordings it sees."""
-    shape: dict[str, Any] = {}
-    """Overrides of the section `encoder`."""
-    training: dict[str, Any] = {}
-    """Overrides of `pretrain.training`."""
+    shape: dict[str, Any] = {}  # overrides of the section `encoder`
+    training: dict[str, Any] = {}  # overrides of `pretrain.training`
     settings: dict[str, Any] = {}
     """Overrides of the settings of its objective, in `pretrain.objectives`."""
 
@@ -80,8 +77,7 @@ class ComputeSettings(Parameters):
     workers: int = pydantic.Field(default=1, gt=0)
     """Workers of one run, each with its own part of the batch."""
     cpus_per_worker: int = pydantic.Field(default=1, gt=0)
-    gpu: bool = False
-    """One GPU per worker."""
+    gpu: bool = False  # one GPU per worker
     compile: bool = False
     """torch.compile the blocks of video ViT and predictor: a minute at first, then faster steps on a GPU."""
 
