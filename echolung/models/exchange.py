@@ -4,6 +4,7 @@ Inside, an encoder's tensors are named as in Meta's checkpoints. No code in a fi
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from echolung.core.runtime import atomic_directory, atomic_path, digest, sha256_
 SECTIONS = ("target_encoder", "ema_encoder", "encoder", "state_dict", "model")
 """Parts of a training checkpoint: the encoder that probes read comes first."""
 PREFIXES = ("module.", "model.", "backbone.")
-HEAD = 4  # tensors that a file may have beyond a backbone's: those of its classifier
 IMAGENET = {"channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22}
 """Attention heads by width, which a checkpoint does not state: ViT-Ti, S, B, L, H and g."""
@@ -167,10 +167,10 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], partial: bool = False,
     return match
 
 
-def in_order(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under the module's names: their own, or by their order in the file where no name agrees."""
+def in_order(module: nn.Module, tensors: Mapping[str, Tensor], most: float = math.inf) -> dict[str, Tensor]:
+    """Tensors under the module's names: by their order in the file where no name agrees and few (`most`) are left."""
     ours = [name for name, tensor in module.state_dict().items() if tensor.is_floating_point()]
-    renamed = not set(ours) & tensors.keys() and 0 <= len(tensors) - len(ours) <= HEAD
+    renamed = not set(ours) & tensors.keys() and 0 <= len(tensors) - len(ours) <= most
     return dict(zip(ours, tensors.values(), strict=False)) if renamed else dict(tensors)
 
 

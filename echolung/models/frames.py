@@ -14,6 +14,8 @@ from echolung.core.parameters import nearest
 from echolung.models.encoder import ClipSettings, Encoder
 from echolung.models.exchange import in_order
 
+HEAD = 4  # tensors that a file may have beyond the backbone's: those of its classifier
+
 
 class FramesSettings(ClipSettings):
     """A timm model and its weights."""
@@ -101,7 +103,7 @@ class Frames(Encoder):
 
     def adapt(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """In the order of the file where no name agrees; positions resampled to the size of the frames."""
-        theirs = in_order(self.backbone, tensors)
+        theirs = in_order(self.backbone, tensors, HEAD)
         if self.maskable and "pos_embed" in theirs:  # of the frame size that the file was trained at
             from timm.layers import resample_abs_pos_embed
 
