@@ -29,12 +29,17 @@ def names(root: Path, group: str) -> list[str]:
 
 def at_hand(root: Path) -> dict[str, str]:
     """The study and scale of params.yaml that conf/ has; `dvc exp run` keeps them unless -S names others."""
+    written = _written(root)
+    return {group: str(written[group]) for group in GROUPS if written.get(group) in names(root, group)}
+
+
+def _written(root: Path) -> dict[str, Any]:
+    """params.yaml; nothing if it holds no parameters, for `dvc exp run` writes it again."""
     try:
-        written = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+        values = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    chosen = {group: written.get(group) for group in GROUPS} if isinstance(written, dict) else {}
-    return {group: str(name) for group, name in chosen.items() if name in names(root, group)}
+    return values if isinstance(values, dict) else {}
 
 
 def compose(root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()) -> Composition:
@@ -104,12 +109,11 @@ def quoted(change: str) -> str:
 
 def edited(root: Path) -> list[str]:
     """KEY=VALUE of every value of params.yaml that conf/ composes differently; `dvc exp run` overwrites them."""
-    written = _flat(yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")))
-    composed = _flat(compose(root).parameters)
+    written, composed = (_flat(values) for values in (_written(root), compose(root).parameters))
     return [f"{key}={value}" for key, value in written.items() if composed.get(key) != value]
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict) or (place and not value):
         return {place[1:]: value}
     return {key: leaf for name, below in value.items() for key, leaf in _flat(below, f"{place}.{name}").items()}

@@ -99,6 +99,8 @@ def test_what_is_not_named_stays_at_hand_and_edits_are_not_lost_silently(project
     assert "split.outer=3" in done.stderr
     done = CliRunner().invoke(main, ["run", "--set", "split.outer=3", "--print"])
     assert done.stderr == ""
+    (project / "params.yaml").write_text("[")  # is written again
+    assert said("--set", "split.seed=1") == "dvc exp run -S ++split.seed=1"
 
 
 def exp_run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
