@@ -13,7 +13,7 @@ ask() { echolung predict "$video" --task "$task"; }
 for each in "$task" blues-covid; do
     or_refused echolung promote "$each"
 done
-[ -f "$video" ] || echolung phantom lung "$video" --pattern covid --seed 90210 >/dev/null
+[ -f "$video" ] || echolung phantom lung "$video" --pattern covid --noise 30 --seed 90210 >/dev/null
 ask || {
     [ $? = 3 ] || exit 1
     or_refused echolung promote "$task" --arm random # without a champion there is nothing to ask

@@ -55,7 +55,8 @@ def phantom() -> None:
 @click.option("--seed", default=0, show_default=True, help="Another seed, another patient.")
 @click.option("--frames", default=64, show_default=True, type=click.IntRange(2), help="Frames.")
 @click.option("--size", default=160, show_default=True, type=click.IntRange(48, 1024), help="Height and width, pixels.")
-def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: int) -> None:
+@click.option("--noise", default=0.0, type=click.FloatRange(0, 60), help="dB by which the receiver is noisier.")
+def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: int, noise: float) -> None:
     """Draw a lung: A-lines (regular), consolidation (pneumonia), B-lines and a broken pleura (covid).
 
     \b
@@ -64,7 +65,7 @@ def phantom_lung(video: Path, pattern: Pattern, seed: int, frames: int, size: in
     """
     from echolung.phantom.write import write_lung
 
-    click.echo(write_lung(video, pattern=pattern, seed=seed, frames=frames, size=size))
+    click.echo(write_lung(video, pattern=pattern, seed=seed, frames=frames, size=size, noise=noise))
 
 
 @main.command()

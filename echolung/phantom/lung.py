@@ -37,8 +37,8 @@ class LungPatient:
     scanner: Scanner  # a convex probe
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> LungPatient:
-        """A random patient."""
+    def draw(cls, rng: np.random.Generator, noise: float = 0.0) -> LungPatient:
+        """A random patient; `noise`: dB by which the receiver is noisier than usual."""
         left, right = -rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0)
         ribs = ((), (left,), (right,), (left, right))[rng.choice(4, p=(0.3, 0.2, 0.2, 0.3))]
         pleura = rng.uniform(14, 28)
@@ -60,7 +60,7 @@ class LungPatient:
                 time_gain=rng.uniform(0.93, 1.0),
                 aperture=16.0,
                 attenuation=0.35,
-                noise=-58.0,
+                noise=-58.0 + noise,
             ),
         )
 

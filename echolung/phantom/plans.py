@@ -165,7 +165,7 @@ def _pocus(settings: PhantomSettings, rng: np.random.Generator, number: int, ear
     diagnosis = _diagnoses(settings.patients)[number]
     source = _source(settings, diagnosis, rng)
     patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": diagnosis == "covid"}
-    patient |= {"source": source, "anatomy": LungPatient.draw(rng)}
+    patient |= {"source": source, "anatomy": LungPatient.draw(rng, settings.noise)}
     plans = []
     extra = (0, 1, -1)[number % 3] if settings.videos_per_patient > 1 else 0
     for video in range(settings.videos_per_patient + extra):
@@ -186,7 +186,7 @@ def _covid_blues(settings: PhantomSettings, rng: np.random.Generator, number: in
     diagnosis: Pattern = ("regular", "pneumonia", "covid")[rng.choice(3, p=shares)]
     source = _source(settings, "covid" if positive else "regular", rng)
     patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": positive}
-    patient |= {"source": source, "anatomy": LungPatient.draw(rng)}
+    patient |= {"source": source, "anatomy": LungPatient.draw(rng, settings.noise)}
     points = sorted(rng.choice(_POINTS, settings.videos_per_patient, replace=False))
     if len(points) > 1 and rng.random() < 0.15:  # one point recorded twice instead of another
         points[-1] = f"{points[0]}_2"

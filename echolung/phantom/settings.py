@@ -31,16 +31,14 @@ class PhantomSettings(Parameters):
     still_walls: float = pydantic.Field(0.0, ge=0, le=1)
     """Share of the hearts (camus) of which one wall stands still in the second beat."""
     noise: float = pydantic.Field(0.0, ge=0, le=60)
-    """dB by which the receiver of hearts is noisier: speckle that follows no tissue and fills the cavity. The hearts
-    stay the same."""
+    """dB by which the receiver is noisier: speckle that follows no tissue, more of it in the depth. Hearts and lungs stay
+    the same."""
 
     @pydantic.model_validator(mode="after")
     def _fixed_for_hearts(self) -> Self:
         if self.still_walls and self.layout != "camus":
             raise ValueError(f"{self.layout} has no hearts with a still wall: leave still_walls at 0")
         if self.layout in ("pocus", "covid_blues"):
-            if self.noise:
-                raise ValueError(f"{self.layout} has no noise to set: leave noise at 0")
             return self
         if self.videos_per_patient != 1:
             per = "patient" if self.layout == "echonet" else "patient and view"

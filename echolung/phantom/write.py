@@ -51,13 +51,13 @@ def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Prog
     return videos.drop(columns=["child", "tracings", "source", "findings", "anatomy"], errors="ignore")
 
 
-def write_lung(path: Path, pattern: Pattern, seed: int, frames: int, size: int) -> str:
+def write_lung(path: Path, pattern: Pattern, seed: int, frames: int, size: int, noise: float = 0.0) -> str:
     """Draw one lung to a video file, container by suffix; returns a line describing it."""
     suffix = path.suffix.lower()
     if suffix not in _CODECS:
         raise SettingsError(f"{path.name} is not a video format", f"Use one of the suffixes {', '.join(_CODECS)}.")
     rng = np.random.default_rng(derived_seed("lung", seed))
-    patient = LungPatient.draw(rng)
+    patient = LungPatient.draw(rng, noise)
     # In a data set some videos of sick patients look healthy; a single video always shows the pattern asked for.
     severity = 0 if pattern == "regular" else max(2, draw_severity(pattern, rng))
     findings = draw_findings(pattern, severity, rng)

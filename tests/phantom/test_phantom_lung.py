@@ -61,3 +61,17 @@ def test_b_lines_reach_the_bottom_and_move_with_the_lung() -> None:
     assert np.ptp(video.slide) > 5
     np.testing.assert_allclose(found, video.b_line_angles[:, 0], atol=0.02)
     np.testing.assert_allclose(video.b_line_angles[:, 0] * (55 + 20), video.slide, rtol=1e-5)
+
+
+def test_noise_covers_the_a_lines_of_the_same_lung() -> None:
+    quiet, noisy = (LungPatient.draw(np.random.default_rng(2), noise) for noise in (0, 30))
+    assert dataclasses.replace(noisy, scanner=quiet.scanner) == quiet
+    videos = [draw_lung(HEALTHY, patient, 8, 10, SIZE, 0) for patient in (quiet, noisy)]
+    np.testing.assert_array_equal(videos[0].pleura, videos[1].pleura)
+    stands_out = []
+    for video in videos:
+        profile = polar(video, 0, DEPTH, MIDDLE).mean(axis=1)
+        pleura = float(np.interp(0, video.scanner.angles, video.pleura[0]))
+        line, between = (np.abs(DEPTH - order * pleura) < 2 for order in (3, 2.5))
+        stands_out.append(profile[line].max() - profile[between].mean())
+    assert stands_out[0] > 1.5 * stands_out[1] > 0

@@ -185,7 +185,6 @@ def test_lung_plans_are_consistent_within_patients_and_realistic_across_them() -
     [
         ({"layout": "echonet_pediatric", "videos_per_patient": 2}, "one video per patient and view"),
         ({"nuisance_tied_to_label": 0.5}, "nuisance_tied_to_label"),
-        ({"layout": "pocus", "noise": 10}, "leave noise at 0"),
         ({"sizes": 64}, "did you mean 'size'"),
     ],
 )
