@@ -67,7 +67,7 @@ def test_a_file_without_parameters_is_one_line(
             {"objective": "jepa", "pool": "unlabelled"},
             "an arm of random encoders and a pretrained",
         ),
-        ("embed.sources", ["pocus"], r"embed.sources must list the sources that tasks read: \[blues, pocus\]"),
+        ("embed.sources", ["pocus"], r"embed.sources must list the sources that tasks read: \[blues, hearts, pocus\]"),
         ("arms.mae.encoder", "jepa-lungs", "but the encoders are random, imported, mae"),
         ("arms.mae.seeds", [0, 5], "arms.mae.seeds are not all in pretrain.seeds"),
         ("arms.mae.against", ["hand-made"], "arms.mae.against names hand-made; reference arms: random"),
