@@ -8,7 +8,7 @@ import pytest
 
 from echolung.core.errors import DataError
 from echolung.data.ingest import IngestSettings, ingest
-from echolung.data.masks import MaskStore
+from echolung.data.masks import read_masks
 from echolung.hearts.volumes import (
     beats,
     discs,
@@ -94,12 +94,12 @@ def test_discs_of_echonet_tracings_measure_the_solid_of_a_drawn_heart(tmp_path: 
     table = draw(drawn, tmp_path / "hearts", 1, lambda done, total: None)
     settings = IngestSettings.parse({"size": 112, "sources": {"hearts": {"layout": "echonet", "root": "hearts"}}}, "")
     ingest("hearts", settings, tmp_path).write(tmp_path / "out")
-    store = MaskStore.open(tmp_path / "out" / "masks")
-    assert len(store.sample_ids) == len(table) == 4
+    store = read_masks(tmp_path / "out" / "masks")
+    assert len(store) == len(table) == 4
     for row in table.itertuples():
         name = f"hearts/{row.patient}"
-        assert store.frames(name).tolist() == sorted([row.end_diastole, row.end_systole])
-        volume = dict(zip(store.phases(name), map(volume_single, store.masks(name) == 1), strict=True))
+        assert store[name].frames.tolist() == sorted([row.end_diastole, row.end_systole])
+        volume = dict(zip(store[name].phases, map(volume_single, store[name].maps == 1), strict=True))
         assert ejection_fraction(volume["ED"], volume["ES"]) == pytest.approx(row.ejection_fraction, abs=2)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from echolung.core.errors import SettingsError
 from echolung.data.ingest import IngestSettings, ingest
-from echolung.data.masks import MaskStore
+from echolung.data.masks import read_masks
 from echolung.data.sources.layouts import scan
 from echolung.data.video import decode
 from echolung.hearts.volumes import beats, volume_single
@@ -106,21 +106,19 @@ def test_camus_folder_holds_the_exact_mask_of_every_frame(written: dict[str, Wri
         tmp_path,
     )
     found.write(tmp_path / "out")
-    masks, rows = MaskStore.open(tmp_path / "out" / "masks"), found.manifest.set_index("sample_id")
+    masks, rows = read_masks(tmp_path / "out" / "masks"), found.manifest.set_index("sample_id")
     assert (rows["abnormal_frames"] > 0).sum() >= 4
-    assert masks.sample_ids == [
-        f"drawn/patient000{patient}/{view}" for patient in (1, 2, 3, 4) for view in ("2CH", "4CH")
-    ]
-    for name, truth in zip(masks.sample_ids, table.to_dict("records"), strict=True):
-        row, cavity = rows.loc[name], masks.masks(name) == 1
-        assert masks.frames(name).tolist() == list(range(truth["frames"])) and row["frames"] == truth["frames"]
+    assert list(masks) == [f"drawn/patient000{patient}/{view}" for patient in (1, 2, 3, 4) for view in ("2CH", "4CH")]
+    for name, truth in zip(list(masks), table.to_dict("records"), strict=True):
+        row, cavity = rows.loc[name], masks[name].maps == 1
+        assert masks[name].frames.tolist() == list(range(truth["frames"])) and row["frames"] == truth["frames"]
         assert row["fps"] == 25 and row["ef"] == pytest.approx(truth["ejection_fraction"], abs=0.01)
         assert row["abnormal_frames"] == truth["abnormal_frames"]  # none if the video ends before its second beat
-        assert [masks.phases(name).index(phase) for phase in ("ED", "ES")] == [
+        assert [masks[name].phases.index(phase) for phase in ("ED", "ES")] == [
             truth["end_diastole"],
             truth["end_systole"],
         ]
-        volumes = np.array([volume_single(mask, masks.spacing(name)) for mask in cavity])
+        volumes = np.array([volume_single(mask, masks[name].spacing) for mask in cavity])
         assert (truth["end_diastole"], truth["end_systole"]) in beats(volumes, row["fps"]) or truth[
             "ejection_fraction"
         ] < 30
