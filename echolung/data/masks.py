@@ -125,18 +125,15 @@ def _moved(tracing: Tracing, box: Letterbox) -> tuple[np.ndarray, str | None]:
 
 def write_masks(directory: Path, size: int, recordings: Mapping[str, Masks]) -> None:
     """Write a store: every map in one array, and the facts of each recording by sample id."""
-    facts, first = {}, 0
     directory.mkdir(parents=True, exist_ok=True)
-    shape = (sum(len(one.maps) for one in recordings.values()), size, size)
-    with (directory / MAPS).open("wb") as stream:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for name, one in recordings.items():
-            facts[name] = dataclasses.asdict(one) | {"maps": first, "frames": one.frames.tolist()}
-            facts[name]["spacing"] = one.spacing if np.isfinite(one.spacing) else None
-            stream.write(np.ascontiguousarray(one.maps, np.uint8).data)
-            first += len(one.maps)
-    write_json(directory / INDEX, {"size": size, "recordings": facts})
+    every = np.concatenate([np.empty((0, size, size), np.uint8), *(one.maps for one in recordings.values())])
+    np.save(directory / MAPS, every, allow_pickle=False)
+    facts, first = {}, 0
+    for name, one in recordings.items():
+        facts[name] = dataclasses.asdict(one) | {"maps": first, "frames": one.frames.tolist()}
+        facts[name]["spacing"] = one.spacing if np.isfinite(one.spacing) else None
+        first += len(one.maps)
+    write_json(directory / INDEX, {"recordings": facts})
 
 
 def read_masks(*directories: Path) -> dict[str, Masks]:
