@@ -31,7 +31,7 @@ from echolung.core.errors import DataError
 from echolung.core.runtime import derived_seed
 from echolung.data.splits import ALWAYS_TRAINED
 from echolung.embedding.recordings import APICAL, Recordings
-from echolung.hearts.volumes import ejection_fraction, largest, volume_biplane
+from echolung.hearts.volumes import ejection_fraction, largest, volume
 from echolung.kinds.segmentation import measures, segmentation_of
 from echolung.methods.segmentation import Light
 from echolung.methods.suggestion import Strategy, suggest
@@ -73,7 +73,7 @@ class Play:
                 continue
             spacings = [self.recordings.masks(names[view]).spacing for view in APICAL]
             views = [{phase: largest(maps[names[view]][phase] == 1) for phase in PHASES} for view in APICAL]
-            full, empty = (volume_biplane(views[0][one], views[1][one], *spacings) for one in PHASES)
+            full, empty = (volume((views[0][one], spacings[0]), (views[1][one], spacings[1])) for one in PHASES)
             found[patient] = ejection_fraction(full, empty) if full > 0 else np.nan
         return pd.Series(found, dtype=float)
 

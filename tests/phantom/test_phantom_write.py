@@ -15,7 +15,7 @@ from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.masks import read_masks
 from echolung.data.sources.layouts import scan
 from echolung.data.video import decode
-from echolung.hearts.volumes import beats, volume_single
+from echolung.hearts.volumes import beats, volume
 from echolung.phantom.plans import LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
 from echolung.phantom.write import write
@@ -118,7 +118,7 @@ def test_camus_folder_holds_the_exact_mask_of_every_frame(written: dict[str, Wri
             truth["end_diastole"],
             truth["end_systole"],
         ]
-        volumes = np.array([volume_single(mask, masks[name].spacing) for mask in cavity])
+        volumes = np.array([volume((mask, masks[name].spacing)) for mask in cavity])
         assert (truth["end_diastole"], truth["end_systole"]) in beats(volumes, row["fps"]) or truth[
             "ejection_fraction"
         ] < 30
