@@ -31,7 +31,7 @@ from echolung.core.errors import DataError
 from echolung.core.runtime import derived_seed
 from echolung.data.splits import ALWAYS_TRAINED
 from echolung.embedding.recordings import APICAL, Recordings
-from echolung.hearts.volumes import ejection_fraction, largest, volume_biplane
+from echolung.hearts.volumes import ejection_fraction, largest, volume
 from echolung.kinds.segmentation import measures, segmentation_of
 from echolung.methods.segmentation import Light
 from echolung.methods.suggestion import Strategy, suggest
@@ -55,13 +55,13 @@ class Play:
         rows = self.recordings.parts[0].manifest
         self.pool, self.validation = (rows[rows["split_official"] == side] for side in ("TRAIN", "VAL"))
         self.truth = {
-            str(name): {phase: self.recordings.masks(name).masks(name)[at] for phase, at in self.at(name).items()}
+            str(name): {phase: self.recordings.masks(name).maps[at] for phase, at in self.at(name).items()}
             for name in (*self.pool["sample_id"], *self.validation["sample_id"])
         }
 
     def at(self, name: str) -> dict[str, int]:
         """Where end-diastole and end-systole are among the traced frames."""
-        phases = self.recordings.masks(name).phases(name)
+        phases = self.recordings.masks(name).phases
         return {phase: phases.index(phase) for phase in PHASES}
 
     def fractions(self, rows: pd.DataFrame, maps: dict[str, dict[str, np.ndarray]]) -> pd.Series:
@@ -71,9 +71,9 @@ class Play:
             names = mine.drop_duplicates("view").set_index("view")["sample_id"]
             if not set(APICAL) <= set(names.index):
                 continue
-            spacings = [self.recordings.masks(names[view]).spacing(names[view]) for view in APICAL]
+            spacings = [self.recordings.masks(names[view]).spacing for view in APICAL]
             views = [{phase: largest(maps[names[view]][phase] == 1) for phase in PHASES} for view in APICAL]
-            full, empty = (volume_biplane(views[0][one], views[1][one], *spacings) for one in PHASES)
+            full, empty = (volume((views[0][one], spacings[0]), (views[1][one], spacings[1])) for one in PHASES)
             found[patient] = ejection_fraction(full, empty) if full > 0 else np.nan
         return pd.Series(found, dtype=float)
 
@@ -97,7 +97,7 @@ def played(root: Path, name: str, arm: str, sizes: tuple[int, ...], seed: int) -
     torch.set_num_threads(1)
     play, rows = Play(root, load(root), name, arm), []
     patients = np.random.default_rng(seed).permutation(play.pool["patient_id"].unique())
-    frames = {str(one): play.recordings.masks(one).frames(one).tolist() for one in play.pool["sample_id"]}
+    frames = {str(one): play.recordings.masks(one).frames.tolist() for one in play.pool["sample_id"]}
     for strategy in STRATEGIES:
         known = set(patients[: sizes[0]])
         for step, size in enumerate(sizes):

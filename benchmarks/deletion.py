@@ -58,9 +58,9 @@ def main() -> None:
     one = Segmentation.fit(settings, task, recordings, training, 0, work)
     names, seen, cells = list(test.drop_duplicates("patient_id")["sample_id"]), {}, {}
     for name in names:
-        store = recordings.masks(name)
-        ends = [list(store.phases(name)).index(phase) for phase in ("ED", "ES")]
-        seen[name] = one.inputs(recordings, name, store.frames(name)[ends]), store.masks(name)[ends]
+        traced = recordings.masks(name)
+        ends = [traced.phases.index(phase) for phase in ("ED", "ES")]
+        seen[name] = one.inputs(recordings, name, traced.frames[ends]), traced.maps[ends]
     for layer in ("net.decoder.center", LAYER):
         maps = {name: grad_cam(one.net, one.net.get_submodule(layer), seen[name][0], 1) for name in names}
         for at, name in enumerate(names):

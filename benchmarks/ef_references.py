@@ -16,7 +16,7 @@ import pandas as pd
 from echolung.data import nifti
 from echolung.data.geometry import Letterbox
 from echolung.data.sources.layouts import scan
-from echolung.hearts.volumes import disc_volume, discs, ejection_fraction, largest, long_axis, volume_single
+from echolung.hearts.volumes import disc_volume, discs, ejection_fraction, largest, long_axis, volume
 from echolung.phantom.heart import HeartVideo, beating_heart, heart_scanner
 
 PHASES, VIEWS = ("ED", "ES"), ("A4C", "A2C")
@@ -91,7 +91,7 @@ def drawn(size: int, hearts: int) -> pd.Series:
         heart = beating_heart("a4c", ef, 40, 25.0, rng := np.random.default_rng(seed))
         video = HeartVideo(np.empty((40, size, size), np.uint8), heart, heart_scanner(heart.deepest, rng, size))
         masks, ventricle = video.masks(), heart.ventricle
-        volumes = [volume_single(masks[frame]) for frame in (ventricle.end_diastole, ventricle.end_systole)]
+        volumes = [volume((masks[frame], 1.0)) for frame in (ventricle.end_diastole, ventricle.end_systole)]
         errors.append(ejection_fraction(*volumes) - ef)
     return pd.Series(errors)
 

@@ -16,14 +16,14 @@ def main(source: str) -> None:
     with stage("embed", source) as here:
         from echolung.data.clips import ClipStore
         from echolung.data.manifest import read_manifest
-        from echolung.data.masks import MaskStore
+        from echolung.data.masks import read_masks
         from echolung.embedding.embed import embed
 
         settings = here.settings
         manifest = read_manifest(here.data("ingest", source, "manifest.parquet"))
         store = ClipStore.open(here.data("ingest", source, "clips"))
-        masks = MaskStore.open(here.data("ingest", source, "masks"))
-        traced = {name: masks.frames(name).tolist() for name in masks.sample_ids} if settings.embed.frames else {}
+        masks = read_masks(here.data("ingest", source, "masks"))
+        traced = {name: one.frames.tolist() for name, one in masks.items()} if settings.embed.frames else {}
         cache = here.root / "data" / "cache" / "features"
         encoders = [(arm, seed) for arm in settings.embedded(source) for seed in settings.seeds(arm)]
         tables = []

@@ -13,7 +13,7 @@ def main(task: str) -> None:
         from echolung.data.clips import ClipStore
         from echolung.data.leakage import find_pairs, split_groups, write_pairs
         from echolung.data.manifest import read_manifest
-        from echolung.data.masks import MaskStore
+        from echolung.data.masks import read_masks
         from echolung.data.splits import UNUSED, fold_counts, make_folds, write_folds
         from echolung.kinds.kinds import kind_of
 
@@ -21,8 +21,8 @@ def main(task: str) -> None:
         stores = {source: ClipStore.open(here.data("ingest", source, "clips")) for source in spec.sources}
         manifests = [read_manifest(here.data("ingest", source, "manifest.parquet")) for source in spec.sources]
         manifest = pd.concat(manifests, ignore_index=True)
-        masks = MaskStore.open(*(here.data("ingest", source, "masks") for source in spec.sources))
-        rows = kind_of(spec).labelled(spec, manifest.assign(masks=manifest["sample_id"].isin(masks.sample_ids)))
+        masks = read_masks(*(here.data("ingest", source, "masks") for source in spec.sources))
+        rows = kind_of(spec).labelled(spec, manifest.assign(masks=manifest["sample_id"].isin(list(masks))))
         copied = here.settings.copied(spec)
         pairs = find_pairs(manifest, stores, copied, here.root / "data" / "cache" / "duplicates")
         # Of the whole sources: two patients may be joined by a copy that is not part of the task.

@@ -12,7 +12,7 @@ from hearts_drawn import SIDE, ellipse
 from echolung.data.clips import ClipStore
 from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.manifest import read_manifest
-from echolung.data.masks import MaskStore
+from echolung.data.masks import read_masks
 from echolung.data.splits import SplitSettings, make_folds, write_folds
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.features import Features
@@ -84,9 +84,9 @@ def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> No
     source, encoder = tmp_path / "data" / "ingest" / "camus", tmp_path / "encoder"
     ingest("camus", settings, tmp_path).write(source)
     manifest, store = read_manifest(source / "manifest.parquet"), ClipStore.open(source / "clips")
-    masks = MaskStore.open(source / "masks")
+    masks = read_masks(source / "masks")
     save_encoder(encoder, initial_encoder(SHAPE, 0), EncoderRecord(settings=SHAPE, arm="random", objective="", seed=0))
-    out, traced = tmp_path / "data/embed/camus/random/seed0", {name: masks.frames(name) for name in masks.sample_ids}
+    out, traced = tmp_path / "data/embed/camus/random/seed0", {name: one.frames for name, one in masks.items()}
     embed(encoder, "random", manifest, store, EmbedSettings(sources=("camus",)), out, tmp_path / "cache", traced=traced)
     one, still = str(manifest["sample_id"][5]), store.frames(str(manifest["sample_id"][5]))[1]
     tokens = load_encoder(encoder)[0].encode(torch.from_numpy(np.stack([[still] * 4])))

@@ -138,7 +138,7 @@ def _pool(
     rows = selected(spec, whole.manifest[whole.manifest["frames"] > 0].assign(masks="read"))
     if spec.folds == "official":
         rows = rows[rows["split_official"].str.strip().str.upper().isin(["TRAIN", "VAL"])]
-    traced = rows["sample_id"].isin(whole.masks.sample_ids if whole.masks else [])
+    traced = rows["sample_id"].isin(list(whole.masks))
     labelled, bare = rows[traced].reset_index(drop=True), rows[~traced].reset_index(drop=True)
     if bare.empty:
         problem = f"every recording of source '{source}' that may be trained on has masks"

@@ -55,12 +55,9 @@ def conform(rows: pd.DataFrame) -> pd.DataFrame:
 
     `split_group` defaults to the patient. Raises DataError if a sample id is repeated.
     """
-    frame = rows.reset_index(drop=True)
-    for name, dtype in MANIFEST_COLUMNS.items():
-        values = frame[name] if name in frame else pd.Series(pd.NA, index=frame.index)
-        frame[name] = values.astype(pd.api.types.pandas_dtype(dtype))
-    extra = [name for name in frame.columns if name not in MANIFEST_COLUMNS]
-    frame = frame[[*MANIFEST_COLUMNS, *extra]].astype(dict.fromkeys(extra, "string"))
+    extra = [name for name in rows.columns if name not in MANIFEST_COLUMNS]
+    frame = rows.reset_index(drop=True).reindex(columns=[*MANIFEST_COLUMNS, *extra])
+    frame = frame.astype(MANIFEST_COLUMNS | dict.fromkeys(extra, "string"))
     frame["split_group"] = frame["split_group"].fillna(frame["patient_id"])
     repeated = frame.loc[frame["sample_id"].duplicated(keep=False)]
     if len(repeated):

@@ -5,8 +5,6 @@ Polygons are filled at the store's size, label maps take the nearest label. Dime
 recording, S side of the store's square frames, P points of a polygon.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from echolung.core.errors import DataError, VideoError, listed
+from echolung.core.errors import DataError, VideoError
 from echolung.core.runtime import read_json, write_json
 from echolung.data import nifti
 from echolung.data.geometry import Letterbox
@@ -44,14 +42,18 @@ class Tracing:
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """The traced frames of one recording, in the order of its frames; see the methods of MaskStore of these names."""
+    """The traced frames of one recording, in the order of its frames."""
 
     frames: np.ndarray
+    """Their indices in `ClipStore.frames`: int64 (T,), ascending."""
     phases: tuple[str, ...]
-    maps: np.ndarray  # `MaskStore.masks`
+    """ED, ES or "" (between, or not known) of each."""
+    maps: np.ndarray
+    """Label maps uint8 (T, S, S): position in STRUCTURES + 1."""
     structures: tuple[str, ...]
+    """What was traced: other structures are unknown, not background."""
     spacing: float
-    picture: tuple[int, int, int, int]  # where the letterbox shows the frame: top, left, height, width
+    """mm per pixel of the store, which are square; NaN where the source does not say."""
 
 
 def filled(polygon: np.ndarray, size: int) -> np.ndarray:
@@ -100,7 +102,6 @@ def rasterised(tracings: Iterable[Tracing], manifest: pd.DataFrame, size: int) -
                 maps=np.stack([kept[frame][1] for frame in frames]),
                 structures=STRUCTURES if any(isinstance(one.drawn, Path) for one in traced) else STRUCTURES[:1],
                 spacing=pixel_mm * height / box.inner[0],
-                picture=(*box.corner, *box.inner),
             )
     return made, pd.DataFrame(rows, columns=list(ROWS))
 
@@ -124,83 +125,32 @@ def _moved(tracing: Tracing, box: Letterbox) -> tuple[np.ndarray, str | None]:
 
 def write_masks(directory: Path, size: int, recordings: Mapping[str, Masks]) -> None:
     """Write a store: every map in one array, and the facts of each recording by sample id."""
-    facts, first = {}, 0
     directory.mkdir(parents=True, exist_ok=True)
-    shape = (sum(len(one.maps) for one in recordings.values()), size, size)
-    with (directory / MAPS).open("wb") as stream:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for name, one in recordings.items():
-            facts[name] = dataclasses.asdict(one) | {"maps": first, "frames": one.frames.tolist()}
-            facts[name]["spacing"] = one.spacing if np.isfinite(one.spacing) else None
-            stream.write(np.ascontiguousarray(one.maps, np.uint8).data)
-            first += len(one.maps)
-    write_json(directory / INDEX, {"size": size, "recordings": facts})
+    every = np.concatenate([np.empty((0, size, size), np.uint8), *(one.maps for one in recordings.values())])
+    np.save(directory / MAPS, every, allow_pickle=False)
+    facts, first = {}, 0
+    for name, one in recordings.items():
+        facts[name] = dataclasses.asdict(one) | {"maps": first, "frames": one.frames.tolist()}
+        facts[name]["spacing"] = one.spacing if np.isfinite(one.spacing) else None
+        first += len(one.maps)
+    write_json(directory / INDEX, {"recordings": facts})
 
 
-class MaskStore:
-    """The masks of one source or several, memory-mapped from disk; frame indices are those of the clip store."""
-
-    def __init__(self, size: int, recordings: dict[str, Masks]) -> None:
-        self.size = size
-        self._recordings = recordings
-
-    @classmethod
-    def open(cls, *directories: Path) -> MaskStore:
-        """The stores in `directories` as one; raises DataError if one holds none or is damaged, or if sizes differ."""
-        recordings: dict[str, Masks] = {}
-        sizes = set()
-        for directory in map(Path, directories):
-            index = read_json(directory / INDEX)
-            try:
-                maps = np.load(directory / MAPS, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise DataError(f"{directory / MAPS} is missing or damaged ({error})", REMEDY) from None
-            sizes.add(index["size"])
-            for name, facts in index["recordings"].items():
-                drawn = maps[facts["maps"] : facts["maps"] + len(facts["frames"])]
-                recordings[name] = Masks(
-                    np.array(facts["frames"], np.int64), tuple(facts["phases"]), drawn, tuple(facts["structures"]),
-                    float("nan") if facts["spacing"] is None else facts["spacing"], tuple(facts["picture"]),
-                )  # fmt: skip
-        if len(sizes) > 1:
-            raise DataError(f"the masks in {listed(directories)} are of other sizes", REMEDY)
-        return cls(sizes.pop(), recordings)
-
-    @property
-    def sample_ids(self) -> list[str]:
-        """Recordings with at least one traced frame, in the order of the manifest."""
-        return list(self._recordings)
-
-    def frames(self, sample_id: str) -> np.ndarray:
-        """Indices of the traced frames in `ClipStore.frames`: int64 (T,), ascending."""
-        return self._row(sample_id).frames
-
-    def phases(self, sample_id: str) -> tuple[str, ...]:
-        """ED, ES or "" (between, or not known) per traced frame."""
-        return self._row(sample_id).phases
-
-    def masks(self, sample_id: str) -> np.ndarray:
-        """Label maps uint8 (T, S, S): position in STRUCTURES + 1."""
-        return self._row(sample_id).maps
-
-    def structures(self, sample_id: str) -> tuple[str, ...]:
-        """What was traced: other structures are unknown there, not background."""
-        return self._row(sample_id).structures
-
-    def spacing(self, sample_id: str) -> float:
-        """mm per pixel of the store, which are square; NaN where the source does not say."""
-        return self._row(sample_id).spacing
-
-    def inside(self, sample_id: str) -> np.ndarray:
-        """Pixels that show the frame, not the letterbox's black: bool (S, S)."""
-        top, left, height, width = self._row(sample_id).picture
-        shown = np.zeros((self.size, self.size), bool)
-        shown[top : top + height, left : left + width] = True
-        return shown
-
-    def _row(self, sample_id: str) -> Masks:
+def read_masks(*directories: Path) -> dict[str, Masks]:
+    """The stores in `directories` by sample id, memory-mapped; raises DataError if one holds none or is damaged."""
+    found: dict[str, Masks] = {}
+    for directory in directories:
+        index = read_json(directory / INDEX)
         try:
-            return self._recordings[sample_id]
-        except KeyError:
-            raise DataError(f"no frame of '{sample_id}' is traced", "Ask for the recordings in `sample_ids`.") from None
+            maps = np.load(directory / MAPS, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{directory / MAPS} is missing or damaged ({error})", REMEDY) from None
+        for name, facts in index["recordings"].items():
+            found[name] = Masks(
+                frames=np.array(facts["frames"], np.int64),
+                phases=tuple(facts["phases"]),
+                maps=maps[facts["maps"] : facts["maps"] + len(facts["frames"])],
+                structures=tuple(facts["structures"]),
+                spacing=float("nan") if facts["spacing"] is None else facts["spacing"],
+            )
+    return found

@@ -8,8 +8,8 @@ Dimension letters: n recordings, V views, T frames, S pixels, N tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 from echolung.core.errors import DataError, listed
 from echolung.data.clips import ClipStore
 from echolung.data.manifest import read_manifest
-from echolung.data.masks import INDEX, MaskStore
+from echolung.data.masks import INDEX, Masks, read_masks
 from echolung.embedding.features import Features
 
 APICAL = ("A4C", "A2C")
@@ -46,7 +46,7 @@ class Part:
     """sample_id, path, height, width, fps, frames, codec and whatever else is known."""
     clips: ClipStore | HeldClips
     features: Features | None = None
-    masks: MaskStore | None = None
+    masks: Mapping[str, Masks] = field(default_factory=dict)
 
 
 def refuse_not_finite(sample_ids: Sequence[str], finite: np.ndarray) -> None:
@@ -72,7 +72,7 @@ class Recordings:
         manifests = (read_manifest(ingest / name / "manifest.parquet") for name in sources)
         stores = (ClipStore.open(ingest / name / "clips") for name in sources)
         places = [ingest / name / "masks" for name in sources]
-        masks = [MaskStore.open(place) if (place / INDEX).is_file() else None for place in places]
+        masks = [read_masks(place) if (place / INDEX).is_file() else {} for place in places]
         return cls([Part(*part) for part in zip(manifests, stores, opened, masks, strict=True)])
 
     def manifest(self, sample_ids: Sequence[str]) -> pd.DataFrame:
@@ -96,10 +96,9 @@ class Recordings:
     def fps(self, sample_id: str) -> float:
         return self.parts[self._part[sample_id]].clips.fps(sample_id)
 
-    def masks(self, sample_id: str) -> MaskStore | None:
-        """The store that holds the recording's masks; None where no frame of it is traced."""
-        store = self.parts[self._part[sample_id]].masks
-        return store if store is not None and sample_id in store.sample_ids else None
+    def masks(self, sample_id: str) -> Masks | None:
+        """The traced frames of the recording; None where there are none."""
+        return self.parts[self._part[sample_id]].masks.get(sample_id)
 
     @property
     def features(self) -> list[Features]:

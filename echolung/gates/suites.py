@@ -5,7 +5,8 @@ passes every other expectation. Then it lists expectations, on the tables themse
 thing that can be wrong (a patient, a training set, a fold of an arm).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,8 +16,8 @@ from great_expectations.expectations import ExpectColumnValuesToBeNull as Null
 from great_expectations.expectations import ExpectColumnValuesToBeUnique as Unique
 from great_expectations.expectations import ExpectColumnValuesToNotBeNull as NotNull
 from great_expectations.expectations import ExpectCompoundColumnsToBeUnique as UniqueTogether
-
-from echolung.gates.expectations import Suite, Table, Tables, filled, has_columns, true
+from great_expectations.expectations import ExpectTableColumnsToMatchSet as Columns
+from great_expectations.expectations import ExpectTableRowCountToBeBetween as RowCount
 
 DECODED_SHARE = 0.8
 """A video with fewer of its declared frames is truncated; intact public files declare up to 9% too many."""
@@ -24,6 +25,45 @@ NOT_COLLAPSED = Between(column="effective_rank", min_value=1.5, description="not
 """Below it features carry almost no information; identical features have rank 1."""
 HELD_OUT, UNUSED = -3, -1
 """Sides of a split besides the inner folds 0.. and -2 (always trained on)."""
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and its expectations; the columns in `identity` name a row. An expectation's description says it."""
+
+    name: str
+    rows: pd.DataFrame
+    identity: Sequence[str]
+    expectations: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`columns`: table -> required columns. `expect(tables, **facts)`: all other expectations."""
+
+    columns: Mapping[str, Sequence[str]]
+    expect: Callable[..., list[Table]]
+    remedy: str
+
+    def tables(self, tables: Tables, **facts: Any) -> list[Table]:
+        """What to validate: rows and columns of the stage's tables and, if those are there, everything else."""
+        structure = []
+        for name, columns in self.columns.items():
+            described = f"has the columns {', '.join(columns)}"
+            there = Columns(column_set=list(columns), exact_match=False, description=described)
+            structure.append(Table(name, tables[name], [], [RowCount(min_value=1, description="has rows"), there]))
+        ready = all(len(tables[name]) and set(columns) <= set(tables[name]) for name, columns in self.columns.items())
+        return structure + (self.expect(tables, **facts) if ready else [])
+
+
+def filled(*columns: str) -> list[NotNull]:
+    return [NotNull(column=column, description=f"{column} is not empty") for column in columns]
+
+
+def true(column: str, description: str, severity: str = "critical") -> InSet:
+    return InSet(column=column, value_set=[True], description=description, severity=severity)
 
 
 def phantom(tables: Tables) -> list[Table]:
@@ -95,8 +135,6 @@ def split(tables: Tables, *, outer: int, inner: int, repeats: int) -> list[Table
     """
     folds = tables["folds"]
     inner_columns = [f"inner_{held_out}" for held_out in range(outer)]
-    if not set(inner_columns) <= set(folds):
-        return [Table("folds", folds, [], [has_columns(inner_columns)])]
     expectations = [
         *filled(*FOLD_COLUMNS, *inner_columns),
         UniqueTogether(column_list=["repeat", "sample_id"], description="a video appears once in a repeat"),
@@ -212,8 +250,6 @@ def fit(tables: Tables, *, split_digest: str, columns: Sequence[str], valid: str
     predictions, bool); the fact `valid` says in words what that means.
     """
     predictions, folds = tables["predictions"], tables["folds"]
-    if not set(columns) <= set(predictions):
-        return [Table("predictions", predictions, [], [has_columns(columns)])]
     values = predictions[list(columns)].to_numpy(dtype=float)
     shown = pd.Series([" ".join(f"{value:.4g}" for value in row) for row in values], predictions.index)
     rows = predictions.assign(invalid=shown.where(~predictions["valid"].astype(bool)))

@@ -56,10 +56,8 @@ def long_axis(mask: np.ndarray, atrium: np.ndarray | None = None) -> np.ndarray:
     return centre + np.array([[along.min() - 0.5], [along.max() + 0.5]]) * direction
 
 
-def discs(
-    mask: np.ndarray, spacing: float = 1.0, n: int = DISCS, axis: np.ndarray | None = None
-) -> tuple[np.ndarray, float]:
-    """Diameters float64 (n,) from apex to base, and the length of the axis, both in mm.
+def discs(mask: np.ndarray, spacing: float = 1.0, axis: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Diameters float64 (DISCS,) from apex to base, and the length of the axis, both in mm.
 
     A diameter is the area of the mask within its slice / the height of the slice. `axis`: as `long_axis` returns it;
     what lies beyond its ends is not counted.
@@ -67,12 +65,12 @@ def discs(
     apex, base = long_axis(mask) if axis is None else axis
     length = float(np.hypot(*(base - apex)))
     if not length > 0:
-        return np.zeros(n), 0.0
+        return np.zeros(DISCS), 0.0
     along = (_points(mask) - apex) @ (base - apex) / length
-    cuts = np.linspace(0, length, n + 1)
+    cuts = np.linspace(0, length, DISCS + 1)
     # Area up to each cut: a pixel that is cut counts in part.
     below = np.clip(cuts[:, None] - along + 0.5, 0, 1).sum(1)
-    return np.diff(below) * n / length * spacing, length * spacing
+    return np.diff(below) * DISCS / length * spacing, length * spacing
 
 
 def disc_volume(a: np.ndarray, b: np.ndarray, length: float) -> float:
@@ -80,23 +78,10 @@ def disc_volume(a: np.ndarray, b: np.ndarray, length: float) -> float:
     return float(np.pi / 4 * length / len(a) * (a * b).sum() / 1000)
 
 
-def volume_single(mask: np.ndarray, spacing: float = 1.0, axis: np.ndarray | None = None) -> float:
-    """Volume in ml by circular discs in one view."""
-    diameters, length = discs(mask, spacing, axis=axis)
-    return disc_volume(diameters, diameters, length)
-
-
-def volume_biplane(
-    mask4: np.ndarray,
-    mask2: np.ndarray,
-    spacing4: float = 1.0,
-    spacing2: float = 1.0,
-    axis4: np.ndarray | None = None,
-    axis2: np.ndarray | None = None,
-) -> float:
-    """Volume in ml by elliptical discs in the four-chamber and the two-chamber view, over the longer of their axes."""
-    (a, length4), (b, length2) = discs(mask4, spacing4, axis=axis4), discs(mask2, spacing2, axis=axis2)
-    return disc_volume(a, b, max(length4, length2))
+def volume(*views: tuple[np.ndarray, float]) -> float:
+    """Volume in ml by discs in one view, or in two at right angles over the longer of their axes: (mask, spacing)."""
+    diameters, lengths = zip(*(discs(mask, spacing) for mask, spacing in views), strict=True)
+    return disc_volume(diameters[0], diameters[-1], max(lengths))
 
 
 def ejection_fraction(end_diastolic: float, end_systolic: float) -> float:
@@ -109,10 +94,10 @@ def ejection_fraction(end_diastolic: float, end_systolic: float) -> float:
     return 100 * (end_diastolic - end_systolic) / end_diastolic
 
 
-def beats(volumes: np.ndarray, fps: float, shortest: float = SHORTEST_BEAT) -> list[tuple[int, int]]:
+def beats(volumes: np.ndarray, fps: float) -> list[tuple[int, int]]:
     """Frames of end-diastole and end-systole of each beat in a curve of volumes or areas (T,).
 
-    End-systole is a minimum with a prominence of half the range (5th to 95th percentile), `shortest` seconds or more
+    End-systole is a minimum with a prominence of half the range (5th to 95th percentile), SHORTEST_BEAT or more
     from the next; end-diastole is the largest volume since the end-systole before. Either may be an end of the curve.
     A beat that the recording cuts, which shows by a volume more than a quarter of the range from full or empty, is left
     out. There may be none.
@@ -122,7 +107,7 @@ def beats(volumes: np.ndarray, fps: float, shortest: float = SHORTEST_BEAT) -> l
     if not high > low:
         return []
     walled = np.concatenate([[curve.max()], curve, [curve.max()]])  # so that the ends can be minima
-    apart = max(1, round(shortest * fps))
+    apart = max(1, round(SHORTEST_BEAT * fps))
     ends = signal.find_peaks(-walled, prominence=(high - low) / 2, distance=apart)[0] - 1
     found, after = [], 0
     for empty in map(int, ends):

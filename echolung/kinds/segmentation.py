@@ -21,7 +21,7 @@ import pydantic
 from scipy import ndimage
 
 from echolung.core.errors import DataError, listed
-from echolung.data.masks import STRUCTURES, MaskStore
+from echolung.data.masks import STRUCTURES, Masks
 from echolung.evaluation import statistics
 from echolung.kinds.kind import Kind, Scores
 from echolung.kinds.metrics import Metric, mean_defined
@@ -154,8 +154,8 @@ def measured(task: Task, values: np.ndarray) -> np.ndarray:
     return values[..., len(AREAS) * len(settings.structures) :].reshape(*values.shape[:-1], -1, len(MEASURES))
 
 
-def scored(task: Task, maps: np.ndarray, store: MaskStore | None, sample_id: str) -> np.ndarray:
-    """A row of predictions (K,) from label maps uint8 (T, S, S): of the traced frames, or of any if there is no store.
+def scored(task: Task, maps: np.ndarray, truth: Masks | None) -> np.ndarray:
+    """A row of predictions (K,) from label maps uint8 (T, S, S): of the traced frames, or of any if there is no truth.
 
     A phase that has several traced frames counts with their mean.
     """
@@ -164,20 +164,19 @@ def scored(task: Task, maps: np.ndarray, store: MaskStore | None, sample_id: str
     shares = np.stack([(maps == label).mean(axis=(1, 2)) * 100 for label in labels])
     areas = np.stack([shares.max(axis=1), shares.min(axis=1)], axis=1).ravel()
     found = np.full((len(settings.places()), len(MEASURES)), np.nan)
-    if store is not None:
-        phases, truth = phases_of(store, sample_id), store.masks(sample_id)
-        known, spacing = store.structures(sample_id), store.spacing(sample_id)
+    if truth is not None:
+        phases = phases_of(truth)
         for at, (structure, phase) in enumerate(settings.places()):
             label, frames = STRUCTURES.index(structure) + 1, np.flatnonzero(phases == phase)
-            if structure in known and len(frames):
-                each = [measures(maps[frame] == label, truth[frame] == label, spacing) for frame in frames]
+            if structure in truth.structures and len(frames):
+                each = [measures(maps[frame] == label, truth.maps[frame] == label, truth.spacing) for frame in frames]
                 found[at] = np.mean(each, axis=0)
     return np.concatenate([areas, found.ravel()])
 
 
-def phases_of(store: MaskStore, sample_id: str) -> np.ndarray:
+def phases_of(masks: Masks) -> np.ndarray:
     """ED, ES or `between` of each traced frame (T,)."""
-    return np.array([phase or "between" for phase in store.phases(sample_id)])
+    return np.array([phase or "between" for phase in masks.phases])
 
 
 def measures(predicted: np.ndarray, truth: np.ndarray, spacing: float) -> tuple[float, float, float, float]:

@@ -79,9 +79,9 @@ class Segmenter(Method):
         """Of traced frames where there are masks to score against, else of every frame."""
         rows = []
         for name in sample_ids:
-            store = recordings.masks(name)
-            frames = None if store is not None else np.arange(len(recordings.frames(name)))
-            rows.append(scored(self.task, self.maps(recordings, name, frames), store, name))
+            truth = recordings.masks(name)
+            frames = None if truth is not None else np.arange(len(recordings.frames(name)))
+            rows.append(scored(self.task, self.maps(recordings, name, frames), truth))
         return np.stack(rows)
 
     def search(self) -> pd.DataFrame:
@@ -287,6 +287,6 @@ def frames_of(recordings: Recordings, sample_id: str, frames: np.ndarray | None)
     """`frames`, or those that are traced."""
     if frames is not None:
         return frames
-    store = recordings.masks(sample_id)
-    assert store is not None
-    return store.frames(sample_id)
+    masks = recordings.masks(sample_id)
+    assert masks is not None
+    return masks.frames

@@ -76,13 +76,13 @@ class Traced:
                 f"no frame of {len(bare)} recordings is traced: {listed(bare)}", "Leave them out (`where`)."
             )
         for place, name in enumerate(map(str, training["sample_id"])):
-            store = recordings.masks(name)
-            assert store is not None
-            between = phases_of(store, name) == "between"
+            masks = recordings.masks(name)
+            assert masks is not None
+            between = phases_of(masks) == "between"
             used = ~between | between.all()
             x.append(torch.from_numpy(inputs(name)[used]))
-            labels.append(torch.from_numpy(store.masks(name)[used]))
-            traced = [True, *(structure in store.structures(name) for structure in STRUCTURES)]
+            labels.append(torch.from_numpy(masks.maps[used]))
+            traced = [True, *(structure in masks.structures for structure in STRUCTURES)]
             known += [np.array(wanted) & traced] * len(labels[-1])
             rows += [place] * len(labels[-1])
         chosen = training.iloc[rows]

@@ -31,8 +31,8 @@ class PhantomSettings(Parameters):
     still_walls: float = pydantic.Field(0.0, ge=0, le=1)
     """Share of the hearts (camus) of which one wall stands still in the second beat."""
     noise: float = pydantic.Field(0.0, ge=0, le=60)
-    """dB by which the receiver is noisier: speckle that follows no tissue, more of it in the depth. Hearts and lungs stay
-    the same."""
+    """dB by which the receiver is noisier: speckle that follows no tissue, most in the depth, over the same heart or
+    lung."""
 
     @pydantic.model_validator(mode="after")
     def _fixed_for_hearts(self) -> Self:

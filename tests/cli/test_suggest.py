@@ -17,7 +17,7 @@ from echolung.data import nifti
 from echolung.data.clips import ClipStore
 from echolung.data.ingest import ingest
 from echolung.data.manifest import read_manifest, write_manifest
-from echolung.data.masks import MaskStore
+from echolung.data.masks import read_masks
 from echolung.data.splits import make_folds, write_folds
 from echolung.embedding.embed import embed
 from echolung.evaluation import comparison
@@ -35,11 +35,11 @@ def prepared(root: Path) -> None:
     """The stages ingest and embed."""
     settings, data = load(root), root / "data" / "heart-drawn"
     ingest("hearts", settings.ingest, root).write(data / "ingest" / "hearts")
-    masks, clips = MaskStore.open(data / "ingest/hearts/masks"), ClipStore.open(data / "ingest/hearts/clips")
+    masks, clips = read_masks(data / "ingest/hearts/masks"), ClipStore.open(data / "ingest/hearts/clips")
     manifest = read_manifest(data / "ingest/hearts/manifest.parquet")
     (shape, seeds) = settings.initial()["random"]
     initialise(shape, seeds, data / "encoders/initial/random", "random")
-    traced = {name: masks.frames(name) for name in masks.sample_ids}
+    traced = {name: one.frames for name, one in masks.items()}
     out, cache = data / "embed/hearts/random/seed0", root / "data/cache/features"
     embed(data / "encoders/initial/random/seed0", "random", manifest, clips, settings.embed, out, cache, traced=traced)
 
@@ -97,15 +97,15 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
     (project / place).parent.mkdir(parents=True)
     nifti.write(project / place, mask[None], 1.0)
     prepared(project)
-    store = MaskStore.open(project / "data/heart-drawn/ingest/hearts/masks")
-    assert store.frames(name).tolist() == [frame] and store.phases(name) == ("",)
-    np.testing.assert_array_equal(store.masks(name)[0], mask)
+    store = read_masks(project / "data/heart-drawn/ingest/hearts/masks")
+    assert store[name].frames.tolist() == [frame] and store[name].phases == ("",)
+    np.testing.assert_array_equal(store[name].maps[0], mask)
     assert set(suggested(project, monkeypatch)["sample_id"]) == free - {name}
     settings = load(project)
     manifest = read_manifest(project / "data/heart-drawn/ingest/hearts/manifest.parquet")
-    manifest["masks"] = manifest["sample_id"].isin(store.sample_ids)
+    manifest["masks"] = manifest["sample_id"].isin(list(store))
     rows = kind_of(settings.tasks[TASK]).labelled(settings.tasks[TASK], manifest)
-    assert set(rows["sample_id"]) == set(store.sample_ids), "the others are left out of the task"
+    assert set(rows["sample_id"]) == set(store), "the others are left out of the task"
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_what_cannot_be_suggested_is_said(
 
 def test_where_everything_has_masks_there_is_nothing_to_suggest(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = project / "data/heart-drawn/ingest/hearts"
-    before, masks = read_manifest(place / "manifest.parquet"), MaskStore.open(place / "masks")
-    write_manifest(place / "manifest.parquet", before[before["sample_id"].isin(masks.sample_ids)])
+    before, masks = read_manifest(place / "manifest.parquet"), read_masks(place / "masks")
+    write_manifest(place / "manifest.parquet", before[before["sample_id"].isin(list(masks))])
     monkeypatch.chdir(project)
     done = CliRunner().invoke(main, ["suggest", TASK])
     write_manifest(place / "manifest.parquet", before)

@@ -20,7 +20,7 @@ from echolung.data import video
 from echolung.data.clips import ClipStore
 from echolung.data.geometry import letterbox
 from echolung.data.ingest import IngestSettings, ingest
-from echolung.data.masks import MaskStore
+from echolung.data.masks import read_masks
 from echolung.gates.gate import check
 
 torch.set_num_threads(1)
@@ -101,7 +101,7 @@ def test_the_store_holds_every_frame_letterboxed(study: Study) -> None:
     assert sorted(files(study.out)) == sorted(
         [*names, "clips/index.json", "manifest.parquet", "masks/index.json", "masks/masks.npy"]
     )
-    assert MaskStore.open(study.out / "masks").sample_ids == [], "nothing is traced"
+    assert read_masks(study.out / "masks") == {}, "nothing is traced"
 
 
 def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(

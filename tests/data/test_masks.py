@@ -8,7 +8,7 @@ from drawn import manifest_of
 from matplotlib.path import Path as Polygon
 
 from echolung.core.errors import DataError
-from echolung.data.masks import STRUCTURES, Masks, MaskStore, Tracing, filled, rasterised, write_masks
+from echolung.data.masks import STRUCTURES, Masks, Tracing, filled, rasterised, read_masks, write_masks
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -31,7 +31,7 @@ def test_a_polygon_lies_where_its_pixels_are_and_beyond_the_last_frame_it_is_nam
     assert list(masks) == ["a/x"]
     made = masks["a/x"]
     assert made.frames.tolist() == [2, 7] and made.phases == ("ED", "ES")
-    assert made.structures == STRUCTURES[:1] and made.spacing == 1.0 and made.picture == (5, 0, 10, 20)
+    assert made.structures == STRUCTURES[:1] and made.spacing == 1.0
     expected = np.zeros((20, 20), bool)
     expected[5 + 2 : 5 + 7, 5:10] = True  # half the size, five rows down
     found = made.maps[0] == 1
@@ -41,23 +41,17 @@ def test_a_polygon_lies_where_its_pixels_are_and_beyond_the_last_frame_it_is_nam
 
 def recording(value: int, spacing: float = float("nan")) -> Masks:
     maps = np.full((2, 8, 8), value, np.uint8)
-    return Masks(np.array([1, 5]), ("ED", "ES"), maps, STRUCTURES, spacing, (2, 0, 4, 8))
+    return Masks(np.array([1, 5]), ("ED", "ES"), maps, STRUCTURES, spacing)
 
 
 def test_stores_are_one_and_what_is_wrong_is_named(tmp_path: Path) -> None:
     write_masks(tmp_path / "a", 8, {"a/x": recording(1, 0.3), "a/y": recording(2)})
     write_masks(tmp_path / "b", 8, {"b/x": recording(3)})
-    store = MaskStore.open(tmp_path / "a", tmp_path / "b")
-    assert store.sample_ids == ["a/x", "a/y", "b/x"]
-    for name, value in zip(store.sample_ids, (1, 2, 3), strict=True):
-        assert (store.masks(name) == value).all() and store.masks(name).shape == (2, 8, 8)
-    assert store.frames("a/y").tolist() == [1, 5] and store.spacing("a/x") == 0.3 and np.isnan(store.spacing("b/x"))
-    assert np.flatnonzero(store.inside("a/x").any(1)).tolist() == [2, 3, 4, 5] and store.inside("a/x")[3].all()
-    with pytest.raises(DataError, match="no frame of 'c/x' is traced"):
-        store.masks("c/x")
-    write_masks(tmp_path / "c", 9, {})
-    with pytest.raises(DataError, match="of other sizes"):
-        MaskStore.open(tmp_path / "a", tmp_path / "c")
+    store = read_masks(tmp_path / "a", tmp_path / "b")
+    assert list(store) == ["a/x", "a/y", "b/x"]
+    for name, value in zip(store, (1, 2, 3), strict=True):
+        assert (store[name].maps == value).all() and store[name].maps.shape == (2, 8, 8)
+    assert store["a/y"].frames.tolist() == [1, 5] and store["a/x"].spacing == 0.3 and np.isnan(store["b/x"].spacing)
     (tmp_path / "b" / "masks.npy").write_bytes(b"")
     with pytest.raises(DataError, match=r"masks.npy is missing or damaged"):
-        MaskStore.open(tmp_path / "b")
+        read_masks(tmp_path / "b")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from echolung.hearts.volumes import volume_biplane, volume_single
+from echolung.hearts.volumes import volume
 from echolung.phantom.heart import VIEWS, HeartVideo, View, beating_heart, draw_heart, heart_scanner
 
 
@@ -90,9 +90,9 @@ def test_discs_in_both_apical_views_measure_every_frame(still_wall: int) -> None
     abnormal = np.zeros(50, bool)
     abnormal[ventricle.abnormal] = True
     pitch4, pitch2 = (video.scanner.pixel_grid(256, 256)[2] for video in (four, two))
-    for cavity4, cavity2, volume in zip(four.masks(), two.masks(), ventricle.volumes, strict=True):
-        assert volume_biplane(cavity4, cavity2, pitch4, pitch2) == pytest.approx(volume, rel=0.025)
-    single = np.array([volume_single(mask, pitch4) for mask in four.masks()])
+    for cavity4, cavity2, truth in zip(four.masks(), two.masks(), ventricle.volumes, strict=True):
+        assert volume((cavity4, pitch4), (cavity2, pitch2)) == pytest.approx(truth, rel=0.025)
+    single = np.array([volume((mask, pitch4)) for mask in four.masks()])
     ratio = single / ventricle.volumes * ventricle.anatomy.flatness
     assert np.abs(ratio[~abnormal] - 1).max() < 0.025, "one view takes the section for a circle"
     assert abnormal.sum() == (ventricle.frames_per_beat if still_wall else 0)

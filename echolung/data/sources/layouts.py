@@ -8,12 +8,12 @@ from pathlib import Path
 from echolung.core.errors import DataError, listed
 from echolung.data.manifest import conform
 from echolung.data.masks import Tracing
-from echolung.data.sources import camus, covid_blues, dicom, echonet, echonet_pediatric, folder, pocus
+from echolung.data.sources import camus, covid_blues, dicom, echonet, folder, pocus
 from echolung.data.sources.files import Scan
 
 SOURCES: dict[str, Callable[[Path, str], Scan]] = {
     "echonet": echonet.scan,
-    "echonet_pediatric": echonet_pediatric.scan,
+    "echonet_pediatric": echonet.scan_pediatric,
     "pocus": pocus.scan,
     "covid_blues": covid_blues.scan,
     "camus": camus.scan,
