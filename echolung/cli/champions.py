@@ -168,6 +168,7 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     from echolung.core.errors import VideoError
     from echolung.registry.models import champion
     from echolung.serving.answers import as_json, as_text
+    from echolung.serving.explain import explain_file, picture_names
     from echolung.serving.model import Model
     from echolung.tracking.store import store
 
@@ -176,24 +177,20 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     version = champion(store(root, settings.tracking), settings.study, name)
     model = Model.open(version.folder)
     title = f"{version.name} version {version.number}"
-    refused: list[VideoError] = []
-    if explain:
-        from echolung.serving.explain import explain_files
-
-        answers = explain_files(model, videos, explain, title)
-    else:
-        tables = []
-        with click.progressbar(videos, hidden=len(videos) < 20, file=sys.stderr) as shown:
-            for video in shown:
-                try:
-                    tables.append(model.predict([video]))
-                except VideoError as error:  # the others are answered all the same
-                    refused.append(error)
-        for one in refused:
-            click.echo("echolung: " + "\n".join(one.lines()), err=True)
-        if not tables:
-            sys.exit(1)
-        answers = pd.concat(tables, ignore_index=True)
+    tables, refused = [], []
+    with click.progressbar(videos, hidden=len(videos) < 20, file=sys.stderr) as shown:
+        for video, picture in zip(shown, picture_names(videos), strict=True):
+            try:
+                asked = explain_file(model, video, explain, picture, title) if explain else model.predict([video])
+            except VideoError as error:  # the others are answered all the same
+                refused.append(error)
+            else:
+                tables.append(asked)
+    for one in refused:
+        click.echo("echolung: " + "\n".join(one.lines()), err=True)
+    if not tables:
+        sys.exit(1)
+    answers = pd.concat(tables, ignore_index=True)
     if for_programs:
         heading = {"model": version.name, "version": version.number}
         click.echo(json.dumps(as_json(heading, model, answers), indent=2))

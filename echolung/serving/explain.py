@@ -47,34 +47,36 @@ WRAP = 80  # letters of a line of numbers
 ABREAST = 12  # readings of a curve that fit side by side; more are turned
 
 
-def explain_files(model: Model, paths: Sequence[Path], folder: Path, title: str) -> pd.DataFrame:
-    """Answer as `Model.predict` does, and draw each file into `folder`: <stem>.gif and <stem>.png; if its `Maps` have
-    a drawing, <stem>.drawn.mp4; if they have a curve, <stem>.curve.png.
+def picture_names(paths: Sequence[Path]) -> list[str]:
+    """The stem of each file; where several have the same, -2, -3 and so on."""
+    stems = [path.stem for path in paths]
+    counts = [stems[: place + 1].count(stem) for place, stem in enumerate(stems)]
+    return [stem if count == 1 else f"{stem}-{count}" for stem, count in zip(stems, counts, strict=True)]
 
-    Files with the same stem get -2, -3 and so on. Raises DataError if the method cannot explain itself, DiskError if
-    the folder cannot be written to, VideoError as `predict`.
+
+def explain_file(model: Model, path: Path, folder: Path, name: str, title: str) -> pd.DataFrame:
+    """Answer as `Model.predict` does, and draw the file into `folder`: <name>.gif and <name>.png; if its `Maps` have a
+    drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png.
+
+    Raises DataError if the method cannot explain itself, DiskError if the folder cannot be written to, VideoError as
+    `predict`.
     """
-    tables, stems = [], [path.stem for path in paths]
-    for place, path in enumerate(paths):
-        one = model.read(path)
-        tables.append(model.answer(one))
-        maps = model.method.explain(one.recordings, one.name)
-        if maps is None:
-            problem = f"the method '{model.record.method}' cannot show what its answers rest on"
-            raise DataError(problem, "Leave out --explain.")
-        if maps.curve and tables[-1]["outside"].item():  # an EF on the curve would read as an answer
-            maps = replace(maps, curve=replace(maps.curve, readings=(), words=""))
-        words = *_answer(model, tables[-1].iloc[0]), f"{title}. {RESEARCH_ONLY}", path.name
-        picture = Picture(*model.clips(one), maps, *words)
-        count = stems[: place + 1].count(path.stem)
-        name = path.stem if count == 1 else f"{path.stem}-{count}"
-        writers = {"gif": write_gif, "png": write_png}
-        writers |= {"drawn.mp4": write_mp4} if maps.drawing else {}
-        writers |= {"curve.png": write_curve} if maps.curve else {}
-        for suffix, write in writers.items():
-            with atomic_path(folder / f"{name}.{suffix}") as temporary:
-                write(temporary, picture)
-    return pd.concat(tables, ignore_index=True)
+    one = model.read(path)
+    answer, maps = model.answer(one), model.method.explain(one.recordings, one.name)
+    if maps is None:
+        problem = f"the method '{model.record.method}' cannot show what its answers rest on"
+        raise DataError(problem, "Leave out --explain.")
+    if maps.curve and answer["outside"].item():  # an EF on the curve would read as an answer
+        maps = replace(maps, curve=replace(maps.curve, readings=(), words=""))
+    words = *_answer(model, answer.iloc[0]), f"{title}. {RESEARCH_ONLY}", path.name
+    picture = Picture(*model.clips(one), maps, *words)
+    writers = {"gif": write_gif, "png": write_png}
+    writers |= {"drawn.mp4": write_mp4} if maps.drawing else {}
+    writers |= {"curve.png": write_curve} if maps.curve else {}
+    for suffix, write in writers.items():
+        with atomic_path(folder / f"{name}.{suffix}") as temporary:
+            write(temporary, picture)
+    return answer
 
 
 def _answer(model: Model, row: pd.Series) -> tuple[str, str]:

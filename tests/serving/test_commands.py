@@ -79,18 +79,21 @@ def test_a_row_per_file_and_no_numbers_where_the_model_knows_nothing(
     )
 
 
+@pytest.mark.parametrize("explain", [False, True])
 def test_what_cannot_be_read_does_not_keep_the_others_from_an_answer(
-    project: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, explain: bool
 ) -> None:
+    pictures = ["--explain", str(tmp_path / "pictures")] if explain else []
     (tmp_path / "text.mp4").write_text("no video")
     encode(tmp_path / "still.avi", np.zeros((1, 64, 64), np.uint8), 25.0, "mjpeg")
     files = (tmp_path, folder / "a.mp4", tmp_path / "text.mp4", tmp_path / "still.avi")
-    done = call(project, monkeypatch, "predict", *map(str, files))
+    done = call(project, monkeypatch, "predict", *map(str, files), *pictures)
     assert done.exit_code == 1
     assert any(line.startswith("a.mp4 ") for line in done.stdout.splitlines())
     assert f"echolung: {tmp_path} is a folder.\nGive the videos in it: {tmp_path}/*" in done.stderr
     assert "text.mp4 holds no video (whatever its name says)." in done.stderr
     assert "still.avi has one frame, and a video has two or more.\nGive the video, not a still of it." in done.stderr
+    assert (tmp_path / "pictures" / "a.png").is_file() == explain
 
 
 @pytest.mark.parametrize("words", [["predict", "x.mp4", "--task"], ["promote"], ["rollback"]])

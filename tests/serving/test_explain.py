@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from small_models import described, drawn, make_model, usual
@@ -14,7 +15,7 @@ from echolung.methods.method import Curve, Drawing, Maps
 from echolung.methods.methods import METHODS
 from echolung.serving import explain as module
 from echolung.serving.explain import STRUCTURES as SHOWN_IN
-from echolung.serving.explain import Picture, explain_files, write_curve, write_gif, write_mp4
+from echolung.serving.explain import Picture, explain_file, picture_names, write_curve, write_gif, write_mp4
 from echolung.serving.model import Model
 
 pytest_plugins = ["small_models"]
@@ -31,7 +32,8 @@ def test_each_file_is_answered_as_by_predict_and_drawn_twice(
     made = Model.open(make_model(folder, f"explained-{kind}", known, drawn(kind), kind))
     (tmp_path / "kept.png").write_text("a user's")
     paths = [folder / "a.mp4", folder / "b.avi", folder / "a.mp4"]
-    answers = explain_files(made, paths, tmp_path, "m version 1")
+    named = zip(paths, picture_names(paths), strict=True)
+    answers = pd.concat([explain_file(made, path, tmp_path, name, "m version 1") for path, name in named])
     np.testing.assert_allclose(answers["p_covid"], made.predict(paths)["p_covid"], atol=2e-3)
     names = {f"{stem}.{suffix}" for stem in ("a", "b", "a-2") for suffix in ("gif", "png")}
     assert {path.name for path in tmp_path.iterdir()} == names | {"kept.png"}
@@ -110,7 +112,8 @@ def test_what_is_read_off_a_curve_is_not_shown_of_a_video_that_is_outside(
     made, labels = hearts(np.zeros((2, 4, 8, 8), np.uint8), 4), []
     monkeypatch.setattr(type(model.method), "explain", lambda *_: made.maps)
     monkeypatch.setattr(module, "write_curve", lambda path, picture: labels.append(picture.maps.curve.readings))
-    explain_files(model, [folder / "a.mp4", folder / "b.avi"], tmp_path, "m")
+    for name in ("a.mp4", "b.avi"):
+        explain_file(model, folder / name, tmp_path, name[0], "m")
     assert labels == [["EF 50%"], ()]
     assert {"a.drawn.mp4", "a.curve.png", "b.gif"} <= {path.name for path in tmp_path.iterdir()}
     write_curve(tmp_path / "c.png", made)
@@ -124,10 +127,10 @@ def test_what_cannot_be_explained_or_written_is_said(folder: Path, model: Model,
     silent = METHODS["majority"]([], weights, None)  # type: ignore[call-arg]
     made = Model.open(make_model(folder, "majority", usual({"handmade": looks["handmade"]}), silent, "majority"))
     with pytest.raises(DataError, match="'majority' cannot show what its answers rest on") as error:
-        explain_files(made, [folder / "a.mp4"], tmp_path / "none", "m")
+        explain_file(made, folder / "a.mp4", tmp_path / "none", "a", "m")
     assert "--explain" in error.value.remedy and not (tmp_path / "none").exists()
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(DiskError, match="taken"):
-        explain_files(model, [folder / "a.mp4"], tmp_path / "taken" / "below", "m")
+        explain_file(model, folder / "a.mp4", tmp_path / "taken" / "below", "a", "m")
     with pytest.raises(VideoError, match=r"absent\.mp4"):
-        explain_files(model, [tmp_path / "absent.mp4"], tmp_path / "fine", "m")
+        explain_file(model, tmp_path / "absent.mp4", tmp_path / "fine", "a", "m")

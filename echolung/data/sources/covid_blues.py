@@ -44,7 +44,10 @@ def scan(root: Path, source: str) -> Scan:
             f"Rename or remove them. {HOW_TO_GET}",
         )
     covid = layout.numbers(PATIENTS, patients["cov_test"], 0, 1, patients["patient_id"], whole=True)
-    of_patient = dict(zip(patients["patient_id"], covid, strict=True))
+    tests = pd.Series(list(covid), index=patients["patient_id"])
+    if len(odd := [name for name, of_one in tests.groupby(level=0) if of_one.nunique(dropna=False) > 1]):
+        raise DataError(f"{root / PATIENTS} has two results of the test for {listed(odd)}", "Keep one row per patient.")
+    of_patient = tests.to_dict()
     rows = severity.reindex(stems).fillna("").reset_index(drop=True)
     manifest = pd.DataFrame(
         {

@@ -44,6 +44,7 @@ def test_rows_carry_patient_and_video_labels(tmp_path: Path) -> None:
     [
         (PATIENTS, SEVERITY.replace("2.0", "2.5"), r"Severity Score must be a whole number .*: patient_3_L1 = '2.5'"),
         (PATIENTS, SEVERITY + "patient_3_L1,0,no,no,\n", r"lists videos twice: patient_3_L1"),
+        (PATIENTS + "12,1,2.0\n", SEVERITY, r"two results of the test for 12"),
         (PATIENTS, SEVERITY + "p3-left,0,no,no,\n", r"names are not patient_<id>_<point>: p3-left"),
     ],
 )
