@@ -30,9 +30,8 @@ from echolung.data.clips import clip_indices, evaluation_starts
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
-from echolung.methods.cohort import Cohort
+from echolung.methods.cohort import Cohort, of_units
 from echolung.methods.method import Method
-from echolung.methods.ridge import of_units
 from echolung.methods.traced import TrainingSettings, device_of
 from echolung.models.encoders import drawn_encoder, initial_encoder
 from echolung.models.frames import FramesSettings
@@ -78,7 +77,7 @@ class EndToEnd(Method):
     kinds = ("classification",)
     gpus = 1.0
     Settings: ClassVar[type[TemporalSettings]] = HybridSettings
-    code = ("echolung.models", "echolung.methods.cohort", "echolung.methods.ridge", "echolung.methods.traced")
+    code = ("echolung.models", "echolung.methods.cohort", "echolung.methods.traced")
 
     def __init__(self, settings: Any, facts: dict[str, Any], net: Temporal, search: pd.DataFrame) -> None:
         """`facts`: number of classes, and shift of the log-odds; width of tokens and frames of a clip where read."""
@@ -123,9 +122,8 @@ class EndToEnd(Method):
         read = one.reader(recordings)
         one._search = one._train(read, cohort, seed, directory)
         if len(labels) == 2 and settings.cut == "validation":
-            told = np.zeros((len(cohort.y), 2))
-            told[held_out] = one._probabilities(read, [cohort.sample_ids[at] for at in held_out])
-            y, p = (of_units(values, cohort, held_out) for values in (cohort.y, told))
+            told = one._probabilities(read, [cohort.sample_ids[at] for at in held_out])
+            y, p = (of_units(values, cohort.unit[held_out]) for values in (cohort.y[held_out], told))
             facts["shift"] = threshold(y > 0.5, np.diff(np.log(p))[:, 0])
         return one
 

@@ -144,10 +144,9 @@ def _sharpness(apart: np.ndarray, prior: np.ndarray, cohort: Cohort, rows: np.nd
     """The factor, 0 to SHARPEST, on the logits' distance from the prior: the lowest log-loss of held-out rows."""
     from scipy.optimize import minimize_scalar
 
-    unit = cohort.patient[rows] if cohort.by_patient else rows
-
     def loss(factor: float) -> float:
-        return float(unit_log_loss(softmax(prior + factor * apart)[:, None], cohort.y[rows], unit)[0])
+        p_V1C = softmax(prior + factor * apart)[:, None]
+        return float(unit_log_loss(p_V1C, cohort.y[rows], cohort.unit[rows])[0])
 
     return float(minimize_scalar(loss, bounds=(0, SHARPEST), method="bounded").x)
 
