@@ -31,8 +31,8 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
 from echolung.methods.cohort import Cohort, of_units
-from echolung.methods.method import Method
-from echolung.methods.traced import TrainingSettings, device_of
+from echolung.methods.method import Method, device_of
+from echolung.methods.traced import TrainingSettings
 from echolung.models.encoders import drawn_encoder, initial_encoder
 from echolung.models.frames import FramesSettings
 from echolung.models.segmentation import in_bf16

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import torch
 
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
@@ -119,3 +120,8 @@ class Method(abc.ABC):
     def modules(cls) -> tuple[str, ...]:
         """All modules whose code decides the result of a fit."""
         return (cls.__module__, *cls.code)
+
+
+def device_of() -> torch.device:
+    """Where networks run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

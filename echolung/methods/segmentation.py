@@ -27,8 +27,8 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_of
 from echolung.kinds.task import Task
 from echolung.methods.gradcam import grad_cam
-from echolung.methods.method import Drawing, Maps, Method
-from echolung.methods.traced import CHUNK, CLASSES, Traced, TrainingSettings, device_of, mean_dice, train
+from echolung.methods.method import Drawing, Maps, Method, device_of
+from echolung.methods.traced import CHUNK, CLASSES, Traced, TrainingSettings, mean_dice, train
 from echolung.models.exchange import weights_digest
 from echolung.models.segmentation import LightDecoder, UNet, prepared
 

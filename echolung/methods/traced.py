@@ -23,6 +23,7 @@ from echolung.core.runtime import derived_seed, digest
 from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, phases_of
+from echolung.methods.method import device_of
 from echolung.models.segmentation import augmented, dice_and_entropy, in_bf16
 from echolung.pretraining import checkpoint
 
@@ -192,8 +193,3 @@ class _Run:
         if self.history:
             self.parts[0].load_state_dict(self.parts[1].state_dict())
         self.parts[0].eval()
-
-
-def device_of() -> torch.device:
-    """Where networks run."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
