@@ -106,7 +106,7 @@ class Method(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def load(cls, directory: Path) -> Self:
-        """What `save` wrote. Raises CheckpointError if it is damaged or something else."""
+        """What `save` wrote; `serving.model.Model.open` says what is wrong with a folder of something else."""
 
     def search(self) -> pd.DataFrame:
         """The choices that the inner folds scored, one row each; empty where nothing was chosen."""
