@@ -72,6 +72,7 @@ class Method(abc.ABC):
     """Modules and packages, besides its own module, whose change makes another fit of it."""
     gpus: ClassVar[float] = 0.0
     """Share of a GPU that one fit asks for where there is one."""
+    _search: pd.DataFrame = pd.DataFrame()
 
     @classmethod
     @abc.abstractmethod
@@ -110,7 +111,7 @@ class Method(abc.ABC):
 
     def search(self) -> pd.DataFrame:
         """The choices that the inner folds scored, one row each; empty where nothing was chosen."""
-        return pd.DataFrame()
+        return self._search
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps | None:
         """What its answer for one recording rests on; None where it cannot say."""

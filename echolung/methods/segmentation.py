@@ -83,9 +83,6 @@ class Segmenter(Method):
             rows.append(scored(self.task, self.maps(recordings, name, frames), store, name))
         return np.stack(rows)
 
-    def search(self) -> pd.DataFrame:
-        return self._search
-
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
         """Of a recording that nobody traced: the task's structures on every frame, and what the first rests on."""
         every, first = np.arange(len(recordings.frames(sample_id))), self.task.structures[0]

@@ -100,9 +100,6 @@ class Tabular(Method):
     def load(cls, directory: Path) -> Self:
         return cls(read_json(directory / "columns.json"), load_file(directory / "weights.safetensors"), pd.DataFrame())
 
-    def search(self) -> pd.DataFrame:
-        return self._search
-
 
 def _choose(
     x: np.ndarray, cohort: Cohort, classes: int, penalties: Sequence[float]

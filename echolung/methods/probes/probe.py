@@ -68,9 +68,6 @@ class Attentive(Method):
         load_model(heads, directory / WEIGHTS)
         return cls(heads.eval().to(device_of()), pd.DataFrame())
 
-    def search(self) -> pd.DataFrame:
-        return self._search
-
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
         weights = self.heads.attention(torch.from_numpy(recordings.tokens([sample_id])[0])).cpu()
         of = f"mean over {weights.shape[1]} heads" if weights.shape[1] > 1 else "one head"
