@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import features_of, folds_of
-from hearts_drawn import hearts
+from drawn import folds_of
+from hearts_drawn import hearts, still_tokens
 
 from echolung.core.errors import DataError, SettingsError
 from echolung.embedding.recordings import Part, Recordings
@@ -136,16 +136,8 @@ def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_p
     recordings = hearts(tmp_path, 24, noise=10.0)
     part = recordings.parts[0]
     names = list(part.manifest["sample_id"])
-    shown = np.stack([part.clips.frames(name) for name in names]).reshape(24, 2, 12, 4, 12, 4)
-    tiles = np.stack([shown.mean(axis=(3, 5)), shown.std(axis=(3, 5))], axis=-1).reshape(24, 2, 144, 2) / 100
-    tokens = np.concatenate([tiles, 1 - tiles, np.ones_like(tiles)], axis=-1)
-    features = features_of(names, tokens.reshape(24, 1, 288, 6), (2, 12, 12))
-    places = {name: (2 * at, 2) for at, name in enumerate(names)}
-    record = features.record.model_copy(update={"traced": places})
-    of_frames = tokens.reshape(48, 144, 6).astype(np.float16)
-    both = [Recordings([Part(part.manifest, part.clips, type(features)(
-        record, features.videos, features.tokens, features.summaries, of_frames), masks)])
-        for masks in (part.masks, None)]  # fmt: skip
+    features = still_tokens(names, np.stack([part.clips.frames(name) for name in names]))
+    both = [Recordings([Part(part.manifest, part.clips, features, masks)]) for masks in (part.masks, None)]
     training, test = training_and_test(recordings)
     settings = DecoderSettings(steps=60, batch=8, channels=16, learning_rate=1e-2, curve=(2, 8, 99), draws=2)
     light = Light.fit(settings, TASK, both[0], training, 0, tmp_path)
