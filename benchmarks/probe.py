@@ -86,6 +86,7 @@ def together(tokens: Tensor, y: Tensor, epochs: int) -> Tensor:
     for chosen in batches(len(tokens), epochs):
         losses(chosen).sum().backward()
         optimiser.step()
+        heads.zero_grad()
     with torch.no_grad():
         return losses(torch.arange(len(tokens)))
 

@@ -1,12 +1,14 @@
 """Drawn ventricles for tests: dark ellipses in bright tissue that shrink, with masks, as ingest leaves them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from drawn import manifest_of, save_source
+from drawn import features_of, manifest_of, save_source
 
 from echolung.data.masks import Masks, write_masks
+from echolung.embedding.features import Features
 from echolung.embedding.recordings import Recordings
 
 SIDE, DARK = 48, 60
@@ -46,3 +48,13 @@ def hearts(
     save_source(directory / "hearts", manifest, shown)
     write_masks(directory / "hearts" / "masks", SIDE, masks)
     return Recordings.of_sources(directory, ["hearts"])
+
+
+def still_tokens(names: list[str], frames: np.ndarray) -> Features:
+    """Means and deviations of tiles of two frames each, uint8 (n, 2, S, S), as clips and as still frames."""
+    tiles = frames.reshape(len(names), 2, 12, 4, 12, 4)
+    tokens = np.stack([tiles.mean(axis=(3, 5)), tiles.std(axis=(3, 5))], axis=-1).reshape(len(names), 2, 144, 2) / 100
+    tokens = np.concatenate([tokens, 1 - tokens, np.ones_like(tokens)], axis=-1).astype(np.float16)
+    made = features_of(names, tokens.reshape(len(names), 1, 288, 6), (2, 12, 12))
+    record = made.record.model_copy(update={"traced": {name: (2 * at, 2) for at, name in enumerate(names)}})
+    return dataclasses.replace(made, record=record, frames=tokens.reshape(-1, 144, 6))

@@ -176,9 +176,6 @@ class Number(Kind):
     def answer(self, task: Task, values: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame({"predicted": values[:, 0]})
 
-    def answer_columns(self, task: Task) -> dict[str, str]:
-        return {"predicted": "double"}
-
 
 ENCODERS["toy-tiles"] = Tiles
 OBJECTIVES["toy-brightness"] = Brightness

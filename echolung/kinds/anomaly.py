@@ -119,9 +119,6 @@ class Anomaly(Kind):
         words = np.where(_flagged(task, values), f"not {task.normal}", task.normal)
         return pd.DataFrame({"predicted": words, "share_of_normals_closer": values[:, 1], "distance": values[:, 0]})
 
-    def answer_columns(self, task: Task) -> dict[str, str]:
-        return {"predicted": "string", "share_of_normals_closer": "double", "distance": "double"}
-
     def figures(self) -> Mapping[str, Captioned]:
         from echolung.kinds.classification_figures import roc_curves
 

@@ -137,9 +137,6 @@ class Classification(Kind):
         answers = {"predicted": [classes[k] for k in values.argmax(axis=1)]}
         return pd.DataFrame(answers | {f"p_{name}": values[:, k] for k, name in enumerate(classes)})
 
-    def answer_columns(self, task: Task) -> dict[str, str]:
-        return {"predicted": "string", **{f"p_{name}": "double" for name in classes_of(task)}}
-
     def figures(self) -> Mapping[str, Captioned]:
         from echolung.kinds.classification_figures import FIGURES
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from echolung.kinds.metrics import Metric
 from echolung.kinds.predictions import Key, Units
@@ -108,9 +109,10 @@ class Kind(abc.ABC):
     def answer(self, task: Task, values: np.ndarray) -> pd.DataFrame:
         """Predictions (n, K) as they are shown and served; the first column is the answer, text or number."""
 
-    @abc.abstractmethod
     def answer_columns(self, task: Task) -> dict[str, str]:
         """The columns of `answer` and their types as MLflow names them (string, double)."""
+        shown = self.answer(task, np.zeros((1, len(self.columns(task)))))
+        return {str(name): "double" if is_float_dtype(kind) else "string" for name, kind in shown.dtypes.items()}
 
     def figures(self) -> Mapping[str, Captioned]:
         """Figures of this kind for the report, by name."""

@@ -123,10 +123,7 @@ class Regression(Kind):
         }
 
     def answer(self, task: Task, values: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(values, columns=list(self.answer_columns(task)))
-
-    def answer_columns(self, task: Task) -> dict[str, str]:
-        return {"predicted": "double", "low": "double", "high": "double"}
+        return pd.DataFrame(values, columns=["predicted", "low", "high"])
 
     def figures(self) -> Mapping[str, Captioned]:
         from echolung.kinds.regression_figures import FIGURES

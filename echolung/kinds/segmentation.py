@@ -133,13 +133,9 @@ class Segmentation(Kind):
         return {"structures": pd.DataFrame(rows, columns=heads)}
 
     def answer(self, task: Task, values: np.ndarray) -> pd.DataFrame:
-        names = list(self.answer_columns(task))
-        return pd.DataFrame(values[:, : len(names)], columns=names)
-
-    def answer_columns(self, task: Task) -> dict[str, str]:
         """Largest and smallest area of each structure, in percent of the frame."""
-        structures = segmentation_of(task).structures
-        return {f"{structure}, {area} %": "double" for structure in structures for area in AREAS}
+        names = [f"{structure}, {area} %" for structure in segmentation_of(task).structures for area in AREAS]
+        return pd.DataFrame(values[:, : len(names)], columns=names)
 
 
 def segmentation_of(task: Task) -> SegmentationTask:

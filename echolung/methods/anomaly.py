@@ -40,7 +40,8 @@ class AnomalyBank(Bank):
     def fit(
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
-        normals = Cohort.of(training[training["y"] == 0], task.unit)
+        rows = training[training["y"] == 0]
+        normals = Cohort.of(rows, task.unit)
         bank = pooled(settings, recordings, normals.sample_ids)
         distances = np.full(len(bank), np.nan)
         for fold in normals.folds:
@@ -50,7 +51,7 @@ class AnomalyBank(Bank):
         known = np.isfinite(distances)
         if not known.any():
             raise DataError(
-                f"the normal recordings to train on, of {len(np.unique(normals.patient))} patient(s), are in one inner"
+                f"the normal recordings to train on, of {rows['patient_id'].nunique()} patient(s), are in one inner"
                 " fold: none can be left out to learn how far a normal one lies",
                 "Add normal recordings of other patients, lower split.outer or raise split.inner.",
             )

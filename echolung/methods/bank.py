@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pydantic
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from echolung.core.errors import CheckpointError, DataError, EcholungError
+from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings, refuse_not_finite
@@ -44,12 +43,8 @@ class Bank(Method):
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        try:
-            settings = cls.Settings.parse(read_json(directory / "bank.json"), "")
-            return cls(settings, load_file(directory / "bank.safetensors"))
-        except (EcholungError, SafetensorError, OSError) as error:
-            remedy = "Promote a model again: `echolung promote TASK`."
-            raise CheckpointError(f"{directory} does not hold a bank of recordings ({error})", remedy) from None
+        settings = cls.Settings.parse(read_json(directory / "bank.json"), str(directory / "bank.json"))
+        return cls(settings, load_file(directory / "bank.safetensors"))
 
 
 def pooled(settings: BankSettings, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The training rows of a fit as arrays: classes, patients, inner folds and weights.
+"""The training rows of a fit as arrays: classes, units of decision, inner folds and weights.
 
 Dimension letters: V videos, U units of decision, G configurations, C classes.
 """
@@ -18,12 +18,10 @@ class Cohort:
     sample_ids: list[str]
     y: np.ndarray
     """Class indices, int64."""
-    patient: np.ndarray
-    """Patients as numbers 0..P-1."""
+    unit: np.ndarray
+    """Units of decision as numbers 0..U-1: the videos, or their patients."""
     inner: np.ndarray
     """The inner fold that holds a video out; negative: it always trains."""
-    by_patient: bool
-    """The unit of decision is the patient."""
 
     @classmethod
     def of(cls, training: pd.DataFrame, unit: str) -> Cohort:
@@ -31,9 +29,8 @@ class Cohort:
         return cls(
             sample_ids=[str(name) for name in training["sample_id"]],
             y=training["y"].to_numpy(np.int64),
-            patient=pd.factorize(training["patient_id"], sort=True)[0],
+            unit=pd.factorize(training["patient_id"], sort=True)[0] if unit == "patient" else np.arange(len(training)),
             inner=training["inner"].to_numpy(np.int64),
-            by_patient=unit == "patient",
         )
 
     @property
@@ -44,10 +41,9 @@ class Cohort:
     def weights(self, held_out: int | None = None) -> np.ndarray:
         """How much each video counts in training (V,), with mean 1; none of the inner fold `held_out` does.
 
-        Every patient counts the same where the unit is the patient, every video where it is the video.
+        Every unit counts the same.
         """
-        counts = np.bincount(self.patient)[self.patient] if self.by_patient else np.ones(len(self.y))
-        weights = np.where(self.inner == held_out, 0.0, 1.0 / counts)
+        weights = np.where(self.inner == held_out, 0.0, 1.0 / np.bincount(self.unit)[self.unit])
         return weights * (len(weights) / weights.sum())
 
     def frequencies(self, classes: int) -> np.ndarray:
@@ -57,16 +53,20 @@ class Cohort:
 
     def log_loss(self, fold: int, p_VGC: np.ndarray) -> np.ndarray:
         """Mean log-loss (G,) of probabilities of the videos that an inner fold holds out, on the unit of decision."""
-        held_out = np.flatnonzero(self.inner == fold)
-        unit = self.patient[held_out] if self.by_patient else held_out
-        return unit_log_loss(p_VGC, self.y[held_out], unit)
+        held_out = self.inner == fold
+        return unit_log_loss(p_VGC, self.y[held_out], self.unit[held_out])
+
+
+def of_units(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """The mean of `values` (V, ...) over the rows of each unit, (V,) numbers: (U, ...)."""
+    _, of_row = np.unique(unit, return_inverse=True)
+    sums = np.zeros((of_row.max() + 1, *values.shape[1:]))
+    np.add.at(sums, of_row, values)
+    return np.asarray(sums / np.bincount(of_row).reshape(-1, *[1] * (values.ndim - 1)))
 
 
 def unit_log_loss(p_VGC: np.ndarray, y_V: np.ndarray, unit_V: np.ndarray) -> np.ndarray:
     """Mean log-loss (G,) over units of decision, each answering with the mean probability of its videos."""
-    _, first, of_video = np.unique(unit_V, return_index=True, return_inverse=True)
-    p_UGC = np.zeros((len(first), *p_VGC.shape[1:]))
-    np.add.at(p_UGC, of_video, p_VGC)
-    p_UGC /= np.bincount(of_video)[:, None, None]
-    p_UG = p_UGC[np.arange(len(first)), :, y_V[first]]
+    first = np.unique(unit_V, return_index=True)[1]
+    p_UG = of_units(p_VGC, unit_V)[np.arange(len(first)), :, y_V[first]]
     return -np.log(np.maximum(p_UG, np.finfo(np.float64).tiny)).mean(axis=0)

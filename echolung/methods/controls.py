@@ -19,7 +19,7 @@ from echolung.kinds.classification import classes_of
 from echolung.kinds.regression import regression_of
 from echolung.kinds.task import Task
 from echolung.methods import ridge
-from echolung.methods.cohort import Cohort
+from echolung.methods.cohort import Cohort, of_units
 from echolung.methods.handmade import handmade_table
 from echolung.methods.tabular import Tabular
 
@@ -55,7 +55,7 @@ class Constant(Majority):
         cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
     ) -> Self:
         cohort = Cohort.of(training, task.unit)
-        y = ridge.of_units(training["y"].to_numpy(float), cohort, np.arange(len(training)))
+        y = of_units(training["y"].to_numpy(float), cohort.unit)
         half = ridge.conformal(np.abs(y - np.median(y)), regression_of(task).coverage)
         weights = {"coefficients": np.zeros((1, 0)), "intercepts": np.array([np.median(y)]), "half": np.array([half])}
         return cls([], weights, pd.DataFrame())

@@ -19,9 +19,8 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.regression import RegressionTask
 from echolung.kinds.task import Task
-from echolung.methods.cohort import Cohort
+from echolung.methods.cohort import Cohort, of_units
 from echolung.methods.ejection_fraction import EjectionFraction
-from echolung.methods.ridge import of_units
 
 POINTS = 10.0
 """Percent of ejection fraction that are one step of the curve."""
@@ -49,9 +48,8 @@ class EjectionClass(EjectionFraction):
         cohort = Cohort.of(training, task.unit)
         rows = np.flatnonzero(cohort.inner == min(cohort.folds, default=-2))
         told = one.percent(recordings, [cohort.sample_ids[at] for at in rows])
-        every = np.zeros((len(cohort.y), 2))
-        every[rows] = np.stack([(task.below - told) / POINTS, cohort.y[rows]], axis=1)
-        odds, slope = curve(*of_units(every, cohort, rows).T)
+        known = np.stack([(task.below - told) / POINTS, cohort.y[rows]], axis=1)
+        odds, slope = curve(*of_units(known, cohort.unit[rows]).T)
         one.facts |= {"cut": task.below, "odds": odds, "slope": slope}
         return one
 

@@ -8,7 +8,6 @@ score pays for it. Dimension letters: n recordings, V views, T frames (time step
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,27 +17,23 @@ import numpy as np
 import pandas as pd
 import pydantic
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from scipy.special import expit
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from echolung.core.errors import CheckpointError, DataError, EcholungError, listed
+from echolung.core.errors import DataError, listed
 from echolung.core.runtime import derived_seed, digest, read_json, write_json
 from echolung.data.clips import clip_indices, evaluation_starts
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
-from echolung.methods.cohort import Cohort
-from echolung.methods.method import Method
-from echolung.methods.ridge import of_units
-from echolung.methods.traced import TrainingSettings, device_of
-from echolung.models.encoder import in_bf16
+from echolung.methods.cohort import Cohort, of_units
+from echolung.methods.method import Method, device_of
+from echolung.methods.training import Run, TrainingSettings, batch_of
 from echolung.models.encoders import drawn_encoder, initial_encoder
 from echolung.models.frames import FramesSettings
 from echolung.models.temporal import Temporal, TemporalShape, augmented_clips
-from echolung.pretraining import checkpoint
 
 RECORD, WEIGHTS = "hybrid.json", "hybrid.safetensors"
 EQUAL = 2e-3  # tokens that differ by less, relative to their size, are of the same frame: half precision
@@ -78,7 +73,7 @@ class EndToEnd(Method):
     kinds = ("classification",)
     gpus = 1.0
     Settings: ClassVar[type[TemporalSettings]] = HybridSettings
-    code = ("echolung.models", "echolung.methods.cohort", "echolung.methods.ridge", "echolung.methods.traced")
+    code = ("echolung.models", "echolung.methods.cohort", "echolung.methods.training")
 
     def __init__(self, settings: Any, facts: dict[str, Any], net: Temporal, search: pd.DataFrame) -> None:
         """`facts`: number of classes, and shift of the log-odds; width of tokens and frames of a clip where read."""
@@ -123,59 +118,34 @@ class EndToEnd(Method):
         read = one.reader(recordings)
         one._search = one._train(read, cohort, seed, directory)
         if len(labels) == 2 and settings.cut == "validation":
-            told = np.zeros((len(cohort.y), 2))
-            told[held_out] = one._probabilities(read, [cohort.sample_ids[at] for at in held_out])
-            y, p = (of_units(values, cohort, held_out) for values in (cohort.y, told))
+            told = one._probabilities(read, [cohort.sample_ids[at] for at in held_out])
+            y, p = (of_units(values, cohort.unit[held_out]) for values in (cohort.y[held_out], told))
             facts["shift"] = threshold(y > 0.5, np.diff(np.log(p))[:, 0])
         return one
 
     def _train(self, read: Read, cohort: Cohort, seed: int, directory: Path) -> pd.DataFrame:
-        """Returns the looks at the inner fold's log-loss; the best one's weights stay.
-
-        What is drawn at a step depends on seed and step alone: a run that goes on from `directory` ends, on a CPU, with
-        the same bits. Raises CheckpointError if a fit of other rows or settings is there.
-        """
-        settings, net, device, fold = self.settings, self.net.to(device_of()), device_of(), int(cohort.folds[0])
-        parts = nn.ModuleList([net, copy.deepcopy(net)])  # as it is, and at its best
-        optimiser = torch.optim.AdamW(net.parameters(), weight_decay=settings.weight_decay, fused=True)
-        mine = {"settings": settings.model_dump(mode="json"), "seed": seed}
-        mine["rows"] = digest([cohort.sample_ids, cohort.y.tolist(), cohort.inner.tolist()])
-        progress = checkpoint.read_progress(directory) or checkpoint.Progress(mine)
-        if other := checkpoint.differences(mine, progress.fingerprint):
-            raise CheckpointError(f"{directory} holds a fit of another split ({listed(other)})", "Delete the folder.")
-        if progress.step:
-            checkpoint.restore(directory, parts, optimiser)
+        """Returns the looks at the inner fold's log-loss; the best one's weights stay."""
+        settings, fold = self.settings, int(cohort.folds[0])
+        identity = {"settings": settings.model_dump(mode="json"), "seed": seed}
+        identity["rows"] = digest([cohort.sample_ids, cohort.y.tolist(), cohort.inner.tolist()])
+        run = Run(self.net, settings, directory, "log_loss", identity)
         weights, held_out = cohort.weights(fold), [cohort.sample_ids[at] for at in np.flatnonzero(cohort.inner == fold)]
         if settings.balance != "none":  # every class has the same sum
             weights = weights / np.bincount(cohort.y, weights=weights)[cohort.y]
-        bf16 = in_bf16(settings.precision, device.type)
-        for step in range(progress.step, settings.steps):
-            losses = [row["log_loss"] for row in progress.history]
-            if losses and len(losses) - 1 - int(np.argmin(losses)) >= settings.patience:
-                break
+        for step in run.steps():
             chosen, counts = drawn(settings, weights, seed, step)
             random = np.random.default_rng([seed, step, 1])
             x, valid = stacked([read(cohort.sample_ids[at], random) for at in chosen])
             generator = torch.manual_seed(derived_seed(seed, "step", step))  # of dropout, too
             if getattr(settings, "augment", False):
                 x = augmented_clips(x, generator)
-            optimiser.param_groups[0]["lr"] = settings.learning_rate * settings.rate(step)
-            net.train()
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = net(x, valid)
-            y, count = (torch.from_numpy(part).to(device) for part in (cohort.y[chosen], counts))
-            (F.cross_entropy(logits.float(), y, reduction="none") * count).mean().backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-                found = float(cohort.log_loss(fold, self._probabilities(read, held_out)[:, None])[0])
-                if found < min(losses, default=np.inf):
-                    parts[1].load_state_dict(net.state_dict())
-                progress.step = step + 1
-                progress.history.append({"step": step + 1, "log_loss": found})
-                checkpoint.save(directory, progress, parts, optimiser)
-        net.load_state_dict(parts[1].state_dict())
-        return pd.DataFrame(progress.history)
+            with run.autocast():
+                logits = self.net(x, valid)
+            y, count = (torch.from_numpy(part).to(device_of()) for part in (cohort.y[chosen], counts))
+            run.descend((F.cross_entropy(logits.float(), y, reduction="none") * count).mean())
+            if run.looks_after(step):
+                run.look(step, float(cohort.log_loss(fold, self._probabilities(read, held_out)[:, None])[0]))
+        return run.finish()
 
     @torch.no_grad()
     def _probabilities(self, read: Read, names: Sequence[str]) -> np.ndarray:
@@ -199,19 +169,14 @@ class EndToEnd(Method):
 
     def save(self, directory: Path) -> None:
         write_json(directory / RECORD, {"settings": self.settings.model_dump(mode="json"), "facts": self.facts})
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.net.state_dict().items()}
-        save_file(tensors, directory / WEIGHTS)
+        save_model(self.net, str(directory / WEIGHTS))
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        try:
-            found = read_json(directory / RECORD)
-            settings = cls.Settings.parse(found["settings"], str(directory / RECORD))
-            net = cls.build(settings, found["facts"], None)
-            net.load_state_dict(load_file(directory / WEIGHTS))
-        except (EcholungError, SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            remedy = "Promote a model again: `echolung promote TASK`."
-            raise CheckpointError(f"{directory} does not hold a hybrid ({error})", remedy) from None
+        found = read_json(directory / RECORD)
+        settings = cls.Settings.parse(found["settings"], str(directory / RECORD))
+        net = cls.build(settings, found["facts"], None)
+        load_model(net, directory / WEIGHTS)
         return cls(settings, found["facts"], net.to(device_of()), pd.DataFrame())
 
 
@@ -254,8 +219,7 @@ def drawn(settings: Any, weights: np.ndarray, seed: int, step: int) -> tuple[np.
     if settings.balance == "sampler":
         share = weights[places] / weights[places].sum()
         return np.random.default_rng([seed, step]).choice(places, settings.batch, p=share), np.ones(settings.batch)
-    epoch, at = divmod(step, max(1, len(places) // settings.batch))
-    chosen = np.random.default_rng([seed, epoch]).permutation(places)[at * settings.batch :][: settings.batch]
+    chosen = batch_of(places, settings.batch, seed, step)
     return chosen, weights[chosen] * len(places) / weights.sum()
 
 

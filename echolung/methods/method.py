@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import torch
 
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
@@ -71,6 +72,7 @@ class Method(abc.ABC):
     """Modules and packages, besides its own module, whose change makes another fit of it."""
     gpus: ClassVar[float] = 0.0
     """Share of a GPU that one fit asks for where there is one."""
+    _search: pd.DataFrame = pd.DataFrame()
 
     @classmethod
     @abc.abstractmethod
@@ -105,11 +107,11 @@ class Method(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def load(cls, directory: Path) -> Self:
-        """What `save` wrote. Raises CheckpointError if it is damaged or something else."""
+        """What `save` wrote; `serving.model.Model.open` says what is wrong with a folder of something else."""
 
     def search(self) -> pd.DataFrame:
         """The choices that the inner folds scored, one row each; empty where nothing was chosen."""
-        return pd.DataFrame()
+        return self._search
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps | None:
         """What its answer for one recording rests on; None where it cannot say."""
@@ -119,3 +121,8 @@ class Method(abc.ABC):
     def modules(cls) -> tuple[str, ...]:
         """All modules whose code decides the result of a fit."""
         return (cls.__module__, *cls.code)
+
+
+def device_of() -> torch.device:
+    """Where networks run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pydantic
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from echolung.core.errors import CheckpointError, DataError
+from echolung.core.errors import DataError
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
 from echolung.evaluation.statistics import wilson_interval
@@ -126,16 +125,10 @@ class Novelty:
 
     @classmethod
     def load(cls, directory: Path, record: NoveltyRecord) -> Novelty:
-        """What `save` wrote; raises CheckpointError if the file is missing or damaged."""
-        try:
-            arrays = load_file(directory / FILE)
-            names = sorted({key.split(".")[0] for key in arrays})
-            usual = {name: Usual(*(arrays[f"{name}.{part}"] for part in Usual._fields)) for name in names}
-            return cls(usual, record)
-        except (OSError, KeyError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{directory / FILE} is missing or damaged ({error})", "Promote a model again: `echolung promote TASK`."
-            ) from None
+        """What `save` wrote."""
+        arrays = load_file(directory / FILE)
+        names = sorted({key.split(".")[0] for key in arrays})
+        return cls({name: Usual(*(arrays[f"{name}.{part}"] for part in Usual._fields)) for name in names}, record)
 
 
 def describe(recordings: Recordings, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:

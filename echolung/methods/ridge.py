@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from echolung.methods.cohort import Cohort
+from echolung.methods.cohort import Cohort, of_units
 
 
 def solve(x_VF: np.ndarray, y_V: np.ndarray, w_V: np.ndarray, penalties: Sequence[float]) -> tuple[np.ndarray, ...]:
@@ -36,13 +36,13 @@ def choose(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Weights for `predictions`, and what the inner folds said of every penalty (smallest C first, which wins ties)."""
     penalties = sorted(penalties)
-    held_out = np.concatenate([np.flatnonzero(cohort.inner == fold) for fold in cohort.folds])
+    held_out = cohort.inner >= 0
     out_VG = np.zeros((len(y_V), len(penalties)))
     for fold in cohort.folds:
         coefficients, intercepts = solve(x_VF, y_V, cohort.weights(fold), penalties)
         mine = cohort.inner == fold
         out_VG[mine] = x_VF[mine] @ coefficients.T + intercepts
-    errors_UG = np.abs(of_units(out_VG - y_V[:, None], cohort, held_out))
+    errors_UG = np.abs(of_units((out_VG - y_V[:, None])[held_out], cohort.unit[held_out]))
     best = int(np.argmin(errors_UG.mean(axis=0)))
     coefficients, intercepts = solve(x_VF, y_V, cohort.weights(), penalties)
     half = conformal(errors_UG[:, best], coverage)
@@ -50,14 +50,6 @@ def choose(
     search["chosen"] = search.index == best
     weights = {"coefficients": coefficients[best : best + 1], "intercepts": intercepts[best : best + 1]}
     return weights | {"half": np.array([half])}, search
-
-
-def of_units(values: np.ndarray, cohort: Cohort, rows: np.ndarray) -> np.ndarray:
-    """The mean of `values` (V, ...) over the rows of each unit of decision: (U, ...)."""
-    _, of_row = np.unique(cohort.patient[rows] if cohort.by_patient else rows, return_inverse=True)
-    sums = np.zeros((of_row.max() + 1, *values.shape[1:]))
-    np.add.at(sums, of_row, values[rows])
-    return sums / np.bincount(of_row).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def conformal(errors: np.ndarray, coverage: float) -> float:

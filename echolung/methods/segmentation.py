@@ -16,19 +16,19 @@ import numpy as np
 import pandas as pd
 import pydantic
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from echolung.core.errors import CheckpointError, DataError
+from echolung.core.errors import DataError
 from echolung.core.runtime import code_digest, derived_seed, digest, exclusive, read_json, write_json
 from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_of
 from echolung.kinds.task import Task
 from echolung.methods.gradcam import grad_cam
-from echolung.methods.method import Drawing, Maps, Method
-from echolung.methods.traced import CHUNK, CLASSES, Traced, TrainingSettings, device_of, mean_dice, train
+from echolung.methods.method import Drawing, Maps, Method, device_of
+from echolung.methods.traced import CHUNK, CLASSES, Traced, mean_dice, train
+from echolung.methods.training import TrainingSettings
 from echolung.models.exchange import weights_digest
 from echolung.models.segmentation import LightDecoder, UNet, prepared
 
@@ -36,7 +36,6 @@ RECORD, WEIGHTS = "segmenter.json", "segmenter.safetensors"
 LAYER = "net.decoder.blocks.0"
 """Of a U-Net, for Grad-CAM: where the bottleneck first meets a skip. The bottleneck's own map, at half the resolution,
 is compared with it by benchmarks/deletion.py."""
-REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
 class Segmenter(Method):
@@ -45,7 +44,7 @@ class Segmenter(Method):
     kinds = ("segmentation",)
     code: ClassVar[tuple[str, ...]] = (
         *("echolung.models.segmentation", "echolung.kinds.segmentation", "echolung.data.masks"),
-        *("echolung.methods.segmentation", "echolung.methods.traced"),
+        *("echolung.methods.segmentation", "echolung.methods.traced", "echolung.methods.training"),
     )
 
     def __init__(self, task: SegmentationTask, record: dict[str, Any], net: nn.Module, search: pd.DataFrame) -> None:
@@ -84,9 +83,6 @@ class Segmenter(Method):
             rows.append(scored(self.task, self.maps(recordings, name, frames), truth))
         return np.stack(rows)
 
-    def search(self) -> pd.DataFrame:
-        return self._search
-
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
         """Of a recording that nobody traced: the task's structures on every frame, and what the first rests on."""
         every, first = np.arange(len(recordings.frames(sample_id))), self.task.structures[0]
@@ -104,18 +100,14 @@ class Segmenter(Method):
 
     def save(self, directory: Path) -> None:
         write_json(directory / RECORD, {"task": self.task.model_dump(mode="json"), "record": self.record})
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.net.state_dict().items()}
-        save_file(tensors, directory / WEIGHTS)
+        save_model(self.net, str(directory / WEIGHTS))
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        try:
-            found = read_json(directory / RECORD)
-            net = cls.build(found["record"])
-            net.load_state_dict(load_file(directory / WEIGHTS))
-            task = SegmentationTask.parse(found["task"], str(directory / RECORD))
-        except (DataError, SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{directory} does not hold a segmenter ({error})", REMEDY) from None
+        found = read_json(directory / RECORD)
+        net = cls.build(found["record"])
+        load_model(net, directory / WEIGHTS)
+        task = SegmentationTask.parse(found["task"], str(directory / RECORD))
         return cls(task, found["record"], net.to(device_of()), pd.DataFrame())
 
 

@@ -13,10 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 import pydantic
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from echolung.core.errors import CheckpointError, DataError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings, refuse_not_finite
@@ -28,9 +26,7 @@ from echolung.methods.cohort import Cohort, unit_log_loss
 from echolung.methods.logistic import solve
 from echolung.methods.method import Method
 
-WEIGHTS = ("coefficients", "intercepts")
 SHARPEST = 4.0
-REMEDY = "Promote a model again: `echolung promote TASK`."
 
 
 class LogisticSettings(Parameters):
@@ -102,16 +98,7 @@ class Tabular(Method):
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        try:
-            weights = load_file(directory / "weights.safetensors")
-            if missing := {*WEIGHTS} - weights.keys():
-                raise KeyError(*missing)
-            return cls(read_json(directory / "columns.json"), weights, pd.DataFrame())
-        except (DataError, SafetensorError, OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{directory} does not hold a fitted regression ({error})", REMEDY) from None
-
-    def search(self) -> pd.DataFrame:
-        return self._search
+        return cls(read_json(directory / "columns.json"), load_file(directory / "weights.safetensors"), pd.DataFrame())
 
 
 def _choose(
@@ -144,10 +131,9 @@ def _sharpness(apart: np.ndarray, prior: np.ndarray, cohort: Cohort, rows: np.nd
     """The factor, 0 to SHARPEST, on the logits' distance from the prior: the lowest log-loss of held-out rows."""
     from scipy.optimize import minimize_scalar
 
-    unit = cohort.patient[rows] if cohort.by_patient else rows
-
     def loss(factor: float) -> float:
-        return float(unit_log_loss(softmax(prior + factor * apart)[:, None], cohort.y[rows], unit)[0])
+        p_V1C = softmax(prior + factor * apart)[:, None]
+        return float(unit_log_loss(p_V1C, cohort.y[rows], cohort.unit[rows])[0])
 
     return float(minimize_scalar(loss, bounds=(0, SHARPEST), method="bounded").x)
 

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pydantic
 import torch
+from safetensors import SafetensorError
 
 from echolung.core.errors import CheckpointError, EcholungError, VideoError
 from echolung.core.parameters import Parameters
@@ -128,8 +129,12 @@ class Model:
         if method.reads_tokens:
             encoder = weights.load_encoder(directory)[0].to("cuda" if torch.cuda.is_available() else "cpu")
         task = kind.Settings.parse(record.task, str(directory / RECORD))
-        novelty = Novelty.load(directory, record.novelty)
-        return cls(record, task, method.load(directory / "method"), novelty, encoder)
+        try:
+            fitted, novelty = method.load(directory / "method"), Novelty.load(directory, record.novelty)
+        except (EcholungError, SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            problem = f"{directory} does not hold a fitted {record.method} ({getattr(error, 'problem', error)})"
+            raise CheckpointError(problem, REMEDY) from None
+        return cls(record, task, fitted, novelty, encoder)
 
     @property
     def kind(self) -> Kind:

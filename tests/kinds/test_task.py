@@ -126,5 +126,6 @@ def test_predictions_are_checked_and_answered_in_the_names_of_the_classes() -> N
     answer = KIND.answer(pathology(), p[[0, 4]])
     assert answer["predicted"].tolist() == ["pneumonia", "covid"]
     assert answer["p_regular"].tolist() == [0.3, 5e-4]
-    assert list(answer) == list(KIND.answer_columns(pathology()))
+    told = {"predicted": "string", "p_covid": "double", "p_pneumonia": "double", "p_regular": "double"}
+    assert KIND.answer_columns(pathology()) == told and list(answer) == list(told)
     assert KIND.bar(pathology()) == {"balanced_accuracy": 1 / 3}

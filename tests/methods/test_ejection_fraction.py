@@ -1,4 +1,5 @@
-"""Ejection fractions of drawn hearts whose masks are exact: beats, both views, the offset, and who is trained on."""
+"""Ejection fractions of drawn hearts whose masks are exact: beats, both views, the offset, who is trained on, and on
+which side of a cut they lie."""
 
 from __future__ import annotations
 
@@ -9,12 +10,18 @@ import pandas as pd
 import pytest
 from drawn import folds_of
 from hearts_drawn import DARK, SIDE, ellipse, hearts
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
+from echolung.core.errors import SettingsError
+from echolung.core.runtime import write_json
 from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.hearts.volumes import discs
+from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.regression import RegressionTask
 from echolung.methods import ejection_fraction as module
+from echolung.methods.ejection_class import EjectionClass, curve
 from echolung.methods.ejection_fraction import (
     EjectionFraction,
     EjectionSettings,
@@ -26,7 +33,9 @@ from echolung.methods.fitting import outer_fold
 from echolung.methods.method import Drawing, Maps
 from echolung.phantom.heart import draw_heart
 
-TASK = RegressionTask(kind="regression", source="hearts", label="ef", unit="patient")
+HEARTS = {"source": "hearts", "label": "ef", "unit": "patient"}
+TASK = RegressionTask(kind="regression", **HEARTS)
+SIDES = ClassificationTask(kind="classification", below=55, classes=["normal", "weak"], **HEARTS)
 
 
 class Exact:
@@ -38,8 +47,12 @@ class Exact:
         shown = recordings.frames(sample_id)[frames]
         return ((shown > 0) & (shown < DARK)).astype(np.uint8)
 
-    def search(self) -> pd.DataFrame:
-        return pd.DataFrame({"step": [1]})
+    def save(self, directory: Path) -> None:
+        write_json(directory / "exact.json", {})
+
+    @classmethod
+    def load(cls, directory: Path) -> Exact:
+        return cls()
 
     @classmethod
     def fit(cls, settings: object, task: object, recordings: object, rows: pd.DataFrame, *rest: object) -> Exact:
@@ -129,3 +142,38 @@ def test_with_an_official_split_unlabelled_training_patients_are_drawn_too_and_t
     rows = manifest.set_index("sample_id").loc[Exact.rows["sample_id"], "split_official"]
     assert set(rows.index) == set(manifest["sample_id"][manifest["split_official"] != "TEST"])
     assert ((rows == "VAL").to_numpy() == (Exact.rows["inner"] == 0).to_numpy()).all()
+
+
+def test_the_probability_of_weak_falls_with_the_fraction_and_passes_a_half_near_the_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Segmentation", Exact)
+    recordings = hearts(tmp_path, 48, views=("A4C", "A2C"))
+    manifest = recordings.parts[0].manifest
+    weak = (manifest["ef"].astype(float) < 55).to_numpy()
+    training, test = outer_fold(folds_of(manifest, weak.astype(int)), 0, 0)
+    one = EjectionClass.fit(EjectionSettings(), SIDES, recordings, training, 0, tmp_path)
+    names = list(test["sample_id"])
+    p, percent = one.predict(recordings, names), one.percent(recordings, names)
+    assert p.sum(axis=1) == pytest.approx(1) and (p > 0).all()
+    assert (np.diff(p[np.argsort(percent), 1]) <= 0).all() and np.ptp(p[:, 1]) > 0.5
+    far = np.abs(percent - 55) > 5
+    assert far.sum() > 10 and ((p[far, 1] > 0.5) == (test["y"].to_numpy()[far] == 1)).all()
+    one.save(tmp_path)
+    np.testing.assert_array_equal(EjectionClass.load(tmp_path).predict(recordings, names), p)
+    for changes in ({"below": None}, {"below": None, "classes": ["low", "normal", "high"]}):
+        with pytest.raises(SettingsError, match="on which side of a cut a number lies") as caught:
+            EjectionClass.fit(EjectionSettings(), SIDES.model_copy(update=changes), recordings, training, 0, tmp_path)
+        assert "`below`" in caught.value.remedy
+
+
+def test_the_curve_is_the_likeliest_that_does_not_fall() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=400)
+    y = (random.random(400) < expit(0.5 + 1.5 * x)).astype(float)
+    free = LogisticRegression(C=1e9).fit(x[:, None], y)
+    assert curve(x, y) == pytest.approx([free.intercept_[0], free.coef_[0, 0]], abs=0.05)
+    assert curve(x, 1 - y)[1] == 0
+    odds, slope = curve(np.array([-2.0, -1, 1, 2]), np.array([0.0, 0, 1, 1]))
+    assert 0 < slope < 5 and odds == pytest.approx(0, abs=1e-3), "parted patients leave doubt"
+    assert expit(curve(x, np.zeros(400))[0]) < 0.01

@@ -10,7 +10,7 @@ from drawn import features_of, folds_of, manifest_of
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from echolung.core.errors import CheckpointError, DataError
+from echolung.core.errors import DataError
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.anomaly import Anomaly, AnomalyTask
 from echolung.kinds.classification import ClassificationTask
@@ -60,9 +60,6 @@ def test_knn_is_the_weighted_vote_of_the_nearest_and_survives_the_disk(recording
         for similarity, label in near[-4:]:
             votes[int(label)] += np.exp(similarity / 0.07)
         np.testing.assert_allclose(answer, votes / votes.sum(), atol=1e-3)
-    (tmp_path / "bank.safetensors").write_bytes(b"no")
-    with pytest.raises(CheckpointError, match="bank of recordings"):
-        Knn.load(tmp_path)
     with pytest.raises(DataError, match=f"25 nearest neighbours are asked for, and the bank has {len(training)}"):
         Knn.fit(Knn.Settings(k=25), CLASSES, recordings, training, 0, tmp_path)
     mixed = folds_of(MANIFEST, Y)

@@ -7,7 +7,7 @@ from test_probe import Study, task
 from torch import Tensor
 from torch.nn import functional as F
 
-from echolung.methods.probes.heads import ProbeForm, load_probe, save_probe
+from echolung.methods.probes.heads import ProbeForm
 from echolung.methods.probes.pooler import Classifier, PoolerHeads
 from echolung.methods.probes.probe import AttentiveBlocks
 
@@ -77,7 +77,7 @@ def test_every_head_ends_where_it_would_end_alone() -> None:
     rates, decays = torch.tensor([1e-3, 1e-2]), torch.tensor([0.0, 0.5])
     y = torch.tensor([0, 1, 2, 1])
     both = PoolerHeads(FORM, 2, seed=7)
-    alone = [both.head(number) for number in range(2)]
+    alone = [PoolerHeads(FORM, 1, seed=7) for _ in range(2)]
     together = both.optimiser(rates, decays)
     solo = [
         torch.optim.AdamW(
@@ -92,6 +92,7 @@ def test_every_head_ends_where_it_would_end_alone() -> None:
     for _ in range(3):
         sum(F.cross_entropy(both(TOKENS)[:, number], y) for number in range(2)).backward()
         together.step()
+        both.zero_grad()
         for number, one in enumerate(alone):
             solo[number].zero_grad()
             F.cross_entropy(one(TOKENS)[:, 0], y).backward()
@@ -117,6 +118,5 @@ def test_the_method_learns_is_explained_and_comes_back_from_disk(tmp_path: Path)
     assert (p.argmax(axis=1) == study.y).mean() > 0.8
     maps = fitted.explain(recordings, study.test[0])
     assert maps.weights.min() >= 0 and abs(maps.weights.mean() - 1) < 1e-6
-    save_probe(tmp_path, fitted.heads)
-    again = AttentiveBlocks(load_probe(tmp_path), fitted.search())
-    assert (again.predict(recordings, study.test) == p).all()
+    fitted.save(tmp_path)
+    assert (AttentiveBlocks.load(tmp_path).predict(recordings, study.test) == p).all()

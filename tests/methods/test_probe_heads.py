@@ -1,23 +1,18 @@
 """Batched probe heads against textbook attention, and torch's optimiser."""
 
-import json
-import pickle
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from echolung.core.errors import CheckpointError
-from echolung.methods.probes.heads import HeadwiseAdamW, ProbeForm, ProbeHeads, apply_probe, load_probe, save_probe
+from echolung.methods.probes.heads import HeadwiseAdamW, ProbeForm, ProbeHeads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, TOKENS, CLASSES = 24, 10, 3
 FORM = ProbeForm(width=WIDTH, classes=CLASSES, attention_head_width=8)
 
 
-def scrambled(heads: int = 1) -> ProbeHeads:
+def scrambled(heads: int) -> ProbeHeads:
     """Heads in double precision that differ from one another in every parameter and statistic."""
     generator = torch.Generator().manual_seed(3)
     probe = ProbeHeads(FORM, heads).double()
@@ -26,10 +21,6 @@ def scrambled(heads: int = 1) -> ProbeHeads:
             noise = torch.randn(value.shape, generator=generator)
             value.add_(noise.abs() if name == "std" else 0.4 * noise)
     return probe
-
-
-def some_tokens(clips: int = 6) -> torch.Tensor:
-    return 2 * torch.randn(clips, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1)).double() + 1
 
 
 def textbook(probe: ProbeHeads, index: int, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,12 +34,15 @@ def textbook(probe: ProbeHeads, index: int, tokens: torch.Tensor) -> tuple[torch
     return F.linear(z, w["classifier"], w["classifier_bias"]), weights
 
 
-def test_heads_answer_as_in_the_textbook_all_at_once_or_some() -> None:
-    probe, tokens = scrambled(4), some_tokens()
+def test_heads_answer_and_attend_as_in_the_textbook_all_at_once_or_some() -> None:
+    probe = scrambled(4)
+    tokens = 2 * torch.randn(6, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1)).double() + 1
     logits = probe(probe.inputs(tokens))
     torch.testing.assert_close(probe(probe.inputs(tokens), slice(1, 3)), logits[:, 1:3])
     for index in range(4):
         torch.testing.assert_close(logits[:, index], textbook(probe, index, tokens)[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(probe.attention(tokens), textbook(probe, 0, tokens)[1])
+    torch.testing.assert_close(probe.probabilities(probe.inputs(tokens), 2)[1], logits[2:4].softmax(-1).mean(0))
 
 
 def test_the_optimiser_is_torch_adamw_with_groups_per_head() -> None:
@@ -70,37 +64,3 @@ def test_the_optimiser_is_torch_adamw_with_groups_per_head() -> None:
         expected.step()
     for name, parameter in probe.named_parameters():
         torch.testing.assert_close(parameter, torch.stack([one[name] for one in references]), rtol=1e-6, atol=1e-7)
-
-
-def test_what_an_answer_rests_on_is_the_attention() -> None:
-    probe, tokens = scrambled(), some_tokens()
-    torch.testing.assert_close(probe.attention(tokens), textbook(probe, 0, tokens)[1])
-
-
-def test_a_saved_probe_answers_the_same(tmp_path: Path) -> None:
-    probe, tokens = scrambled().float(), some_tokens()[:, None]
-    save_probe(tmp_path, probe)
-    assert torch.equal(apply_probe(load_probe(tmp_path), tokens), apply_probe(probe, tokens))
-    with pytest.raises(CheckpointError, match="48 wide"):
-        apply_probe(probe, torch.zeros(1, 1, 4, 48))
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("probe.json", b"\x80\x04not json", "does not hold a probe"),
-        ("probe.safetensors", pickle.dumps({}), "does not hold a probe"),
-        ("probe.json", {"attention_head_width": 7}, "does not divide the encoder's width 24"),
-        ("probe.json", {"width": 2**30}, "wide and its weights are"),
-    ],
-)
-def test_what_is_not_a_probe_is_refused(tmp_path: Path, file: str, content: bytes | dict, message: str) -> None:
-    """A form that claims more than its weights hold fills no memory."""
-    save_probe(tmp_path, scrambled())
-    changed = json.dumps(FORM.model_dump() | content).encode() if isinstance(content, dict) else content
-    (tmp_path / file).write_bytes(changed)
-    with pytest.raises(CheckpointError, match=message):
-        load_probe(tmp_path)
-    (tmp_path / file).unlink()
-    with pytest.raises(CheckpointError, match="does not hold a probe"):
-        load_probe(tmp_path)

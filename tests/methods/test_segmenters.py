@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import features_of, folds_of
-from hearts_drawn import hearts
+from drawn import folds_of
+from hearts_drawn import hearts, still_tokens
 
-from echolung.core.errors import CheckpointError, DataError, SettingsError
+from echolung.core.errors import DataError, SettingsError
 from echolung.embedding.recordings import Part, Recordings
 from echolung.kinds.segmentation import SegmentationTask, measured
 from echolung.methods.fitting import outer_fold
@@ -126,9 +126,6 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_pat
     other = loaded.explain(recordings, test[1]).weights
     assert np.abs(maps.weights - other).max() > 0.01, "another recording, another map"
     np.testing.assert_array_equal(maps.drawing.labels[0], loaded.maps(recordings, test[0], np.arange(2)))
-    (tmp_path / "segmenter.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="does not hold a segmenter"):
-        Segmentation.load(tmp_path)
     with pytest.raises(DataError, match="has 2 frames, fewer than a clip of 3"):
         Segmentation.fit(UNetSettings(**TINY, clip=3), TASK, recordings, training, 0, tmp_path)
     with pytest.raises(SettingsError, match="no encoder 'mit_b9'"):
@@ -139,16 +136,8 @@ def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_p
     recordings = hearts(tmp_path, 24, noise=10.0)
     part = recordings.parts[0]
     names = list(part.manifest["sample_id"])
-    shown = np.stack([part.clips.frames(name) for name in names]).reshape(24, 2, 12, 4, 12, 4)
-    tiles = np.stack([shown.mean(axis=(3, 5)), shown.std(axis=(3, 5))], axis=-1).reshape(24, 2, 144, 2) / 100
-    tokens = np.concatenate([tiles, 1 - tiles, np.ones_like(tiles)], axis=-1)
-    features = features_of(names, tokens.reshape(24, 1, 288, 6), (2, 12, 12))
-    places = {name: (2 * at, 2) for at, name in enumerate(names)}
-    record = features.record.model_copy(update={"traced": places})
-    of_frames = tokens.reshape(48, 144, 6).astype(np.float16)
-    both = [Recordings([Part(part.manifest, part.clips, type(features)(
-        record, features.videos, features.tokens, features.summaries, of_frames), masks)])
-        for masks in (part.masks, None)]  # fmt: skip
+    features = still_tokens(names, np.stack([part.clips.frames(name) for name in names]))
+    both = [Recordings([Part(part.manifest, part.clips, features, masks)]) for masks in (part.masks, None)]
     training, test = training_and_test(recordings)
     settings = DecoderSettings(steps=60, batch=8, channels=16, learning_rate=1e-2, curve=(2, 8, 99), draws=2)
     light = Light.fit(settings, TASK, both[0], training, 0, tmp_path)

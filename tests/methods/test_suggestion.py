@@ -1,16 +1,14 @@
 """What to annotate next: disagreement against a loop over pairs, and an unusual heart among usual ones."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import features_of, manifest_of
-from hearts_drawn import SIDE, ellipse, hearts
+from drawn import manifest_of
+from hearts_drawn import SIDE, ellipse, hearts, still_tokens
 
 from echolung.core.errors import DataError
-from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.segmentation import SegmentationTask
 from echolung.methods.segmentation import DecoderSettings
@@ -20,16 +18,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = SegmentationTask.parse({"kind": "segmentation", "source": "hearts", "structures": ["left ventricle"]}, "x")
 SETTINGS = DecoderSettings(steps=25, batch=8, channels=8, learning_rate=1e-2)
 ODD, TWIN = "new/odd", "new/twin"
-
-
-def still_tokens(names: list[str], frames: np.ndarray) -> Features:
-    """Means and deviations of tiles of two frames each, uint8 (n, 2, S, S), as clips and as still frames."""
-    tiles = frames.reshape(len(names), 2, 12, 4, 12, 4)
-    tokens = np.stack([tiles.mean(axis=(3, 5)), tiles.std(axis=(3, 5))], axis=-1).reshape(len(names), 2, 144, 2) / 100
-    tokens = np.concatenate([tokens, 1 - tokens, np.ones_like(tokens)], axis=-1).astype(np.float16)
-    made = features_of(names, tokens.reshape(len(names), 1, 288, 6), (2, 12, 12))
-    record = made.record.model_copy(update={"traced": {name: (2 * at, 2) for at, name in enumerate(names)}})
-    return dataclasses.replace(made, record=record, frames=tokens.reshape(-1, 144, 6))
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,21 @@ def test_a_damaged_missing_or_foreign_file_is_refused(folder: Path, tmp_path: Pa
             Model.open(copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("method/probe.safetensors", b"\x80\x04."), ("method/probe.json", b"{}"), ("novelty.safetensors", b"")],
+)
+def test_a_whole_file_of_something_else_is_refused(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    copy = Path(shutil.copytree(folder / "whole" / "model", tmp_path / "model"))
+    (copy / name).write_bytes(content)
+    record = json.loads((copy / "model.json").read_text())
+    record["files"][name] = sha256_file(copy / name)
+    (copy / "model.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="does not hold a fitted attentive") as error:
+        Model.open(copy)
+    assert "echolung promote" in error.value.remedy
+
+
 def test_the_table_fits_100_columns_and_names_files_not_folders(folder: Path, model: Model) -> None:
     answers = model.predict([folder / name for name in VIDEOS])
     answers["video"] = [f"/ward/{'x' * 80}.mp4", "/ward/b.avi"]

@@ -10,19 +10,16 @@ never be computed: W_k and the norm's affine are absorbed into the query, and W_
 exact, and turn N x D x D work per token and head into N x D.
 """
 
-from pathlib import Path
-from typing import Protocol, Self
+import abc
+from typing import Any, Protocol
 
 import pydantic
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from echolung.core.errors import CheckpointError, EcholungError, SettingsError
+from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import read_json, write_json
 
 # Dimension letters: B clips, N tokens, D width, H probe heads, A attention heads, K width of an attention head,
 # C classes.
@@ -45,11 +42,11 @@ class ProbeForm(Parameters):
 class Optimiser(Protocol):
     """Trains every head with a learning rate and a weight decay of its own."""
 
-    def step(self) -> None:
-        """Take one step along the gradients, and clear them."""
+    def step(self) -> Any:
+        """Take one step along the gradients."""
 
 
-class Probe(nn.Module):
+class Probe(nn.Module, abc.ABC):
     """H heads, all with the same initial weights, drawn from `seed`.
 
     Tokens pass a parameter-free LayerNorm (`inputs`), then each channel is standardised by `mean` and `std` (H, D),
@@ -70,10 +67,6 @@ class Probe(nn.Module):
         self.register_buffer("mean", torch.zeros(heads, form.width))
         self.register_buffer("std", torch.ones(heads, form.width))
 
-    @property
-    def heads(self) -> int:
-        return self.mean.shape[0]
-
     def standardise(self, mean_HD: Tensor, variance_HD: Tensor) -> None:
         """Set the statistics that tokens are standardised by."""
         self.mean.copy_(mean_HD)
@@ -81,22 +74,27 @@ class Probe(nn.Module):
 
     def inputs(self, tokens_BND: Tensor) -> Tensor:
         """(B, N, D): each token normalised."""
-        return normalised(tokens_BND, self.mean.dtype)
+        return F.layer_norm(tokens_BND.to(self.mean), tokens_BND.shape[-1:], eps=NORM_EPSILON)
 
+    @torch.no_grad()
+    def probabilities(self, inputs_BND: Tensor, views: int, heads: slice = slice(None)) -> Tensor:
+        """(V, H, C) of videos with so many views each (B = V * views): the mean over them."""
+        return self(inputs_BND, heads).double().softmax(dim=-1).unflatten(0, (-1, views)).mean(dim=1)
+
+    @abc.abstractmethod
     def start_at(self, frequencies_HC: Tensor) -> None:
         """Let every head begin by predicting these class frequencies (> 0)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
         """AdamW for these heads."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def attention(self, tokens_BND: Tensor) -> Tensor:
         """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens.
 
         The weights that `forward` pools the tokens by: they show what was read, not which class it supports.
         """
-        raise NotImplementedError
 
 
 class ProbeHeads(Probe):
@@ -138,12 +136,6 @@ class ProbeHeads(Probe):
         with torch.no_grad():
             self.classifier_bias.copy_(frequencies_HC.log())
 
-    def head(self, index: int) -> Self:
-        """One head alone, as a copy."""
-        one = type(self)(self.form, heads=1)
-        one.load_state_dict({name: value[index : index + 1] for name, value in self.state_dict().items()})
-        return one.to(self.mean)
-
     def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
         return HeadwiseAdamW(self, learning_rates_H, weight_decays_H)
 
@@ -163,7 +155,7 @@ class ProbeHeads(Probe):
 
     @torch.no_grad()
     def attention(self, tokens_BND: Tensor) -> Tensor:
-        inputs_BND = self.inputs(tokens_BND.to(self.mean.device))
+        inputs_BND = self.inputs(tokens_BND)
         query_AD = torch.einsum("ak,akd->ad", self.query[0], self.key[0]) * (self.norm[0] / self.std[0])
         scores_BAN = torch.einsum("ad,bnd->ban", query_AD, inputs_BND) * self.query.shape[-1] ** -0.5
         return scores_BAN.double().softmax(dim=-1)
@@ -184,7 +176,7 @@ class HeadwiseAdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step along the gradients, and clear them."""
+        """Take one step along the gradients, whose memory it uses up."""
         self.steps += 1
         first, second = self.betas
         rates_H = self.rates / (1 - first**self.steps)
@@ -198,63 +190,6 @@ class HeadwiseAdamW:
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
             if name in self.heads.decayed:
                 parameter.mul_(self.kept.view(shape))
-            # The gradient's memory is free now: no step allocates the size of the parameters again.
+            # No step allocates the size of the parameters again.
             torch.sqrt(square, out=gradient).div_(correction).add_(self.epsilon)
             parameter.sub_(torch.div(mean, gradient, out=gradient).mul_(rates_H.view(shape)))
-            parameter.grad = None
-
-
-def new_probe(form: ProbeForm, heads: int, seed: int = 0) -> Probe:
-    """Heads of the class that suits the form."""
-    from echolung.methods.probes.pooler import PoolerHeads
-
-    return (PoolerHeads if form.blocks else ProbeHeads)(form, heads, seed)
-
-
-@torch.no_grad()
-def apply_probe(probe: Probe, tokens: Tensor) -> Tensor:
-    """Class probabilities (B, C) of videos, from their tokens (B, views, N, D): the mean over the views.
-
-    Raises CheckpointError if the tokens have another width than the probe was trained on.
-    """
-    if tokens.shape[-1] != probe.form.width:
-        raise CheckpointError(
-            f"the encoder's tokens are {tokens.shape[-1]} wide and the probe was trained on {probe.form.width}",
-            "Use the encoder that the probe was fitted on.",
-        )
-    videos, views = tokens.shape[:2]
-    logits_BHC = probe(probe.inputs(tokens.flatten(0, 1).to(probe.mean.device)))
-    return logits_BHC[:, 0].double().softmax(dim=-1).unflatten(0, (videos, views)).mean(dim=1)
-
-
-def save_probe(directory: Path, probe: Probe) -> None:
-    """Write `probe.safetensors` and `probe.json` (its form); one head."""
-    assert probe.heads == 1, "a saved probe is one head"
-    save_file(
-        {name: value.cpu().contiguous() for name, value in probe.state_dict().items()}, directory / "probe.safetensors"
-    )
-    write_json(directory / "probe.json", probe.form.model_dump())
-
-
-def load_probe(directory: Path) -> Probe:
-    """A probe that `save_probe` wrote. Raises CheckpointError if it is damaged or something else."""
-    try:
-        form = ProbeForm.parse(read_json(directory / "probe.json"), str(directory / "probe.json"))
-        tensors = load_file(directory / "probe.safetensors")
-        # A form that claims to be wider than its weights would fill the memory before they are compared.
-        widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-        if max(form.width, form.classes) > widest:
-            raise ValueError(f"its form is {form.width} wide and its weights are {widest}")
-        probe = new_probe(form, heads=1)
-        probe.load_state_dict(tensors)
-    except (EcholungError, OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        problem = error.problem if isinstance(error, EcholungError) else str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{directory} does not hold a probe ({problem})", "Promote a model again: `echolung promote TASK`."
-        ) from None
-    return probe.eval()
-
-
-def normalised(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """LayerNorm over the last axis, without parameters."""
-    return F.layer_norm(x.to(dtype), x.shape[-1:], eps=NORM_EPSILON)

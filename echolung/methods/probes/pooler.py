@@ -7,7 +7,7 @@ a search costs as many times one head, unlike with `ProbeHeads`. Meant for a GPU
 Dimension letters as in `heads`.
 """
 
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,16 +103,13 @@ class PoolerHeads(Probe):
             for one, frequencies_C in zip(self.each, frequencies_HC, strict=True):
                 cast(Classifier, one).linear.bias.copy_(frequencies_C.log())
 
-    def head(self, index: int) -> Self:
-        """One head alone, as a copy."""
-        one = type(self)(self.form, heads=1).to(self.mean)
-        one.mean.copy_(self.mean[index : index + 1])
-        one.std.copy_(self.std[index : index + 1])
-        one.each[0].load_state_dict(self.each[index].state_dict())
-        return one
-
     def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
-        return _EachAdamW(self, learning_rates_H, weight_decays_H)
+        groups: list[dict[str, Any]] = []
+        for one, rate, decay in zip(self.each, learning_rates_H.tolist(), weight_decays_H.tolist(), strict=True):
+            for flat in (False, True):
+                some = [part for part in one.parameters() if (part.ndim <= 1) == flat]
+                groups.append({"params": some, "lr": rate, "weight_decay": 0.0 if flat else decay})
+        return torch.optim.AdamW(groups, foreach=True)
 
     def forward(self, inputs_BND: Tensor, heads: slice = slice(None)) -> Tensor:
         """Logits (B, H, C) of the heads asked for."""
@@ -122,21 +119,7 @@ class PoolerHeads(Probe):
     @torch.no_grad()
     def attention(self, tokens_BND: Tensor) -> Tensor:
         pooler = cast(Classifier, self.each[0]).pooler
-        x = (self.inputs(tokens_BND.to(self.mean.device)) - self.mean[0]) / self.std[0]
+        x = (self.inputs(tokens_BND) - self.mean[0]) / self.std[0]
         block = pooler.cross_attention_block
         query, key, _ = block.xattn.parts(pooler.query_tokens.expand(len(x), -1, -1), block.norm1(pooler.mixed(x)))
         return ((query @ key.mT)[:, :, 0].double() * query.shape[-1] ** -0.5).softmax(dim=-1)
-
-
-class _EachAdamW:
-    def __init__(self, heads: PoolerHeads, learning_rates_H: Tensor, weight_decays_H: Tensor) -> None:
-        groups: list[dict[str, Any]] = []
-        for one, rate, decay in zip(heads.each, learning_rates_H.tolist(), weight_decays_H.tolist(), strict=True):
-            for flat in (False, True):
-                some = [part for part in one.parameters() if (part.ndim <= 1) == flat]
-                groups.append({"params": some, "lr": rate, "weight_decay": 0.0 if flat else decay})
-        self.inner = torch.optim.AdamW(groups, foreach=True)
-
-    def step(self) -> None:
-        self.inner.step()
-        self.inner.zero_grad()

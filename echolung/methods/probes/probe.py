@@ -9,26 +9,20 @@ import numpy as np
 import pandas as pd
 import pydantic
 import torch
+from safetensors.torch import load_model, save_model
 
+from echolung.core.runtime import read_json, write_json
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
 from echolung.methods.cohort import Cohort
-from echolung.methods.method import Maps, Method
-from echolung.methods.probes.heads import Probe, ProbeForm, apply_probe, load_probe, save_probe
-from echolung.methods.probes.selection import Inputs, ProbeSettings, fit, select
+from echolung.methods.method import Maps, Method, device_of
+from echolung.methods.probes.heads import Probe, ProbeForm
+from echolung.methods.probes.selection import AttentiveSettings, Inputs, new_probe, select, train
 
+RECORD, WEIGHTS = "probe.json", "probe.safetensors"
 CHUNK = 16
 """Videos that are answered at a time."""
-
-
-class AttentiveSettings(ProbeSettings):
-    """The search of the attentive probe, and its shape."""
-
-    attention_head_width: int = pydantic.Field(64, ge=1)
-    """Channels of one attention head; divides the encoder's width."""
-    blocks: int = pydantic.Field(0, ge=0)
-    """Blocks of self-attention before the query."""
 
 
 class Attentive(Method):
@@ -40,6 +34,7 @@ class Attentive(Method):
     code: ClassVar[tuple[str, ...]] = ("echolung.methods.probes", "echolung.methods.cohort")
 
     def __init__(self, heads: Probe, search: pd.DataFrame) -> None:
+        """`heads`: one."""
         self.heads, self._search = heads, search
 
     @classmethod
@@ -50,29 +45,28 @@ class Attentive(Method):
         per_head = settings.attention_head_width
         form = ProbeForm(width=width, classes=classes, attention_head_width=per_head, blocks=settings.blocks)
         cohort = Cohort.of(training, task.unit)
-        inputs = Inputs(recordings, cohort.sample_ids, form, settings.batch)
-        chosen = select(inputs, cohort, settings, seed)
-        return cls(fit(inputs, cohort, settings, chosen, seed), chosen.fits)
+        inputs = Inputs(recordings, cohort, form, settings.batch)
+        search = select(inputs, settings, seed)
+        best = search[search["chosen"]].iloc[0]
+        chosen = [(best["learning_rate"], best["weight_decay"])]
+        return cls(train(inputs, cohort.weights()[None], chosen, best["epoch"], seed).eval(), search)
 
-    @torch.no_grad()
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
-        names = list(sample_ids)
-        chunks = [
-            apply_probe(self.heads, torch.from_numpy(recordings.tokens(names[at : at + CHUNK]))).cpu().numpy()
-            for at in range(0, len(names), CHUNK)
-        ]
-        return np.concatenate(chunks)
+        found = []
+        for names in (sample_ids[at : at + CHUNK] for at in range(0, len(sample_ids), CHUNK)):
+            tokens = torch.from_numpy(recordings.tokens(names))
+            found.append(self.heads.probabilities(self.heads.inputs(tokens.flatten(0, 1)), tokens.shape[1])[:, 0].cpu())
+        return torch.cat(found).numpy()
 
     def save(self, directory: Path) -> None:
-        save_probe(directory, self.heads)
+        write_json(directory / RECORD, self.heads.form.model_dump())
+        save_model(self.heads, str(directory / WEIGHTS))
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        heads = load_probe(directory).to("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(heads, pd.DataFrame())
-
-    def search(self) -> pd.DataFrame:
-        return self._search
+        heads = new_probe(ProbeForm.parse(read_json(directory / RECORD), str(directory / RECORD)), heads=1)
+        load_model(heads, directory / WEIGHTS)
+        return cls(heads.eval().to(device_of()), pd.DataFrame())
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
         weights = self.heads.attention(torch.from_numpy(recordings.tokens([sample_id])[0])).cpu()

@@ -1,4 +1,4 @@
-"""Choosing a probe on inner folds: all heads of the search in one batched pass, then the chosen one alone.
+"""Choosing a probe on inner folds: all heads of the search in one batched pass.
 
 What every arm shares:
 - Tokens pass a parameter-free LayerNorm, then each channel is standardised by statistics of the head's own training
@@ -10,8 +10,7 @@ What every arm shares:
   is the mean probability over a patient's videos. Classes are not rebalanced: probabilities keep the prevalence.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,9 @@ from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings, refuse_not_finite
 from echolung.methods.cohort import Cohort
-from echolung.methods.probes.heads import Probe, ProbeForm, new_probe
+from echolung.methods.method import device_of
+from echolung.methods.probes.heads import Probe, ProbeForm, ProbeHeads
+from echolung.methods.probes.pooler import PoolerHeads
 
 # Dimension letters: V videos, B videos of a batch, U units of decision, J inner folds, G configurations, H = J x G
 # heads, E epochs, N tokens, D width, C classes.
@@ -33,43 +34,39 @@ KEPT_BYTES = 2**30
 """Of prepared inputs that one trial may hold in memory."""
 
 
-class ProbeSettings(Parameters):
+class AttentiveSettings(Parameters):
     """The search: every learning rate x weight decay, in steps of `batch` videos, until the inner folds have seen no
-    better head for `patience` epochs, or for `epochs`."""
+    better head for `patience` epochs, or for `epochs`; and the shape of the probe."""
 
     learning_rates: list[pydantic.PositiveFloat] = pydantic.Field([3e-4, 1e-3, 3e-3], min_length=1)
     weight_decays: list[pydantic.NonNegativeFloat] = pydantic.Field([0.1, 10.0], min_length=1)
     epochs: int = pydantic.Field(16, ge=1)
     patience: int = pydantic.Field(10, ge=1)
     batch: int = pydantic.Field(16, ge=1)
+    attention_head_width: int = pydantic.Field(64, ge=1)
+    """Channels of one attention head; divides the encoder's width."""
+    blocks: int = pydantic.Field(0, ge=0)
+    """Blocks of self-attention before the query."""
 
-    def configurations(self) -> list[tuple[float, float]]:
-        """(learning rate, weight decay) of every configuration."""
-        return [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
 
-
-@dataclass(frozen=True)
-class Selection:
-    """The configuration and number of epochs, from 0, that the inner folds chose; `fits` scores all choices."""
-
-    learning_rate: float
-    weight_decay: float
-    epochs: int
-    fits: pd.DataFrame
+def new_probe(form: ProbeForm, heads: int, seed: int = 0) -> Probe:
+    """Heads of the class that suits the form."""
+    return (PoolerHeads if form.blocks else ProbeHeads)(form, heads, seed)
 
 
 class Inputs:
-    """What heads read of the videos `sample_ids`.
+    """What heads read of a cohort's videos, in batches of so many.
 
-    Places 0..V-1 count along `sample_ids`. Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read
-    from disk batch by batch. Raises DataError naming videos whose features are not finite.
+    Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read from disk batch by batch. Raises DataError
+    naming videos whose features are not finite.
     """
 
-    def __init__(self, recordings: Recordings, sample_ids: Sequence[str], form: ProbeForm, batch: int) -> None:
-        self.recordings, self.names = recordings, np.array(sample_ids, dtype=object)
-        self.form, self.batch = form, batch
+    def __init__(self, recordings: Recordings, cohort: Cohort, form: ProbeForm, batch: int) -> None:
+        self.recordings, self.cohort, self.form, self.batch = recordings, cohort, form, batch
+        self.names = np.array(cohort.sample_ids, dtype=object)
         self.views, tokens, width = recordings.shape
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device_of()
+        self.y = torch.tensor(cohort.y, device=self.device)
         self._prepare = new_probe(form, heads=1).to(self.device).inputs
         self._kept: Tensor | None = None
         keep = 4 * self.views * tokens * width * len(self.names) <= KEPT_BYTES
@@ -86,7 +83,7 @@ class Inputs:
             squares.append((every - mean_BD[:, None]).square_().mean(dim=1).double() + mean_BD.double().square())
         self.mean_VD, self.square_VD = torch.cat(means), torch.cat(squares)
         self._kept = kept if keep else None
-        refuse_not_finite(sample_ids, self.square_VD.isfinite().all(dim=1).cpu().numpy())
+        refuse_not_finite(cohort.sample_ids, self.square_VD.isfinite().all(dim=1).cpu().numpy())
 
     def chunks(self, places: np.ndarray) -> Iterator[np.ndarray]:
         for at in range(0, len(places), self.batch):
@@ -99,105 +96,86 @@ class Inputs:
         tokens = torch.from_numpy(self.recordings.tokens(list(self.names[places]), views)).to(self.device)
         return self._prepare(tokens.flatten(0, 1) if views is None else tokens)
 
-    def heads(self, weights_HV: Tensor, cohort: Cohort, seed: int) -> Probe:
+    def heads(self, weights_HV: Tensor, seed: int) -> Probe:
         """New heads, each with the statistics and class frequencies of its own weighted training videos."""
         heads = new_probe(self.form, len(weights_HV), seed).to(self.device)
         share_HV = weights_HV / weights_HV.sum(dim=1, keepdim=True)
         mean_HD = share_HV @ self.mean_VD
         heads.standardise(mean_HD, (share_HV @ self.square_VD - mean_HD.square()).clamp_min(0))
-        of_class_VC = F.one_hot(torch.tensor(cohort.y, device=self.device), self.form.classes).double()
+        of_class_VC = F.one_hot(self.y, self.form.classes).double()
         # No class starts at probability 0: one that a head's training videos lack counts as one video.
         counts_HC = (weights_HV @ of_class_VC).clamp_min(1)
         heads.start_at(counts_HC / counts_HC.sum(dim=1, keepdim=True))
         return heads
 
-    @torch.no_grad()
-    def probabilities(self, heads: Probe, places: np.ndarray, group: slice = slice(None)) -> np.ndarray:
-        """Mean probability over the views (V, H, C) by the heads of `group`."""
-        chunks = []
-        for chunk in self.chunks(places):
-            p = heads(self.load(chunk), group).double().softmax(dim=-1)
-            chunks.append(p.unflatten(0, (len(chunk), self.views)).mean(dim=1))
-        return torch.cat(chunks).cpu().numpy()
+    def log_loss(self, heads: Probe, fold: int, group: slice) -> np.ndarray:
+        """Mean log-loss (G,) on an inner fold by the heads of `group`, which did not train on it."""
+        chunks = self.chunks(np.flatnonzero(self.cohort.inner == fold))
+        p_VGC = torch.cat([heads.probabilities(self.load(chunk), self.views, group) for chunk in chunks])
+        return self.cohort.log_loss(fold, p_VGC.cpu().numpy())
 
 
-def select(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, seed: int) -> Selection:
+def select(inputs: Inputs, settings: AttentiveSettings, seed: int) -> pd.DataFrame:
     """Train every configuration on every inner fold at once; the lowest mean log-loss on the held-out folds wins.
 
-    Heads are scored before the first step and after every epoch; ties go to the earliest.
+    Heads are scored before the first step and after every epoch; ties go to the earliest. Returns a row per
+    configuration and epoch, from 0, of which one is `chosen`. Raises SettingsError if every head diverges.
     """
-    configurations, folds = settings.configurations(), cohort.folds
-    size = len(configurations)
-    weights_JV = np.stack([cohort.weights(fold) for fold in folds])
+    configurations = [(rate, decay) for rate in settings.learning_rates for decay in settings.weight_decays]
+    folds, size = inputs.cohort.folds, len(configurations)
     losses: list[list[np.ndarray]] = []
 
     def score(heads: Probe) -> bool:
-        groups = [slice(j * size, (j + 1) * size) for j in range(len(folds))]
-        losses.append(
-            [_log_loss(inputs, heads, cohort, fold, group) for fold, group in zip(folds, groups, strict=True)]
-        )
+        losses.append([inputs.log_loss(heads, fold, slice(j * size, (j + 1) * size)) for j, fold in enumerate(folds)])
         best = np.nanargmin(np.mean(losses, axis=1).min(axis=1, initial=np.inf))
         return bool(len(losses) - 1 - best >= settings.patience)
 
-    weights_HV = np.repeat(weights_JV, size, axis=0)
-    _train(inputs, cohort, weights_HV, configurations * len(folds), settings.epochs, settings.batch, seed, score)
+    weights_HV = np.repeat([inputs.cohort.weights(fold) for fold in folds], size, axis=0)
+    train(inputs, weights_HV, configurations * len(folds), settings.epochs, seed, score)
     losses_EJG = np.array(losses)
     mean_EG = losses_EJG.mean(axis=1)
     mean_EG = np.where(np.isfinite(mean_EG), mean_EG, np.inf)
     if np.isinf(mean_EG[1:]).all():
         raise SettingsError("every probe diverged on the inner folds", "Lower its learning_rates in fit.methods.")
-    epoch, chosen = (int(index) for index in np.unravel_index(np.argmin(mean_EG), mean_EG.shape))
-    fits = pd.DataFrame(
+    chosen = np.unravel_index(np.argmin(mean_EG), mean_EG.shape)
+    return pd.DataFrame(
         [
             {"learning_rate": rate, "weight_decay": decay, "epoch": e, "log_loss": mean_EG[e, g]}
             | {f"log_loss_{fold}": losses_EJG[e, j, g] for j, fold in enumerate(folds)}
-            | {"chosen": (e, g) == (epoch, chosen)}
+            | {"chosen": (e, g) == chosen}
             for g, (rate, decay) in enumerate(configurations)
             for e in range(len(losses))
         ]
     )
-    rate, decay = configurations[chosen]
-    return Selection(rate, decay, epoch, fits)
 
 
-def fit(inputs: Inputs, cohort: Cohort, settings: ProbeSettings, selection: Selection, seed: int) -> Probe:
-    """The chosen configuration on the whole cohort, on the schedule it was chosen on, for the chosen epochs.
-
-    After 0 epochs these are the class frequencies of the cohort, whatever the tokens.
-    """
-    weights_1V = cohort.weights()[None]
-    configuration = [(selection.learning_rate, selection.weight_decay)]
-    return _train(inputs, cohort, weights_1V, configuration, selection.epochs, settings.batch, seed).eval()
-
-
-def _train(
+def train(
     inputs: Inputs,
-    cohort: Cohort,
     weights_HV: np.ndarray,
     configurations: list[tuple[float, float]],
     epochs: int,
-    batch: int,
     seed: int,
     score: Callable[[Probe], bool] = lambda heads: False,
 ) -> Probe:
-    """Train one head per row of weights and configuration; minibatches are the same for all.
+    """Train one head per row of weights and configuration (learning rate, weight decay) on the same minibatches.
 
-    `score` is called before the first step and after every epoch, and says when to stop.
+    `score` is called before the first step and after every epoch, and says when to stop. After 0 epochs a head answers
+    the class frequencies under its weights, whatever the tokens.
     """
-    weights = torch.tensor(weights_HV, device=inputs.device)
-    y = torch.tensor(cohort.y, device=inputs.device)
-    heads = inputs.heads(weights, cohort, seed)
+    weights, y = torch.tensor(weights_HV, device=inputs.device), inputs.y
+    heads = inputs.heads(weights, seed)
     rates, decays = torch.tensor(configurations, dtype=torch.float64).unbind(dim=1)
     optimiser = heads.optimiser(rates, decays)
     weights_VH = weights.T.to(heads.mean)
     score(heads)
     for epoch in range(epochs):
-        for chosen, views in _batches(len(cohort.y), inputs.views, batch, seed, epoch):
+        for chosen, views in _batches(len(y), inputs.views, inputs.batch, seed, epoch):
             log_p_BHC = heads(inputs.load(chosen, views)).log_softmax(dim=-1)
             log_p_BH = log_p_BHC[torch.arange(len(chosen)), :, y[chosen]]
             # The heads' losses are summed: none depends on another's parameters.
             (-log_p_BH * weights_VH[chosen]).sum().div(len(chosen)).backward()
             optimiser.step()
+            heads.zero_grad()
         if score(heads):
             break
     return heads
@@ -209,8 +187,3 @@ def _batches(videos: int, views: int, batch: int, seed: int, epoch: int) -> Iter
     order, shown = random.permutation(videos), random.integers(views, size=videos)
     for chosen in np.array_split(order, -(-videos // batch)):
         yield chosen, shown[chosen]
-
-
-def _log_loss(inputs: Inputs, heads: Probe, cohort: Cohort, fold: int, group: slice) -> np.ndarray:
-    """Mean log-loss (G,) on an inner fold of the heads that did not train on it."""
-    return cohort.log_loss(fold, inputs.probabilities(heads, np.flatnonzero(cohort.inner == fold), group))
