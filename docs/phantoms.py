@@ -19,13 +19,13 @@ _SIZE = 208  # pixels
 _MOMENTS = {"end-diastole": 0.0, "end-systole": 0.36, "filling": 0.52}  # phase of a beat
 _HEARTS: list[tuple[View, float, int]] = [("a4c", 64, 4), ("a2c", 64, 4), ("psax", 64, 4), ("a4c", 24, 2)]
 """View, ejection fraction and seed."""
-_LUNGS: dict[str, tuple[Pattern, int, int]] = {  # severity and seed
-    "regular: A-lines": ("regular", 0, 2),
-    "COVID-19: B-lines": ("covid", 1, 71),
-    "COVID-19: broken pleura": ("covid", 2, 61),
-    "COVID-19: white lung": ("covid", 3, 7),
-    "pneumonia: consolidation": ("pneumonia", 3, 37),
-    "pneumonia: effusion": ("pneumonia", 2, 10),
+_LUNGS: dict[str, tuple[Pattern, int, int, float]] = {  # severity, seed and noise
+    "regular: A-lines": ("regular", 0, 2, 0),
+    "COVID-19: B-lines": ("covid", 1, 71, 0),
+    "B-lines, a noisy machine": ("covid", 1, 71, 30),
+    "COVID-19: white lung": ("covid", 3, 7, 0),
+    "pneumonia: consolidation": ("pneumonia", 3, 37, 0),
+    "consolidation, a noisy machine": ("pneumonia", 3, 37, 30),
 }
 
 
@@ -43,10 +43,10 @@ def contact_sheet(path: Path) -> None:
             tile.add_patch(Polygon(video.contour(frame, 100), fill=False, edgecolor="#ffb03b"))
             size = f"{ventricle.volumes[frame]:.0f} ml" if view != "psax" else f"{video.heart.areas[frame]:.0f} cm2"
             captions.append(f"EF {ef}%: {name}, {size}")
-    for tile, (pattern, severity, seed) in zip(tiles[12:], _LUNGS.values(), strict=True):
+    for tile, (pattern, severity, seed, noise) in zip(tiles[12:], _LUNGS.values(), strict=True):
         rng = np.random.default_rng(seed)
         findings = draw_findings(pattern, severity, rng)
-        lung = draw_lung(findings, LungPatient.draw(rng), 2, 25, (_SIZE, _SIZE), seed)
+        lung = draw_lung(findings, LungPatient.draw(rng, noise), 2, 25, (_SIZE, _SIZE), seed)
         tile.imshow(lung.frames[0], cmap="gray", vmin=0, vmax=255)
     for tile, caption in zip(tiles, [*captions, *_LUNGS], strict=True):
         tile.set_axis_off()
