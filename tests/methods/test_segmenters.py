@@ -137,7 +137,7 @@ def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_p
     part = recordings.parts[0]
     names = list(part.manifest["sample_id"])
     features = still_tokens(names, np.stack([part.clips.frames(name) for name in names]))
-    both = [Recordings([Part(part.manifest, part.clips, features, masks)]) for masks in (part.masks, None)]
+    both = [Recordings([Part(part.manifest, part.clips, features, masks)]) for masks in (part.masks, {})]
     training, test = training_and_test(recordings)
     settings = DecoderSettings(steps=60, batch=8, channels=16, learning_rate=1e-2, curve=(2, 8, 99), draws=2)
     light = Light.fit(settings, TASK, both[0], training, 0, tmp_path)
