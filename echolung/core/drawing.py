@@ -12,6 +12,7 @@ INK, SOFT, FAINT = "#1b2733", "#5b6875", "#9aa5b1"
 GREYS = ["#7a8590", "#4d5863", "#a3adb8"]  # for reference arms
 PALE = "#c3cad2"  # for the baseline
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito 2008
+HUES = [*COLOURS, "#882255", "#999933", "#332288"]  # of arms; three are from Tol 2021
 WIDTH = 8.8  # inches
 
 STYLE = Path(__file__).with_name("figures.mplstyle")

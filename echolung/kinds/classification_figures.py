@@ -12,6 +12,7 @@ from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.kind import Captioned
 
 ACROSS = 4
+INSIDE = 4  # entries of a legend that leave room for curves
 """Most matrices beside one another: with more, their numbers overlap."""
 
 
@@ -76,9 +77,10 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
     drawn = [(task, label) for task, arms in found.items() for label in pd.concat(arms.values())["class"].unique()]
     if not drawn:
         return None
-    columns = 4 if len(drawn) > 3 else 3
+    beside = max(map(len, found.values())) > INSIDE  # legends, which would cover the curves
+    columns = 2 if beside else 4 if len(drawn) > 3 else 3
     rows = -(-len(drawn) // columns)
-    figure, panels = new_figure(rows, columns, rows * (0.75 + 8.4 / columns), sharey=True)
+    figure, panels = new_figure(rows, columns, rows * (3.2 if beside else 0.75 + 8.4 / columns), sharey=True)
     flat = [panel for row in panels for panel in row]
     for panel, (task, label) in zip(flat, drawn, strict=False):
         panel.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=(0, (4, 3)))
@@ -91,8 +93,8 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
         subtitle(panel, f"positive: {label}")
         panel.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1])
         panel.set_xlabel("false-positive rate")
-        many = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(panel.lines) > 5 else {"loc": "lower right"}
-        panel.legend(title="area", title_fontsize=8, reverse=True, **many)
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "lower right"}
+        panel.legend(title="area", title_fontsize=8, reverse=True, **place)
     for row in panels:
         row[0].set_ylabel("true-positive rate")
     hide(flat[len(drawn) :])

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from echolung.core.drawing import COLOURS, FAINT, GREYS, INK, PALE, SOFT, WIDTH, hide, new_figure, note, subtitle, ticks
+from echolung.core.drawing import FAINT, GREYS, HUES, INK, PALE, SOFT, WIDTH, hide, new_figure, note, subtitle, ticks
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.kind import Kind
 from echolung.reports.study import Sample
@@ -26,7 +26,7 @@ SEED_STYLES = ["-", "--", ":", "-."]
 
 def arm_colours(comparison: Comparison) -> dict[str, str]:
     """A colour per arm, the same in every figure: greys for what is compared with, colours for the rest."""
-    rest, of_role = cycle(COLOURS), {"reference": cycle(GREYS), "baseline": cycle([PALE])}
+    rest, of_role = cycle(HUES), {"reference": cycle(GREYS), "baseline": cycle([PALE])}
     return {arm: next(of_role.get(comparison.roles[arm], rest)) for arm in comparison.order}
 
 
