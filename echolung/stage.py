@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echolung.core.errors import DataError, EcholungError
-from echolung.core.runtime import Progress, disk_error, exclusive, seed_everything
+from echolung.core.progress import Progress
+from echolung.core.runtime import disk_error, exclusive, seed_everything
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,20 +117,25 @@ class Stage:
             limit.cancel()
 
     def progress(self, label: str) -> Progress:
-        """A progress bar, as a callable(done, total); one line every ten seconds where the output is a file."""
-        from tqdm import tqdm
+        """A progress bar that is closed with the stage."""
+        return self.bars.enter_context(progress_bar(label))
 
-        interval = 0.2 if sys.stderr.isatty() else 10.0
-        bar = tqdm(desc=label, mininterval=interval, delay=1e-3, smoothing=0.1, dynamic_ncols=True)
-        self.bars.callback(bar.close)
 
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Progress]:
+    """A progress bar, as a callable(done, total); one line every ten seconds where the output is a file."""
+    from tqdm import tqdm
+
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(desc=label, mininterval=interval, delay=1e-3, smoothing=0.1, dynamic_ncols=True) as bar:
+
+        def advance(done: float, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.update(0)
             if done >= total:
                 bar.close()
 
-        return advance
+        yield advance
 
 
 @contextlib.contextmanager

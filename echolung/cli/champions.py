@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from echolung.stage import project
+from echolung.core.progress import listening
+from echolung.stage import progress_bar, project
 
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
@@ -39,12 +40,16 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
     root, settings = project()
     task = settings.known_task(task)
     candidate = _candidate(root, settings, task, settings.known_arm(task, arm))
-    with _one_at_a_time(root, settings, "promote", task, {"arm": candidate.arm}) as run:
+    with (
+        _one_at_a_time(root, settings, "promote", task, {"arm": candidate.arm}) as run,
+        progress_bar(f"fitting {candidate.arm} on all patients") as bar,
+        listening(bar),
+    ):
         bootstrap = settings.compare.bootstrap
         found = run_promotion(run.store, run, candidate, settings.promote, bootstrap=bootstrap, reset=reset)
     verb = "is the champion" if found.outcome == "promoted" else "unchanged"
     click.echo(f"{found.version.name} version {found.version.number}: {verb}.")
-    outside, warnings = (found.version.tags[name].splitlines() for name in ("outside", "warnings"))
+    outside, warnings = (found.version.tags.get(name, "").splitlines() for name in ("outside", "warnings"))
     for line in [*found.reasons, *outside, *(f"warning: {one}" for one in warnings)]:
         click.echo(f"  {line}")
 
@@ -120,7 +125,9 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
         tables = []
         for name, by, at in [(arm, method, seed), (baseline_of(spec), baseline_of(spec), 0)]:
             one = {"arm": name, "method": by, "arm_seed": at, "settings": settings.of_method(name, by).model_dump()}
-            tables.append(fit_fold(data, work, given | one | {"repeat": 0, "fold": 0}, decided_on)["predictions"])
+            with progress_bar(f"fitting {name}") as bar, listening(bar):
+                told = fit_fold(data, work, given | one | {"repeat": 0, "fold": 0}, decided_on)
+            tables.append(told["predictions"])
         predictions = pd.concat(tables)
     return Candidate(
         study=settings.study,

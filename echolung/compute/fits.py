@@ -11,7 +11,8 @@ import torch
 
 from echolung.compute.trials import run_trials
 from echolung.core.parameters import Parameters
-from echolung.core.runtime import Progress, code_digest, digest
+from echolung.core.progress import Progress
+from echolung.core.runtime import code_digest, digest
 from echolung.data.splits import folds_digest
 from echolung.embedding.features import Features
 from echolung.kinds.task import Task

@@ -18,7 +18,7 @@ import pandas as pd
 from echolung.compute.session import ray_session
 from echolung.compute.trials import run_trials
 from echolung.core.errors import EcholungError, SettingsError, Stopped, TrialError
-from echolung.core.runtime import Progress
+from echolung.core.progress import Progress
 from echolung.models.encoder import ClipSettings
 from echolung.pretraining import checkpoint
 from echolung.pretraining.loop import OnMetrics, stopped

@@ -21,8 +21,8 @@ import pandas as pd
 
 from echolung.compute.session import ray_session
 from echolung.core.errors import EcholungError, Stopped, TrialError
+from echolung.core.progress import Progress, listening
 from echolung.core.runtime import (
-    Progress,
     atomic_directory,
     derived_seed,
     digest,
@@ -57,8 +57,8 @@ def run_trials(
 
     A configuration must name everything that its result depends on (data and code too). A trial runs in one thread,
     seeded from its configuration, so its result does not depend on how many run at once. It gets `resources` of Ray; no
-    more than `at_once` run side by side. It counts as `steps` in `on_progress`, and may report `step` on its way.
-    `directory` must be on storage that all machines of the cluster see.
+    more than `at_once` run side by side. It counts as `steps` in `on_progress`; on its way it may tell
+    `core.progress`. `directory` must be on storage that all machines of the cluster see.
 
     A trial whose process dies is retried once. Raises TrialError, after all others have finished, with the causes, the
     configurations that failed, and the remedies of typed errors. Once something is written in the file `stop` no trial
@@ -82,7 +82,7 @@ def run_trials(
             from ray import tune
 
             reporter = _reporter(on_progress, len(results) * steps, len(keys) * steps, steps)
-            trial = functools.partial(_trial, function=function, directory=directory, stop=stop)
+            trial = functools.partial(_trial, function=function, directory=directory, steps=steps, stop=stop)
             trial = tune.with_resources(trial, dict(resources))
             run = functools.partial(_tune, trial, directory, name, at_once, reporter)
             failures = run(pending)
@@ -105,17 +105,17 @@ def _reporter(on_progress: Progress, done: int, total: int, steps: int) -> Any:
 
     class Reporter(tune.Callback):
         def __init__(self) -> None:
-            self.steps: dict[str, int] = {}
+            self.steps: dict[str, float] = {}
 
         def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            self.advance(trial, int(result.get("step", 0)))
+            self.advance(trial, result.get("step", 0))
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
             self.advance(trial, 0 if (trial.last_result or {}).get("stopped") else steps)
 
         on_trial_error = on_trial_complete
 
-        def advance(self, trial: Any, step: int) -> None:
+        def advance(self, trial: Any, step: float) -> None:
             key = trial.config["key"]
             self.steps[key] = max(step, self.steps.get(key, 0))  # a retried trial starts lower
             on_progress(done + sum(self.steps.values()), total)
@@ -155,7 +155,9 @@ def _tune(
     return failures
 
 
-def _trial(config: dict[str, Any], *, function: Trial, directory: Path, stop: Path | None) -> dict[str, Any]:
+def _trial(
+    config: dict[str, Any], *, function: Trial, directory: Path, steps: int, stop: Path | None
+) -> dict[str, Any]:
     """One trial in a worker process: writes its result to `directory`/<key>, or returns why there is none."""
     os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
     if "torch" in sys.modules:
@@ -164,7 +166,8 @@ def _trial(config: dict[str, Any], *, function: Trial, directory: Path, stop: Pa
     try:
         if stop_asked(stop):
             raise Stopped("not begun")
-        result = function(config["configuration"])
+        with listening(_tenths(steps)):
+            result = function(config["configuration"])
         with atomic_directory(directory / config["key"]) as folder:
             _write(folder, result)
     except Exception as error:
@@ -172,6 +175,21 @@ def _trial(config: dict[str, Any], *, function: Trial, directory: Path, stop: Pa
         told = {"cause": typed.problem, "remedy": typed.remedy, "traceback": traceback.format_exc()}
         return told | {"stopped": isinstance(error, Stopped)}
     return {"finished": 1}
+
+
+def _tenths(steps: int) -> Progress:
+    """Tells Ray of every tenth of a trial that counts as `steps`."""
+    told = 0.0
+
+    def tell(done: float, total: int) -> None:
+        nonlocal told
+        from ray import tune
+
+        if (now := steps * (10 * done // total) / 10) > told:
+            told = now
+            tune.report({"step": now})
+
+    return tell
 
 
 def _failure(

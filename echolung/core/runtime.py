@@ -12,16 +12,13 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from echolung.core.errors import BusyError, DataError, DiskError, EcholungError
-
-Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` while long work advances."""
 
 
 def derived_seed(*parts: object) -> int:

@@ -22,8 +22,8 @@ import pydantic
 
 from echolung.core.errors import DataError, VideoError
 from echolung.core.parameters import Key, Names, Parameters
+from echolung.core.progress import Progress
 from echolung.core.runtime import (
-    Progress,
     atomic_directory,
     atomic_path,
     code_digest,

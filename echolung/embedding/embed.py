@@ -11,7 +11,8 @@ import torch
 
 from echolung.core.errors import DataError
 from echolung.core.parameters import Key, Parameters
-from echolung.core.runtime import Progress, atomic_directory, code_digest, digest, link, used_modules, write_json
+from echolung.core.progress import Progress
+from echolung.core.runtime import atomic_directory, code_digest, digest, link, used_modules, write_json
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts
 from echolung.embedding.features import FRAMES, INDEX, RECORD, SUMMARY, TOKENS, Features, FeaturesRecord, write_index
 from echolung.embedding.summary import summarise

@@ -19,7 +19,8 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from echolung.core.errors import DataError
-from echolung.core.runtime import Progress, derived_seed
+from echolung.core.progress import Progress
+from echolung.core.runtime import derived_seed
 from echolung.data.masks import STRUCTURES
 from echolung.data.splits import ALWAYS_TRAINED
 from echolung.embedding.recordings import Recordings

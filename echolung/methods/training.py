@@ -14,6 +14,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from echolung.core import progress
 from echolung.core.errors import CheckpointError, listed
 from echolung.core.parameters import Parameters
 from echolung.methods.method import device_of
@@ -75,6 +76,7 @@ class Run:
             self.optimiser.param_groups[0]["lr"] = self.settings.learning_rate * self.settings.rate(step)
             self.net.train()
             yield step
+            progress.report(step + 1, self.settings.steps)
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass."""

@@ -17,7 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from echolung.core.errors import SettingsError
-from echolung.core.runtime import Progress, atomic_directory, derived_seed
+from echolung.core.progress import Progress
+from echolung.core.runtime import atomic_directory, derived_seed
 from echolung.data import nifti, video
 from echolung.data.workers import as_done
 from echolung.phantom.findings import Pattern, draw_findings, draw_severity

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from echolung.compute.trials import run_trials
+from echolung.core import progress
 from echolung.core.errors import DataError, Stopped, TrialError
 
 WORKERS = 2
@@ -70,6 +71,20 @@ def test_results_are_in_order_and_exact_and_no_trial_runs_twice(tmp_path: Path) 
     assert seen[0] == (2, 3) and seen[-1] == (3, 3)
     assert runs(tmp_path) == [1, 2, 3, 5]
     assert len(list((tmp_path / "t").iterdir())) == 3, "results of unused parameters are removed"
+
+
+def stepwise(config: dict[str, Any]) -> dict[str, Any]:
+    for step in range(100):
+        progress.report(step + 1, 100)
+    return {}
+
+
+@pytest.mark.usefixtures("session")
+def test_a_long_trial_shows_how_far_it_is(tmp_path: Path) -> None:
+    seen: list[tuple[float, int]] = []
+    run_trials(stepwise, [{"x": 1}, {"x": 2}], tmp_path / "t", "fit", WORKERS, lambda *p: seen.append(p))
+    assert seen == sorted(seen) and seen[0] == (0, 2) and seen[-1] == (2, 2)
+    assert {done for done, _ in seen} >= {0.1, 0.5, 0.9}, "tenths of a trial"
 
 
 @pytest.mark.usefixtures("session")
