@@ -1,8 +1,8 @@
 """Ultrasound DICOM: cine loops and stills, of which only the image region is ever handed on.
 
-Machines burn names and settings into the picture around the region. So everything outside it is black before a frame
-leaves this module; a file whose region cannot be told is refused. What is burnt into the region itself (a name typed
-over the image) cannot be told from echoes. T frames, H W pixels.
+Machines burn names and settings into the picture around the region. So a frame is cut to it, and black where its box
+holds more; a file whose region cannot be told is refused. What is burnt into the region itself (a name typed over the
+image) cannot be told from echoes. T frames, H W pixels.
 """
 
 import contextlib
@@ -117,9 +117,10 @@ class Recording:
         return f"{self.path} does not say its frame rate" if self.count > 1 and self.fps is None else ""
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Grey frames uint8 (H, W), black outside the region."""
+        """Grey frames uint8 (H, W), cut to the region."""
+        box = tuple(slice(np.argmax(seen), len(seen) - np.argmax(seen[::-1])) for seen in map(self._shown.any, (1, 0)))
         for frame in self._grey():
-            yield np.where(self._shown, frame, 0).astype(np.uint8)
+            yield np.where(self._shown, frame, 0).astype(np.uint8)[box]
 
     def _grey(self) -> Iterator[np.ndarray]:
         """Grey frames uint8 (H, W) as the machine stored them."""

@@ -100,7 +100,7 @@ def decode(path: Path, size: int | None = None) -> Video:
 
 
 def _decode_dicom(path: Path, size: int | None) -> Video:
-    """A DICOM cine or still, black outside its image region; see `echolung.data.dicom`."""
+    """A DICOM cine or still, cut to its image region; see `echolung.data.dicom`."""
     source = dicom.Recording(path)
     frames = source.frames()
     chunks = (np.stack([first, *itertools.islice(frames, CHUNK - 1)]) for first in frames)

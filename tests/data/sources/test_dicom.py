@@ -31,6 +31,7 @@ REAL = Path(os.environ.get("ECHOLUNG_REAL_DATA", Path(__file__).parents[4] / "sh
 HEIGHT, WIDTH = 60, 80
 BOX = (20, 59, 10, 49)
 """Columns and rows of the region, both ends included, as DICOM writes them."""
+NAME = 255
 
 
 def region(box: tuple[int, int, int, int] = BOX, kind: tuple[int, int] = (1, 1), delta: float = 0.05) -> Dataset:
@@ -45,7 +46,7 @@ def region(box: tuple[int, int, int, int] = BOX, kind: tuple[int, int] = (1, 1),
 def picture(frames: int = 5) -> np.ndarray:
     """Moving speckle in the region, and a bright name that does not move above it and to the right."""
     shown = np.zeros((frames, HEIGHT, WIDTH), np.uint8)
-    shown[:, 2:6, 2:30] = shown[:, 52:58, 62:78] = 255
+    shown[:, 2:6, 2:30] = shown[:, 52:58, 62:78] = NAME
     shown[:, 10:50, 20:60] = np.random.default_rng(0).integers(30, 200, (frames, 40, 40))
     return shown
 
@@ -81,18 +82,10 @@ def _salt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECHOLUNG_SALT", "of the tests")
 
 
-def outside(frames: np.ndarray) -> np.ndarray:
-    left, right, top, bottom = BOX
-    hidden = np.ones(frames.shape, bool)
-    hidden[:, top : bottom + 1, left : right + 1] = False
-    return frames[hidden]
-
-
 def test_only_the_region_is_decoded_with_its_rate_and_spacing(tmp_path: Path) -> None:
     others = [region((0, 79, 0, 59), (1, 2)), region((0, 79, 0, 59), (3, 1)), region((20, 40, 10, 30)), region()]
     video = decode(dicom(tmp_path / "IM0001", SequenceOfUltrasoundRegions=others))  # the largest of tissue
-    assert video.frames.shape == (5, HEIGHT, WIDTH) and not outside(video.frames).any()
-    assert np.array_equal(video.frames[:, 10:50, 20:60], picture()[:, 10:50, 20:60])
+    assert np.array_equal(video.frames, picture()[:, 10:50, 20:60])
     assert (video.fps, video.codec, video.pixel_mm, video.pixel_aspect, video.damage) == (25, "dicom", 1.0, 0.5, "")
     assert decode(tmp_path / "IM0001", 40).frames.shape == (5, 40, 40)
 
@@ -122,7 +115,7 @@ def test_colours_palettes_and_depths_become_the_same_grey(tmp_path: Path) -> Non
 
 def test_without_a_region_a_cine_shows_what_moves_and_a_still_is_refused(tmp_path: Path) -> None:
     video = decode(dicom(tmp_path / "cine", SequenceOfUltrasoundRegions=None))
-    assert not outside(video.frames).any() and (video.frames[0, 14:46, 24:56] > 0).all()
+    assert video.frames.max() < NAME and min(video.frames.shape[1:]) > 32 and (video.frames[0, 4:-4, 4:-4] > 0).all()
     assert video.pixel_mm is None
     for name, pixels in (("still", picture(1)), ("frozen", np.repeat(picture(1), 5, 0))):
         with pytest.raises(VideoError, match=rf"{name} has no region of 2D tissue .* no moving area"):
@@ -132,10 +125,10 @@ def test_without_a_region_a_cine_shows_what_moves_and_a_still_is_refused(tmp_pat
 def test_a_region_beyond_the_picture_is_clipped_and_not_believed(tmp_path: Path) -> None:
     beyond = [region((20, 119, 10, 89))]
     video = decode(dicom(tmp_path / "cine", SequenceOfUltrasoundRegions=beyond))
-    assert not outside(video.frames).any(), "the name in the clipped box does not move"
+    assert video.frames.max() < NAME, "the name in the clipped box does not move"
     assert (video.pixel_mm, video.pixel_aspect) == (None, 1.0)
     still = decode(dicom(tmp_path / "still", picture(1), SequenceOfUltrasoundRegions=beyond))
-    assert not still.frames[:, :10].any() and not still.frames[:, :, :20].any() and still.frames[0, 49, 59]
+    assert np.array_equal(still.frames, picture(1)[:, 10:, 20:]), "the box is cut at the picture"
     with pytest.raises(VideoError, match="no region"):
         decode(dicom(tmp_path / "off", picture(1), SequenceOfUltrasoundRegions=[region((90, 119, 10, 89))]))
 
@@ -201,7 +194,7 @@ def test_patients_are_pseudonyms_and_a_folder_is_stored(tmp_path: Path, monkeypa
     assert any("notes.txt" in text for text in said) and any("cannot be told" in text for text in said)
     store = ClipStore.open(tmp_path / "out" / "clips")
     shown = store.frames(store.sample_ids[0])
-    assert shown.any() and not shown[:, :4].any() and not shown[:, -5:, -8:].any()
+    assert shown.any() and shown.max() < NAME
     monkeypatch.setenv("ECHOLUNG_SALT", "another")
     assert not set(scan(folder).manifest["patient_id"]) & set(patients)
     monkeypatch.delenv("ECHOLUNG_SALT")
@@ -225,13 +218,12 @@ def test_real_files_of_two_machines(tmp_path: Path) -> None:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} does not exist: set ECHOLUNG_REAL_DATA to the folder that holds it")
     cine = decode(REAL / "color3d_jpeg_baseline.dcm")
-    assert cine.frames.shape == (120, 480, 640) and cine.fps == pytest.approx(30, abs=0.01)
+    assert cine.frames.shape == (120, 384, 512) and cine.fps == pytest.approx(30, abs=0.01)
     assert cine.pixel_mm == pytest.approx(0.5105, abs=1e-4)
-    assert not cine.frames[:, :31].any() and not cine.frames[:, 415:].any() and not cine.frames[:, :, 596:].any()
-    assert cine.frames[:, 100:300, 250:400].mean() > 20
+    assert cine.frames[:, 70:270, 170:320].mean() > 20
     still = decode(REAL / "JPGLosslessP14SV1_1s_1f_8b.dcm")
-    assert still.frames.shape == (1, 768, 1024) and still.pixel_mm == pytest.approx(0.2548, abs=1e-4)
+    assert still.frames.shape == (1, 721, 997) and still.pixel_mm == pytest.approx(0.2548, abs=1e-4)
     odd = decode(REAL / "examples_ybr_color.dcm")  # its box is that of a picture twice as large
-    assert odd.pixel_mm is None and odd.frames.any() and not odd.frames[:, 205:].any()
+    assert odd.pixel_mm is None and odd.frames.any() and odd.frames.shape[1] <= 205
     with pytest.raises(VideoError, match=r"color-pl.dcm has no region"):
         decode(REAL / "color-pl.dcm")
