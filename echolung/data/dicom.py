@@ -118,7 +118,8 @@ class Recording:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Grey frames uint8 (H, W), cut to the region."""
-        box = tuple(slice(np.argmax(seen), len(seen) - np.argmax(seen[::-1])) for seen in map(self._shown.any, (1, 0)))
+        seen = [np.flatnonzero(self._shown.any(axis=axis)) for axis in (1, 0)]
+        box = tuple(slice(at[0], at[-1] + 1) for at in seen)
         for frame in self._grey():
             yield np.where(self._shown, frame, 0).astype(np.uint8)[box]
 

@@ -50,18 +50,13 @@ class AnomalyBank(Bank):
                 distances[out] = _distances(settings, bank[~out], bank[out])
         known = np.isfinite(distances)
         if not known.any():
-            raise DataError(
-                f"the normal recordings to train on, of {rows['patient_id'].nunique()} patient(s), are in one inner"
-                " fold: none can be left out to learn how far a normal one lies",
-                "Add normal recordings of other patients, lower split.outer or raise split.inner.",
-            )
+            raise none_left_out(rows)
         weights = normals.weights()[known]
         return cls(settings, {"bank": bank, "distances": distances[known], "weights": weights / weights.sum()})
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         found = _distances(self.settings, self.held["bank"], pooled(self.settings, recordings, sample_ids))
-        share = (self.held["distances"] <= found[:, None]) @ self.held["weights"]
-        return np.column_stack([found, np.minimum(share, 1)])
+        return with_share(found, self.held["distances"], self.held["weights"])
 
 
 class Indifferent(Bank):
@@ -78,6 +73,20 @@ class Indifferent(Bank):
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
         return np.tile([0.0, 0.5], (len(sample_ids), 1))
+
+
+def none_left_out(normals: pd.DataFrame) -> DataError:
+    """The error where no training row can be left out of the `normals`."""
+    return DataError(
+        f"the normal recordings to train on, of {normals['patient_id'].nunique()} patient(s), are in one inner"
+        " fold: none can be left out to learn how far a normal one lies",
+        "Add normal recordings of other patients, lower split.outer or raise split.inner.",
+    )
+
+
+def with_share(found: np.ndarray, distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Distances (n,) with the share of normals (l,) that lie no farther, by weights whose sum is 1: (n, 2)."""
+    return np.column_stack([found, np.minimum((distances <= found[:, None]) @ weights, 1)])
 
 
 def _distances(settings: AnomalySettings, bank: np.ndarray, queries: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from echolung.methods.knn import Knn
 from echolung.methods.method import Method
 from echolung.methods.probes.linear import Linear, TwoViews
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
+from echolung.methods.reconstruction import Reconstruction
 from echolung.methods.segmentation import Light, MeanMask, Segmentation
 
 METHODS: dict[str, type[Method]] = {
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "linear-views": TwoViews,
     "knn": Knn,
     "anomaly": AnomalyBank,
+    "reconstruction": Reconstruction,
     "indifferent": Indifferent,
     "majority": Majority,
     "constant": Constant,
