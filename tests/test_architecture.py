@@ -25,7 +25,8 @@ LAYERS = {  # package -> the echolung packages it may import (itself always allo
     "pretraining": {"core", "models", "data.clips"},
     "kinds": {"core", "data", "evaluation", "hearts"},
     "methods": {
-        *("core", "data", "models", "hearts", "embedding", "kinds", "evaluation.statistics", "pretraining.checkpoint")
+        *("core", "data", "models", "hearts", "embedding", "kinds", "evaluation.statistics"),
+        *("pretraining.checkpoint", "pretraining.mae"),
     },
     "evaluation": {"core", "data", "kinds", "methods.arms"},
     "gates": {"core"},

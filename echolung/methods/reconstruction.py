@@ -56,8 +56,8 @@ class Reconstruction(Method):
     gpus = 1.0
     Settings = ReconstructionSettings
     code = (
-        "echolung.models", "echolung.pretraining.mae", "echolung.pretraining.masking", "echolung.methods.anomaly",
-        "echolung.methods.cohort", "echolung.methods.training",
+        "echolung.models", *(f"echolung.pretraining.{name}" for name in ("mae", "masking", "objective")),
+        *(f"echolung.methods.{name}" for name in ("anomaly", "cohort", "training")),
     )  # fmt: skip
 
     def __init__(self, settings: Any, net: Mae, held: dict[str, list[float]], search: pd.DataFrame) -> None:
