@@ -100,7 +100,7 @@ def rasterised(tracings: Iterable[Tracing], manifest: pd.DataFrame, size: int) -
                 frames=np.array(frames, np.int64),
                 phases=tuple(kept[frame][0] for frame in frames),
                 maps=np.stack([kept[frame][1] for frame in frames]),
-                structures=STRUCTURES if any(isinstance(one.drawn, Path) for one in traced) else STRUCTURES[:1],
+                structures=STRUCTURES if all(isinstance(one.drawn, Path) for one in traced) else STRUCTURES[:1],
                 spacing=pixel_mm * height / box.inner[0],
             )
     return made, pd.DataFrame(rows, columns=list(ROWS))

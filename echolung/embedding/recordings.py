@@ -81,12 +81,16 @@ class Recordings:
         return table.set_index("sample_id", drop=False).loc[list(sample_ids)]
 
     def views_of(self, sample_id: str, views: Sequence[str] = APICAL) -> list[str]:
-        """The recording alone; for an apical view, where the patient has them all, the first recording of each view."""
+        """The recording alone; for an apical view, where the patient has them all, the first one of every other view, too.
+
+        In the order of `views`.
+        """
         table = self.parts[self._part[sample_id]].manifest
         row = table[table["sample_id"] == sample_id].iloc[0]
         if row.get("view") not in APICAL:
             return [sample_id]
         mine = table[table["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
+        mine[row["view"]] = sample_id
         return [str(mine[view]) for view in views] if set(views) <= set(mine.index) else [sample_id]
 
     def frames(self, sample_id: str) -> np.ndarray:
