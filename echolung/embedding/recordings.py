@@ -81,10 +81,7 @@ class Recordings:
         return table.set_index("sample_id", drop=False).loc[list(sample_ids)]
 
     def views_of(self, sample_id: str, views: Sequence[str] = APICAL) -> list[str]:
-        """The recording alone; for an apical view, where the patient has them all, the first one of every other view, too.
-
-        In the order of `views`.
-        """
+        """The recording alone; for an apical view, where the patient has all, with the first of every other view."""
         table = self.parts[self._part[sample_id]].manifest
         row = table[table["sample_id"] == sample_id].iloc[0]
         if row.get("view") not in APICAL:

@@ -97,12 +97,16 @@ def refit(
     A task with an official split or an external test set is fitted on its training rows, as it was scored. What chose
     it is no score of it: that is what the out-of-fold predictions are for.
     """
-    if task.split == "cv":
-        rows = folds[folds["repeat"] == 0].reset_index(drop=True)
-        training = rows.assign(inner=rows["fold"])
-    else:
-        training, _ = outer_fold(folds, 0, 0)
+    training = refit_rows(task, folds)
     return METHODS[method].fit(settings, task, recordings, training, derived_seed(seed, name, "refit"), directory)
+
+
+def refit_rows(task: Task, folds: pd.DataFrame) -> pd.DataFrame:
+    """The rows, with `inner`, that `refit` fits on."""
+    if task.split != "cv":
+        return outer_fold(folds, 0, 0)[0]
+    rows = folds[folds["repeat"] == 0].reset_index(drop=True)
+    return rows.assign(inner=rows["fold"])
 
 
 def content(data: Path, task: Task) -> str:

@@ -26,7 +26,7 @@ from echolung.kinds.kind import Kind
 from echolung.kinds.kinds import kind_of
 from echolung.kinds.predictions import units_of
 from echolung.kinds.task import Task
-from echolung.methods.fitting import content, feature_stores, outer_fold
+from echolung.methods.fitting import content, feature_stores, refit_rows
 from echolung.methods.methods import METHODS
 from echolung.methods.novelty import NoveltySettings
 from echolung.models.weights import read_record
@@ -101,9 +101,7 @@ class Candidate:
     @property
     def training(self) -> pd.DataFrame:
         """The rows of `folds` that the model is fitted on."""
-        if self.task.split == "cv":
-            return self.folds[self.folds["repeat"] == 0]
-        return outer_fold(self.folds, 0, 0)[0]
+        return refit_rows(self.task, self.folds)
 
     @functools.cached_property
     def recordings(self) -> Recordings:

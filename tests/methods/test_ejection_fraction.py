@@ -29,7 +29,7 @@ from echolung.methods.ejection_fraction import (
     Reading,
     fraction,
 )
-from echolung.methods.fitting import outer_fold
+from echolung.methods.fitting import outer_fold, refit_rows
 from echolung.methods.method import Drawing, Maps
 from echolung.phantom.heart import draw_heart
 
@@ -142,6 +142,13 @@ def test_with_an_official_split_unlabelled_training_patients_are_drawn_too_and_t
     rows = manifest.set_index("sample_id").loc[Exact.rows["sample_id"], "split_official"]
     assert set(rows.index) == set(manifest["sample_id"][manifest["split_official"] != "TEST"])
     assert ((rows == "VAL").to_numpy() == (Exact.rows["inner"] == 0).to_numpy()).all()
+
+
+def test_a_champion_without_an_official_split_reads_every_patient(tmp_path: Path) -> None:
+    recordings = hearts(tmp_path, 12)
+    manifest = recordings.parts[0].manifest
+    rows = refit_rows(TASK, folds_of(manifest, np.zeros(len(manifest), int)))
+    assert EjectionFraction.reads(TASK, recordings, rows) == sorted(manifest["sample_id"])
 
 
 def test_the_probability_of_weak_falls_with_the_fraction_and_passes_a_half_near_the_cut(
