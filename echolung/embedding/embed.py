@@ -29,12 +29,10 @@ CODE = ("echolung.data.clips", "echolung.embedding.embed", "echolung.embedding.s
 class EmbedSettings(Parameters):
     """`views` clips of each video, evenly spaced; `batch` clips pass through the encoder at a time."""
 
-    sources: tuple[Key, ...]
-    """The sources that tasks read; pools that are only pretrained on are not embedded."""
+    sources: tuple[Key, ...]  # the sources that tasks read; pools that are only pretrained on are not embedded
     views: int = pydantic.Field(2, ge=1)
     batch: int = pydantic.Field(16, ge=1)
-    frames: bool = False
-    """Every traced frame, too, as a clip that stands still: what light decoders read."""
+    frames: bool = False  # every traced frame, too, as a clip that stands still: what light decoders read
 
 
 def embed(

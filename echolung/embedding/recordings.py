@@ -21,8 +21,7 @@ from echolung.data.manifest import read_manifest
 from echolung.data.masks import INDEX, Masks, read_masks
 from echolung.embedding.features import Features
 
-APICAL = ("A4C", "A2C")
-"""Views that show the left ventricle along the same axis, at right angles."""
+APICAL = ("A4C", "A2C")  # views that show the left ventricle along the same axis, at right angles
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class HeldClips:
 class Part:
     """One source, or the files of one request."""
 
-    manifest: pd.DataFrame
-    """sample_id, path, height, width, fps, frames, codec and whatever else is known."""
+    manifest: pd.DataFrame  # sample_id, path, height, width, fps, frames, codec and whatever else is known
     clips: ClipStore | HeldClips
     features: Features | None = None
     masks: Mapping[str, Masks] = field(default_factory=dict)

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-REGIONS = 3
-"""Along either side of a frame."""
+REGIONS = 3  # along either side of a frame
 STATISTICS = ("mean", "std", "change")
 PARTS = 1 + REGIONS**2
 

@@ -27,14 +27,11 @@ from echolung.kinds.task import Task, one_label_per_patient, parted, selected, s
 class AnomalyTask(Task):
     """A label of which one value is normal."""
 
-    normal: str
-    """Its value for normal recordings; every other one is an anomaly."""
-    exclude: list[str] = []
-    """Label values that are left out."""
+    normal: str  # its value for normal recordings; every other one is an anomaly
+    exclude: list[str] = []  # label values that are left out
     below: float | None = None
     """Of a label that is a number: what lies below is an anomaly, every other value is `normal`."""
-    specificity: float = pydantic.Field(0.9, gt=0, lt=1)
-    """The share of normals that must not be flagged."""
+    specificity: float = pydantic.Field(0.9, gt=0, lt=1)  # the share of normals that must not be flagged
 
     @pydantic.field_validator("normal", "exclude", mode="before")
     @classmethod

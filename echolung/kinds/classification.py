@@ -24,8 +24,7 @@ from echolung.kinds.predictions import Key, Units
 from echolung.kinds.task import Task, one_label_per_patient, parted, selected, spelled, yaml_word
 
 ROC = ["false_positive_rate", "true_positive_rate"]
-TOLERANCE = 1e-3
-"""How far probabilities may sum from 1: half-precision softmax."""
+TOLERANCE = 1e-3  # how far probabilities may sum from 1: half-precision softmax
 
 
 class ClassificationTask(Task):
@@ -33,8 +32,7 @@ class ClassificationTask(Task):
 
     classes: list[str] = pydantic.Field(min_length=2)
     """Label values in the order of the class indices 0..K-1; with two, the second is the positive one."""
-    exclude: list[str] = []
-    """Label values that are left out; a value neither here nor in `classes` is an error."""
+    exclude: list[str] = []  # label values that are left out; a value neither here nor in `classes` is an error
     below: float | None = None
     """Of a label that is a number: what lies below is of the second class (an ejection fraction below 50: abnormal)."""
 

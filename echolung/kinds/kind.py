@@ -29,8 +29,7 @@ class Scores:
     """The metrics of one arm: `values[metric]` is (S, B); the first column counts every patient once."""
 
     values: Mapping[str, np.ndarray]
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """What a reader must know of a metric, by its name."""
+    notes: Mapping[str, str] = field(default_factory=dict)  # what a reader must know of a metric, by its name
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,15 @@ class Captioned:
 class Kind(abc.ABC):
     """One kind of task."""
 
-    Settings: ClassVar[type[Task]]
-    """The class of its tasks."""
-    metrics: ClassVar[Mapping[str, Metric]]
-    """In the order of the tables."""
+    Settings: ClassVar[type[Task]]  # the class of its tasks
+    metrics: ClassVar[Mapping[str, Metric]]  # in the order of the tables
     paired: ClassVar[tuple[str, ...]]
     """Metrics of the main table, whose paired differences are reported; the loss is one of them."""
     loss: ClassVar[str]
     """The metric that is the mean of `losses`: the one paired test and promotion use it. Lower is better."""
     baseline: ClassVar[str]
     """The trivial method, which ignores the recording; every task has it as an arm of the same name."""
-    valid: ClassVar[str]
-    """What holds of every prediction, in words."""
+    valid: ClassVar[str]  # what holds of every prediction, in words
 
     @abc.abstractmethod
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:

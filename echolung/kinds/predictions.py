@@ -23,8 +23,7 @@ from echolung.kinds.task import Task
 if TYPE_CHECKING:
     from echolung.kinds.kind import Kind
 
-Key = tuple[str, str]
-"""(arm, method)"""
+Key = tuple[str, str]  # (arm, method)
 FIT = ["arm", "arm_seed", "method", "repeat"]
 REMEDY = "Run the fit stage of this task again: `dvc repro`."
 
@@ -35,19 +34,13 @@ class Units:
 
     name: str
     task: Task
-    y: np.ndarray
-    """Label of each unit (U,)."""
-    patient: np.ndarray
-    """Index of each unit's patient (U,), 0..P-1."""
-    group: np.ndarray
-    """Index of each patient's split group (P,), 0..G-1."""
+    y: np.ndarray  # label of each unit (U,)
+    patient: np.ndarray  # index of each unit's patient (U,), 0..P-1
+    group: np.ndarray  # index of each patient's split group (P,), 0..G-1
     videos: int
-    folds: np.ndarray
-    """Outer fold of each unit in each repeat (R, U)."""
-    values: Mapping[Key, np.ndarray]
-    """(arm, method) -> (S, R, U, K): the mean over a unit's videos."""
-    seen: Mapping[Key, int]
-    """Videos that an encoder of the arm was pretrained on."""
+    folds: np.ndarray  # outer fold of each unit in each repeat (R, U)
+    values: Mapping[Key, np.ndarray]  # (arm, method) -> (S, R, U, K): the mean over a unit's videos
+    seen: Mapping[Key, int]  # videos that an encoder of the arm was pretrained on
 
     @property
     def groups(self) -> int:

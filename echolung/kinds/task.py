@@ -19,12 +19,9 @@ class Task(Parameters):
 
     model_config = pydantic.ConfigDict(coerce_numbers_to_str=True)  # YAML reads `classes: [0, 1]` as integers
 
-    kind: str
-    """A key of `KINDS`."""
-    source: str
-    """The source that is scored."""
-    label: str
-    """Manifest column that holds the label."""
+    kind: str  # a key of `KINDS`
+    source: str  # the source that is scored
+    label: str  # manifest column that holds the label
     unit: Literal["video", "patient"]
     """What a decision is about; where it is the patient, all videos of one share the label, and the mean answers."""
     where: dict[str, str] = {}
@@ -32,12 +29,10 @@ class Task(Parameters):
     unlabelled: Literal["refuse", "leave out"] = "refuse"
     """What happens to recordings without the label: an error that names them, or they take no part. Those without masks
     that are left out, `echolung suggest` puts into an order."""
-    main: bool = True
-    """Its tests are confirmatory and corrected for their number; false: it is exploratory."""
+    main: bool = True  # its tests are confirmatory and corrected for their number; false: it is exploratory
     folds: Literal["cv", "official"] = "cv"
     """`cv`: nested cross-validation. `official`: the set's own split (manifest column `split_official`)."""
-    train: str | None = None
-    """External validation: train on this source, score on `source`."""
+    train: str | None = None  # external validation: train on this source, score on `source`
 
     @pydantic.field_validator("where", mode="before")
     @classmethod

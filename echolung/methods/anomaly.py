@@ -25,8 +25,7 @@ class AnomalySettings(BankSettings):
     """How far is measured."""
 
     distance: Literal["neighbours", "mahalanobis"] = "neighbours"
-    k: int = pydantic.Field(5, gt=0)
-    """Neighbours; not for `mahalanobis`."""
+    k: int = pydantic.Field(5, gt=0)  # neighbours; not for `mahalanobis`
 
 
 class AnomalyBank(Bank):

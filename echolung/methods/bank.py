@@ -24,8 +24,7 @@ class BankSettings(Parameters):
 
     reads: tuple[Literal["mean", "std", "change"], ...] = pydantic.Field(("mean",), min_length=1)
     """Statistics of every channel over the tokens (`echolung.embedding.summary`)."""
-    k: int = pydantic.Field(10, gt=0)
-    """Neighbours."""
+    k: int = pydantic.Field(10, gt=0)  # neighbours
 
 
 class Bank(Method):

@@ -16,12 +16,9 @@ class Cohort:
     """Videos to train on (V,)."""
 
     sample_ids: list[str]
-    y: np.ndarray
-    """Class indices, int64."""
-    unit: np.ndarray
-    """Units of decision as numbers 0..U-1: the videos, or their patients."""
-    inner: np.ndarray
-    """The inner fold that holds a video out; negative: it always trains."""
+    y: np.ndarray  # class indices, int64
+    unit: np.ndarray  # units of decision as numbers 0..U-1: the videos, or their patients
+    inner: np.ndarray  # the inner fold that holds a video out; negative: it always trains
 
     @classmethod
     def of(cls, training: pd.DataFrame, unit: str) -> Cohort:

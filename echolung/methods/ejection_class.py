@@ -22,8 +22,7 @@ from echolung.kinds.task import Task
 from echolung.methods.cohort import Cohort, of_units
 from echolung.methods.ejection_fraction import EjectionFraction
 
-POINTS = 10.0
-"""Percent of ejection fraction that are one step of the curve."""
+POINTS = 10.0  # percent of ejection fraction that are one step of the curve
 
 
 class EjectionClass(EjectionFraction):

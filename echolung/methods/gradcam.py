@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-CHUNK = 16
-"""Frames whose activations and gradients are held at a time."""
+CHUNK = 16  # frames whose activations and gradients are held at a time
 
 
 def grad_cam(net: nn.Module, layer: nn.Module, x: np.ndarray, label: int) -> np.ndarray:

@@ -62,8 +62,7 @@ class HybridSettings(TemporalSettings):
 
     spatial: FramesSettings = FramesSettings(model="resnet18", image_size=112, frames=32, clip_fps=25.0)
     """Any model of timm, the clip that it sees, and `weights`: a file."""
-    views: int = pydantic.Field(1, ge=1)
-    """Clips by which a recording is answered."""
+    views: int = pydantic.Field(1, ge=1)  # clips by which a recording is answered
     augment: bool = True
 
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from echolung.core.errors import DataError
 
-TOLERANCE = 1e-7
-"""Largest gradient entry, in the scaled coordinates, of a solved problem; losses are of order 1."""
+TOLERANCE = 1e-7  # largest gradient entry, in the scaled coordinates, of a solved problem; losses are of order 1
 LOOSE = 1e-4
 """A gradient above this is not a solution. Rounding can end the search above TOLERANCE."""
 STEPS, MEMORY = 1000, 12
@@ -28,8 +27,7 @@ class Solution:
 
     coefficients: np.ndarray
     intercepts: np.ndarray
-    gradient: float
-    """Largest gradient entry left in any problem."""
+    gradient: float  # largest gradient entry left in any problem
 
     def logits(self, x_VF: np.ndarray) -> np.ndarray:
         """(J, G, V, K)."""

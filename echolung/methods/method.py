@@ -22,26 +22,19 @@ from echolung.kinds.task import Task
 class Drawing:
     """Structures that a method draws on its frames."""
 
-    labels: np.ndarray
-    """uint8 (V, time, height, width), 0 for none; time as in `Maps.weights`."""
-    names: Sequence[str]
-    """Of the labels 1, 2 and so on."""
+    labels: np.ndarray  # uint8 (V, time, height, width), 0 for none; time as in `Maps.weights`
+    names: Sequence[str]  # of the labels 1, 2 and so on
 
 
 @dataclass(frozen=True)
 class Curve:
     """A quantity over the frames of one recording, and what is read off it."""
 
-    lines: Mapping[str, np.ndarray]
-    """float64 (T,) each, by name; the last one is read off."""
-    seconds: np.ndarray
-    """float64 (T,): when in the video."""
-    label: str
-    """What it is, and its unit."""
-    marks: Mapping[str, Sequence[int]]
-    """Frames of the last line, by what happens there."""
-    readings: Sequence[str]
-    """What is read off at each of the last marks; part of the answer."""
+    lines: Mapping[str, np.ndarray]  # float64 (T,) each, by name; the last one is read off
+    seconds: np.ndarray  # float64 (T,): when in the video
+    label: str  # what it is, and its unit
+    marks: Mapping[str, Sequence[int]]  # frames of the last line, by what happens there
+    readings: Sequence[str]  # what is read off at each of the last marks; part of the answer
     words: str
 
 
@@ -49,12 +42,10 @@ class Curve:
 class Maps:
     """What an answer for one recording rests on, drawn over its frames."""
 
-    weights: np.ndarray
-    """float64 (V, time, height, width): one number per token of each view."""
+    weights: np.ndarray  # float64 (V, time, height, width): one number per token of each view
     signed: bool
     """Contributions of either sign, 0 says nothing. Else shares of attention, 1 is an even share."""
-    words: str
-    """What the colours mean."""
+    words: str  # what the colours mean
     drawing: Drawing | None = None
     curve: Curve | None = None
 
@@ -62,16 +53,12 @@ class Maps:
 class Method(abc.ABC):
     """A fitted method."""
 
-    kinds: ClassVar[tuple[str, ...]]
-    """Kinds of task that it can answer (keys of `KINDS`)."""
-    reads_tokens: ClassVar[bool] = False
-    """It reads an encoder's frozen tokens (`Recordings.tokens`)."""
-    Settings: ClassVar[type[Parameters]] = Parameters
-    """Its parameters, `fit.methods.<name>`."""
+    kinds: ClassVar[tuple[str, ...]]  # kinds of task that it can answer (keys of `KINDS`)
+    reads_tokens: ClassVar[bool] = False  # it reads an encoder's frozen tokens (`Recordings.tokens`)
+    Settings: ClassVar[type[Parameters]] = Parameters  # its parameters, `fit.methods.<name>`
     code: ClassVar[tuple[str, ...]] = ()
     """Modules and packages, besides its own module, whose change makes another fit of it."""
-    gpus: ClassVar[float] = 0.0
-    """Share of a GPU that one fit asks for where there is one."""
+    gpus: ClassVar[float] = 0.0  # share of a GPU that one fit asks for where there is one
     _search: pd.DataFrame = pd.DataFrame()
 
     @classmethod

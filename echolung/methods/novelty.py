@@ -46,12 +46,10 @@ class NoveltySettings(Parameters):
 class NoveltyRecord(Parameters):
     """The threshold and its false alarms (groups count as one each; the interval is Wilson's, 95%)."""
 
-    threshold: float = pydantic.Field(gt=0)
-    """A recording at a greater distance is outside."""
+    threshold: float = pydantic.Field(gt=0)  # a recording at a greater distance is outside
     wanted: float
     """False alarm rate that the threshold was set for: as asked, or 1 / (G + 1) if G groups cannot show less."""
-    measured: float
-    """False alarm rate on groups left out of distance and threshold: of new patients of the same origin."""
+    measured: float  # false alarm rate on groups left out of distance and threshold: of new patients of the same origin
     measured_low: float
     measured_high: float
     videos: int
@@ -68,8 +66,7 @@ class Usual(NamedTuple):
     scale: np.ndarray
     directions: np.ndarray
     centre: np.ndarray = NOT_FITTED
-    precision: np.ndarray = NOT_FITTED
-    """Inverse covariance (K + 1, K + 1)."""
+    precision: np.ndarray = NOT_FITTED  # inverse covariance (K + 1, K + 1)
 
     @classmethod
     def axes(cls, name: str, x: np.ndarray) -> Usual:

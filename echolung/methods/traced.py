@@ -23,27 +23,21 @@ from echolung.methods.method import device_of
 from echolung.methods.training import Run, batch_of
 from echolung.models.segmentation import augmented, dice_and_entropy
 
-CHUNK = 32
-"""Frames that are drawn at a time."""
+CHUNK = 32  # frames that are drawn at a time
 CLASSES = 1 + len(STRUCTURES)
 
-Inputs = Callable[[str], np.ndarray]
-"""What a network sees of a recording's traced frames: (T, ...)."""
+Inputs = Callable[[str], np.ndarray]  # what a network sees of a recording's traced frames: (T, ...)
 
 
 @dataclass(frozen=True)
 class Traced:
     """Traced frames as arrays."""
 
-    x: Tensor
-    """What the network sees (N, ...)."""
-    labels: Tensor
-    """uint8 (N, S, S)."""
-    known: Tensor
-    """bool (N, C): the structures that are traced there."""
+    x: Tensor  # what the network sees (N, ...)
+    labels: Tensor  # uint8 (N, S, S)
+    known: Tensor  # bool (N, C): the structures that are traced there
     patient: np.ndarray
-    inner: np.ndarray
-    """The inner fold that holds a frame out; negative: none."""
+    inner: np.ndarray  # the inner fold that holds a frame out; negative: none
 
     @classmethod
     def of(cls, task: SegmentationTask, recordings: Recordings, training: pd.DataFrame, inputs: Inputs) -> Self:

@@ -21,8 +21,7 @@ from echolung.methods.method import device_of
 from echolung.models.encoder import in_bf16
 from echolung.pretraining import checkpoint
 
-SIGNS = {"dice": 1, "log_loss": -1}
-"""What a look measures: 1 where more of it is better."""
+SIGNS = {"dice": 1, "log_loss": -1}  # what a look measures: 1 where more of it is better
 
 
 class TrainingSettings(Parameters):

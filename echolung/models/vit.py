@@ -132,10 +132,8 @@ class VideoViTSettings(ClipSettings):
     depth: int = pydantic.Field(gt=0, le=256)
     heads: int = pydantic.Field(gt=0)
     mlp_ratio: float = pydantic.Field(4.0, gt=0, le=16)
-    tubelet: int = pydantic.Field(2, gt=0)
-    """Frames of one token."""
-    patch: int = pydantic.Field(16, gt=0)
-    """Side of one token, in pixels."""
+    tubelet: int = pydantic.Field(2, gt=0)  # frames of one token
+    patch: int = pydantic.Field(16, gt=0)  # side of one token, in pixels
     attention: Literal["clip", "frame"] = "clip"
     """What a token attends to. `frame`: its own frame alone, as in an image encoder; then tubelet is 1."""
     class_token: bool = False

@@ -49,8 +49,7 @@ class DiscovrSettings(Parameters):
     """
 
     branches: tuple[Literal["video"]] | tuple[Literal["video"], Literal["image"]] = ("video", "image")
-    visible: float = pydantic.Field(0.1, gt=0, lt=1)
-    """Share of the places that a student sees."""
+    visible: float = pydantic.Field(0.1, gt=0, lt=1)  # share of the places that a student sees
     local_masks: int = pydantic.Field(4, gt=0)
     """Masks under which a class token is distilled. Another, global mask is for the decoder."""
     decoder_width: int = pydantic.Field(384, gt=0)
@@ -63,8 +62,7 @@ class DiscovrSettings(Parameters):
     head_hidden: int = pydantic.Field(2048, gt=0)
     head_bottleneck: int = pydantic.Field(256, gt=0)
     head_out: int = pydantic.Field(16384, gt=1)
-    temperature: float = pydantic.Field(0.1, gt=0)
-    """Of the students and of the cluster loss."""
+    temperature: float = pydantic.Field(0.1, gt=0)  # of the students and of the cluster loss
     teacher_temperature: tuple[float, float] = (0.04, 0.07)
     """Of the teachers, from the first step to the end of the warm-up."""
     temperature_warmup: float = pydantic.Field(0.075, ge=0, le=1)

@@ -26,8 +26,7 @@ class MaeSettings(Parameters):
     decoder_depth: int = pydantic.Field(default=2, gt=0)
     decoder_heads: int = pydantic.Field(default=3, gt=0)
     decoder_mlp_ratio: float = pydantic.Field(default=4.0, gt=0)
-    visible: float = pydantic.Field(default=0.2, gt=0, lt=1)
-    """Share of the tubes that the encoder sees."""
+    visible: float = pydantic.Field(default=0.2, gt=0, lt=1)  # share of the tubes that the encoder sees
     crop: CropSettings = CropSettings()
 
 

@@ -19,10 +19,8 @@ class MaskSettings(Parameters):
     """One mask generator: how many blocks it hides and how large they are."""
 
     blocks: int = pydantic.Field(gt=0)
-    scale: float = pydantic.Field(gt=0, le=1)
-    """Area of one block as a fraction of the frame."""
-    aspect: tuple[float, float] = (0.75, 1.5)
-    """Height / width of a block, uniform between these."""
+    scale: float = pydantic.Field(gt=0, le=1)  # area of one block as a fraction of the frame
+    aspect: tuple[float, float] = (0.75, 1.5)  # height / width of a block, uniform between these
 
 
 def sample_masks(

@@ -23,8 +23,7 @@ class SaltSettings(JepaSettings):
 
     ema: None = None
     teacher: MaeSettings = MaeSettings()
-    teacher_share: float = pydantic.Field(0.3, gt=0, lt=1)
-    """Share of the steps that train the teacher."""
+    teacher_share: float = pydantic.Field(0.3, gt=0, lt=1)  # share of the steps that train the teacher
 
 
 class Salt(Jepa):

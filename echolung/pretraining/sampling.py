@@ -23,10 +23,8 @@ from echolung.models.encoder import ClipSettings
 class CropSettings(Parameters):
     """Random resized crop, the same for all frames of a clip."""
 
-    scale: tuple[float, float] = (0.5, 1.0)
-    """Area of the crop as a fraction of the frame, uniform between these."""
-    aspect: tuple[float, float] = (0.9, 1.1)
-    """Width / height of the crop, log-uniform between these."""
+    scale: tuple[float, float] = (0.5, 1.0)  # area of the crop as a fraction of the frame, uniform between these
+    aspect: tuple[float, float] = (0.9, 1.1)  # width / height of the crop, log-uniform between these
 
     @pydantic.field_validator("scale", "aspect")
     @classmethod

@@ -25,8 +25,7 @@ from echolung.core.parameters import Parameters
 # C classes.
 
 NORM_EPSILON = 1e-6
-VARIANCE_FLOOR = 1e-6
-"""Added to a channel's variance before tokens are divided by its root."""
+VARIANCE_FLOOR = 1e-6  # added to a channel's variance before tokens are divided by its root
 
 
 class ProbeForm(Parameters):

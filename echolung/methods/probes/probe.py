@@ -21,8 +21,7 @@ from echolung.methods.probes.heads import Probe, ProbeForm
 from echolung.methods.probes.selection import AttentiveSettings, Inputs, new_probe, select, train
 
 RECORD, WEIGHTS = "probe.json", "probe.safetensors"
-CHUNK = 16
-"""Videos that are answered at a time."""
+CHUNK = 16  # videos that are answered at a time
 
 
 class Attentive(Method):

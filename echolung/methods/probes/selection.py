@@ -30,8 +30,7 @@ from echolung.methods.probes.pooler import PoolerHeads
 # Dimension letters: V videos, B videos of a batch, U units of decision, J inner folds, G configurations, H = J x G
 # heads, E epochs, N tokens, D width, C classes.
 
-KEPT_BYTES = 2**30
-"""Of prepared inputs that one trial may hold in memory."""
+KEPT_BYTES = 2**30  # of prepared inputs that one trial may hold in memory
 
 
 class AttentiveSettings(Parameters):
@@ -43,10 +42,8 @@ class AttentiveSettings(Parameters):
     epochs: int = pydantic.Field(16, ge=1)
     patience: int = pydantic.Field(10, ge=1)
     batch: int = pydantic.Field(16, ge=1)
-    attention_head_width: int = pydantic.Field(64, ge=1)
-    """Channels of one attention head; divides the encoder's width."""
-    blocks: int = pydantic.Field(0, ge=0)
-    """Blocks of self-attention before the query."""
+    attention_head_width: int = pydantic.Field(64, ge=1)  # channels of one attention head; divides the encoder's width
+    blocks: int = pydantic.Field(0, ge=0)  # blocks of self-attention before the query
 
 
 def new_probe(form: ProbeForm, heads: int, seed: int = 0) -> Probe:
