@@ -21,6 +21,7 @@ from echolung.kinds.task import Task
 from echolung.methods import ridge
 from echolung.methods.cohort import Cohort, of_units
 from echolung.methods.handmade import handmade_table
+from echolung.methods.method import Rows
 from echolung.methods.tabular import Tabular
 
 
@@ -35,9 +36,7 @@ class Majority(Tabular):
         return pd.DataFrame(index=list(sample_ids))
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         classes = len(classes_of(task))
         frequencies = Cohort.of(training, task.unit).frequencies(classes)
         with np.errstate(divide="ignore"):  # a class without a video
@@ -51,9 +50,7 @@ class Constant(Majority):
     kinds = ("regression",)
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         cohort = Cohort.of(training, task.unit)
         y = of_units(training["y"].to_numpy(float), cohort.unit)
         half = ridge.conformal(np.abs(y - np.median(y)), regression_of(task).coverage)

@@ -17,6 +17,10 @@ from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.task import Task
 
+Rows = pd.DataFrame
+"""Recordings to train on: sample_id, patient_id, split_group, y, stratum, label and `inner`, the inner fold that holds
+a row out, -2 for rows that always train."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -63,15 +67,9 @@ class Method(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
-        """Fit on `training`: sample_id, patient_id, split_group, y, stratum, label and `inner`.
-
-        `inner` is the inner fold that holds a row out, -2 for rows that always train. `directory` is this fit's own: it
-        need not exist, survives a kill, and is removed when the fit is done; a heavy method resumes from it. What
-        several fits of a study share may lie beside it.
-        """
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
+        """`directory` is this fit's own: it need not exist, survives a kill, and is removed when the fit is done; a
+        heavy method resumes from it. What several fits of a study share may lie beside it."""
 
     @classmethod
     def files(cls, settings: Any) -> list[str]:
@@ -79,7 +77,7 @@ class Method(abc.ABC):
         return []
 
     @classmethod
-    def reads(cls, task: Task, recordings: Recordings, training: pd.DataFrame) -> list[str]:
+    def reads(cls, task: Task, recordings: Recordings, training: Rows) -> list[str]:
         """The sample ids that `fit` learns from."""
         return list(training["sample_id"])
 

@@ -26,7 +26,7 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_of
 from echolung.kinds.task import Task
 from echolung.methods.gradcam import grad_cam
-from echolung.methods.method import Drawing, Maps, Method, device_of
+from echolung.methods.method import Drawing, Maps, Method, Rows, device_of
 from echolung.methods.traced import CHUNK, CLASSES, Traced, mean_dice, train
 from echolung.methods.training import TrainingSettings
 from echolung.models.exchange import weights_digest
@@ -150,9 +150,7 @@ class Segmentation(Segmenter):
         return unet(UNetSettings.parse(record, "a segmenter"))
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         torch.manual_seed(derived_seed(settings.seed, "net"))
         net, record = unet(settings, settings.weights), settings.model_dump(mode="json")
         one = cls(segmentation_of(task), record, net, pd.DataFrame())
@@ -209,9 +207,7 @@ class Light(Segmenter):
         return LightDecoder(tuple(record["grid"]), record["size"], record["width"], record["channels"], CLASSES)
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         spec, features = segmentation_of(task), recordings.features[0].record
         traced = Traced.of(spec, recordings, training, recordings.frame_tokens)
         record = {"grid": features.grid[1:], "size": traced.labels.shape[-1], "width": features.shape[-1]}
@@ -255,9 +251,7 @@ class MeanMask(Segmenter):
         return MeanNet(tuple(record["shape"]))
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         spec = segmentation_of(task)
         traced = Traced.of(spec, recordings, training, lambda name: frames_of(recordings, name, None))
         shares = torch.stack([(traced.labels == label).double().mean(dim=0) for label in range(CLASSES)])

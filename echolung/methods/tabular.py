@@ -24,7 +24,7 @@ from echolung.kinds.task import Task
 from echolung.methods import ridge
 from echolung.methods.cohort import Cohort, unit_log_loss
 from echolung.methods.logistic import solve
-from echolung.methods.method import Method
+from echolung.methods.method import Method, Rows
 
 SHARPEST = 4.0
 
@@ -63,9 +63,7 @@ class Tabular(Method):
         return {"all": [str(name) for name in table]}
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         cohort = Cohort.of(training, task.unit)
         table = cls.table(recordings, cohort.sample_ids)
         refuse_not_finite(cohort.sample_ids, np.isfinite(table.to_numpy(float)).all(axis=1))

@@ -40,8 +40,7 @@ class TrainingSettings(Parameters):
 
 class Run:
     """A run of `net`, trained in place. What is drawn at a step must depend on seed and step alone: a run that goes on
-    from `directory` then ends, on a CPU, with the same bits.
-    """
+    from `directory` then ends, on a CPU, with the same bits."""
 
     def __init__(
         self, net: nn.Module, settings: Any, directory: Path | None, measure: str, identity: dict[str, Any]

@@ -55,10 +55,9 @@ def train(
     """Train a run, or resume it from the checkpoint in its directory.
 
     On a CPU the result of a resumed run is bit-identical to that of an uninterrupted one. A checkpoint of other
-    parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes.
-    What `measure` finds in the encoder at the steps of the rank joins the history.
-    Raises TrialError if the loss stops being finite, DataError if the pool is empty, Stopped, with a checkpoint of the
-    current step, when `run.stop` asks for it.
+    parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes. What
+    `measure` finds in the encoder at the steps of the rank joins the history. Raises TrialError if the loss stops being
+    finite, DataError if the pool is empty, Stopped, with a checkpoint of the current step, when `run.stop` asks for it.
     """
     return _Loop(run, on_metrics, torch.device(device), measure).finish()
 
