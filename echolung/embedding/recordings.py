@@ -121,10 +121,8 @@ class Recordings:
         return found
 
     def frame_tokens(self, sample_id: str) -> np.ndarray:
-        """float16 (T, h * w, D) of each frame that was embedded as a clip that stands still: of the traced ones.
-
-        Of a recording that has neither: of each time step of its views.
-        """
+        """float16 (T, h * w, D) of each frame that was embedded as a clip that stands still: of the traced ones. Of a
+        recording that has neither: of each time step of its views."""
         features = self.features[self._part[sample_id]]
         if self.masks(sample_id) is None and sample_id not in features.record.traced:
             time = features.record.grid[0]

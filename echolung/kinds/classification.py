@@ -115,10 +115,8 @@ class Classification(Kind):
         return {"classes": by_class(units, key, counts), "confusion": confusions(units, key), "roc": roc(units, key)}
 
     def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, statistics.Estimate]:
-        """DeLong, where a patient has one of two labels and no two patients share a split group.
-
-        Not against the baseline, whose scores differ between folds but never within one.
-        """
+        """DeLong, where a patient has one of two labels and no two patients share a split group. Not against the
+        baseline, whose scores differ between folds but never within one."""
         of_patient = units.per_patient(units.y)
         one_of_two = len(classes_of(units.task)) == 2 and set(of_patient) <= {0.0, 1.0}
         if not one_of_two or units.groups < len(units.group) or reference[1] == self.baseline:
@@ -207,10 +205,8 @@ def roc(units: Units, key: Key) -> pd.DataFrame:
 def ranked(
     units: Units, sides: Sequence[tuple[np.ndarray, np.ndarray]], counts: np.ndarray, lacking: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """RANKINGS (S, B) within folds, the mean over `sides`: positive bool (U,), scores (S, R, U).
-
-    With a note on the folds that lack one of the two, if there are any: "<n> of <m> <lacking> and are left out".
-    """
+    """RANKINGS (S, B) within folds, the mean over `sides`: positive bool (U,), scores (S, R, U). With a note on the
+    folds that lack one of the two, if there are any: "<n> of <m> <lacking> and are left out"."""
     found = {
         name: metrics.mean_defined(np.stack([units.within_folds(ranking, *side, counts) for side in sides], -1))
         for name, ranking in metrics.RANKINGS.items()
@@ -221,10 +217,8 @@ def ranked(
 
 
 def one_against_rest(units: Units, positive: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """The vertical mean of ROC curves over seeds, repeats and folds: positive bool (U,), scores (S, R, U).
-
-    Folds that lack a side are left out; no rows where all do.
-    """
+    """The vertical mean of ROC curves over seeds, repeats and folds: positive bool (U,), scores (S, R, U). Folds that
+    lack a side are left out; no rows where all do."""
     from sklearn.metrics import roc_curve  # a second to import, which `predict` does without
 
     curves = [

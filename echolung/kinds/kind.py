@@ -58,9 +58,7 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
         """The manifest rows of the task with `y` (float), `stratum` (int: what folds keep even) and `label` (text).
-
-        Raises DataError naming the rows whose label cannot be used.
-        """
+        Raises DataError naming the rows whose label cannot be used."""
 
     @abc.abstractmethod
     def columns(self, task: Task) -> list[str]:
@@ -80,10 +78,8 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts.
-
-        `units` may be one fold alone; what is not defined there is NaN.
-        """
+        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts. `units` may be one
+        fold alone; what is not defined there is NaN."""
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
         """Further tables of one arm, by name; each becomes a csv of the comparison.

@@ -68,10 +68,8 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 
 
 def mcc(confusion: np.ndarray) -> np.ndarray:
-    """Matthews correlation for K classes, R_K of Gorodkin 2004 (doi 10.1016/j.compbiolchem.2004.09.006).
-
-    0 where one class takes every prediction or every unit.
-    """
+    """Matthews correlation for K classes, R_K of Gorodkin 2004 (doi 10.1016/j.compbiolchem.2004.09.006). 0 where one
+    class takes every prediction or every unit."""
     total = confusion.sum(axis=(-2, -1))
     actual, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     covariance = _diagonal(confusion).sum(axis=-1) * total - (actual * predicted).sum(axis=-1)
@@ -122,10 +120,8 @@ def auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUPRC as average precision per resample: sum over distinct thresholds of (gain in recall) x precision.
-
-    Shapes as `auroc`; NaN where a resample lacks either side.
-    """
+    """AUPRC as average precision per resample: sum over distinct thresholds of (gain in recall) x precision. Shapes as
+    `auroc`; NaN where a resample lacks either side."""
     order = np.argsort(-score, kind="stable")
     ranked, chosen = score[order], weights[:, order]
     last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
@@ -145,10 +141,8 @@ def ranked_classes(classes: int) -> range:
 
 
 def mean_roc(curves: list[tuple[np.ndarray, np.ndarray]], points: int = 201) -> tuple[np.ndarray, np.ndarray]:
-    """Vertical average of ROC curves (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010).
-
-    Returns (0, 0) and then `points` evenly spaced false-positive rates with the mean true-positive rate at each.
-    """
+    """Vertical average of ROC curves (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010). Returns (0, 0) and then `points`
+    evenly spaced false-positive rates with the mean true-positive rate at each."""
     grid = np.linspace(0, 1, points)
     # On a vertical rise np.interp answers with its top, and between rises it starts there: the curve itself.
     heights = [np.interp(grid, false_rate, true_rate) for false_rate, true_rate in curves]

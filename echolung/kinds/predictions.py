@@ -65,9 +65,7 @@ class Units:
 
     def means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Means (S, B) over repeats, a patient's units, and patients by each row of counts (B, P), of what is not NaN.
-
-        values (S, R, U).
-        """
+        values (S, R, U)."""
         of_unit = values.mean(axis=1)
         known = ~np.isnan(of_unit)
         sizes, sums = (
@@ -85,9 +83,7 @@ class Units:
 
     def within_folds(self, ranking: Ranking, y: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The mean (S, B) over outer folds of a ranking, where it is defined: y (U,), scores (S, R, U), counts (B, P).
-
-        Every fold has its own fitted model, and pooling would rank one model's scores against another's.
-        """
+        Every fold has its own fitted model, and pooling would rank one model's scores against another's."""
         weights, found = counts[:, self.patient], []
         for of_seed in scores:
             each = [ranking(y[mine], of_seed[repeat, mine], weights[:, mine]) for repeat, mine in self.outer_folds]

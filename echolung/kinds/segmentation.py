@@ -76,10 +76,8 @@ class Segmentation(Kind):
     valid = "a structure was scored, and every Dice is between 0 and 1"
 
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
-        """`y` is the recording's place among the combinations of `groups`.
-
-        A column `masks` of the manifest says which recordings have masks; without it all have.
-        """
+        """`y` is the recording's place among the combinations of `groups`. A column `masks` of the manifest says which
+        recordings have masks; without it all have."""
         if segmentation_of(task).unlabelled == "leave out" and "masks" in manifest:
             manifest = manifest[manifest["masks"]]
         rows = selected(task, manifest.assign(masks="traced"))
@@ -152,9 +150,7 @@ def measured(task: Task, values: np.ndarray) -> np.ndarray:
 
 def scored(task: Task, maps: np.ndarray, truth: Masks | None) -> np.ndarray:
     """A row of predictions (K,) from label maps uint8 (T, S, S): of the traced frames, or of any if there is no truth.
-
-    A phase that has several traced frames counts with their mean.
-    """
+    A phase that has several traced frames counts with their mean."""
     settings = segmentation_of(task)
     labels = [STRUCTURES.index(structure) + 1 for structure in settings.structures]
     shares = np.stack([(maps == label).mean(axis=(1, 2)) * 100 for label in labels])

@@ -64,10 +64,8 @@ class Task(Parameters):
 
 
 def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the task's sources that satisfy `where`, each with its label as text in `label`.
-
-    Raises DataError naming the videos where a label is missing and none may be, or a column that is unknown.
-    """
+    """Rows of the task's sources that satisfy `where`, each with its label as text in `label`. Raises DataError naming
+    the videos where a label is missing and none may be, or a column that is unknown."""
     rows = manifest[manifest["source"].isin(task.sources)]
     for column, value in task.where.items():
         _require(rows, column, task.source)

@@ -67,10 +67,7 @@ def baseline_of(task: Task) -> str:
 
 def in_task(arms: dict[str, Arm], task: Task, pools: Mapping[str, Collection[str]]) -> dict[str, Arm]:
     """The arms that take part in a task: a method suits it, the arm is meant for the source, and its encoder was not
-    pretrained on it.
-
-    `pools` maps a pretrained encoder to the sources of its pool.
-    """
+    pretrained on it. `pools` maps a pretrained encoder to the sources of its pool."""
     return {
         name: arm
         for name, arm in arms.items()

@@ -36,10 +36,8 @@ class Cohort:
         return np.unique(self.inner[self.inner >= 0])
 
     def weights(self, held_out: int | None = None) -> np.ndarray:
-        """How much each video counts in training (V,), with mean 1; none of the inner fold `held_out` does.
-
-        Every unit counts the same.
-        """
+        """How much each video counts in training (V,), with mean 1; none of the inner fold `held_out` does. Every unit
+        counts the same."""
         weights = np.where(self.inner == held_out, 0.0, 1.0 / np.bincount(self.unit)[self.unit])
         return weights * (len(weights) / weights.sum())
 

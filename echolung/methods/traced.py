@@ -42,9 +42,7 @@ class Traced:
     @classmethod
     def of(cls, task: SegmentationTask, recordings: Recordings, training: pd.DataFrame, inputs: Inputs) -> Self:
         """Of the training rows of `Method.fit`: ED and ES, or every traced frame of a recording that has neither.
-
-        Raises DataError naming recordings without a traced frame.
-        """
+        Raises DataError naming recordings without a traced frame."""
         x, labels, known, rows = [], [], [], []
         wanted = [True, *(structure in task.structures for structure in STRUCTURES)]
         if bare := [name for name in training["sample_id"] if recordings.masks(name) is None]:
@@ -84,9 +82,7 @@ def train(
     directory: Path | None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train `net` in place on the frames `rows` bool (N,); returns the Dice of `held_out` at each look, if it has any.
-
-    With frames held out, the weights of the best look stay. `directory` is for this run alone (None: not resumed).
-    """
+    With frames held out, the weights of the best look stay. `directory` is for this run alone (None: not resumed)."""
     run, device, places = Run(net, settings, directory, "dice", {}), device_of(), np.flatnonzero(rows)
     for step in run.steps():
         chosen = batch_of(places, settings.batch, seed, step)

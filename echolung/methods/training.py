@@ -45,10 +45,8 @@ class Run:
     def __init__(
         self, net: nn.Module, settings: Any, directory: Path | None, measure: str, identity: dict[str, Any]
     ) -> None:
-        """`measure`: a key of SIGNS; `identity`: what the run depends on.
-
-        Raises CheckpointError if a run of something else is in `directory`.
-        """
+        """`measure`: a key of SIGNS; `identity`: what the run depends on. Raises CheckpointError if a run of something
+        else is in `directory`."""
         self.net, self.settings, self.directory = net.to(device_of()), settings, directory
         self.measure = measure
         self.parts = nn.ModuleList([net, copy.deepcopy(net)])  # as it is, and at its best

@@ -14,10 +14,8 @@ def rotated_width(head_width: int) -> int:
 
 
 def rotation(ids: torch.Tensor, grid: tuple[int, int, int], head_width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines, float32 (..., E), for tokens of flat index `ids` (...) on a (time, height, width) grid.
-
-    The channels are laid out [time | height | width | unrotated]. A token keeps its index when others are masked out.
-    """
+    """Cosines and sines, float32 (..., E), for tokens of flat index `ids` (...) on a (time, height, width) grid. The
+    channels are laid out [time | height | width | unrotated]. A token keeps its index when others are masked out."""
     _, height, width = grid
     axes = (ids // (height * width), ids // width % height, ids % width)
     half = rotated_width(head_width) // 2

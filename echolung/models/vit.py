@@ -184,20 +184,15 @@ class VideoViT(Encoder):
         return as_meta(tensors)
 
     def forward(self, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """Pixels float (B, C, T, S, S) -> normalised tokens (B, N, D).
-
-        With a mask `visible` bool (B, N) on the CPU: only the visible tokens, packed (L, D), clip after clip, each clip
-        in the order of its token indices.
-        """
+        """Pixels float (B, C, T, S, S) -> normalised tokens (B, N, D). With a mask `visible` bool (B, N) on the CPU:
+        only the visible tokens, packed (L, D), clip after clip, each clip in the order of its token indices."""
         return self.summarised(pixels, visible)[1]
 
     def summarised(
         self, pixels: torch.Tensor, visible: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class tokens (B, D), or (B * T, D) under attention `frame`, (0, D) if it has none; and what `forward` says.
-
-        A frame that attends to itself is a clip of its own in all that follows.
-        """
+        """Class tokens (B, D), or (B * T, D) under attention `frame`, (0, D) if it has none; and what `forward` says. A
+        frame that attends to itself is a clip of its own in all that follows."""
         clips, firsts = len(pixels), int(self.class_token is not None)  # class tokens of a clip, before the others
         if self.settings.attention == "frame":
             pixels = pixels.transpose(1, 2).flatten(0, 1)[:, :, None]

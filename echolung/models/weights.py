@@ -64,10 +64,8 @@ def save_encoder(directory: Path, encoder: Encoder, record: EncoderRecord) -> En
 
 
 def load_encoder(directory: Path) -> tuple[Encoder, EncoderRecord]:
-    """Read an encoder, in evaluation mode on the CPU, with its record.
-
-    Raises CheckpointError if the folder holds no encoder, or one whose weights are damaged or do not fit its settings.
-    """
+    """Read an encoder, in evaluation mode on the CPU, with its record. Raises CheckpointError if the folder holds no
+    encoder, or one whose weights are damaged or do not fit its settings."""
     record = read_record(directory)
     encoder = drawn_encoder(record.settings, record.seed)
     try:

@@ -42,11 +42,8 @@ UNDECIDED = 1.5
 
 
 class DiscovrSettings(Parameters):
-    """Cluster distillation; the defaults are the paper's for ViT-B.
-
-    The released code differs from the paper: aligned: false, centring: probabilities, ema: [0.99, 0.99],
-    centre_momentum: 0.8.
-    """
+    """Cluster distillation; the defaults are the paper's for ViT-B. The released code differs from the paper: aligned:
+    false, centring: probabilities, ema: [0.99, 0.99], centre_momentum: 0.8."""
 
     branches: tuple[Literal["video"]] | tuple[Literal["video"], Literal["image"]] = ("video", "image")
     visible: float = pydantic.Field(0.1, gt=0, lt=1)  # share of the places that a student sees
@@ -115,9 +112,8 @@ class Branch(nn.Module):
     def forward(
         self, pixels: torch.Tensor, masks: list[torch.Tensor], heat: torch.Tensor, workers: int, student: VideoViT
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of the class tokens under `masks`, each (b, N), and the teacher's tokens (b, N, D).
-
-        `heat` is the teacher's temperature."""
+        """The loss of the class tokens under `masks`, each (b, N), and the teacher's tokens (b, N, D). `heat` is the
+        teacher's temperature."""
         with torch.no_grad():
             summary, tokens = self.teacher.summarised(pixels)
             logits = self.teacher_head(summary).float()
@@ -148,11 +144,8 @@ class Masks(NamedTuple):
 
 
 class Discovr(Objective):
-    """Two branches, decoder and prototypes.
-
-    The encoder's `attention` says which branch is handed on, `clip` the video's and `frame` the image's: teacher or
-    student, whichever is judged better on held-out videos.
-    """
+    """Two branches, decoder and prototypes. The encoder's `attention` says which branch is handed on, `clip` the
+    video's and `frame` the image's: teacher or student, whichever is judged better on held-out videos."""
 
     Settings = DiscovrSettings
     done: torch.Tensor

@@ -27,9 +27,7 @@ def sample_masks(
     settings: MaskSettings, clips: int, grid: tuple[int, int, int], generator: torch.Generator
 ) -> torch.Tensor:
     """Draw the visible tokens of `clips` clips: bool (B, N) on the CPU, with at least one visible token per frame.
-
-    `grid` is (time, rows, columns) of the tokens, at least two along rows or columns.
-    """
+    `grid` is (time, rows, columns) of the tokens, at least two along rows or columns."""
     time, rows, columns = grid
     height, width = _block_size(settings, rows, columns, generator)
     hidden = _place(settings.blocks, clips, (height, width), (rows, columns), generator)
@@ -63,10 +61,8 @@ def _place(
 
 
 def sample_tubes(visible: float, clips: int, grid: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """Show a share `visible` of the positions in all frames, at least one and not all: bool (B, N) on the CPU.
-
-    Each clip has its own positions; all clips show the same number (VideoMAE).
-    """
+    """Show a share `visible` of the positions in all frames, at least one and not all: bool (B, N) on the CPU. Each
+    clip has its own positions; all clips show the same number (VideoMAE)."""
     time, rows, columns = grid
     assert rows * columns > 1, "a frame of a single token cannot be masked"
     shown = min(max(round(visible * rows * columns), 1), rows * columns - 1)

@@ -90,10 +90,8 @@ class Probe(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def attention(self, tokens_BND: Tensor) -> Tensor:
-        """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens.
-
-        The weights that `forward` pools the tokens by: they show what was read, not which class it supports.
-        """
+        """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens. The weights that
+        `forward` pools the tokens by: they show what was read, not which class it supports."""
 
 
 class ProbeHeads(Probe):

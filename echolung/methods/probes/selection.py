@@ -52,11 +52,8 @@ def new_probe(form: ProbeForm, heads: int, seed: int = 0) -> Probe:
 
 
 class Inputs:
-    """What heads read of a cohort's videos, in batches of so many.
-
-    Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read from disk batch by batch. Raises DataError
-    naming videos whose features are not finite.
-    """
+    """What heads read of a cohort's videos, in batches of so many. Up to KEPT_BYTES are prepared once and kept; beyond
+    that, tokens are read from disk batch by batch. Raises DataError naming videos whose features are not finite."""
 
     def __init__(self, recordings: Recordings, cohort: Cohort, form: ProbeForm, batch: int) -> None:
         self.recordings, self.cohort, self.form, self.batch = recordings, cohort, form, batch
