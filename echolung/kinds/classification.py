@@ -9,7 +9,7 @@ Dimension letters: B resamples, S seeds, R repeats, U units, P patients, K class
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds import metrics
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, one_label_per_patient, parted, selected, spelled, yaml_word
+from echolung.kinds.task import Task, Word, one_label_per_patient, parted, selected, spelled
 
 ROC = ["false_positive_rate", "true_positive_rate"]
 TOLERANCE = 1e-3  # how far probabilities may sum from 1: half-precision softmax
@@ -30,16 +30,11 @@ TOLERANCE = 1e-3  # how far probabilities may sum from 1: half-precision softmax
 class ClassificationTask(Task):
     """A label with two or more values."""
 
-    classes: list[str] = pydantic.Field(min_length=2)
+    classes: list[Word] = pydantic.Field(min_length=2)
     """Label values in the order of the class indices 0..K-1; with two, the second is the positive one."""
-    exclude: list[str] = []  # label values that are left out; a value neither here nor in `classes` is an error
+    exclude: list[Word] = []  # label values that are left out; a value neither here nor in `classes` is an error
     below: float | None = None
     """Of a label that is a number: what lies below is of the second class (an ejection fraction below 50: abnormal)."""
-
-    @pydantic.field_validator("classes", "exclude", mode="before")
-    @classmethod
-    def _words(cls, values: Any) -> Any:
-        return [yaml_word(one) for one in values] if isinstance(values, list) else values
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -134,9 +129,9 @@ class Classification(Kind):
         return pd.DataFrame(answers | {f"p_{name}": values[:, k] for k, name in enumerate(classes)})
 
     def figures(self) -> Mapping[str, Captioned]:
-        from echolung.kinds.classification_figures import FIGURES
+        from echolung.kinds.figures import CLASSIFICATION
 
-        return FIGURES
+        return CLASSIFICATION
 
     def plots(self, comparison: Comparison) -> dict[str, pd.DataFrame]:
         """confusion/<task>-<arm>: one row per unit and seed. roc/<task>-<class>: one column per arm."""

@@ -123,9 +123,9 @@ class Regression(Kind):
         return pd.DataFrame(values, columns=["predicted", "low", "high"])
 
     def figures(self) -> Mapping[str, Captioned]:
-        from echolung.kinds.regression_figures import FIGURES
+        from echolung.kinds.figures import REGRESSION
 
-        return FIGURES
+        return REGRESSION
 
 
 def regression_of(task: Task) -> RegressionTask:

@@ -12,6 +12,7 @@ Dimension letters: J training sets, G penalties, V rows, F features, R principal
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 
 from echolung.core.errors import DataError
 
@@ -106,8 +107,6 @@ class _Problem:
 
     def solve(self, theta: np.ndarray) -> tuple[np.ndarray, float]:
         """From a start: the minimum, and the largest gradient entry left."""
-        from scipy.optimize import minimize
-
         options = {"maxiter": STEPS, "maxcor": MEMORY, "gtol": TOLERANCE, "ftol": 0.0}
         found = minimize(self.objective, theta, jac=True, method="L-BFGS-B", options=options)
         return found.x, float(np.abs(found.jac).max())

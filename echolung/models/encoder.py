@@ -50,6 +50,18 @@ def in_bf16(precision: Literal["auto", "bf16", "float32"], device: str) -> bool:
     return precision == "bf16" or (precision == "auto" and bool(has))
 
 
+def effective_rank(features: np.ndarray) -> float:
+    """RankMe (Garrido et al. 2023, arXiv 2210.02885) of features (V, D): exp of the entropy of the singular values.
+
+    From 1 (all rows on one line: a collapsed encoder) to min(V, D); 0 if any feature is not finite.
+    """
+    if not np.isfinite(features).all():
+        return 0.0
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    p = values / max(values.sum(), np.finfo(np.float64).tiny) + 1e-7
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
 def tubelets(pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """Pixels (B, C, T, S, S) cut into a grid (time, height, width) of tokens: (B, N, C * pixels of a tubelet)."""
     time, height, width = grid

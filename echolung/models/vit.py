@@ -112,16 +112,12 @@ class PatchEmbedding(nn.Module):
         frames, height, width = pixels.shape[2:]
         return frames // self.tubelet, height // self.patch, width // self.patch
 
-    def tubelets(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, C, T, S, S) -> (B, N, C * tubelet * patch * patch)."""
-        return tubelets(pixels, self.grid(pixels))
-
     def forward(self, pixels: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """Pixels (B, C, T, S, S) -> (B, N, D), or (L, D) for flat token indices `shown` (L,) over the whole batch."""
-        tubelets = self.tubelets(pixels)
+        cut = tubelets(pixels, self.grid(pixels))
         if shown is not None:
-            tubelets = tubelets.flatten(0, 1)[shown]
-        return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)
+            cut = cut.flatten(0, 1)[shown]
+        return F.linear(cut, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class VideoViTSettings(ClipSettings):

@@ -159,8 +159,8 @@ class Discovr(Objective):
             if "image" in settings.branches:
                 self.image = Branch(maskable_encoder(image, seed, "discovr"), settings)
             self.decoder = Predictor(
-                encoder_width=video.width, width=settings.decoder_width, depth=settings.decoder_depth,
-                heads=settings.decoder_heads, mlp_ratio=4.0, grid=self.video.student.grid, mask_tokens=1,
+                self.video.student, width=settings.decoder_width, depth=settings.decoder_depth,
+                heads=settings.decoder_heads, mlp_ratio=4.0, mask_tokens=1,
             )  # fmt: skip
             self.prototypes = nn.Parameter(F.normalize(torch.randn(settings.prototypes, video.width), dim=1))
         self.mine = "video" if encoder is video else "image"

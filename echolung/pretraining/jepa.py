@@ -47,12 +47,11 @@ class Jepa(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("predictor", seed))
             self.predictor = Predictor(
-                encoder_width=self.encoder.width,
+                self.encoder,
                 width=settings.predictor_width,
                 depth=settings.predictor_depth,
                 heads=settings.predictor_heads,
                 mlp_ratio=settings.predictor_mlp_ratio,
-                grid=self.encoder.grid,
                 mask_tokens=len(settings.masks),
             )
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)

@@ -21,8 +21,7 @@ from torch.utils.data import DataLoader
 from echolung.core.errors import DataError, Stopped, TrialError, listed
 from echolung.core.runtime import derived_seed, stop_asked
 from echolung.data.clips import ClipStore
-from echolung.models.encoder import Encoder
-from echolung.models.rank import effective_rank
+from echolung.models.encoder import Encoder, effective_rank
 from echolung.models.vit import Block
 from echolung.pretraining import checkpoint
 from echolung.pretraining.objectives import OBJECTIVES

@@ -41,12 +41,11 @@ class Mae(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("decoder", seed))
             self.decoder = Predictor(
-                encoder_width=self.encoder.width,
+                self.encoder,
                 width=settings.decoder_width,
                 depth=settings.decoder_depth,
                 heads=settings.decoder_heads,
                 mlp_ratio=settings.decoder_mlp_ratio,
-                grid=self.encoder.grid,
                 mask_tokens=1,
                 out=encoder.frames * encoder.image_size**2 // self.encoder.tokens,
             )

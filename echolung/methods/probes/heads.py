@@ -11,7 +11,7 @@ exact, and turn N x D x D work per token and head into N x D.
 """
 
 import abc
-from typing import Any, Protocol
+from typing import Any
 
 import pydantic
 import torch
@@ -36,13 +36,6 @@ class ProbeForm(Parameters):
     attention_head_width: int = pydantic.Field(default=64, ge=1)
     blocks: int = pydantic.Field(default=0, ge=0)
     """Blocks of self-attention before the learned query (`echolung.methods.probes.pooler`)."""
-
-
-class Optimiser(Protocol):
-    """Trains every head with a learning rate and a weight decay of its own."""
-
-    def step(self) -> Any:
-        """Take one step along the gradients."""
 
 
 class Probe(nn.Module, abc.ABC):
@@ -85,8 +78,8 @@ class Probe(nn.Module, abc.ABC):
         """Let every head begin by predicting these class frequencies (> 0)."""
 
     @abc.abstractmethod
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
-        """AdamW for these heads."""
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Any:
+        """AdamW with a learning rate and a weight decay for each head; `step()` takes a step along the gradients."""
 
     @abc.abstractmethod
     def attention(self, tokens_BND: Tensor) -> Tensor:
@@ -99,41 +92,31 @@ class ProbeHeads(Probe):
 
     decayed = ("classifier", "key", "value")
     """Names of the parameters that weight decay applies to: matrices, as usual, not biases and norms."""
-    norm: Tensor
-    norm_bias: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    value_bias: Tensor
-    classifier: Tensor
-    classifier_bias: Tensor
 
     def __init__(self, form: ProbeForm, heads: int, seed: int = 0) -> None:
         super().__init__(form, heads)
         width, per_head = form.width, form.attention_head_width
         generator = torch.Generator().manual_seed(seed)
 
-        def normal(std: float, *shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator) * std
+        def normal(std: float, *shape: int) -> nn.Parameter:
+            return alike(torch.randn(*shape, generator=generator) * std)
 
-        initial = {
-            "norm": torch.ones(width),
-            "norm_bias": torch.zeros(width),
-            "query": normal(0.02, width // per_head, per_head),
-            "key": normal(width**-0.5, width // per_head, per_head, width),
-            "value": normal(width**-0.5, width // per_head, per_head, width),
-            "value_bias": torch.zeros(width),
-            "classifier": torch.zeros(form.classes, width),
-            "classifier_bias": torch.zeros(form.classes),
-        }
-        for name, value in initial.items():
-            self.register_parameter(name, nn.Parameter(value.expand(heads, *value.shape).clone()))
+        def alike(value: Tensor) -> nn.Parameter:
+            return nn.Parameter(value.expand(heads, *value.shape).clone())
+
+        self.norm, self.norm_bias = alike(torch.ones(width)), alike(torch.zeros(width))
+        self.query = normal(0.02, width // per_head, per_head)
+        self.key = normal(width**-0.5, width // per_head, per_head, width)
+        self.value = normal(width**-0.5, width // per_head, per_head, width)
+        self.value_bias = alike(torch.zeros(width))
+        self.classifier = alike(torch.zeros(form.classes, width))
+        self.classifier_bias = alike(torch.zeros(form.classes))
 
     def start_at(self, frequencies_HC: Tensor) -> None:
         with torch.no_grad():
             self.classifier_bias.copy_(frequencies_HC.log())
 
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Any:
         return HeadwiseAdamW(self, learning_rates_H, weight_decays_H)
 
     def forward(self, inputs_BND: Tensor, heads: slice = slice(None)) -> Tensor:
@@ -165,11 +148,8 @@ class HeadwiseAdamW:
         self.heads = heads
         self.rates = learning_rates_H.to(heads.mean)
         self.kept = 1 - self.rates * weight_decays_H.to(heads.mean)
-        self.betas, self.epsilon = (0.9, 0.999), 1e-8
-        self.steps = 0
-        self.moments = {
-            name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in heads.named_parameters()
-        }
+        self.betas, self.epsilon, self.steps = (0.9, 0.999), 1e-8, 0
+        self.moments = {name: (torch.zeros_like(one), torch.zeros_like(one)) for name, one in heads.named_parameters()}
 
     @torch.no_grad()
     def step(self) -> None:
