@@ -154,11 +154,8 @@ def classes_of(task: Task) -> list[str]:
 
 
 def by_class(units: Units, key: Key, counts: np.ndarray) -> pd.DataFrame:
-    """Sensitivity and specificity of each class with 95% intervals.
-
-    Where the unit is the patient these are proportions of patients and the interval is Wilson's, which does not shrink
-    to a point at 100%, with as many trials as there are split groups; where it is the video, they are resampled.
-    """
+    """Sensitivity and specificity of each class with 95% intervals: of patients Wilson's, which does not shrink to a
+    point at 100%, with as many trials as there are split groups; of videos by resampling."""
     y, classes = _classes(units), classes_of(units.task)
     confusion = np.stack([_confusion(units, p, counts[:, units.patient]) for p in units.values[key]])
     rows = []
@@ -230,7 +227,9 @@ def _classes(units: Units) -> np.ndarray:
 
 
 def _ranked(units: Units) -> range:
-    return metrics.ranked_classes(len(classes_of(units.task)))
+    """The classes a ranking is made of: the second of two (the positive one), or each of three or more."""
+    classes = len(classes_of(units.task))
+    return range(1, 2) if classes == 2 else range(classes)
 
 
 def _confusion(units: Units, of_seed: np.ndarray, weights: np.ndarray) -> np.ndarray:

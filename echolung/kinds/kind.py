@@ -1,7 +1,6 @@
 """What a kind of task is: the rest of the platform calls it through this class only (`echolung.kinds.kinds`).
 
-Dimension letters: U units (videos or patients), P patients, S seeds of an arm, R repeats, K prediction columns,
-B resamples.
+Dimension letters: U units (videos or patients), P patients, S seeds, R repeats, K prediction columns, B resamples.
 """
 
 from __future__ import annotations
@@ -82,11 +81,8 @@ class Kind(abc.ABC):
         fold alone; what is not defined there is NaN."""
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
-        """Further tables of one arm, by name; each becomes a csv of the comparison.
-
-        The report shows those that no figure of the same name draws: `estimate`, `low` and `high` in one cell, and a
-        column for each value of `metric`.
-        """
+        """Further tables of one arm, by name, each a csv of the comparison. The report shows those that no figure of
+        the same name draws: `estimate`, `low` and `high` in one cell, a column for each value of `metric`."""
         return {}
 
     def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, Estimate]:

@@ -97,11 +97,8 @@ class Units:
 
 
 def units_of(predictions: pd.DataFrame, name: str, task: Task, kind: Kind) -> Units:
-    """One task's rows as arrays.
-
-    The fit gate has compared every row with the split. Raises DataError where arrays would still be wrong: predictions
-    that are invalid, of several splits, or not of every video once per fit and repeat.
-    """
+    """One task's rows, which the fit gate has compared with the split, as arrays. Raises DataError where predictions
+    are invalid, of several splits, or not of every video once per fit and repeat."""
     columns = kind.columns(task)
     _check(predictions, name, task, kind)
     rows = predictions.sort_values([*FIT, "sample_id"], kind="stable")

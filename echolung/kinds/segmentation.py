@@ -2,8 +2,8 @@
 
 A prediction is one row per recording, as in every kind, and holds what the masks are worth and not the masks: for each
 structure and phase the Dice, IoU, 95% Hausdorff and mean surface distance against the mask store, taken when the method
-predicts. So predictions.parquet, its gate and `evaluation.compare` stay as they are, and one comparison reads kilobytes
-where masks are gigabytes. The loss of the paired test is 1 - the mean Dice over the recording's structures and phases.
+predicts: a comparison reads kilobytes where masks are gigabytes. The loss of the paired test is 1 - the mean Dice over
+the recording's structures and phases.
 
 Distances are in mm: NaN where the source gives no pixel size. A structure that is missed altogether is as far away as
 the frame's diagonal, since leaving it out would reward the miss. The 95% Hausdorff distance is the larger of the two

@@ -1,7 +1,5 @@
-"""The training rows of a fit as arrays: classes, units of decision, inner folds and weights.
-
-Dimension letters: V videos, U units of decision, G configurations, C classes.
-"""
+"""The training rows of a fit as arrays: classes, units of decision, inner folds and weights. Dimension letters: V
+videos, U units of decision, G configurations, C classes."""
 
 from __future__ import annotations
 

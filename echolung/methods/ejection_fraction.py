@@ -10,9 +10,9 @@ One `offset` is fitted (the median of reference - answer) since references are n
 `ejection-fraction-raw` is the same without it. It and the interval (split conformal) rest on the patients of the inner
 fold that stopped the network: it never trained on their masks.
 
-`ejection-fraction-class` tells which side of a cut the fraction lies on: a logistic curve makes a probability of it.
-The curve never rises with the fraction, and rests on the same patients: few, and often parted, so its targets are (n +
-1) / (n + 2) and 1 / (n + 2), not 1 and 0 (Platt 1999).
+`ejection-fraction-class` tells which side of a cut the fraction lies on: a logistic curve, which never rises with the
+fraction, makes a probability of it. It rests on the same patients: few, and often parted, so its targets are
+(n + 1) / (n + 2) and 1 / (n + 2), not 1 and 0 (Platt 1999).
 """
 
 import dataclasses

@@ -90,11 +90,8 @@ def refit(
     method: str, settings: Parameters, name: str, task: Task, recordings: Recordings, folds: pd.DataFrame, seed: int,
     directory: Path,
 ) -> Method:  # fmt: skip
-    """The method to deploy: chosen and fitted on all patients, the outer folds of repeat 0 as inner folds.
-
-    A task with an official split or an external test set is fitted on its training rows, as it was scored. What chose
-    it is no score of it: that is what the out-of-fold predictions are for.
-    """
+    """The method to deploy: chosen and fitted on all patients, the outer folds of repeat 0 as inner folds. A task with
+    an official split or an external test set is fitted on its training rows, as it was scored."""
     if task.split == "cv":
         rows = folds[folds["repeat"] == 0].reset_index(drop=True)
         training = rows.assign(inner=rows["fold"])

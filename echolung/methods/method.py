@@ -1,7 +1,5 @@
-"""What a method is: how out-of-fold answers come about. The methods there are: `echolung.methods.methods`.
-
-Dimension letters: n recordings, K columns of a prediction, V views.
-"""
+"""What a method is: how out-of-fold answers come about. The methods there are: `echolung.methods.methods`. Dimension
+letters: n recordings, K columns of a prediction, V views."""
 
 import abc
 from collections.abc import Mapping, Sequence

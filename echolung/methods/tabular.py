@@ -1,5 +1,5 @@
-"""Penalised regression on a table of numbers per video: the linear probe, and the controls. Logistic for classes, ridge
-(`ridge.py`) for a number.
+"""Penalised regression on numbers of each video, logistic for classes and ridge for a number: linear probe and
+controls.
 
 The penalty is chosen on the inner folds by log-loss, all folds and penalties in one solve. Probabilities are calibrated
 on the same folds by one number: the logits' distance from the class frequencies is multiplied by `sharpness`.

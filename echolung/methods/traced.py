@@ -1,7 +1,5 @@
-"""Traced frames as arrays, and a network trained on them.
-
-Dimension letters: N traced frames, S side of the store's frames, C classes (background first).
-"""
+"""Traced frames as arrays, and a network trained on them. Dimension letters: N traced frames, S side of the store's
+frames, C classes (background first)."""
 
 import hashlib
 from collections.abc import Callable

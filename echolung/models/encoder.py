@@ -51,10 +51,8 @@ def in_bf16(precision: Literal["auto", "bf16", "float32"], device: str) -> bool:
 
 
 def effective_rank(features: np.ndarray) -> float:
-    """RankMe (Garrido et al. 2023, arXiv 2210.02885) of features (V, D): exp of the entropy of the singular values.
-
-    From 1 (all rows on one line: a collapsed encoder) to min(V, D); 0 if any feature is not finite.
-    """
+    """RankMe (Garrido et al. 2023, arXiv 2210.02885) of features (V, D): exp of the entropy of the singular values,
+    from 1 (all rows on one line: a collapsed encoder) to min(V, D); 0 if any feature is not finite."""
     if not np.isfinite(features).all():
         return 0.0
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)

@@ -1,7 +1,5 @@
-"""A timm backbone, frame by frame: weights of natural images, which pretraining on ultrasound must beat.
-
-A clip's tokens are the backbone's last feature map of every frame.
-"""
+"""A timm backbone, frame by frame: weights of natural images, which pretraining on ultrasound must beat. A clip's
+tokens are the backbone's last feature map of every frame."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Rotary position embedding over time, height and width, as in V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985).
-
-Dimension letters: B clips, H heads, N tokens, E width of one head.
-"""
+Dimension letter: E width of one head."""
 
 import torch
 

@@ -8,11 +8,9 @@ the same place, under an assignment that gives all prototypes equally many.
     L = L_clusters + L_video + L_image
 
 With the video branch alone, the targets are its own teacher's tokens: close to SIGMA (Salehi et al. 2024,
-arXiv 2407.15447). The paper's second cluster term, with the roles exchanged, has no gradient but the prototypes': it is
-left out.
+arXiv 2407.15447). The paper's second cluster term, with the roles exchanged, would move the prototypes alone.
 
-Dimension letters, besides those of `echolung.pretraining`: K prototypes, O numbers of a DINO head, n tokens
-of this worker.
+Dimension letters, besides the package's: K prototypes, O numbers of a DINO head, n tokens of this worker.
 """
 
 import copy
@@ -42,8 +40,8 @@ UNDECIDED = 1.5
 
 
 class DiscovrSettings(Parameters):
-    """Cluster distillation; the defaults are the paper's for ViT-B. The released code differs from the paper: aligned:
-    false, centring: probabilities, ema: [0.99, 0.99], centre_momentum: 0.8."""
+    """Cluster distillation; the defaults are the paper's for ViT-B. The released code has `aligned: false`,
+    `centring: probabilities`, `ema: [0.99, 0.99]` and `centre_momentum: 0.8`."""
 
     branches: tuple[Literal["video"]] | tuple[Literal["video"], Literal["image"]] = ("video", "image")
     visible: float = pydantic.Field(0.1, gt=0, lt=1)  # share of the places that a student sees
@@ -263,9 +261,8 @@ class Discovr(Objective):
 def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int, workers: int = 1) -> torch.Tensor:
     """Cosines (n, K) -> the share of each token that each prototype gets, float32 (n, K); a token's shares sum to 1.
 
-    Sinkhorn's iteration (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882):
-    `iterations` times exp(scores / epsilon) is scaled so that every prototype gets 1 / K of all tokens, then so that
-    every token counts 1 / n. With several workers, "all tokens" are those of all of them.
+    Sinkhorn's iteration (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882): exp(scores / epsilon) is scaled so
+    that every prototype gets 1 / K of all tokens, those of all workers, then so that every token counts 1 / n.
     """
     kernel = ((scores.float() - 1) / epsilon).exp()  # a cosine is 1 at most
     tokens = len(kernel) * workers

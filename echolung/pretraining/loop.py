@@ -1,7 +1,5 @@
-"""The training loop: every self-supervised objective, on one process or many, goes through `train`.
-
-It knows neither Ray nor MLflow: it calls back with metrics, and uses torch.distributed if that is initialised.
-"""
+"""The training loop: every self-supervised objective, on one process or many, goes through `train`. It knows neither
+Ray nor MLflow: it calls back with metrics, and uses torch.distributed if that is initialised."""
 
 from __future__ import annotations
 

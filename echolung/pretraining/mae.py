@@ -1,8 +1,7 @@
 """Masked pixel reconstruction on video, VideoMAE (Tong et al. 2022, arXiv 2203.12602).
 
 The encoder sees a few tubes of a clip: the same positions in every frame, so that a hidden tube cannot be copied from
-its neighbours in time. A narrow decoder predicts the pixels of the hidden tubelets, each normalised to mean 0 and
-deviation 1.
+its neighbours in time. A narrow decoder predicts the hidden tubelets' pixels, of mean 0 and deviation 1 in each.
 """
 
 import pydantic

@@ -97,6 +97,5 @@ def following(step: int, steps: int) -> float:
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student."""
-    theirs: list[torch.Tensor] = list(teacher.parameters())
-    ours: list[torch.Tensor] = list(student.parameters())
+    theirs, ours = tuple(teacher.parameters()), tuple(student.parameters())
     torch._foreach_lerp_(theirs, ours, 1 - momentum)  # one kernel launch for all tensors

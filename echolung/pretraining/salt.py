@@ -2,8 +2,7 @@
 
 For a share of the steps a teacher learns to reconstruct masked pixels. Then it is frozen, and a student that starts
 from the same weights as every other encoder of its seed predicts the teacher's tokens as in V-JEPA 2. The two phases
-are one run: the teacher's learning rate cools down at the end of its own. Clips are cropped at random, so no target
-can be stored.
+are one run: the teacher's learning rate cools down at the end of its own.
 """
 
 from typing import Any

@@ -1,8 +1,7 @@
 """Attentive probes on frozen tokens: many heads, evaluated and trained in one batched pass.
 
 The backbone is frozen, so every head of a search (learning rate x weight decay x inner fold) reads the same tokens.
-Parameters have a leading head axis, and each head its own learning rate and weight decay; every head ends where it
-would end if trained alone.
+Parameters have a leading head axis, and every head ends where it would end if trained alone.
 
 The attentive probe is the cross-attention block of V-JEPA 2's probe (Assran et al. 2025, arXiv 2506.09985): LayerNorm,
 one learned query, no output projection, a linear classifier. With one query, the keys and values of the tokens need
@@ -21,8 +20,7 @@ from torch.nn import functional as F
 from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
 
-# Dimension letters: B clips, N tokens, D width, H probe heads, A attention heads, K width of an attention head,
-# C classes.
+# Dimension letters: B clips, N tokens, D width, H probe heads, A attention heads of width K, C classes.
 
 NORM_EPSILON = 1e-6
 VARIANCE_FLOOR = 1e-6  # added to a channel's variance before tokens are divided by its root
@@ -39,11 +37,8 @@ class ProbeForm(Parameters):
 
 
 class Probe(nn.Module, abc.ABC):
-    """H heads, all with the same initial weights, drawn from `seed`.
-
-    Tokens pass a parameter-free LayerNorm (`inputs`), then each channel is standardised by `mean` and `std` (H, D),
-    buffers that hold the statistics of each head's own training videos.
-    """
+    """H heads, all with the same initial weights, drawn from `seed`. Tokens pass a LayerNorm without parameters
+    (`inputs`), then each channel is standardised by `mean` and `std` (H, D) of each head's own training videos."""
 
     mean: Tensor
     std: Tensor

@@ -1,8 +1,7 @@
 """Choosing a probe on inner folds: all heads of the search in one batched pass.
 
 What every arm shares:
-- Tokens pass a parameter-free LayerNorm, then each channel is standardised by statistics of the head's own training
-  videos: an encoder's scale is neither an advantage nor a handicap.
+- Tokens are standardised (`Probe`): an encoder's scale is neither an advantage nor a handicap.
 - A head starts at the class frequencies of its training videos, and epoch 0 can be chosen: a search that lowers no
   log-loss on the inner folds ends at the class frequencies.
 - Each epoch shows one evaluation view of every video, drawn at random; scores use the mean probability of all views.
@@ -152,10 +151,7 @@ def train(
     score: Callable[[Probe], bool] = lambda heads: False,
 ) -> Probe:
     """Train one head per row of weights and configuration (learning rate, weight decay) on the same minibatches.
-
-    `score` is called before the first step and after every epoch, and says when to stop. After 0 epochs a head answers
-    the class frequencies under its weights, whatever the tokens.
-    """
+    `score` is called before the first step and after every epoch, and says when to stop."""
     weights, y = torch.tensor(weights_HV, device=inputs.device), inputs.y
     heads = inputs.heads(weights, seed)
     rates, decays = torch.tensor(configurations, dtype=torch.float64).unbind(dim=1)
