@@ -261,8 +261,9 @@ class Discovr(Objective):
 def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int, workers: int = 1) -> torch.Tensor:
     """Cosines (n, K) -> the share of each token that each prototype gets, float32 (n, K); a token's shares sum to 1.
 
-    Sinkhorn's iteration (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882): exp(scores / epsilon) is scaled so
-    that every prototype gets 1 / K of all tokens, those of all workers, then so that every token counts 1 / n.
+    Sinkhorn's iteration (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882): `iterations` times,
+    exp(scores / epsilon) is scaled so that every prototype gets 1 / K of the tokens of all workers, then so that every
+    token counts 1 / n.
     """
     kernel = ((scores.float() - 1) / epsilon).exp()  # a cosine is 1 at most
     tokens = len(kernel) * workers
