@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from echolung.data.clips import ClipStore, write_index
-from echolung.methods.bank import nearest
+from echolung.methods.neighbours import nearest
 from echolung.models.encoder import Encoder
 from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViTSettings

@@ -67,7 +67,7 @@ CORE_ALLOWED = {
 CORE_PREFIXES = tuple(
     f"echolung.{name}" for name in ("models", "pretraining", "methods", "kinds", "evaluation", "hearts")
 )
-CORE_EXCEPT = {"echolung.kinds.classification_figures", "echolung.kinds.regression_figures"}
+CORE_EXCEPT = {"echolung.kinds.figures"}
 CORE_ALSO = {
     *("echolung.data.clips", "echolung.data.masks", "echolung.embedding.embed", "echolung.embedding.features"),
     *("echolung.phantom.simulator", "echolung.phantom.heart", "echolung.phantom.lung"),

@@ -104,7 +104,7 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
     from echolung.data.splits import deciding_folds, read_folds
     from echolung.evaluation.comparison import read_comparison
     from echolung.methods.arms import baseline_of
-    from echolung.methods.fitting import fit_fold
+    from echolung.methods.fitting import fit_one
     from echolung.registry.candidate import Candidate
 
     data, spec, seed = root / "data" / settings.study, settings.tasks[task], settings.seeds(arm)[0]
@@ -126,7 +126,7 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
         for name, by, at in [(arm, method, seed), (baseline_of(spec), baseline_of(spec), 0)]:
             one = {"arm": name, "method": by, "arm_seed": at, "settings": settings.of_method(name, by).model_dump()}
             with progress_bar(f"fitting {name}") as bar, listening(bar):
-                told = fit_fold(data, work, given | one | {"repeat": 0, "fold": 0}, decided_on)
+                told = fit_one(data, work, given | one | {"repeat": 0, "fold": 0}, decided_on)
             tables.append(told["predictions"])
         predictions = pd.concat(tables)
     return Candidate(

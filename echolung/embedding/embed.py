@@ -1,8 +1,10 @@
 """Embedding: the deterministic evaluation views of every video, through an encoder once, into a feature store."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,7 @@ from echolung.core.runtime import atomic_directory, code_digest, digest, link, u
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts
 from echolung.embedding.features import FRAMES, INDEX, RECORD, SUMMARY, TOKENS, Features, FeaturesRecord, write_index
 from echolung.embedding.summary import summarise
-from echolung.models.encoder import ClipSettings, Encoder
-from echolung.models.rank import effective_rank
+from echolung.models.encoder import ClipSettings, Encoder, effective_rank
 from echolung.models.weights import EncoderRecord, load_encoder
 
 # Dimension letters: V videos, B clips, T frames, S pixels, N tokens, D width.
@@ -29,12 +30,10 @@ CODE = ("echolung.data.clips", "echolung.embedding.embed", "echolung.embedding.s
 class EmbedSettings(Parameters):
     """`views` clips of each video, evenly spaced; `batch` clips pass through the encoder at a time."""
 
-    sources: tuple[Key, ...]
-    """The sources that tasks read; pools that are only pretrained on are not embedded."""
+    sources: tuple[Key, ...]  # the sources that tasks read; pools that are only pretrained on are not embedded
     views: int = pydantic.Field(2, ge=1)
     batch: int = pydantic.Field(16, ge=1)
-    frames: bool = False
-    """Every traced frame, too, as a clip that stands still: what light decoders read."""
+    frames: bool = False  # every traced frame, too, as a clip that stands still: what light decoders read
 
 
 def embed(
@@ -50,9 +49,8 @@ def embed(
 ) -> pd.DataFrame:
     """Embed every video of `manifest` (sample_id, sha256) for an arm; returns the store's summary, one row per video.
 
-    `traced`: sample_id -> frames that are embedded on their own, too.
-
-    Stores are kept in `cache` by the digest of all that their tokens depend on, for all studies; `out` links to them.
+    `traced`: sample_id -> frames that are embedded on their own, too. Stores are kept in `cache` by the digest of all
+    that their tokens depend on, for all studies; `out` links to them.
     """
     encoder, record = load_encoder(encoder_directory)
     videos = manifest[["sample_id", "sha256"]].sort_values("sample_id", ignore_index=True)
@@ -85,10 +83,7 @@ def _compute(
 ) -> None:
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    finite: list[bool] = []
-    std: list[float] = []
-    pooled: list[np.ndarray] = []
-    summaries: list[np.ndarray] = []
+    told: list[tuple[Any, ...]] = []  # of each video: finite, std, mean token, summary
     begun = time.perf_counter()
     with atomic_directory(out) as directory:
         with open(directory / TOKENS, "wb") as stream:
@@ -98,18 +93,14 @@ def _compute(
                 stream.write(tokens.contiguous().numpy().tobytes())
                 for video in tokens:
                     every = video.float().flatten(0, 1)
-                    finite.append(bool(every.isfinite().all()))
-                    std.append(float(every.std(dim=0, correction=0).mean()))
-                    pooled.append(every.mean(dim=0).numpy())
-                    summaries.append(summarise(video, encoder.grid))
-                on_progress(len(pooled), len(videos))
+                    spread = float(every.std(dim=0, correction=0).mean())
+                    mean, summary = every.mean(dim=0).numpy(), summarise(video, encoder.grid)
+                    told.append((bool(every.isfinite().all()), spread, mean, summary))
+                on_progress(len(told), len(videos))
         seconds = (time.perf_counter() - begun) / len(videos)
+        finite, std, pooled, summaries = zip(*told, strict=True)
         np.save(directory / SUMMARY, np.stack(summaries))
-        places: dict[str, tuple[int, int]] = {}
-        rows = 0
-        for name, frames in traced.items():
-            places[name] = rows, len(frames)
-            rows += len(frames)
+        firsts = itertools.accumulate(map(len, traced.values()), initial=0)  # rows of frames.npy
         if traced:
             np.save(directory / FRAMES, np.concatenate([*_still(encoder, traced, store, settings.batch)]))
         seen = videos["sha256"].isin(set(record.trained_on))
@@ -123,7 +114,7 @@ def _compute(
             seconds=seconds,
             effective_rank=effective_rank(np.stack(pooled)),
             seen_in_pretraining=list(videos.loc[seen, "sample_id"]),
-            traced=places,
+            traced={name: (first, len(traced[name])) for name, first in zip(traced, firsts, strict=False)},
         )
         write_index(directory, features, videos.assign(finite=finite, std=std, seen_in_pretraining=seen))
 

@@ -33,24 +33,17 @@ REMEDY = "Delete the folder and run `dvc repro embed`."
 class FeaturesRecord(Parameters):
     """features.json: what the tokens are of, and what they were made with."""
 
-    key: str
-    """Digest of all that the tokens depend on: weights, preprocessing, views, code, videos and their frames."""
+    key: str  # digest of all that the tokens depend on: weights, preprocessing, views, code, videos and their frames
     arm: str
     seed: int
-    encoder_sha256: str
-    """Digest of the encoder's weights."""
-    shape: tuple[int, int, int, int]
-    """Videos, views, tokens, width."""
-    grid: tuple[int, int, int]
-    """Tokens of a clip along (time, height, width)."""
+    encoder_sha256: str  # digest of the encoder's weights
+    shape: tuple[int, int, int, int]  # videos, views, tokens, width
+    grid: tuple[int, int, int]  # tokens of a clip along (time, height, width)
     seconds: float = 0.0
     """On the clock, for each video, from stored frames to tokens and their statistics; in batches, with all threads."""
-    effective_rank: float
-    """RankMe of the videos' mean tokens."""
-    seen_in_pretraining: list[str]
-    """sample_ids of videos that the encoder was trained on."""
-    traced: dict[str, tuple[int, int]] = {}
-    """sample_id -> its first row in frames.npy, and how many."""
+    effective_rank: float  # RankMe of the videos' mean tokens
+    seen_in_pretraining: list[str]  # sample_ids of videos that the encoder was trained on
+    traced: dict[str, tuple[int, int]] = {}  # sample_id -> its first row in frames.npy, and how many
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,8 @@ class Features:
     record: FeaturesRecord
     videos: pd.DataFrame
     tokens: np.ndarray
-    summaries: np.ndarray
-    """(V, regions, statistics, D) float32."""
-    frames: np.ndarray | None = None
-    """(F, h * w, D) float16."""
+    summaries: np.ndarray  # (V, regions, statistics, D) float32
+    frames: np.ndarray | None = None  # (F, h * w, D) float16
 
     @classmethod
     def in_memory(cls, sample_ids: Iterable[str], tokens: np.ndarray, grid: tuple[int, int, int]) -> Features:

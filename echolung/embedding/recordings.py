@@ -21,8 +21,7 @@ from echolung.data.manifest import read_manifest
 from echolung.data.masks import INDEX, Masks, read_masks
 from echolung.embedding.features import Features
 
-APICAL = ("A4C", "A2C")
-"""Views that show the left ventricle along the same axis, at right angles."""
+APICAL = ("A4C", "A2C")  # views that show the left ventricle along the same axis, at right angles
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class HeldClips:
 class Part:
     """One source, or the files of one request."""
 
-    manifest: pd.DataFrame
-    """sample_id, path, height, width, fps, frames, codec and whatever else is known."""
+    manifest: pd.DataFrame  # sample_id, path, height, width, fps, frames, codec and whatever else is known
     clips: ClipStore | HeldClips
     features: Features | None = None
     masks: Mapping[str, Masks] = field(default_factory=dict)
@@ -124,10 +122,8 @@ class Recordings:
         return found
 
     def frame_tokens(self, sample_id: str) -> np.ndarray:
-        """float16 (T, h * w, D) of each frame that was embedded as a clip that stands still: of the traced ones.
-
-        Of a recording that has neither: of each time step of its views.
-        """
+        """float16 (T, h * w, D) of each frame that was embedded as a clip that stands still: of the traced ones. Of a
+        recording that has neither: of each time step of its views."""
         features = self.features[self._part[sample_id]]
         if self.masks(sample_id) is None and sample_id not in features.record.traced:
             time = features.record.grid[0]

@@ -14,7 +14,7 @@ Some references are not made so. Those of CAMUS's current release give end-diast
 """
 
 import numpy as np
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from echolung.core.errors import DataError
 
@@ -102,6 +102,8 @@ def beats(volumes: np.ndarray, fps: float) -> list[tuple[int, int]]:
     A beat that the recording cuts, which shows by a volume more than a quarter of the range from full or empty, is left
     out. There may be none.
     """
+    from scipy import signal  # a second to import
+
     curve = np.asarray(volumes, float)
     low, high = np.percentile(curve, (5, 95))
     if not high > low:

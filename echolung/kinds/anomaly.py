@@ -9,7 +9,7 @@ Dimension letters: B resamples, S seeds, R repeats, U units, P patients.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,25 +21,17 @@ from echolung.kinds.classification import one_against_rest, ranked
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.metrics import Metric
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, one_label_per_patient, parted, selected, spelled, yaml_word
+from echolung.kinds.task import Task, Word, one_label_per_patient, parted, selected, spelled
 
 
 class AnomalyTask(Task):
     """A label of which one value is normal."""
 
-    normal: str
-    """Its value for normal recordings; every other one is an anomaly."""
-    exclude: list[str] = []
-    """Label values that are left out."""
+    normal: Word  # its value for normal recordings; every other one is an anomaly
+    exclude: list[Word] = []  # label values that are left out
     below: float | None = None
     """Of a label that is a number: what lies below is an anomaly, every other value is `normal`."""
-    specificity: float = pydantic.Field(0.9, gt=0, lt=1)
-    """The share of normals that must not be flagged."""
-
-    @pydantic.field_validator("normal", "exclude", mode="before")
-    @classmethod
-    def _words(cls, values: Any) -> Any:
-        return [yaml_word(one) for one in values] if isinstance(values, list) else yaml_word(values)
+    specificity: float = pydantic.Field(0.9, gt=0, lt=1)  # the share of normals that must not be flagged
 
 
 class Anomaly(Kind):
@@ -120,7 +112,7 @@ class Anomaly(Kind):
         return pd.DataFrame({"predicted": words, "share_of_normals_closer": values[:, 1], "distance": values[:, 0]})
 
     def figures(self) -> Mapping[str, Captioned]:
-        from echolung.kinds.classification_figures import roc_curves
+        from echolung.kinds.figures import roc_curves
 
         caption = "Of the distance from the normals. A curve is the mean of the curves within folds."
         return {"roc": Captioned(roc_curves, "ROC curves of anomalies", caption)}

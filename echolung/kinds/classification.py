@@ -9,7 +9,7 @@ Dimension letters: B resamples, S seeds, R repeats, U units, P patients, K class
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -21,27 +21,20 @@ from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds import metrics
 from echolung.kinds.kind import Captioned, Kind, Scores
 from echolung.kinds.predictions import Key, Units
-from echolung.kinds.task import Task, one_label_per_patient, parted, selected, spelled, yaml_word
+from echolung.kinds.task import Task, Word, one_label_per_patient, parted, selected, spelled
 
 ROC = ["false_positive_rate", "true_positive_rate"]
-TOLERANCE = 1e-3
-"""How far probabilities may sum from 1: half-precision softmax."""
+TOLERANCE = 1e-3  # how far probabilities may sum from 1: half-precision softmax
 
 
 class ClassificationTask(Task):
     """A label with two or more values."""
 
-    classes: list[str] = pydantic.Field(min_length=2)
+    classes: list[Word] = pydantic.Field(min_length=2)
     """Label values in the order of the class indices 0..K-1; with two, the second is the positive one."""
-    exclude: list[str] = []
-    """Label values that are left out; a value neither here nor in `classes` is an error."""
+    exclude: list[Word] = []  # label values that are left out; a value neither here nor in `classes` is an error
     below: float | None = None
     """Of a label that is a number: what lies below is of the second class (an ejection fraction below 50: abnormal)."""
-
-    @pydantic.field_validator("classes", "exclude", mode="before")
-    @classmethod
-    def _words(cls, values: Any) -> Any:
-        return [yaml_word(one) for one in values] if isinstance(values, list) else values
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -117,10 +110,8 @@ class Classification(Kind):
         return {"classes": by_class(units, key, counts), "confusion": confusions(units, key), "roc": roc(units, key)}
 
     def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, statistics.Estimate]:
-        """DeLong, where a patient has one of two labels and no two patients share a split group.
-
-        Not against the baseline, whose scores differ between folds but never within one.
-        """
+        """DeLong, where a patient has one of two labels and no two patients share a split group. Not against the
+        baseline, whose scores differ between folds but never within one."""
         of_patient = units.per_patient(units.y)
         one_of_two = len(classes_of(units.task)) == 2 and set(of_patient) <= {0.0, 1.0}
         if not one_of_two or units.groups < len(units.group) or reference[1] == self.baseline:
@@ -138,9 +129,9 @@ class Classification(Kind):
         return pd.DataFrame(answers | {f"p_{name}": values[:, k] for k, name in enumerate(classes)})
 
     def figures(self) -> Mapping[str, Captioned]:
-        from echolung.kinds.classification_figures import FIGURES
+        from echolung.kinds.figures import CLASSIFICATION
 
-        return FIGURES
+        return CLASSIFICATION
 
     def plots(self, comparison: Comparison) -> dict[str, pd.DataFrame]:
         """confusion/<task>-<arm>: one row per unit and seed. roc/<task>-<class>: one column per arm."""
@@ -163,11 +154,8 @@ def classes_of(task: Task) -> list[str]:
 
 
 def by_class(units: Units, key: Key, counts: np.ndarray) -> pd.DataFrame:
-    """Sensitivity and specificity of each class with 95% intervals.
-
-    Where the unit is the patient these are proportions of patients and the interval is Wilson's, which does not shrink
-    to a point at 100%, with as many trials as there are split groups; where it is the video, they are resampled.
-    """
+    """Sensitivity and specificity of each class with 95% intervals: of patients Wilson's, which does not shrink to a
+    point at 100%, with as many trials as there are split groups; of videos by resampling."""
     y, classes = _classes(units), classes_of(units.task)
     confusion = np.stack([_confusion(units, p, counts[:, units.patient]) for p in units.values[key]])
     rows = []
@@ -209,10 +197,8 @@ def roc(units: Units, key: Key) -> pd.DataFrame:
 def ranked(
     units: Units, sides: Sequence[tuple[np.ndarray, np.ndarray]], counts: np.ndarray, lacking: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """RANKINGS (S, B) within folds, the mean over `sides`: positive bool (U,), scores (S, R, U).
-
-    With a note on the folds that lack one of the two, if there are any: "<n> of <m> <lacking> and are left out".
-    """
+    """RANKINGS (S, B) within folds, the mean over `sides`: positive bool (U,), scores (S, R, U). With a note on the
+    folds that lack one of the two, if there are any: "<n> of <m> <lacking> and are left out"."""
     found = {
         name: metrics.mean_defined(np.stack([units.within_folds(ranking, *side, counts) for side in sides], -1))
         for name, ranking in metrics.RANKINGS.items()
@@ -223,10 +209,8 @@ def ranked(
 
 
 def one_against_rest(units: Units, positive: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """The vertical mean of ROC curves over seeds, repeats and folds: positive bool (U,), scores (S, R, U).
-
-    Folds that lack a side are left out; no rows where all do.
-    """
+    """The vertical mean of ROC curves over seeds, repeats and folds: positive bool (U,), scores (S, R, U). Folds that
+    lack a side are left out; no rows where all do."""
     from sklearn.metrics import roc_curve  # a second to import, which `predict` does without
 
     curves = [
@@ -243,7 +227,9 @@ def _classes(units: Units) -> np.ndarray:
 
 
 def _ranked(units: Units) -> range:
-    return metrics.ranked_classes(len(classes_of(units.task)))
+    """The classes a ranking is made of: the second of two (the positive one), or each of three or more."""
+    classes = len(classes_of(units.task))
+    return range(1, 2) if classes == 2 else range(classes)
 
 
 def _confusion(units: Units, of_seed: np.ndarray, weights: np.ndarray) -> np.ndarray:

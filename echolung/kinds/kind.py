@@ -1,7 +1,6 @@
 """What a kind of task is: the rest of the platform calls it through this class only (`echolung.kinds.kinds`).
 
-Dimension letters: U units (videos or patients), P patients, S seeds of an arm, R repeats, K prediction columns,
-B resamples.
+Dimension letters: U units (videos or patients), P patients, S seeds, R repeats, K prediction columns, B resamples.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ class Scores:
     """The metrics of one arm: `values[metric]` is (S, B); the first column counts every patient once."""
 
     values: Mapping[str, np.ndarray]
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """What a reader must know of a metric, by its name."""
+    notes: Mapping[str, str] = field(default_factory=dict)  # what a reader must know of a metric, by its name
 
 
 @dataclass(frozen=True)
@@ -46,25 +44,20 @@ class Captioned:
 class Kind(abc.ABC):
     """One kind of task."""
 
-    Settings: ClassVar[type[Task]]
-    """The class of its tasks."""
-    metrics: ClassVar[Mapping[str, Metric]]
-    """In the order of the tables."""
+    Settings: ClassVar[type[Task]]  # the class of its tasks
+    metrics: ClassVar[Mapping[str, Metric]]  # in the order of the tables
     paired: ClassVar[tuple[str, ...]]
     """Metrics of the main table, whose paired differences are reported; the loss is one of them."""
     loss: ClassVar[str]
     """The metric that is the mean of `losses`: the one paired test and promotion use it. Lower is better."""
     baseline: ClassVar[str]
     """The trivial method, which ignores the recording; every task has it as an arm of the same name."""
-    valid: ClassVar[str]
-    """What holds of every prediction, in words."""
+    valid: ClassVar[str]  # what holds of every prediction, in words
 
     @abc.abstractmethod
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
         """The manifest rows of the task with `y` (float), `stratum` (int: what folds keep even) and `label` (text).
-
-        Raises DataError naming the rows whose label cannot be used.
-        """
+        Raises DataError naming the rows whose label cannot be used."""
 
     @abc.abstractmethod
     def columns(self, task: Task) -> list[str]:
@@ -84,17 +77,12 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts.
-
-        `units` may be one fold alone; what is not defined there is NaN.
-        """
+        """Every metric of one arm under each row of `counts` (B, P): how often each patient counts. `units` may be one
+        fold alone; what is not defined there is NaN."""
 
     def tables(self, units: Units, key: Key, counts: np.ndarray) -> dict[str, pd.DataFrame]:
-        """Further tables of one arm, by name; each becomes a csv of the comparison.
-
-        The report shows those that no figure of the same name draws: `estimate`, `low` and `high` in one cell, and a
-        column for each value of `metric`.
-        """
+        """Further tables of one arm, by name, each a csv of the comparison. The report shows those that no figure of
+        the same name draws: `estimate`, `low` and `high` in one cell, a column for each value of `metric`."""
         return {}
 
     def secondary(self, units: Units, key: Key, reference: Key) -> dict[str, Estimate]:

@@ -68,10 +68,8 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 
 
 def mcc(confusion: np.ndarray) -> np.ndarray:
-    """Matthews correlation for K classes, R_K of Gorodkin 2004 (doi 10.1016/j.compbiolchem.2004.09.006).
-
-    0 where one class takes every prediction or every unit.
-    """
+    """Matthews correlation for K classes, R_K of Gorodkin 2004 (doi 10.1016/j.compbiolchem.2004.09.006). 0 where one
+    class takes every prediction or every unit."""
     total = confusion.sum(axis=(-2, -1))
     actual, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     covariance = _diagonal(confusion).sum(axis=-1) * total - (actual * predicted).sum(axis=-1)
@@ -79,11 +77,7 @@ def mcc(confusion: np.ndarray) -> np.ndarray:
     return np.where(spread > 0, covariance / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)
 
 
-DECISIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
-    "mcc": mcc,
-}
+DECISIONS = {"balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "mcc": mcc}
 """Metrics of a confusion matrix [..., K, K] -> [...]."""
 
 
@@ -94,11 +88,8 @@ def log_losses(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def brier_scores(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Squared distance of each unit's probabilities from the truth: (n,), (..., n, K) -> (..., n).
-
-    Two classes: (p - y)^2, range 0 to 1. More: Brier's original sum over classes, range 0 to 2
-    (Brier 1950, Monthly Weather Review 78).
-    """
+    """Squared distance of each unit's probabilities from the truth: (n,), (..., n, K) -> (..., n). Of two classes
+    (p - y)^2, from 0 to 1; of more Brier's sum over classes, from 0 to 2 (Brier 1950, Monthly Weather Review 78)."""
     classes = probabilities.shape[-1]
     distances = ((probabilities - np.eye(classes)[y]) ** 2).sum(axis=-1)
     return distances / 2 if classes == 2 else distances
@@ -109,11 +100,8 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"log_loss":
 
 
 def auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve per resample: P(score of a positive > of a negative) + half of P(equal).
-
-    positive (n,) bool, score (n,), weights (B, n) -> (B,); NaN where a resample lacks either side
-    (Hanley & McNeil 1982, doi 10.1148/radiology.143.1.7063747).
-    """
+    """Area under the ROC curve (Hanley & McNeil 1982, doi 10.1148/radiology.143.1.7063747), shapes as in `Ranking`:
+    P(score of a positive > of a negative) + half of P(equal); NaN where a resample lacks either side."""
     first, second = score[positive][:, None], score[~positive][None, :]
     concordant = (first > second) + 0.5 * (first == second)
     of_positive, of_negative = weights[:, positive], weights[:, ~positive]
@@ -122,10 +110,8 @@ def auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUPRC as average precision per resample: sum over distinct thresholds of (gain in recall) x precision.
-
-    Shapes as `auroc`; NaN where a resample lacks either side.
-    """
+    """AUPRC as average precision per resample: sum over distinct thresholds of (gain in recall) x precision. Shapes as
+    `auroc`; NaN where a resample lacks either side."""
     order = np.argsort(-score, kind="stable")
     ranked, chosen = score[order], weights[:, order]
     last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
@@ -139,16 +125,9 @@ RANKINGS: dict[str, Ranking] = {"auroc": auroc, "auprc": average_precision}
 """Metrics of an order of scores; scores of different fitted models must never be mixed in them."""
 
 
-def ranked_classes(classes: int) -> range:
-    """The classes a ranking is made of: the second of two (the positive one), or each of three or more."""
-    return range(1, 2) if classes == 2 else range(classes)
-
-
 def mean_roc(curves: list[tuple[np.ndarray, np.ndarray]], points: int = 201) -> tuple[np.ndarray, np.ndarray]:
-    """Vertical average of ROC curves (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010).
-
-    Returns (0, 0) and then `points` evenly spaced false-positive rates with the mean true-positive rate at each.
-    """
+    """Vertical average of ROC curves (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010). Returns (0, 0) and then `points`
+    evenly spaced false-positive rates with the mean true-positive rate at each."""
     grid = np.linspace(0, 1, points)
     # On a vertical rise np.interp answers with its top, and between rises it starts there: the curve itself.
     heights = [np.interp(grid, false_rate, true_rate) for false_rate, true_rate in curves]

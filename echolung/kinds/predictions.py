@@ -23,8 +23,7 @@ from echolung.kinds.task import Task
 if TYPE_CHECKING:
     from echolung.kinds.kind import Kind
 
-Key = tuple[str, str]
-"""(arm, method)"""
+Key = tuple[str, str]  # (arm, method)
 FIT = ["arm", "arm_seed", "method", "repeat"]
 REMEDY = "Run the fit stage of this task again: `dvc repro`."
 
@@ -35,19 +34,13 @@ class Units:
 
     name: str
     task: Task
-    y: np.ndarray
-    """Label of each unit (U,)."""
-    patient: np.ndarray
-    """Index of each unit's patient (U,), 0..P-1."""
-    group: np.ndarray
-    """Index of each patient's split group (P,), 0..G-1."""
+    y: np.ndarray  # label of each unit (U,)
+    patient: np.ndarray  # index of each unit's patient (U,), 0..P-1
+    group: np.ndarray  # index of each patient's split group (P,), 0..G-1
     videos: int
-    folds: np.ndarray
-    """Outer fold of each unit in each repeat (R, U)."""
-    values: Mapping[Key, np.ndarray]
-    """(arm, method) -> (S, R, U, K): the mean over a unit's videos."""
-    seen: Mapping[Key, int]
-    """Videos that an encoder of the arm was pretrained on."""
+    folds: np.ndarray  # outer fold of each unit in each repeat (R, U)
+    values: Mapping[Key, np.ndarray]  # (arm, method) -> (S, R, U, K): the mean over a unit's videos
+    seen: Mapping[Key, int]  # videos that an encoder of the arm was pretrained on
 
     @property
     def groups(self) -> int:
@@ -72,9 +65,7 @@ class Units:
 
     def means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Means (S, B) over repeats, a patient's units, and patients by each row of counts (B, P), of what is not NaN.
-
-        values (S, R, U).
-        """
+        values (S, R, U)."""
         of_unit = values.mean(axis=1)
         known = ~np.isnan(of_unit)
         sizes, sums = (
@@ -92,9 +83,7 @@ class Units:
 
     def within_folds(self, ranking: Ranking, y: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The mean (S, B) over outer folds of a ranking, where it is defined: y (U,), scores (S, R, U), counts (B, P).
-
-        Every fold has its own fitted model, and pooling would rank one model's scores against another's.
-        """
+        Every fold has its own fitted model, and pooling would rank one model's scores against another's."""
         weights, found = counts[:, self.patient], []
         for of_seed in scores:
             each = [ranking(y[mine], of_seed[repeat, mine], weights[:, mine]) for repeat, mine in self.outer_folds]
@@ -108,11 +97,8 @@ class Units:
 
 
 def units_of(predictions: pd.DataFrame, name: str, task: Task, kind: Kind) -> Units:
-    """One task's rows as arrays.
-
-    The fit gate has compared every row with the split. Raises DataError where arrays would still be wrong: predictions
-    that are invalid, of several splits, or not of every video once per fit and repeat.
-    """
+    """One task's rows, which the fit gate has compared with the split, as arrays. Raises DataError where predictions
+    are invalid, of several splits, or not of every video once per fit and repeat."""
     columns = kind.columns(task)
     _check(predictions, name, task, kind)
     rows = predictions.sort_values([*FIT, "sample_id"], kind="stable")

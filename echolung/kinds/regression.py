@@ -23,8 +23,7 @@ from echolung.kinds.metrics import Metric
 from echolung.kinds.predictions import Key, Units
 from echolung.kinds.task import Task, one_label_per_patient, selected
 
-Z = 1.96
-"""Limits of agreement lie this many standard deviations from the bias (Bland & Altman 1986)."""
+Z = 1.96  # limits of agreement lie this many standard deviations from the bias (Bland & Altman 1986)
 
 
 class RegressionTask(Task):
@@ -32,10 +31,8 @@ class RegressionTask(Task):
 
     cutoffs: tuple[float, ...] = (50.0, 40.0)
     """How well "below this value" is ranked is told for each; percent of an ejection fraction."""
-    coverage: float = pydantic.Field(0.9, gt=0, lt=1)
-    """Share of the units whose label an answer's interval should hold."""
-    quantiles: int = pydantic.Field(4, ge=1)
-    """Folds are kept even in this many groups of the label."""
+    coverage: float = pydantic.Field(0.9, gt=0, lt=1)  # share of the units whose label an answer's interval should hold
+    quantiles: int = pydantic.Field(4, ge=1)  # folds are kept even in this many groups of the label
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -126,9 +123,9 @@ class Regression(Kind):
         return pd.DataFrame(values, columns=["predicted", "low", "high"])
 
     def figures(self) -> Mapping[str, Captioned]:
-        from echolung.kinds.regression_figures import FIGURES
+        from echolung.kinds.figures import REGRESSION
 
-        return FIGURES
+        return REGRESSION
 
 
 def regression_of(task: Task) -> RegressionTask:

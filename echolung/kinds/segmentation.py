@@ -2,8 +2,8 @@
 
 A prediction is one row per recording, as in every kind, and holds what the masks are worth and not the masks: for each
 structure and phase the Dice, IoU, 95% Hausdorff and mean surface distance against the mask store, taken when the method
-predicts. So predictions.parquet, its gate and `evaluation.compare` stay as they are, and one comparison reads kilobytes
-where masks are gigabytes. The loss of the paired test is 1 - the mean Dice over the recording's structures and phases.
+predicts: a comparison reads kilobytes where masks are gigabytes. The loss of the paired test is 1 - the mean Dice over
+the recording's structures and phases.
 
 Distances are in mm: NaN where the source gives no pixel size. A structure that is missed altogether is as far away as
 the frame's diagonal, since leaving it out would reward the miss. The 95% Hausdorff distance is the larger of the two
@@ -76,10 +76,8 @@ class Segmentation(Kind):
     valid = "a structure was scored, and every Dice is between 0 and 1"
 
     def labelled(self, task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
-        """`y` is the recording's place among the combinations of `groups`.
-
-        A column `masks` of the manifest says which recordings have masks; without it all have.
-        """
+        """`y` is the recording's place among the combinations of `groups`. A column `masks` of the manifest says which
+        recordings have masks; without it all have."""
         if segmentation_of(task).unlabelled == "leave out" and "masks" in manifest:
             manifest = manifest[manifest["masks"]]
         rows = selected(task, manifest.assign(masks="traced"))
@@ -152,9 +150,7 @@ def measured(task: Task, values: np.ndarray) -> np.ndarray:
 
 def scored(task: Task, maps: np.ndarray, truth: Masks | None) -> np.ndarray:
     """A row of predictions (K,) from label maps uint8 (T, S, S): of the traced frames, or of any if there is no truth.
-
-    A phase that has several traced frames counts with their mean.
-    """
+    A phase that has several traced frames counts with their mean."""
     settings = segmentation_of(task)
     labels = [STRUCTURES.index(structure) + 1 for structure in settings.structures]
     shares = np.stack([(maps == label).mean(axis=(1, 2)) * 100 for label in labels])

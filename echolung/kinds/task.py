@@ -1,7 +1,7 @@
 """A task: which label of which recordings is predicted, and on what unit (video or patient) it is judged."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,8 @@ import pydantic
 from echolung.core.errors import DataError, listed
 from echolung.core.parameters import Parameters, nearest
 
+Word = Annotated[str, pydantic.BeforeValidator(lambda one: ("no", "yes")[one] if isinstance(one, bool) else one)]
+"""Text; `no` and `yes`, which YAML reads as truth values unless they are quoted, are words again."""
 SAME = {"no": {"false", "off", "n"}, "yes": {"true", "on", "y"}}
 """Spellings of the values that YAML reads as false and true."""
 
@@ -19,30 +21,20 @@ class Task(Parameters):
 
     model_config = pydantic.ConfigDict(coerce_numbers_to_str=True)  # YAML reads `classes: [0, 1]` as integers
 
-    kind: str
-    """A key of `KINDS`."""
-    source: str
-    """The source that is scored."""
-    label: str
-    """Manifest column that holds the label."""
+    kind: str  # a key of `KINDS`
+    source: str  # the source that is scored
+    label: str  # manifest column that holds the label
     unit: Literal["video", "patient"]
     """What a decision is about; where it is the patient, all videos of one share the label, and the mean answers."""
-    where: dict[str, str] = {}
+    where: dict[str, Word] = {}
     """Manifest column -> the value it must have, to as many decimals as are given; other rows are not in the task."""
     unlabelled: Literal["refuse", "leave out"] = "refuse"
     """What happens to recordings without the label: an error that names them, or they take no part. Those without masks
     that are left out, `echolung suggest` puts into an order."""
-    main: bool = True
-    """Its tests are confirmatory and corrected for their number; false: it is exploratory."""
+    main: bool = True  # its tests are confirmatory and corrected for their number; false: it is exploratory
     folds: Literal["cv", "official"] = "cv"
     """`cv`: nested cross-validation. `official`: the set's own split (manifest column `split_official`)."""
-    train: str | None = None
-    """External validation: train on this source, score on `source`."""
-
-    @pydantic.field_validator("where", mode="before")
-    @classmethod
-    def _where_words(cls, where: Any) -> Any:
-        return {column: yaml_word(one) for column, one in where.items()} if isinstance(where, dict) else where
+    train: str | None = None  # external validation: train on this source, score on `source`
 
     @pydantic.model_validator(mode="after")
     def _one_split(self) -> Self:
@@ -69,10 +61,8 @@ class Task(Parameters):
 
 
 def selected(task: Task, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the task's sources that satisfy `where`, each with its label as text in `label`.
-
-    Raises DataError naming the videos where a label is missing and none may be, or a column that is unknown.
-    """
+    """Rows of the task's sources that satisfy `where`, each with its label as text in `label`. Raises DataError naming
+    the videos where a label is missing and none may be, or a column that is unknown."""
     rows = manifest[manifest["source"].isin(task.sources)]
     for column, value in task.where.items():
         _require(rows, column, task.source)
@@ -120,11 +110,6 @@ def as_text(values: pd.Series) -> pd.Series:
     if whole or pd.api.types.is_bool_dtype(values):
         values = values.astype("Int64")
     return values.astype("string").str.strip()
-
-
-def yaml_word(value: Any) -> Any:
-    """`no` or `yes`, which YAML reads as a truth value unless they are quoted; anything else as it is."""
-    return ("no", "yes")[value] if isinstance(value, bool) else value
 
 
 def spelled(values: pd.Series, known: Collection[str]) -> pd.Series:

@@ -24,16 +24,13 @@ class Arm(Parameters):
     can be predicted without an encoder."""
     encoder: str | None = None
     """`random`, `imported`, or a key of `pretrain.encoders`; none for methods that read no features."""
-    shape: dict[str, Any] = {}
-    """With `random` and `imported`: what differs from the parameter `encoder`."""
+    shape: dict[str, Any] = {}  # with `random` and `imported`: what differs from the parameter `encoder`
     seeds: tuple[int, ...] = ()
     """Left out: `pretrain.seeds` for a pretrained encoder, `draws` for random ones, one fit without an encoder."""
-    settings: dict[str, dict[str, Any]] = {}
-    """By method: its parameters that differ from `fit.methods`."""
+    settings: dict[str, dict[str, Any]] = {}  # by method: its parameters that differ from `fit.methods`
     sources: tuple[str, ...] = ()
     """Of the tasks that its methods suit, it takes part in those on these sources; in all if left out."""
-    against: tuple[str, ...] = ()
-    """Reference arms that a candidate is compared with; all of them if left out."""
+    against: tuple[str, ...] = ()  # reference arms that a candidate is compared with; all of them if left out
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> Self:
@@ -70,10 +67,7 @@ def baseline_of(task: Task) -> str:
 
 def in_task(arms: dict[str, Arm], task: Task, pools: Mapping[str, Collection[str]]) -> dict[str, Arm]:
     """The arms that take part in a task: a method suits it, the arm is meant for the source, and its encoder was not
-    pretrained on it.
-
-    `pools` maps a pretrained encoder to the sources of its pool.
-    """
+    pretrained on it. `pools` maps a pretrained encoder to the sources of its pool."""
     return {
         name: arm
         for name, arm in arms.items()

@@ -1,7 +1,5 @@
-"""The training rows of a fit as arrays: classes, units of decision, inner folds and weights.
-
-Dimension letters: V videos, U units of decision, G configurations, C classes.
-"""
+"""The training rows of a fit as arrays: classes, units of decision, inner folds and weights. Dimension letters: V
+videos, U units of decision, G configurations, C classes."""
 
 from __future__ import annotations
 
@@ -16,12 +14,9 @@ class Cohort:
     """Videos to train on (V,)."""
 
     sample_ids: list[str]
-    y: np.ndarray
-    """Class indices, int64."""
-    unit: np.ndarray
-    """Units of decision as numbers 0..U-1: the videos, or their patients."""
-    inner: np.ndarray
-    """The inner fold that holds a video out; negative: it always trains."""
+    y: np.ndarray  # class indices, int64
+    unit: np.ndarray  # units of decision as numbers 0..U-1: the videos, or their patients
+    inner: np.ndarray  # the inner fold that holds a video out; negative: it always trains
 
     @classmethod
     def of(cls, training: pd.DataFrame, unit: str) -> Cohort:
@@ -39,10 +34,8 @@ class Cohort:
         return np.unique(self.inner[self.inner >= 0])
 
     def weights(self, held_out: int | None = None) -> np.ndarray:
-        """How much each video counts in training (V,), with mean 1; none of the inner fold `held_out` does.
-
-        Every unit counts the same.
-        """
+        """How much each video counts in training (V,), with mean 1; none of the inner fold `held_out` does. Every unit
+        counts the same."""
         weights = np.where(self.inner == held_out, 0.0, 1.0 / np.bincount(self.unit)[self.unit])
         return weights * (len(weights) / weights.sum())
 

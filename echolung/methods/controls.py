@@ -1,10 +1,4 @@
-"""Controls: methods without an encoder, through the same folds.
-
-majority      the class frequencies, whatever the recording
-constant      the median, where a number is predicted
-source-only   frame size, rate, length, container and codec: what can be predicted without looking at the picture
-hand-made     brightness, texture and motion (handmade.py): what needs no network
-"""
+"""The controls `majority`, `constant`, `source-only` and `hand-made`: no encoder, the same folds."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -21,6 +15,7 @@ from echolung.kinds.task import Task
 from echolung.methods import ridge
 from echolung.methods.cohort import Cohort, of_units
 from echolung.methods.handmade import handmade_table
+from echolung.methods.method import Rows
 from echolung.methods.tabular import Tabular
 
 
@@ -35,9 +30,7 @@ class Majority(Tabular):
         return pd.DataFrame(index=list(sample_ids))
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         classes = len(classes_of(task))
         frequencies = Cohort.of(training, task.unit).frequencies(classes)
         with np.errstate(divide="ignore"):  # a class without a video
@@ -51,9 +44,7 @@ class Constant(Majority):
     kinds = ("regression",)
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         cohort = Cohort.of(training, task.unit)
         y = of_units(training["y"].to_numpy(float), cohort.unit)
         half = ridge.conformal(np.abs(y - np.median(y)), regression_of(task).coverage)
@@ -62,27 +53,22 @@ class Constant(Majority):
 
 
 class SourceOnly(Tabular):
-    """What the file says about a video, without its frames."""
+    """Frame size, rate, length, container and codec: what can be predicted without looking at the picture."""
 
     @classmethod
     def table(cls, recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
-        return source_table(recordings.manifest(sample_ids))
+        rows = recordings.manifest(sample_ids)
+        numbers = {f"log_{name}": np.log2(rows[name].astype(float)) for name in ("height", "width", "frames")}
+        kinds = {"container": [PurePath(str(path)).suffix.lower() for path in rows["path"]], "codec": rows["codec"]}
+        dummies = pd.get_dummies(pd.DataFrame(kinds, index=rows.index).astype(str), dtype=float)
+        return pd.concat([pd.DataFrame(numbers).assign(fps=rows["fps"].astype(float)), dummies], axis=1)
 
 
 class HandMade(Tabular):
-    """What one would compute of the picture without a network."""
+    """Brightness, texture and motion: what needs no network."""
 
     code = (*Tabular.code, "echolung.methods.handmade")
 
     @classmethod
     def table(cls, recordings: Recordings, sample_ids: Sequence[str]) -> pd.DataFrame:
         return handmade_table(recordings, sample_ids)
-
-
-def source_table(manifest: pd.DataFrame) -> pd.DataFrame:
-    """What the file says of a video before a frame is looked at: one row of numbers each, index sample_id."""
-    rows = manifest.set_index("sample_id")
-    numbers = {f"log_{name}": np.log2(rows[name].astype(float)) for name in ("height", "width", "frames")}
-    kinds = {"container": [PurePath(str(path)).suffix.lower() for path in rows["path"]], "codec": rows["codec"]}
-    dummies = pd.get_dummies(pd.DataFrame(kinds, index=rows.index).astype(str), dtype=float)
-    return pd.concat([pd.DataFrame(numbers).assign(fps=rows["fps"].astype(float)), dummies], axis=1)

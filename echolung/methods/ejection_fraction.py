@@ -1,14 +1,18 @@
 """The method `ejection-fraction`: masks of all frames, volumes, beats, and the fraction that each beat ejects.
 
-A U-Net is fitted on the traced frames of the training recordings. With the set's official split these include its
-TRAIN and VAL recordings that have masks and no label. Every frame of a recording is drawn; of the left ventricle the
-largest piece counts. A recording answers with the mean over its beats; where none is whole, with its largest and
-smallest volume. Both apical views of a patient answer together by biplane discs of their mean end-diastole and
-end-systole. A recording that shows no ventricle answers like the median of the training patients.
+A U-Net is fitted on the traced frames of the training recordings. With the set's official split these include its TRAIN
+and VAL recordings that have masks and no label. Every frame of a recording is drawn; of the left ventricle the largest
+piece counts. A recording answers with the mean over its beats; where none is whole, with its largest and smallest
+volume. Both apical views of a patient answer together by biplane discs of their mean end-diastole and end-systole. A
+recording that shows no ventricle answers like the median of the training patients.
 
 One `offset` is fitted (the median of reference - answer) since references are not made as discs are;
 `ejection-fraction-raw` is the same without it. It and the interval (split conformal) rest on the patients of the inner
 fold that stopped the network: it never trained on their masks.
+
+`ejection-fraction-class` tells which side of a cut the fraction lies on: a logistic curve, which never rises with the
+fraction, makes a probability of it. It rests on the same patients: few, and often parted, so its targets are
+(n + 1) / (n + 2) and 1 / (n + 2), not 1 and 0 (Platt 1999).
 """
 
 import dataclasses
@@ -20,19 +24,26 @@ import numpy as np
 import pandas as pd
 import pydantic
 from scipy import ndimage
+from scipy.optimize import minimize
+from scipy.special import expit
 
+from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.data.geometry import Letterbox
 from echolung.embedding.recordings import Recordings
-from echolung.kinds.regression import regression_of
+from echolung.hearts import volumes
+from echolung.kinds.classification import ClassificationTask
+from echolung.kinds.regression import RegressionTask, regression_of
 from echolung.kinds.segmentation import SegmentationTask
 from echolung.kinds.task import Task
 from echolung.methods import ridge
-from echolung.methods.method import Curve, Maps, Method
+from echolung.methods.cohort import Cohort, of_units
+from echolung.methods.method import Curve, Maps, Method, Rows
 from echolung.methods.segmentation import Segmentation, Segmenter, UNetSettings
 
 RECORD = "ejection_fraction.json"
+POINTS = 10.0  # percent of ejection fraction that are one step of the logistic curve
 
 
 class Reading(Parameters):
@@ -68,9 +79,7 @@ class EjectionFraction(Method):
         self.segmenter, self.reading, self.facts = segmenter, reading, facts
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         of_masks = SegmentationTask.parse({"kind": "segmentation", "source": task.source}, "the masks")
         rows = traced_rows(task, recordings, training)
         network = UNetSettings.parse(settings.model_dump(exclude={"length", "reading"}), "fit.methods")
@@ -95,7 +104,7 @@ class EjectionFraction(Method):
         return Segmentation.files(settings)
 
     @classmethod
-    def reads(cls, task: Task, recordings: Recordings, training: pd.DataFrame) -> list[str]:
+    def reads(cls, task: Task, recordings: Recordings, training: Rows) -> list[str]:
         return sorted({*training["sample_id"], *traced_rows(task, recordings, training)["sample_id"]})
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
@@ -168,7 +177,56 @@ class RawEjectionFraction(EjectionFraction):
     shifted = False
 
 
-def traced_rows(task: Task, recordings: Recordings, training: pd.DataFrame) -> pd.DataFrame:
+class EjectionClass(EjectionFraction):
+    """Its `facts` also hold the curve: cut, in percent; odds at the cut; slope, not negative."""
+
+    kinds = ("classification",)
+    code = (*EjectionFraction.code, "echolung.methods.cohort")
+
+    @classmethod
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
+        if not isinstance(task, ClassificationTask) or task.below is None:
+            raise SettingsError(
+                f"ejection-fraction-class tells on which side of a cut a number lies, no classes of '{task.label}'",
+                "Give the task two classes and `below`, or leave the method out of the study.",
+            )
+        shared = task.model_dump(include={"source", "label", "unit", "folds", "train"})
+        number = RegressionTask.parse({"kind": "regression", **shared}, "the ejection fraction")
+        percent = recordings.manifest(list(training["sample_id"]))[task.label].astype(float).to_numpy()
+        one = super().fit(settings, number, recordings, training.assign(y=percent), seed, directory)
+        cohort = Cohort.of(training, task.unit)
+        rows = np.flatnonzero(cohort.inner == min(cohort.folds, default=-2))
+        told = one.percent(recordings, [cohort.sample_ids[at] for at in rows])
+        known = np.stack([(task.below - told) / POINTS, cohort.y[rows]], axis=1)
+        odds, slope = logistic_curve(*of_units(known, cohort.unit[rows]).T)
+        one.facts |= {"cut": task.below, "odds": odds, "slope": slope}
+        return one
+
+    def percent(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        """Ejection fractions (n,)."""
+        return super().predict(recordings, sample_ids)[:, 0]
+
+    def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:
+        below = (self.facts["cut"] - self.percent(recordings, sample_ids)) / POINTS
+        p = expit(self.facts["odds"] + self.facts["slope"] * below)
+        return np.stack([1 - p, p], axis=1)
+
+
+def logistic_curve(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Log-odds at x = 0 and slope, at least 0, of the logistic curve that is likeliest for x (n,) of classes y (n,)."""
+    positive, negative = y.sum(), len(y) - y.sum()
+    target = np.where(y > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
+
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
+        z = at[0] + at[1] * x
+        error = expit(z) - target
+        return float((np.logaddexp(0, z) - target * z).sum()), np.array([error.sum(), (error * x).sum()])
+
+    found = minimize(loss, np.array([0.0, 1.0]), jac=True, bounds=[(None, None), (0, None)], method="L-BFGS-B")
+    return float(found.x[0]), float(found.x[1])
+
+
+def traced_rows(task: Task, recordings: Recordings, training: Rows) -> pd.DataFrame:
     """The training rows that have masks, and with an official split the TRAIN and VAL rows that lack the label only."""
     rows = training[["sample_id", "patient_id", "inner"]]
     if task.folds == "official":
@@ -182,8 +240,6 @@ def traced_rows(task: Task, recordings: Recordings, training: pd.DataFrame) -> p
 
 def beats_of(curve: np.ndarray, fps: float) -> list[tuple[int, int]]:
     """Frames of end-diastole and end-systole: of whole beats, else the largest and the smallest; none if all is 0."""
-    from echolung.hearts import volumes  # scipy.signal: a second to import
-
     if not curve.max() > 0:
         return []
     return volumes.beats(curve, fps) or [(int(curve.argmax()), int(curve.argmin()))]
@@ -200,8 +256,6 @@ def spacing_of(recordings: Recordings, sample_id: str) -> float:
 def volume_curve(maps: np.ndarray, smooth: int) -> tuple[np.ndarray, np.ndarray]:
     """Single-plane volumes (T,), and the diameters and length (T, DISCS + 1) they are made of, in pixels; each the
     median of `smooth` frames to either side."""
-    from echolung.hearts import volumes
-
     rows = []
     for drawn in maps:
         ventricle = volumes.largest(drawn == 1)
@@ -218,17 +272,13 @@ def fraction(views: Sequence[np.ndarray], common: bool = False, formula: str = "
     Two make biplane discs with the longer axis, or biplane areas with the shorter one. Their pixels need not be equally
     large: each view is measured in its own end-diastolic length. `common`: that length at end-systole, too.
     """
-    from echolung.hearts import volumes
-
     first, last = views[0] / views[0][0, -1], views[-1] / views[-1][0, -1]
     if formula == "area-length":  # the mean diameter x the length is the area
         areas = [one[:, :-1].mean(1) * ([1.0, 1.0] if common else one[:, -1]) for one in (first, last)]
         shorter = np.array([1.0, 1.0 if common else min(first[1, -1], last[1, -1])])
         return volumes.ejection_fraction(*(areas[0] * areas[1] / shorter))
     lengths = [1.0, 1.0 if common else max(first[1, -1], last[1, -1])]
-    full, empty = (
-        volumes.disc_volume(first[phase, :-1], last[phase, :-1], length) for phase, length in enumerate(lengths)
-    )
+    full, empty = (volumes.disc_volume(first[at, :-1], last[at, :-1], length) for at, length in enumerate(lengths))
     return volumes.ejection_fraction(full, empty)
 
 

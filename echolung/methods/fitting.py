@@ -42,30 +42,28 @@ def outer_fold(folds: pd.DataFrame, repeat: int, fold: int) -> tuple[pd.DataFram
     return training.reset_index(drop=True), test.reset_index(drop=True)
 
 
-def fit_one(data: str, work: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
+def fit_one(
+    data: str | Path, work: str | Path, configuration: Mapping[str, Any], folds: pd.DataFrame | None = None
+) -> dict[str, Any]:
     """One fit, in any process: plain values in, tables out.
 
-    `data` is data/<study>, `work` a folder for fits in progress. The configuration: task_name, task, arm, method,
-    arm_seed, repeat, fold, seed, settings (of the method). Returns predictions (rows of `kinds.predictions`), search
-    (what the inner folds chose from) and costs: one row, seconds on the clock of this call (`fit_seconds`) and of each
-    recording that is asked about (`ask_seconds`), and how many were `fitted`. An encoder's own costs are not in them.
+    `data` is data/<study>, `work` a folder for fits in progress; `folds` are those of the task unless others are given.
+    The configuration: task_name, task, arm, method, arm_seed, repeat, fold, seed, settings (of the method). Returns
+    predictions (rows of `kinds.predictions`), search (what the inner folds chose from) and costs: one row, seconds on
+    the clock of this call (`fit_seconds`) and of each recording that is asked about (`ask_seconds`), and how many were
+    `fitted`. An encoder's own costs are not in them.
     """
-    root, name = Path(data), str(configuration["task_name"])
-    return fit_fold(root, Path(work), configuration, read_folds(root / "split" / f"{name}.csv"))
-
-
-def fit_fold(root: Path, work: Path, configuration: Mapping[str, Any], folds: pd.DataFrame) -> dict[str, Any]:
-    """As `fit_one`, on folds of one's own."""
-    given = dict(configuration)
+    root, given = Path(data), dict(configuration)
     name, repeat, fold = str(given["task_name"]), int(given["repeat"]), int(given["fold"])
     task = KINDS[given["task"]["kind"]].Settings.parse(given["task"], f"tasks.{name}")
+    folds = read_folds(root / "split" / f"{name}.csv") if folds is None else folds
     kind, (training, test) = kind_of(task), outer_fold(folds, repeat, fold)
     method = METHODS[given["method"]]
     features = feature_stores(root, task, given["arm"], given["arm_seed"]) if method.reads_tokens else []
     recordings = Recordings.of_sources(root / "ingest", task.sources, features)
     settings = method.Settings.parse(given["settings"], f"fit.methods.{given['method']}")
     seed = derived_seed(given["seed"], name, repeat, fold)
-    directory, begun = work / digest(given), time.perf_counter()
+    directory, begun = Path(work) / digest(given), time.perf_counter()
     fitted = method.fit(settings, task, recordings, training, seed, directory)
     fit_seconds, ids = time.perf_counter() - begun, [str(one) for one in test["sample_id"]]
     heading = {"task": name, "arm": given["arm"], "arm_seed": int(given["arm_seed"]), "method": given["method"]}
@@ -92,11 +90,8 @@ def refit(
     method: str, settings: Parameters, name: str, task: Task, recordings: Recordings, folds: pd.DataFrame, seed: int,
     directory: Path,
 ) -> Method:  # fmt: skip
-    """The method to deploy: chosen and fitted on all patients, the outer folds of repeat 0 as inner folds.
-
-    A task with an official split or an external test set is fitted on its training rows, as it was scored. What chose
-    it is no score of it: that is what the out-of-fold predictions are for.
-    """
+    """The method to deploy: chosen and fitted on all patients, the outer folds of repeat 0 as inner folds. A task with
+    an official split or an external test set is fitted on its training rows, as it was scored."""
     training = refit_rows(task, folds)
     return METHODS[method].fit(settings, task, recordings, training, derived_seed(seed, name, "refit"), directory)
 

@@ -13,12 +13,9 @@ import pandas as pd
 
 from echolung.embedding.recordings import Recordings
 
-_KNOWN: dict[tuple[int, tuple[int, ...]], dict[str, float]] = {}
-"""Features that this process has computed, by content."""
-FRAMES = 16
-"""Pairs of neighbouring frames that are looked at, evenly spaced over the video."""
-BANDS = 8
-"""Horizontal bands, from the probe to the depth."""
+_KNOWN: dict[tuple[int, tuple[int, ...]], dict[str, float]] = {}  # features that this process has computed, by content
+FRAMES = 16  # pairs of neighbouring frames that are looked at, evenly spaced over the video
+BANDS = 8  # horizontal bands, from the probe to the depth
 
 
 def handmade_table(recordings: Recordings, sample_ids: Iterable[str]) -> pd.DataFrame:

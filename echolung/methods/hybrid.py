@@ -29,7 +29,7 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
 from echolung.methods.cohort import Cohort, of_units
-from echolung.methods.method import Method, device_of
+from echolung.methods.method import Method, Rows, device_of
 from echolung.methods.training import Run, TrainingSettings, batch_of
 from echolung.models.encoders import drawn_encoder, initial_encoder
 from echolung.models.frames import FramesSettings
@@ -62,8 +62,7 @@ class HybridSettings(TemporalSettings):
 
     spatial: FramesSettings = FramesSettings(model="resnet18", image_size=112, frames=32, clip_fps=25.0)
     """Any model of timm, the clip that it sees, and `weights`: a file."""
-    views: int = pydantic.Field(1, ge=1)
-    """Clips by which a recording is answered."""
+    views: int = pydantic.Field(1, ge=1)  # clips by which a recording is answered
     augment: bool = True
 
 
@@ -100,9 +99,7 @@ class EndToEnd(Method):
         return read
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         cohort, labels = Cohort.of(training, task.unit), classes_of(task)
         held_out = np.flatnonzero(cohort.inner == cohort.folds[0])
         for rows, what in ((np.delete(cohort.y, held_out), "train on"), (cohort.y[held_out], "stop on")):

@@ -12,11 +12,11 @@ Dimension letters: J training sets, G penalties, V rows, F features, R principal
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 
 from echolung.core.errors import DataError
 
-TOLERANCE = 1e-7
-"""Largest gradient entry, in the scaled coordinates, of a solved problem; losses are of order 1."""
+TOLERANCE = 1e-7  # largest gradient entry, in the scaled coordinates, of a solved problem; losses are of order 1
 LOOSE = 1e-4
 """A gradient above this is not a solution. Rounding can end the search above TOLERANCE."""
 STEPS, MEMORY = 1000, 12
@@ -28,8 +28,7 @@ class Solution:
 
     coefficients: np.ndarray
     intercepts: np.ndarray
-    gradient: float
-    """Largest gradient entry left in any problem."""
+    gradient: float  # largest gradient entry left in any problem
 
     def logits(self, x_VF: np.ndarray) -> np.ndarray:
         """(J, G, V, K)."""
@@ -108,8 +107,6 @@ class _Problem:
 
     def solve(self, theta: np.ndarray) -> tuple[np.ndarray, float]:
         """From a start: the minimum, and the largest gradient entry left."""
-        from scipy.optimize import minimize
-
         options = {"maxiter": STEPS, "maxcor": MEMORY, "gtol": TOLERANCE, "ftol": 0.0}
         found = minimize(self.objective, theta, jac=True, method="L-BFGS-B", options=options)
         return found.x, float(np.abs(found.jac).max())

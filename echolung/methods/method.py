@@ -1,7 +1,5 @@
-"""What a method is: how out-of-fold answers come about. The methods there are: `echolung.methods.methods`.
-
-Dimension letters: n recordings, K columns of a prediction, V views.
-"""
+"""What a method is: how out-of-fold answers come about. The methods there are: `echolung.methods.methods`. Dimension
+letters: n recordings, K columns of a prediction, V views."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -17,31 +15,28 @@ from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.task import Task
 
+Rows = pd.DataFrame
+"""Recordings to train on: sample_id, patient_id, split_group, y, stratum, label and `inner`, the inner fold that holds
+a row out, -2 for rows that always train."""
+
 
 @dataclass(frozen=True)
 class Drawing:
     """Structures that a method draws on its frames."""
 
-    labels: np.ndarray
-    """uint8 (V, time, height, width), 0 for none; time as in `Maps.weights`."""
-    names: Sequence[str]
-    """Of the labels 1, 2 and so on."""
+    labels: np.ndarray  # uint8 (V, time, height, width), 0 for none; time as in `Maps.weights`
+    names: Sequence[str]  # of the labels 1, 2 and so on
 
 
 @dataclass(frozen=True)
 class Curve:
     """A quantity over the frames of one recording, and what is read off it."""
 
-    lines: Mapping[str, np.ndarray]
-    """float64 (T,) each, by name; the last one is read off."""
-    seconds: np.ndarray
-    """float64 (T,): when in the video."""
-    label: str
-    """What it is, and its unit."""
-    marks: Mapping[str, Sequence[int]]
-    """Frames of the last line, by what happens there."""
-    readings: Sequence[str]
-    """What is read off at each of the last marks; part of the answer."""
+    lines: Mapping[str, np.ndarray]  # float64 (T,) each, by name; the last one is read off
+    seconds: np.ndarray  # float64 (T,): when in the video
+    label: str  # what it is, and its unit
+    marks: Mapping[str, Sequence[int]]  # frames of the last line, by what happens there
+    readings: Sequence[str]  # what is read off at each of the last marks; part of the answer
     words: str
 
 
@@ -49,12 +44,10 @@ class Curve:
 class Maps:
     """What an answer for one recording rests on, drawn over its frames."""
 
-    weights: np.ndarray
-    """float64 (V, time, height, width): one number per token of each view."""
+    weights: np.ndarray  # float64 (V, time, height, width): one number per token of each view
     signed: bool
     """Contributions of either sign, 0 says nothing. Else shares of attention, 1 is an even share."""
-    words: str
-    """What the colours mean."""
+    words: str  # what the colours mean
     drawing: Drawing | None = None
     curve: Curve | None = None
 
@@ -62,29 +55,19 @@ class Maps:
 class Method(abc.ABC):
     """A fitted method."""
 
-    kinds: ClassVar[tuple[str, ...]]
-    """Kinds of task that it can answer (keys of `KINDS`)."""
-    reads_tokens: ClassVar[bool] = False
-    """It reads an encoder's frozen tokens (`Recordings.tokens`)."""
-    Settings: ClassVar[type[Parameters]] = Parameters
-    """Its parameters, `fit.methods.<name>`."""
+    kinds: ClassVar[tuple[str, ...]]  # kinds of task that it can answer (keys of `KINDS`)
+    reads_tokens: ClassVar[bool] = False  # it reads an encoder's frozen tokens (`Recordings.tokens`)
+    Settings: ClassVar[type[Parameters]] = Parameters  # its parameters, `fit.methods.<name>`
     code: ClassVar[tuple[str, ...]] = ()
     """Modules and packages, besides its own module, whose change makes another fit of it."""
-    gpus: ClassVar[float] = 0.0
-    """Share of a GPU that one fit asks for where there is one."""
+    gpus: ClassVar[float] = 0.0  # share of a GPU that one fit asks for where there is one
     _search: pd.DataFrame = pd.DataFrame()
 
     @classmethod
     @abc.abstractmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
-        """Fit on `training`: sample_id, patient_id, split_group, y, stratum, label and `inner`.
-
-        `inner` is the inner fold that holds a row out, -2 for rows that always train. `directory` is this fit's own: it
-        need not exist, survives a kill, and is removed when the fit is done; a heavy method resumes from it. What
-        several fits of a study share may lie beside it.
-        """
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
+        """`directory` is this fit's own: it need not exist, survives a kill, and is removed when the fit is done; a
+        heavy method resumes from it. What several fits of a study share may lie beside it."""
 
     @classmethod
     def files(cls, settings: Any) -> list[str]:
@@ -92,7 +75,7 @@ class Method(abc.ABC):
         return []
 
     @classmethod
-    def reads(cls, task: Task, recordings: Recordings, training: pd.DataFrame) -> list[str]:
+    def reads(cls, task: Task, recordings: Recordings, training: Rows) -> list[str]:
         """The sample ids that `fit` learns from."""
         return list(training["sample_id"])
 

@@ -1,12 +1,10 @@
 """The seam `METHODS`: a new method is one file and one line here."""
 
-from echolung.methods.anomaly import AnomalyBank, Indifferent
 from echolung.methods.controls import Constant, HandMade, Majority, SourceOnly
-from echolung.methods.ejection_class import EjectionClass
-from echolung.methods.ejection_fraction import EjectionFraction, RawEjectionFraction
+from echolung.methods.ejection_fraction import EjectionClass, EjectionFraction, RawEjectionFraction
 from echolung.methods.hybrid import EndToEnd, OnTokens
-from echolung.methods.knn import Knn
 from echolung.methods.method import Method
+from echolung.methods.neighbours import AnomalyBank, Indifferent, Knn
 from echolung.methods.probes.linear import Linear, TwoViews
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
 from echolung.methods.reconstruction import Reconstruction

@@ -46,12 +46,10 @@ class NoveltySettings(Parameters):
 class NoveltyRecord(Parameters):
     """The threshold and its false alarms (groups count as one each; the interval is Wilson's, 95%)."""
 
-    threshold: float = pydantic.Field(gt=0)
-    """A recording at a greater distance is outside."""
+    threshold: float = pydantic.Field(gt=0)  # a recording at a greater distance is outside
     wanted: float
     """False alarm rate that the threshold was set for: as asked, or 1 / (G + 1) if G groups cannot show less."""
-    measured: float
-    """False alarm rate on groups left out of distance and threshold: of new patients of the same origin."""
+    measured: float  # false alarm rate on groups left out of distance and threshold: of new patients of the same origin
     measured_low: float
     measured_high: float
     videos: int
@@ -59,17 +57,14 @@ class NoveltyRecord(Parameters):
 
 
 class Usual(NamedTuple):
-    """Where one description of the training recordings lies.
-
-    Its coordinates (V, K + 1) are those along the principal `directions` (P, K), and the distance from all of them.
-    """
+    """Where one description of the training recordings lies. Its coordinates (V, K + 1) are those along the principal
+    `directions` (P, K), and the distance from all of them."""
 
     mean: np.ndarray
     scale: np.ndarray
     directions: np.ndarray
     centre: np.ndarray = NOT_FITTED
-    precision: np.ndarray = NOT_FITTED
-    """Inverse covariance (K + 1, K + 1)."""
+    precision: np.ndarray = NOT_FITTED  # inverse covariance (K + 1, K + 1)
 
     @classmethod
     def axes(cls, name: str, x: np.ndarray) -> Usual:
@@ -141,10 +136,8 @@ def describe(recordings: Recordings, sample_ids: Sequence[str]) -> dict[str, np.
 
 
 def fit_novelty(descriptions: Descriptions, groups: np.ndarray, settings: NoveltySettings) -> Novelty:
-    """From the training recordings' descriptions and the group of patients each belongs to (V,).
-
-    Raises DataError if there are fewer groups than FEWEST, or a description is not finite.
-    """
+    """From the training recordings' descriptions and the group of patients each belongs to (V,). Raises DataError if
+    there are fewer groups than FEWEST, or a description is not finite."""
     names, groups = np.unique(groups, return_inverse=True)
     if len(names) < FEWEST:
         remedy = f"Add recordings: of {FEWEST} patients at least."
@@ -177,10 +170,8 @@ def _distances(usual: Mapping[str, Usual], x: Descriptions) -> np.ndarray:
 
 
 def _threshold(usual: Mapping[str, Usual], known: Descriptions, groups: np.ndarray, false_alarms: float) -> float:
-    """The distance that at most a share `false_alarms` of new groups' recordings exceeds, on average.
-
-    The conformal quantile (Vovk et al. 2005): the new group counts as one more, farther out than all that are known.
-    """
+    """The distance that at most a share `false_alarms` of new groups' recordings exceeds, on average. The conformal
+    quantile (Vovk et al. 2005): the new group counts as one more, farther out than all that are known."""
     distances = np.empty(len(groups))
     for _, held, found in _left_out(usual, known, groups):
         distances[held] = found

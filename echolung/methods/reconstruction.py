@@ -22,9 +22,9 @@ from echolung.data.clips import clip_indices, evaluation_starts
 from echolung.embedding.embed import evaluation_clips
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.task import Task
-from echolung.methods.anomaly import none_left_out, with_share
 from echolung.methods.cohort import Cohort
-from echolung.methods.method import Method, device_of
+from echolung.methods.method import Method, Rows, device_of
+from echolung.methods.neighbours import none_left_out, with_share
 from echolung.methods.training import Run, TrainingSettings, batch_of
 from echolung.models.exchange import weights_digest
 from echolung.models.vit import VideoViTSettings
@@ -57,7 +57,7 @@ class Reconstruction(Method):
     Settings = ReconstructionSettings
     code = (
         "echolung.models", *(f"echolung.pretraining.{name}" for name in ("mae", "masking", "objective")),
-        *(f"echolung.methods.{name}" for name in ("anomaly", "cohort", "training")),
+        *(f"echolung.methods.{name}" for name in ("neighbours", "cohort", "training")),
     )  # fmt: skip
 
     def __init__(self, settings: Any, net: Mae, held: dict[str, list[float]], search: pd.DataFrame) -> None:
@@ -68,9 +68,7 @@ class Reconstruction(Method):
         return [weights_digest(settings.encoder.weights)] if settings.encoder.weights else []
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         rows = training[training["y"] == 0]
         normals = Cohort.of(rows, task.unit)
         out = np.isin(normals.inner, normals.folds[:1])

@@ -26,7 +26,7 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.segmentation import SegmentationTask, scored, segmentation_of
 from echolung.kinds.task import Task
 from echolung.methods.gradcam import grad_cam
-from echolung.methods.method import Drawing, Maps, Method, device_of
+from echolung.methods.method import Drawing, Maps, Method, Rows, device_of
 from echolung.methods.traced import CHUNK, CLASSES, Traced, mean_dice, train
 from echolung.methods.training import TrainingSettings
 from echolung.models.exchange import weights_digest
@@ -114,20 +114,16 @@ class Segmenter(Method):
 class UNetSettings(TrainingSettings):
     """The network, what it sees, and when it stops."""
 
-    encoder: str = "mit_b0"
-    """Of segmentation-models-pytorch; `tu-<name>` for one of timm."""
-    weights: str = ""
-    """A file of the encoder's weights; empty for random ones."""
+    encoder: str = "mit_b0"  # of segmentation-models-pytorch; `tu-<name>` for one of timm
+    weights: str = ""  # a file of the encoder's weights; empty for random ones
     decoder: tuple[pydantic.PositiveInt, ...] = pydantic.Field((128, 64, 32, 16, 16), min_length=5, max_length=5)
     """Channels of the decoder's stages, coarse to fine."""
     attention: Literal["none", "se", "cbam", "danet"] = "none"
     """What the encoder's maps pass on their way to the decoder."""
     clip: Literal[1, 3, 5, 7, 9] = 1
     """Frames that it sees to draw the middle one; more than one needs videos, not stills."""
-    clip_step: float = pydantic.Field(0.04, gt=0)
-    """Seconds between them."""
-    sides: int = pydantic.Field(2, ge=0, le=3)
-    """Coarser stages that are supervised, too."""
+    clip_step: float = pydantic.Field(0.04, gt=0)  # seconds between them
+    sides: int = pydantic.Field(2, ge=0, le=3)  # coarser stages that are supervised, too
     seed: int = 0
     """Of its weights and batches. Methods that train the same network on the same frames train it once."""
     image_size: int = pydantic.Field(128, ge=32, multiple_of=32)
@@ -136,8 +132,7 @@ class UNetSettings(TrainingSettings):
     bilateral: bool = False
     validate_every: int = pydantic.Field(50, ge=1)
     """Steps between two looks at the inner fold; each is a checkpoint, too."""
-    patience: int = pydantic.Field(6, ge=1)
-    """Looks without a better Dice after which it stops."""
+    patience: int = pydantic.Field(6, ge=1)  # looks without a better Dice after which it stops
 
 
 class Segmentation(Segmenter):
@@ -155,9 +150,7 @@ class Segmentation(Segmenter):
         return unet(UNetSettings.parse(record, "a segmenter"))
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         torch.manual_seed(derived_seed(settings.seed, "net"))
         net, record = unet(settings, settings.weights), settings.model_dump(mode="json")
         one = cls(segmentation_of(task), record, net, pd.DataFrame())
@@ -200,8 +193,7 @@ class DecoderSettings(TrainingSettings):
     channels: int = pydantic.Field(64, ge=1)
     curve: tuple[pydantic.PositiveInt, ...] = ()
     """Numbers of training patients whose Dice on the first inner fold is told in `search`."""
-    draws: int = pydantic.Field(3, ge=1)
-    """Random choices of so many patients."""
+    draws: int = pydantic.Field(3, ge=1)  # random choices of so many patients
 
 
 class Light(Segmenter):
@@ -215,9 +207,7 @@ class Light(Segmenter):
         return LightDecoder(tuple(record["grid"]), record["size"], record["width"], record["channels"], CLASSES)
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         spec, features = segmentation_of(task), recordings.features[0].record
         traced = Traced.of(spec, recordings, training, recordings.frame_tokens)
         record = {"grid": features.grid[1:], "size": traced.labels.shape[-1], "width": features.shape[-1]}
@@ -261,9 +251,7 @@ class MeanMask(Segmenter):
         return MeanNet(tuple(record["shape"]))
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         spec = segmentation_of(task)
         traced = Traced.of(spec, recordings, training, lambda name: frames_of(recordings, name, None))
         shares = torch.stack([(traced.labels == label).double().mean(dim=0) for label in range(CLASSES)])

@@ -52,10 +52,8 @@ def drawn_by(members: Sequence[Light], recordings: Recordings, sample_id: str) -
 
 
 def disagreement(p: np.ndarray) -> np.ndarray:
-    """1 - the mean soft Dice of all pairs of members and all structures: float64 (T,), from 0 to 1.
-
-    `p`: (M, T, C, S, S). Large structures do not count more than small ones.
-    """
+    """1 - the mean soft Dice of all pairs of members and all structures: float64 (T,), from 0 to 1. `p`: (M, T, C, S,
+    S). Large structures do not count more than small ones."""
     flat = np.moveaxis(p, 0, 2).reshape(p.shape[1], p.shape[2], len(p), -1).astype(np.float64)
     both = flat @ flat.swapaxes(-1, -2)
     own = both.diagonal(axis1=-2, axis2=-1)
@@ -66,9 +64,7 @@ def disagreement(p: np.ndarray) -> np.ndarray:
 
 def choose(x: np.ndarray, known: np.ndarray, worth: np.ndarray, budget: int, spread: bool) -> list[tuple[int, float]]:
     """Places in `x` (n, D), best first, each with its distance to the nearest of `known` (m, D) and those before it.
-
-    The next maximises `worth` (n,), times that distance if `spread`.
-    """
+    The next maximises `worth` (n,), times that distance if `spread`."""
     near, found = cdist(x, known).min(axis=1), []
     left = np.ones(len(x), bool)
     for _ in range(min(budget, len(x))):

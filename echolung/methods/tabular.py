@@ -1,5 +1,5 @@
-"""Penalised regression on a table of numbers per video: the linear probe, and the controls. Logistic for classes, ridge
-(`ridge.py`) for a number.
+"""Penalised regression on numbers of each video, logistic for classes and ridge for a number: linear probe and
+controls.
 
 The penalty is chosen on the inner folds by log-loss, all folds and penalties in one solve. Probabilities are calibrated
 on the same folds by one number: the logits' distance from the class frequencies is multiplied by `sharpness`.
@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pydantic
 from safetensors.numpy import load_file, save_file
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
@@ -24,7 +26,7 @@ from echolung.kinds.task import Task
 from echolung.methods import ridge
 from echolung.methods.cohort import Cohort, unit_log_loss
 from echolung.methods.logistic import solve
-from echolung.methods.method import Method
+from echolung.methods.method import Method, Rows
 
 SHARPEST = 4.0
 
@@ -63,9 +65,7 @@ class Tabular(Method):
         return {"all": [str(name) for name in table]}
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         cohort = Cohort.of(training, task.unit)
         table = cls.table(recordings, cohort.sample_ids)
         refuse_not_finite(cohort.sample_ids, np.isfinite(table.to_numpy(float)).all(axis=1))
@@ -89,7 +89,7 @@ class Tabular(Method):
         told = table.to_numpy(float) @ self.weights["coefficients"].T + self.weights["intercepts"]
         if "half" in self.weights:
             return ridge.with_interval(told[:, 0], float(self.weights["half"][0]))
-        return softmax(told)
+        return softmax(told, axis=-1)
 
     def save(self, directory: Path) -> None:
         write_json(directory / "columns.json", self.columns)
@@ -110,7 +110,7 @@ def _choose(
     solved = solve(x, cohort.y, weights_JV, penalties, classes)
     logits_JGVC = solved.logits(x)
     losses = [
-        cohort.log_loss(fold, softmax(logits_JGVC[j][:, cohort.inner == fold]).swapaxes(0, 1))
+        cohort.log_loss(fold, softmax(logits_JGVC[j][:, cohort.inner == fold], axis=-1).swapaxes(0, 1))
         for j, fold in enumerate(folds)
     ]
     mean_G = np.mean(losses, axis=0)
@@ -129,16 +129,9 @@ def _choose(
 
 def _sharpness(apart: np.ndarray, prior: np.ndarray, cohort: Cohort, rows: np.ndarray) -> float:
     """The factor, 0 to SHARPEST, on the logits' distance from the prior: the lowest log-loss of held-out rows."""
-    from scipy.optimize import minimize_scalar
 
     def loss(factor: float) -> float:
-        p_V1C = softmax(prior + factor * apart)[:, None]
+        p_V1C = softmax(prior + factor * apart, axis=-1)[:, None]
         return float(unit_log_loss(p_V1C, cohort.y[rows], cohort.unit[rows])[0])
 
     return float(minimize_scalar(loss, bounds=(0, SHARPEST), method="bounded").x)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(p / p.sum(axis=-1, keepdims=True))

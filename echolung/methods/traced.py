@@ -1,7 +1,5 @@
-"""Traced frames as arrays, and a network trained on them.
-
-Dimension letters: N traced frames, S side of the store's frames, C classes (background first).
-"""
+"""Traced frames as arrays, and a network trained on them. Dimension letters: N traced frames, S side of the store's
+frames, C classes (background first)."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,34 +21,26 @@ from echolung.methods.method import device_of
 from echolung.methods.training import Run, batch_of
 from echolung.models.segmentation import augmented, dice_and_entropy
 
-CHUNK = 32
-"""Frames that are drawn at a time."""
+CHUNK = 32  # frames that are drawn at a time
 CLASSES = 1 + len(STRUCTURES)
 
-Inputs = Callable[[str], np.ndarray]
-"""What a network sees of a recording's traced frames: (T, ...)."""
+Inputs = Callable[[str], np.ndarray]  # what a network sees of a recording's traced frames: (T, ...)
 
 
 @dataclass(frozen=True)
 class Traced:
     """Traced frames as arrays."""
 
-    x: Tensor
-    """What the network sees (N, ...)."""
-    labels: Tensor
-    """uint8 (N, S, S)."""
-    known: Tensor
-    """bool (N, C): the structures that are traced there."""
+    x: Tensor  # what the network sees (N, ...)
+    labels: Tensor  # uint8 (N, S, S)
+    known: Tensor  # bool (N, C): the structures that are traced there
     patient: np.ndarray
-    inner: np.ndarray
-    """The inner fold that holds a frame out; negative: none."""
+    inner: np.ndarray  # the inner fold that holds a frame out; negative: none
 
     @classmethod
     def of(cls, task: SegmentationTask, recordings: Recordings, training: pd.DataFrame, inputs: Inputs) -> Self:
         """Of the training rows of `Method.fit`: ED and ES, or every traced frame of a recording that has neither.
-
-        Raises DataError naming recordings without a traced frame.
-        """
+        Raises DataError naming recordings without a traced frame."""
         x, labels, known, rows = [], [], [], []
         wanted = [True, *(structure in task.structures for structure in STRUCTURES)]
         if bare := [name for name in training["sample_id"] if recordings.masks(name) is None]:
@@ -90,9 +80,7 @@ def train(
     directory: Path | None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train `net` in place on the frames `rows` bool (N,); returns the Dice of `held_out` at each look, if it has any.
-
-    With frames held out, the weights of the best look stay. `directory` is for this run alone (None: not resumed).
-    """
+    With frames held out, the weights of the best look stay. `directory` is for this run alone (None: not resumed)."""
     run, device, places = Run(net, settings, directory, "dice", {}), device_of(), np.flatnonzero(rows)
     for step in run.steps():
         chosen = batch_of(places, settings.batch, seed, step)

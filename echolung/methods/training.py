@@ -21,8 +21,7 @@ from echolung.methods.method import device_of
 from echolung.models.encoder import in_bf16
 from echolung.pretraining import checkpoint
 
-SIGNS = {"dice": 1, "log_loss": -1, "error": -1}
-"""What a look measures: 1 where more of it is better."""
+SIGNS = {"dice": 1, "log_loss": -1, "error": -1}  # what a look measures: 1 where more of it is better
 
 
 class TrainingSettings(Parameters):
@@ -41,16 +40,13 @@ class TrainingSettings(Parameters):
 
 class Run:
     """A run of `net`, trained in place. What is drawn at a step must depend on seed and step alone: a run that goes on
-    from `directory` then ends, on a CPU, with the same bits.
-    """
+    from `directory` then ends, on a CPU, with the same bits."""
 
     def __init__(
         self, net: nn.Module, settings: Any, directory: Path | None, measure: str, identity: dict[str, Any]
     ) -> None:
-        """`measure`: a key of SIGNS; `identity`: what the run depends on.
-
-        Raises CheckpointError if a run of something else is in `directory`.
-        """
+        """`measure`: a key of SIGNS; `identity`: what the run depends on. Raises CheckpointError if a run of something
+        else is in `directory`."""
         self.net, self.settings, self.directory = net.to(device_of()), settings, directory
         self.measure = measure
         self.parts = nn.ModuleList([net, copy.deepcopy(net)])  # as it is, and at its best

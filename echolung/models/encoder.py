@@ -22,10 +22,8 @@ class ClipSettings(Parameters):
     """What a clip must be to enter an encoder; each kind of encoder adds its own shape."""
 
     kind: str  # name in ENCODERS
-    image_size: int = pydantic.Field(gt=0, le=4096)
-    """Side of the square frames, in pixels."""
-    frames: int = pydantic.Field(gt=0, le=4096)
-    """Frames of a clip; 1 for an encoder of single images."""
+    image_size: int = pydantic.Field(gt=0, le=4096)  # side of the square frames, in pixels
+    frames: int = pydantic.Field(gt=0, le=4096)  # frames of a clip; 1 for an encoder of single images
     clip_fps: float = pydantic.Field(gt=0)
     """Frames per second at which a clip is sampled, whatever the video's own rate."""
     channels: Literal[1, 3] = 1
@@ -34,8 +32,7 @@ class ClipSettings(Parameters):
     std: float | tuple[float, float, float] = 0.2
     """Mean and standard deviation of pixel / 255, for normalisation; ultrasound is mostly dark. One per channel for
     weights that were trained on colour."""
-    weights: str = ""
-    """What it starts from: a file or folder, from the project's folder; empty for random ones."""
+    weights: str = ""  # what it starts from: a file or folder, from the project's folder; empty for random ones
 
     @pydantic.model_validator(mode="after")
     def _normalisation(self) -> Self:
@@ -51,6 +48,16 @@ def in_bf16(precision: Literal["auto", "bf16", "float32"], device: str) -> bool:
     able = torch.cpu.get_capabilities() if device == "cpu" else {}
     has = device == "cuda" or able.get("amx_bf16") or able.get("avx512_bf16")
     return precision == "bf16" or (precision == "auto" and bool(has))
+
+
+def effective_rank(features: np.ndarray) -> float:
+    """RankMe (Garrido et al. 2023, arXiv 2210.02885) of features (V, D): exp of the entropy of the singular values,
+    from 1 (all rows on one line: a collapsed encoder) to min(V, D); 0 if any feature is not finite."""
+    if not np.isfinite(features).all():
+        return 0.0
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    p = values / max(values.sum(), np.finfo(np.float64).tiny) + 1e-7
+    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def tubelets(pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:

@@ -1,7 +1,5 @@
-"""Weights of other people, in and out: V-JEPA 2 as Meta and as Hugging Face publish it, EchoJEPA, timm.
-
-Inside, an encoder's tensors are named as in Meta's checkpoints. No code in a file is ever executed.
-"""
+"""Weights of other people, in and out: V-JEPA 2 as Meta and as Hugging Face publish it, EchoJEPA, timm. Inside, an
+encoder's tensors are named as in Meta's checkpoints. No code in a file is ever executed."""
 
 import json
 import math

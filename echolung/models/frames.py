@@ -1,7 +1,5 @@
-"""A timm backbone, frame by frame: weights of natural images, which pretraining on ultrasound must beat.
-
-A clip's tokens are the backbone's last feature map of every frame.
-"""
+"""A timm backbone, frame by frame: weights of natural images, which pretraining on ultrasound must beat. A clip's
+tokens are the backbone's last feature map of every frame."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -62,11 +60,8 @@ class Frames(Encoder):
         return self.settings.frames, int(self._shape[0]), int(self._shape[1])
 
     def forward(self, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """Pixels float (B, C, T, S, S) -> tokens (B, N, D).
-
-        A vision transformer takes a mask `visible` bool (B, N), the same in every frame of a clip: only the visible
-        tokens, packed (L, D), clip after clip.
-        """
+        """Pixels float (B, C, T, S, S) -> tokens (B, N, D). A vision transformer takes a mask `visible` bool (B, N),
+        the same in every frame of a clip: only the visible tokens, packed (L, D), clip after clip."""
         frames = pixels.transpose(1, 2).flatten(0, 1)
         if visible is None:
             return self._maps(frames).unflatten(0, (len(pixels), -1)).flatten(1, 3)

@@ -3,36 +3,25 @@
 import torch
 from torch import nn
 
+from echolung.models.encoder import Encoder
 from echolung.models.rope import rotation
 from echolung.models.vit import NORM_EPS, Block, initialise
 
 
 class Predictor(nn.Module):
-    """A narrow transformer over all positions of a clip: encoded tokens where visible, mask tokens elsewhere.
-
-    `grid` is the (time, height, width) grid of tokens. There is one mask token per mask generator.
-    It predicts `out` numbers per token, by default the encoder's width.
-    """
+    """A narrow transformer over all positions of an encoder's clip: encoded tokens where visible, mask tokens, one per
+    mask generator, elsewhere. It predicts `out` numbers per token, by default the encoder's width."""
 
     def __init__(
-        self,
-        *,
-        encoder_width: int,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        grid: tuple[int, int, int],
-        mask_tokens: int,
-        out: int | None = None,
+        self, encoder: Encoder, *, width: int, depth: int, heads: int, mlp_ratio: float, mask_tokens: int, out: int = 0
     ) -> None:
         super().__init__()
-        self.grid, self.head_width = grid, width // heads
-        self.predictor_embed = nn.Linear(encoder_width, width)
+        self.grid, self.head_width = encoder.grid, width // heads
+        self.predictor_embed = nn.Linear(encoder.width, width)
         self.mask_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, width)) for _ in range(mask_tokens))
         self.predictor_blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.predictor_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.predictor_proj = nn.Linear(width, out or encoder_width)
+        self.predictor_proj = nn.Linear(width, out or encoder.width)
         initialise(self, self.predictor_blocks)
 
     def forward(self, seen: torch.Tensor, visible: torch.Tensor, generator: int) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """Rotary position embedding over time, height and width, as in V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985).
-
-Dimension letters: B clips, H heads, N tokens, E width of one head.
-"""
+Dimension letter: E width of one head."""
 
 import torch
 
@@ -14,10 +12,8 @@ def rotated_width(head_width: int) -> int:
 
 
 def rotation(ids: torch.Tensor, grid: tuple[int, int, int], head_width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines, float32 (..., E), for tokens of flat index `ids` (...) on a (time, height, width) grid.
-
-    The channels are laid out [time | height | width | unrotated]. A token keeps its index when others are masked out.
-    """
+    """Cosines and sines, float32 (..., E), for tokens of flat index `ids` (...) on a (time, height, width) grid. The
+    channels are laid out [time | height | width | unrotated]. A token keeps its index when others are masked out."""
     _, height, width = grid
     axes = (ids // (height * width), ids // width % height, ids % width)
     half = rotated_width(head_width) // 2

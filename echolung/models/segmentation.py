@@ -81,9 +81,7 @@ def attentive(kind: str, width: int) -> nn.Module:
 
 class DualAttention(nn.Module):
     """DANet's attention over places and over channels (Fu et al. 2019, 1809.02983), both with a learned share from 0.
-
-    Over places where the map has at most `PLACES` of them: the cost grows with their square.
-    """
+    Over places where the map has at most `PLACES` of them: the cost grows with their square."""
 
     PLACES = 256
 

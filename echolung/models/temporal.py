@@ -60,10 +60,7 @@ class Layer(nn.Module):
 
 class Temporal(nn.Module):
     """Vectors (B, T, D), or clips uint8 (B, T, S, S) for the backbone, and which steps are frames, bool (B, T): (B, C).
-
-    Every channel is brought to one scale, learned positions are added, layers mix, the valid steps are pooled. Steps
-    that are not valid may only follow those that are.
-    """
+    Channels get one scale and learned positions, layers mix, the valid steps, which must come first, are pooled."""
 
     def __init__(
         self, read: int, frames: int, outputs: int, shape: TemporalShape, backbone: Frames | None = None

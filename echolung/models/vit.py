@@ -112,16 +112,12 @@ class PatchEmbedding(nn.Module):
         frames, height, width = pixels.shape[2:]
         return frames // self.tubelet, height // self.patch, width // self.patch
 
-    def tubelets(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, C, T, S, S) -> (B, N, C * tubelet * patch * patch)."""
-        return tubelets(pixels, self.grid(pixels))
-
     def forward(self, pixels: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """Pixels (B, C, T, S, S) -> (B, N, D), or (L, D) for flat token indices `shown` (L,) over the whole batch."""
-        tubelets = self.tubelets(pixels)
+        cut = tubelets(pixels, self.grid(pixels))
         if shown is not None:
-            tubelets = tubelets.flatten(0, 1)[shown]
-        return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)
+            cut = cut.flatten(0, 1)[shown]
+        return F.linear(cut, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class VideoViTSettings(ClipSettings):
@@ -132,10 +128,8 @@ class VideoViTSettings(ClipSettings):
     depth: int = pydantic.Field(gt=0, le=256)
     heads: int = pydantic.Field(gt=0)
     mlp_ratio: float = pydantic.Field(4.0, gt=0, le=16)
-    tubelet: int = pydantic.Field(2, gt=0)
-    """Frames of one token."""
-    patch: int = pydantic.Field(16, gt=0)
-    """Side of one token, in pixels."""
+    tubelet: int = pydantic.Field(2, gt=0)  # frames of one token
+    patch: int = pydantic.Field(16, gt=0)  # side of one token, in pixels
     attention: Literal["clip", "frame"] = "clip"
     """What a token attends to. `frame`: its own frame alone, as in an image encoder; then tubelet is 1."""
     class_token: bool = False
@@ -186,20 +180,15 @@ class VideoViT(Encoder):
         return as_meta(tensors)
 
     def forward(self, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """Pixels float (B, C, T, S, S) -> normalised tokens (B, N, D).
-
-        With a mask `visible` bool (B, N) on the CPU: only the visible tokens, packed (L, D), clip after clip, each clip
-        in the order of its token indices.
-        """
+        """Pixels float (B, C, T, S, S) -> normalised tokens (B, N, D). With a mask `visible` bool (B, N) on the CPU:
+        only the visible tokens, packed (L, D), clip after clip, each clip in the order of its token indices."""
         return self.summarised(pixels, visible)[1]
 
     def summarised(
         self, pixels: torch.Tensor, visible: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class tokens (B, D), or (B * T, D) under attention `frame`, (0, D) if it has none; and what `forward` says.
-
-        A frame that attends to itself is a clip of its own in all that follows.
-        """
+        """Class tokens (B, D), or (B * T, D) under attention `frame`, (0, D) if it has none; and what `forward` says. A
+        frame that attends to itself is a clip of its own in all that follows."""
         clips, firsts = len(pixels), int(self.class_token is not None)  # class tokens of a clip, before the others
         if self.settings.attention == "frame":
             pixels = pixels.transpose(1, 2).flatten(0, 1)[:, :, None]

@@ -24,17 +24,14 @@ class EncoderRecord(Parameters):
     """What a saved encoder is and where it comes from."""
 
     settings: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
-    arm: str
-    """Its name in the parameters: an entry of pretrain.encoders, or the arm of an untrained one."""
+    arm: str  # its name in the parameters: an entry of pretrain.encoders, or the arm of an untrained one
     objective: str  # how it was trained; `Encoder.origin` for initial weights
     seed: int
     steps: int = 0
     handed_on: str = ""  # which of several encoders of a run it is: `teacher` or `student`
-    trained_on: tuple[str, ...] = ()
-    """SHA-256 of every recording of its pool, those included that only chose it."""
+    trained_on: tuple[str, ...] = ()  # SHA-256 of every recording of its pool, those included that only chose it
     trained_on_source: str = ""
-    fingerprint: str = ""
-    """Digest of everything that decides the result of its training; empty for initial weights."""
+    fingerprint: str = ""  # digest of everything that decides the result of its training; empty for initial weights
     weights_sha256: str = ""
     echolung_version: str = echolung.__version__
 
@@ -67,10 +64,8 @@ def save_encoder(directory: Path, encoder: Encoder, record: EncoderRecord) -> En
 
 
 def load_encoder(directory: Path) -> tuple[Encoder, EncoderRecord]:
-    """Read an encoder, in evaluation mode on the CPU, with its record.
-
-    Raises CheckpointError if the folder holds no encoder, or one whose weights are damaged or do not fit its settings.
-    """
+    """Read an encoder, in evaluation mode on the CPU, with its record. Raises CheckpointError if the folder holds no
+    encoder, or one whose weights are damaged or do not fit its settings."""
     record = read_record(directory)
     encoder = drawn_encoder(record.settings, record.seed)
     try:

@@ -8,11 +8,9 @@ the same place, under an assignment that gives all prototypes equally many.
     L = L_clusters + L_video + L_image
 
 With the video branch alone, the targets are its own teacher's tokens: close to SIGMA (Salehi et al. 2024,
-arXiv 2407.15447). The paper's second cluster term, with the roles exchanged, has no gradient but the prototypes': it is
-left out.
+arXiv 2407.15447). The paper's second cluster term, with the roles exchanged, would move the prototypes alone.
 
-Dimension letters, besides those of `echolung.pretraining`: K prototypes, O numbers of a DINO head, n tokens
-of this worker.
+Dimension letters, besides the package's: K prototypes, O numbers of a DINO head, n tokens of this worker.
 """
 
 import copy
@@ -42,15 +40,11 @@ UNDECIDED = 1.5
 
 
 class DiscovrSettings(Parameters):
-    """Cluster distillation; the defaults are the paper's for ViT-B.
-
-    The released code differs from the paper: aligned: false, centring: probabilities, ema: [0.99, 0.99],
-    centre_momentum: 0.8.
-    """
+    """Cluster distillation; the defaults are the paper's for ViT-B. The released code has `aligned: false`,
+    `centring: probabilities`, `ema: [0.99, 0.99]` and `centre_momentum: 0.8`."""
 
     branches: tuple[Literal["video"]] | tuple[Literal["video"], Literal["image"]] = ("video", "image")
-    visible: float = pydantic.Field(0.1, gt=0, lt=1)
-    """Share of the places that a student sees."""
+    visible: float = pydantic.Field(0.1, gt=0, lt=1)  # share of the places that a student sees
     local_masks: int = pydantic.Field(4, gt=0)
     """Masks under which a class token is distilled. Another, global mask is for the decoder."""
     decoder_width: int = pydantic.Field(384, gt=0)
@@ -63,8 +57,7 @@ class DiscovrSettings(Parameters):
     head_hidden: int = pydantic.Field(2048, gt=0)
     head_bottleneck: int = pydantic.Field(256, gt=0)
     head_out: int = pydantic.Field(16384, gt=1)
-    temperature: float = pydantic.Field(0.1, gt=0)
-    """Of the students and of the cluster loss."""
+    temperature: float = pydantic.Field(0.1, gt=0)  # of the students and of the cluster loss
     teacher_temperature: tuple[float, float] = (0.04, 0.07)
     """Of the teachers, from the first step to the end of the warm-up."""
     temperature_warmup: float = pydantic.Field(0.075, ge=0, le=1)
@@ -117,9 +110,8 @@ class Branch(nn.Module):
     def forward(
         self, pixels: torch.Tensor, masks: list[torch.Tensor], heat: torch.Tensor, workers: int, student: VideoViT
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of the class tokens under `masks`, each (b, N), and the teacher's tokens (b, N, D).
-
-        `heat` is the teacher's temperature."""
+        """The loss of the class tokens under `masks`, each (b, N), and the teacher's tokens (b, N, D). `heat` is the
+        teacher's temperature."""
         with torch.no_grad():
             summary, tokens = self.teacher.summarised(pixels)
             logits = self.teacher_head(summary).float()
@@ -150,11 +142,8 @@ class Masks(NamedTuple):
 
 
 class Discovr(Objective):
-    """Two branches, decoder and prototypes.
-
-    The encoder's `attention` says which branch is handed on, `clip` the video's and `frame` the image's: teacher or
-    student, whichever is judged better on held-out videos.
-    """
+    """Two branches, decoder and prototypes. The encoder's `attention` says which branch is handed on, `clip` the
+    video's and `frame` the image's: teacher or student, whichever is judged better on held-out videos."""
 
     Settings = DiscovrSettings
     done: torch.Tensor
@@ -168,8 +157,8 @@ class Discovr(Objective):
             if "image" in settings.branches:
                 self.image = Branch(maskable_encoder(image, seed, "discovr"), settings)
             self.decoder = Predictor(
-                encoder_width=video.width, width=settings.decoder_width, depth=settings.decoder_depth,
-                heads=settings.decoder_heads, mlp_ratio=4.0, grid=self.video.student.grid, mask_tokens=1,
+                self.video.student, width=settings.decoder_width, depth=settings.decoder_depth,
+                heads=settings.decoder_heads, mlp_ratio=4.0, mask_tokens=1,
             )  # fmt: skip
             self.prototypes = nn.Parameter(F.normalize(torch.randn(settings.prototypes, video.width), dim=1))
         self.mine = "video" if encoder is video else "image"
@@ -272,9 +261,9 @@ class Discovr(Objective):
 def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int, workers: int = 1) -> torch.Tensor:
     """Cosines (n, K) -> the share of each token that each prototype gets, float32 (n, K); a token's shares sum to 1.
 
-    Sinkhorn's iteration (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882):
-    `iterations` times exp(scores / epsilon) is scaled so that every prototype gets 1 / K of all tokens, then so that
-    every token counts 1 / n. With several workers, "all tokens" are those of all of them.
+    Sinkhorn's iteration (Cuturi 2013; SwAV, Caron et al. 2020, arXiv 2006.09882): `iterations` times,
+    exp(scores / epsilon) is scaled so that every prototype gets 1 / K of the tokens of all workers, then so that every
+    token counts 1 / n.
     """
     kernel = ((scores.float() - 1) / epsilon).exp()  # a cosine is 1 at most
     tokens = len(kernel) * workers

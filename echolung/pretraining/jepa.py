@@ -1,8 +1,5 @@
-"""Joint-embedding prediction on video, V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985).
-
-A student encodes the visible part of a clip. From it a predictor predicts the tokens that a teacher, a slow copy of the
-student, computes at the hidden positions of the whole clip.
-"""
+"""Joint-embedding prediction on video, V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985). A student encodes the visible
+part of a clip; a predictor tells the tokens that its slow copy, the teacher, gives the hidden part of the whole."""
 
 import copy
 from typing import ClassVar
@@ -47,12 +44,11 @@ class Jepa(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("predictor", seed))
             self.predictor = Predictor(
-                encoder_width=self.encoder.width,
+                self.encoder,
                 width=settings.predictor_width,
                 depth=settings.predictor_depth,
                 heads=settings.predictor_heads,
                 mlp_ratio=settings.predictor_mlp_ratio,
-                grid=self.encoder.grid,
                 mask_tokens=len(settings.masks),
             )
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -67,9 +63,7 @@ class Jepa(Objective):
 
     def momentum(self, step: int) -> float:
         """Fraction of the teacher that is kept at `step`."""
-        if self.settings.ema is not None:
-            return self.settings.ema
-        return following(step, self.steps)
+        return following(step, self.steps) if self.settings.ema is None else self.settings.ema
 
     def draw(self, clips: int, generator: torch.Generator) -> list[torch.Tensor]:
         """Visible tokens, bool (B, N), of each mask generator."""
@@ -78,11 +72,8 @@ class Jepa(Objective):
     def forward(
         self, views: torch.Tensor, drawn: list[torch.Tensor], rows: slice, context: Encoder | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
-        """Loss of clips uint8 (b, T, S, S) under the masks `drawn`, each (B, N).
-
-        The mean of |prediction - normalised target| over the hidden tokens of the batch, averaged over the mask
-        generators. A worker whose clips hide more tokens than another's weighs more, as in one process.
-        """
+        """Loss of clips uint8 (b, T, S, S) under the masks `drawn`, each (B, N): the mean |prediction - normalised
+        target| over the hidden tokens of the whole batch, whichever worker has them, averaged over the masks."""
         pixels = self.encoder.pixels(views)
         with torch.no_grad():
             teacher = self.teacher(pixels).float()

@@ -1,7 +1,5 @@
-"""The training loop: every self-supervised objective, on one process or many, goes through `train`.
-
-It knows neither Ray nor MLflow: it calls back with metrics, and uses torch.distributed if that is initialised.
-"""
+"""The training loop: every self-supervised objective, on one process or many, goes through `train`. It knows neither
+Ray nor MLflow: it calls back with metrics, and uses torch.distributed if that is initialised."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ from torch.utils.data import DataLoader
 from echolung.core.errors import DataError, Stopped, TrialError, listed
 from echolung.core.runtime import derived_seed, stop_asked
 from echolung.data.clips import ClipStore
-from echolung.models.encoder import Encoder
-from echolung.models.rank import effective_rank
+from echolung.models.encoder import Encoder, effective_rank
 from echolung.models.vit import Block
 from echolung.pretraining import checkpoint
 from echolung.pretraining.objectives import OBJECTIVES
@@ -55,10 +52,9 @@ def train(
     """Train a run, or resume it from the checkpoint in its directory.
 
     On a CPU the result of a resumed run is bit-identical to that of an uninterrupted one. A checkpoint of other
-    parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes.
-    What `measure` finds in the encoder at the steps of the rank joins the history.
-    Raises TrialError if the loss stops being finite, DataError if the pool is empty, Stopped, with a checkpoint of the
-    current step, when `run.stop` asks for it.
+    parameters, code or data is ignored and replaced. Only the first worker measures the effective rank and writes. What
+    `measure` finds in the encoder at the steps of the rank joins the history. Raises TrialError if the loss stops being
+    finite, DataError if the pool is empty, Stopped, with a checkpoint of the current step, when `run.stop` asks for it.
     """
     return _Loop(run, on_metrics, torch.device(device), measure).finish()
 

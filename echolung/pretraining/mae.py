@@ -1,8 +1,7 @@
 """Masked pixel reconstruction on video, VideoMAE (Tong et al. 2022, arXiv 2203.12602).
 
 The encoder sees a few tubes of a clip: the same positions in every frame, so that a hidden tube cannot be copied from
-its neighbours in time. A narrow decoder predicts the pixels of the hidden tubelets, each normalised to mean 0 and
-deviation 1.
+its neighbours in time. A narrow decoder predicts the hidden tubelets' pixels, of mean 0 and deviation 1 in each.
 """
 
 import pydantic
@@ -26,8 +25,7 @@ class MaeSettings(Parameters):
     decoder_depth: int = pydantic.Field(default=2, gt=0)
     decoder_heads: int = pydantic.Field(default=3, gt=0)
     decoder_mlp_ratio: float = pydantic.Field(default=4.0, gt=0)
-    visible: float = pydantic.Field(default=0.2, gt=0, lt=1)
-    """Share of the tubes that the encoder sees."""
+    visible: float = pydantic.Field(default=0.2, gt=0, lt=1)  # share of the tubes that the encoder sees
     crop: CropSettings = CropSettings()
 
 
@@ -42,12 +40,11 @@ class Mae(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("decoder", seed))
             self.decoder = Predictor(
-                encoder_width=self.encoder.width,
+                self.encoder,
                 width=settings.decoder_width,
                 depth=settings.decoder_depth,
                 heads=settings.decoder_heads,
                 mlp_ratio=settings.decoder_mlp_ratio,
-                grid=self.encoder.grid,
                 mask_tokens=1,
                 out=encoder.frames * encoder.image_size**2 // self.encoder.tokens,
             )

@@ -19,19 +19,15 @@ class MaskSettings(Parameters):
     """One mask generator: how many blocks it hides and how large they are."""
 
     blocks: int = pydantic.Field(gt=0)
-    scale: float = pydantic.Field(gt=0, le=1)
-    """Area of one block as a fraction of the frame."""
-    aspect: tuple[float, float] = (0.75, 1.5)
-    """Height / width of a block, uniform between these."""
+    scale: float = pydantic.Field(gt=0, le=1)  # area of one block as a fraction of the frame
+    aspect: tuple[float, float] = (0.75, 1.5)  # height / width of a block, uniform between these
 
 
 def sample_masks(
     settings: MaskSettings, clips: int, grid: tuple[int, int, int], generator: torch.Generator
 ) -> torch.Tensor:
     """Draw the visible tokens of `clips` clips: bool (B, N) on the CPU, with at least one visible token per frame.
-
-    `grid` is (time, rows, columns) of the tokens, at least two along rows or columns.
-    """
+    `grid` is (time, rows, columns) of the tokens, at least two along rows or columns."""
     time, rows, columns = grid
     height, width = _block_size(settings, rows, columns, generator)
     hidden = _place(settings.blocks, clips, (height, width), (rows, columns), generator)
@@ -65,10 +61,8 @@ def _place(
 
 
 def sample_tubes(visible: float, clips: int, grid: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """Show a share `visible` of the positions in all frames, at least one and not all: bool (B, N) on the CPU.
-
-    Each clip has its own positions; all clips show the same number (VideoMAE).
-    """
+    """Show a share `visible` of the positions in all frames, at least one and not all: bool (B, N) on the CPU. Each
+    clip has its own positions; all clips show the same number (VideoMAE)."""
     time, rows, columns = grid
     assert rows * columns > 1, "a frame of a single token cannot be masked"
     shown = min(max(round(visible * rows * columns), 1), rows * columns - 1)

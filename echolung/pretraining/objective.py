@@ -42,16 +42,12 @@ class Objective(nn.Module):
     @property
     def choices(self) -> dict[str, Encoder]:
         """Encoders that may be handed on: the one with the lowest loss on held-out videos, without those the first.
-
-        With more than one, `forward` takes one of them as `context`, to be judged in the place of what it trains.
-        """
+        With more than one, `forward` takes one of them as `context`, to be judged in the place of what it trains."""
         return {"": self.handed_on}
 
     def dataset(self, store: ClipStore, seed: int, batch: int, rows: slice) -> Dataset[Any]:
-        """A dataset whose item `step` is this worker's `rows` of the batch of that step, in all views of `forward`.
-
-        A pure function of (seed, step): a resumed run then sees the same clips. By default random crops of videos.
-        """
+        """A dataset whose item `step` is this worker's `rows` of the batch of that step, in all views of `forward`. A
+        pure function of (seed, step): a resumed run then sees the same clips. By default random crops of videos."""
         return TrainingClips(store, self.handed_on.settings, self.settings.crop, seed=seed, batch=batch, rows=rows)
 
     def draw(self, clips: int, generator: torch.Generator) -> Any:
@@ -59,10 +55,8 @@ class Objective(nn.Module):
         return None
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW. `lr_scale` in a group multiplies its learning rate; `betas` and `eps` may differ, too.
-
-        By default matrices decay and one-dimensional parameters (biases and norms) do not.
-        """
+        """Groups for AdamW. `lr_scale` in a group multiplies its learning rate; `betas` and `eps` may differ, too. By
+        default matrices decay and one-dimensional parameters (biases and norms) do not."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [
             {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
@@ -103,6 +97,5 @@ def following(step: int, steps: int) -> float:
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student."""
-    theirs: list[torch.Tensor] = list(teacher.parameters())
-    ours: list[torch.Tensor] = list(student.parameters())
+    theirs, ours = tuple(teacher.parameters()), tuple(student.parameters())
     torch._foreach_lerp_(theirs, ours, 1 - momentum)  # one kernel launch for all tensors

@@ -34,10 +34,8 @@ class SeedRun:
     pool: tuple[Path, ...]  # the clip stores it trains on
     seed: int
     directory: Path  # its checkpoint, and in the end its encoder
-    root: Path = field(default_factory=Path.cwd)
-    """What a relative path of starting weights is relative to."""
-    stop: Path | None = None
-    """A file that asks it to stop after the current step, once something is written in it."""
+    root: Path = field(default_factory=Path.cwd)  # what a relative path of starting weights is relative to
+    stop: Path | None = None  # a file that asks it to stop after the current step, once something is written in it
 
     @property
     def title(self) -> str:

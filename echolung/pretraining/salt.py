@@ -2,8 +2,7 @@
 
 For a share of the steps a teacher learns to reconstruct masked pixels. Then it is frozen, and a student that starts
 from the same weights as every other encoder of its seed predicts the teacher's tokens as in V-JEPA 2. The two phases
-are one run: the teacher's learning rate cools down at the end of its own. Clips are cropped at random, so no target
-can be stored.
+are one run: the teacher's learning rate cools down at the end of its own.
 """
 
 from typing import Any
@@ -23,8 +22,7 @@ class SaltSettings(JepaSettings):
 
     ema: None = None
     teacher: MaeSettings = MaeSettings()
-    teacher_share: float = pydantic.Field(0.3, gt=0, lt=1)
-    """Share of the steps that train the teacher."""
+    teacher_share: float = pydantic.Field(0.3, gt=0, lt=1)  # share of the steps that train the teacher
 
 
 class Salt(Jepa):

@@ -23,10 +23,8 @@ from echolung.models.encoder import ClipSettings
 class CropSettings(Parameters):
     """Random resized crop, the same for all frames of a clip."""
 
-    scale: tuple[float, float] = (0.5, 1.0)
-    """Area of the crop as a fraction of the frame, uniform between these."""
-    aspect: tuple[float, float] = (0.9, 1.1)
-    """Width / height of the crop, log-uniform between these."""
+    scale: tuple[float, float] = (0.5, 1.0)  # area of the crop as a fraction of the frame, uniform between these
+    aspect: tuple[float, float] = (0.9, 1.1)  # width / height of the crop, log-uniform between these
 
     @pydantic.field_validator("scale", "aspect")
     @classmethod
@@ -37,10 +35,8 @@ class CropSettings(Parameters):
 
 
 class TrainingClips(Dataset[torch.Tensor]):
-    """Item `step` is this worker's part of the batch of that step: uint8 (b, T, S, S).
-
-    Videos come in a new random order per epoch. A clip starts anywhere in its video where it fits, uniformly.
-    """
+    """Item `step` is this worker's part of the batch of that step: uint8 (b, T, S, S). Videos come in a new random
+    order per epoch. A clip starts anywhere in its video where it fits, uniformly."""
 
     def __init__(
         self, store: ClipStore, encoder: ClipSettings, crop: CropSettings, *, seed: int, batch: int, rows: slice
@@ -85,9 +81,7 @@ def _order(seed: int, epoch: int, videos: int) -> np.ndarray:
 
 def fixed_clips(store: ClipStore, encoder: ClipSettings, clips: int) -> torch.Tensor:
     """The middle clip of up to `clips` videos, evenly spaced over the store: uint8 (V, T, W, W) of the store's size W.
-
-    The same for every seed and step, so measurements on them are comparable.
-    """
+    The same for every seed and step, so measurements on them are comparable."""
     ids = store.sample_ids
     chosen = [ids[index] for index in np.linspace(0, len(ids) - 1, min(clips, len(ids))).round().astype(int)]
     views = []

@@ -13,12 +13,10 @@ class PretrainedEncoder(Parameters):
     """One pretrained encoder: what it learns, from which source, and where it differs from the others."""
 
     objective: str  # name in OBJECTIVES
-    pool: Names = pydantic.Field(min_length=1)
-    """The source, or sources, whose recordings it sees."""
+    pool: Names = pydantic.Field(min_length=1)  # the source, or sources, whose recordings it sees
     shape: dict[str, Any] = {}  # overrides of the section `encoder`
     training: dict[str, Any] = {}  # overrides of `pretrain.training`
-    settings: dict[str, Any] = {}
-    """Overrides of the settings of its objective, in `pretrain.objectives`."""
+    settings: dict[str, Any] = {}  # overrides of the settings of its objective, in `pretrain.objectives`
 
 
 class TrainingSettings(Parameters):
@@ -27,23 +25,19 @@ class TrainingSettings(Parameters):
     steps: int = pydantic.Field(gt=0)
     learning_rate: float = pydantic.Field(gt=0)
     warmup_steps: int = pydantic.Field(0, ge=0)
-    warmup_from: float = pydantic.Field(0.1, ge=0, le=1)
-    """Fraction of the learning rate at which the warm-up begins."""
+    warmup_from: float = pydantic.Field(0.1, ge=0, le=1)  # fraction of the learning rate at which the warm-up begins
     cooldown_steps: int = pydantic.Field(0, ge=0)
-    batch: int = pydantic.Field(gt=0)
-    """Clips per step, over all workers."""
+    batch: int = pydantic.Field(gt=0)  # clips per step, over all workers
     weight_decay: float = pydantic.Field(0.04, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_gradient: float | None = pydantic.Field(None, gt=0)
-    """Largest norm of the gradient; null does not limit it."""
+    clip_gradient: float | None = pydantic.Field(None, gt=0)  # largest norm of the gradient; null does not limit it
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto: bfloat16 on a GPU and on CPUs with bfloat16 instructions, where it is about twice as fast; else float32."""
     held_out: float = pydantic.Field(0.1, ge=0, lt=1)
     """Share of the pool's videos (not patients), rounded down, that are not trained on. Their loss is measured with the
     rank."""
     # The rest cannot change the weights that come out (UNCHANGING).
-    rank_clips: int = pydantic.Field(64, gt=1)
-    """Clips on which the effective rank is measured."""
+    rank_clips: int = pydantic.Field(64, gt=1)  # clips on which the effective rank is measured
     log_every: int = pydantic.Field(10, gt=0)
     rank_every: int = pydantic.Field(50, gt=0)
     checkpoint_every: int = pydantic.Field(50, gt=0)
@@ -74,8 +68,7 @@ UNCHANGING = {"rank_clips", "log_every", "rank_every", "checkpoint_every", "load
 class ComputeSettings(Parameters):
     """Where runs are computed; changes results by no more than rounding."""
 
-    workers: int = pydantic.Field(default=1, gt=0)
-    """Workers of one run, each with its own part of the batch."""
+    workers: int = pydantic.Field(default=1, gt=0)  # workers of one run, each with its own part of the batch
     cpus_per_worker: int = pydantic.Field(default=1, gt=0)
     gpu: bool = False  # one GPU per worker
     compile: bool = False
@@ -86,8 +79,7 @@ class PretrainSettings(Parameters):
     """The section `pretrain`."""
 
     encoders: dict[Key, PretrainedEncoder] = {}
-    seeds: tuple[int, ...] = pydantic.Field((0,), min_length=1)
-    """One run of every encoder for each."""
+    seeds: tuple[int, ...] = pydantic.Field((0,), min_length=1)  # one run of every encoder for each
     training: TrainingSettings
     objectives: Annotated[dict[str, Parameters], chosen(lambda: OBJECTIVES)] = {}
     """Settings of the objectives, by name; defaults for one that is missing."""

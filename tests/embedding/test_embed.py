@@ -15,8 +15,8 @@ from echolung.data.clips import ClipStore, evaluation_starts, read_clip
 from echolung.embedding import embed as embedding
 from echolung.embedding.embed import CODE, EmbedSettings, embed, encode_clips, evaluation_clips
 from echolung.embedding.features import Features
+from echolung.models.encoder import effective_rank
 from echolung.models.encoders import initial_encoder
-from echolung.models.rank import effective_rank
 from echolung.models.vit import VideoViTSettings
 from echolung.models.weights import EncoderRecord, save_encoder
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from echolung.evaluation.comparison import Comparison
-from echolung.kinds.classification_figures import ACROSS, confusions, roc_curves
+from echolung.kinds.figures import ACROSS, confusions, roc_curves
 from echolung.reports.figures import arm_colours
 
 

@@ -11,8 +11,8 @@ from echolung.core.drawing import WIDTH
 from echolung.core.errors import DataError
 from echolung.evaluation.compare import CompareSettings, compare
 from echolung.kinds.classification import Classification, ClassificationTask
+from echolung.kinds.figures import bland_altman
 from echolung.kinds.regression import Regression, RegressionTask
-from echolung.kinds.regression_figures import bland_altman
 from echolung.methods.arms import Arm
 
 TASK = RegressionTask(kind="regression", source="hearts", label="ef", unit="patient")

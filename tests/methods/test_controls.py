@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn import folds_of, manifest_of
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -16,7 +17,7 @@ from echolung.kinds.classification import ClassificationTask
 from echolung.methods.controls import HandMade, Majority, SourceOnly
 from echolung.methods.fitting import outer_fold
 from echolung.methods.handmade import handmade_features
-from echolung.methods.tabular import LogisticSettings, Tabular, softmax
+from echolung.methods.tabular import LogisticSettings, Tabular
 
 
 def task(unit: str = "video", classes: int = 2) -> ClassificationTask:
@@ -95,7 +96,7 @@ def test_a_regression_is_a_pipeline_of_scikit_learn_calibrated_and_with_the_pena
     prior = np.log(np.bincount(y, even) / even.sum())
 
     def sharpened(p: np.ndarray, factor: float) -> np.ndarray:
-        return softmax(prior + factor * (np.log(p) - prior))
+        return softmax(prior + factor * (np.log(p) - prior), axis=-1)
 
     out = np.zeros((len(y), classes))
     for rows in held_out:

@@ -21,13 +21,14 @@ from echolung.hearts.volumes import discs
 from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.regression import RegressionTask
 from echolung.methods import ejection_fraction as module
-from echolung.methods.ejection_class import EjectionClass, curve
 from echolung.methods.ejection_fraction import (
+    EjectionClass,
     EjectionFraction,
     EjectionSettings,
     RawEjectionFraction,
     Reading,
     fraction,
+    logistic_curve,
 )
 from echolung.methods.fitting import outer_fold, refit_rows
 from echolung.methods.method import Drawing, Maps
@@ -179,8 +180,8 @@ def test_the_curve_is_the_likeliest_that_does_not_fall() -> None:
     x = random.normal(size=400)
     y = (random.random(400) < expit(0.5 + 1.5 * x)).astype(float)
     free = LogisticRegression(C=1e9).fit(x[:, None], y)
-    assert curve(x, y) == pytest.approx([free.intercept_[0], free.coef_[0, 0]], abs=0.05)
-    assert curve(x, 1 - y)[1] == 0
-    odds, slope = curve(np.array([-2.0, -1, 1, 2]), np.array([0.0, 0, 1, 1]))
+    assert logistic_curve(x, y) == pytest.approx([free.intercept_[0], free.coef_[0, 0]], abs=0.05)
+    assert logistic_curve(x, 1 - y)[1] == 0
+    odds, slope = logistic_curve(np.array([-2.0, -1, 1, 2]), np.array([0.0, 0, 1, 1]))
     assert 0 < slope < 5 and odds == pytest.approx(0, abs=1e-3), "parted patients leave doubt"
-    assert expit(curve(x, np.zeros(400))[0]) < 0.01
+    assert expit(logistic_curve(x, np.zeros(400))[0]) < 0.01

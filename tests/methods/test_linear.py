@@ -7,6 +7,7 @@ import pytest
 import torch
 from drawn import features_of, folds_of, manifest_of
 from hearts_drawn import hearts
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from echolung.core.errors import DataError
@@ -18,7 +19,6 @@ from echolung.methods import logistic
 from echolung.methods.fitting import outer_fold
 from echolung.methods.logistic import TOLERANCE, solve
 from echolung.methods.probes.linear import Linear, LinearSettings, TwoViews
-from echolung.methods.tabular import softmax
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PENALTIES = [1e-4, 1e-2, 1.0, 100.0]
@@ -40,7 +40,7 @@ def test_every_fold_and_penalty_is_solved_as_by_scikit_learn(rows: int, features
         for g, penalty in enumerate(PENALTIES):
             c = penalty * (2 if classes == 2 else 1)  # one row of coefficients there, two opposite ones here
             reference = LogisticRegression(C=c, tol=1e-9, max_iter=20000).fit(z[w > 0], y[w > 0], w[w > 0])
-            found = softmax(logits[j, g])
+            found = softmax(logits[j, g], axis=-1)
             np.testing.assert_allclose(found, reference.predict_proba(z), rtol=0, atol=5e-4)
 
 
@@ -53,7 +53,7 @@ def test_separable_and_constant_features_end_and_leave_the_rest_alone() -> None:
     assert (solved.logits(x)[0, 0].argmax(axis=-1) == y).all()
     assert not solved.coefficients[..., 2].any()
     nothing = solve(np.full((40, 5), 3.0), y, np.ones((1, 40)), [1.0], 2)
-    assert softmax(nothing.logits(np.full((1, 5), 3.0))).ravel() == pytest.approx([0.5, 0.5])
+    assert softmax(nothing.logits(np.full((1, 5), 3.0)), axis=-1).ravel() == pytest.approx([0.5, 0.5])
 
 
 def test_a_regression_that_is_not_solved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

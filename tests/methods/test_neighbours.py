@@ -15,9 +15,8 @@ from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.anomaly import Anomaly, AnomalyTask
 from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.predictions import prediction_rows, units_of
-from echolung.methods.anomaly import AnomalyBank, Indifferent
 from echolung.methods.fitting import outer_fold
-from echolung.methods.knn import Knn
+from echolung.methods.neighbours import AnomalyBank, Indifferent, Knn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = [f"s/{i:02d}" for i in range(36)]

@@ -44,7 +44,7 @@ def settings(**changes: Any) -> Any:
 def ours(theirs: VJEPA2Model) -> tuple[VideoViT, Predictor]:
     encoder, state = VideoViT(settings()).eval(), theirs.state_dict()
     assert fit(encoder, as_meta(state)).whole
-    predictor = Predictor(encoder_width=WIDTH, grid=GRID, **PREDICTOR)
+    predictor = Predictor(encoder, **PREDICTOR)
     names = {"predictor.embeddings.predictor_embeddings.": "predictor_embed."}
     names |= {"predictor.layernorm.": "predictor_norm.", "predictor.proj.": "predictor_proj."}
     layers = {name.replace("predictor.", "encoder."): one for name, one in state.items() if "predictor.layer." in name}

@@ -112,7 +112,7 @@ def test_token_order_is_time_then_row_then_column() -> None:
 
 def predictor() -> Predictor:
     torch.manual_seed(2)
-    return Predictor(encoder_width=48, width=36, depth=2, heads=2, mlp_ratio=2.0, grid=GRID, mask_tokens=2)
+    return Predictor(small(), width=36, depth=2, heads=2, mlp_ratio=2.0, mask_tokens=2)
 
 
 def test_a_prediction_does_not_depend_on_the_rest_of_the_batch() -> None:

@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 
 from echolung.core.errors import CheckpointError, DataError, SettingsError, Stopped, TrialError
 from echolung.data.clips import ClipStore
-from echolung.models.encoder import Encoder
+from echolung.models.encoder import Encoder, effective_rank
 from echolung.models.encoders import initial_encoder
-from echolung.models.rank import effective_rank
 from echolung.models.vit import VideoViT
 from echolung.pretraining import checkpoint, loop
 from echolung.pretraining.jepa import Jepa

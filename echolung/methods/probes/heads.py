@@ -1,8 +1,7 @@
 """Attentive probes on frozen tokens: many heads, evaluated and trained in one batched pass.
 
 The backbone is frozen, so every head of a search (learning rate x weight decay x inner fold) reads the same tokens.
-Parameters have a leading head axis, and each head its own learning rate and weight decay; every head ends where it
-would end if trained alone.
+Parameters have a leading head axis, and every head ends where it would end if trained alone.
 
 The attentive probe is the cross-attention block of V-JEPA 2's probe (Assran et al. 2025, arXiv 2506.09985): LayerNorm,
 one learned query, no output projection, a linear classifier. With one query, the keys and values of the tokens need
@@ -11,7 +10,7 @@ exact, and turn N x D x D work per token and head into N x D.
 """
 
 import abc
-from typing import Any, Protocol
+from typing import Any
 
 import pydantic
 import torch
@@ -21,12 +20,10 @@ from torch.nn import functional as F
 from echolung.core.errors import SettingsError
 from echolung.core.parameters import Parameters
 
-# Dimension letters: B clips, N tokens, D width, H probe heads, A attention heads, K width of an attention head,
-# C classes.
+# Dimension letters: B clips, N tokens, D width, H probe heads, A attention heads of width K, C classes.
 
 NORM_EPSILON = 1e-6
-VARIANCE_FLOOR = 1e-6
-"""Added to a channel's variance before tokens are divided by its root."""
+VARIANCE_FLOOR = 1e-6  # added to a channel's variance before tokens are divided by its root
 
 
 class ProbeForm(Parameters):
@@ -39,19 +36,9 @@ class ProbeForm(Parameters):
     """Blocks of self-attention before the learned query (`echolung.methods.probes.pooler`)."""
 
 
-class Optimiser(Protocol):
-    """Trains every head with a learning rate and a weight decay of its own."""
-
-    def step(self) -> Any:
-        """Take one step along the gradients."""
-
-
 class Probe(nn.Module, abc.ABC):
-    """H heads, all with the same initial weights, drawn from `seed`.
-
-    Tokens pass a parameter-free LayerNorm (`inputs`), then each channel is standardised by `mean` and `std` (H, D),
-    buffers that hold the statistics of each head's own training videos.
-    """
+    """H heads, all with the same initial weights, drawn from `seed`. Tokens pass a LayerNorm without parameters
+    (`inputs`), then each channel is standardised by `mean` and `std` (H, D) of each head's own training videos."""
 
     mean: Tensor
     std: Tensor
@@ -86,15 +73,13 @@ class Probe(nn.Module, abc.ABC):
         """Let every head begin by predicting these class frequencies (> 0)."""
 
     @abc.abstractmethod
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
-        """AdamW for these heads."""
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Any:
+        """AdamW with a learning rate and a weight decay for each head; `step()` takes a step along the gradients."""
 
     @abc.abstractmethod
     def attention(self, tokens_BND: Tensor) -> Tensor:
-        """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens.
-
-        The weights that `forward` pools the tokens by: they show what was read, not which class it supports.
-        """
+        """The first head's attention to every token, (B, A, N): at least 0, 1 in sum over the tokens. The weights that
+        `forward` pools the tokens by: they show what was read, not which class it supports."""
 
 
 class ProbeHeads(Probe):
@@ -102,41 +87,31 @@ class ProbeHeads(Probe):
 
     decayed = ("classifier", "key", "value")
     """Names of the parameters that weight decay applies to: matrices, as usual, not biases and norms."""
-    norm: Tensor
-    norm_bias: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    value_bias: Tensor
-    classifier: Tensor
-    classifier_bias: Tensor
 
     def __init__(self, form: ProbeForm, heads: int, seed: int = 0) -> None:
         super().__init__(form, heads)
         width, per_head = form.width, form.attention_head_width
         generator = torch.Generator().manual_seed(seed)
 
-        def normal(std: float, *shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator) * std
+        def normal(std: float, *shape: int) -> nn.Parameter:
+            return alike(torch.randn(*shape, generator=generator) * std)
 
-        initial = {
-            "norm": torch.ones(width),
-            "norm_bias": torch.zeros(width),
-            "query": normal(0.02, width // per_head, per_head),
-            "key": normal(width**-0.5, width // per_head, per_head, width),
-            "value": normal(width**-0.5, width // per_head, per_head, width),
-            "value_bias": torch.zeros(width),
-            "classifier": torch.zeros(form.classes, width),
-            "classifier_bias": torch.zeros(form.classes),
-        }
-        for name, value in initial.items():
-            self.register_parameter(name, nn.Parameter(value.expand(heads, *value.shape).clone()))
+        def alike(value: Tensor) -> nn.Parameter:
+            return nn.Parameter(value.expand(heads, *value.shape).clone())
+
+        self.norm, self.norm_bias = alike(torch.ones(width)), alike(torch.zeros(width))
+        self.query = normal(0.02, width // per_head, per_head)
+        self.key = normal(width**-0.5, width // per_head, per_head, width)
+        self.value = normal(width**-0.5, width // per_head, per_head, width)
+        self.value_bias = alike(torch.zeros(width))
+        self.classifier = alike(torch.zeros(form.classes, width))
+        self.classifier_bias = alike(torch.zeros(form.classes))
 
     def start_at(self, frequencies_HC: Tensor) -> None:
         with torch.no_grad():
             self.classifier_bias.copy_(frequencies_HC.log())
 
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Any:
         return HeadwiseAdamW(self, learning_rates_H, weight_decays_H)
 
     def forward(self, inputs_BND: Tensor, heads: slice = slice(None)) -> Tensor:
@@ -168,11 +143,8 @@ class HeadwiseAdamW:
         self.heads = heads
         self.rates = learning_rates_H.to(heads.mean)
         self.kept = 1 - self.rates * weight_decays_H.to(heads.mean)
-        self.betas, self.epsilon = (0.9, 0.999), 1e-8
-        self.steps = 0
-        self.moments = {
-            name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in heads.named_parameters()
-        }
+        self.betas, self.epsilon, self.steps = (0.9, 0.999), 1e-8, 0
+        self.moments = {name: (torch.zeros_like(one), torch.zeros_like(one)) for name, one in heads.named_parameters()}
 
     @torch.no_grad()
     def step(self) -> None:

@@ -57,9 +57,7 @@ class Linear(Tabular):
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps | None:
         """What each token adds to the logit of the answer, or to the number. Exact: a deviation is a sum over tokens.
-
-        std = sum_n (x_n - mean)^2 / (N std), and a change is shared by the two tokens it lies between.
-        """
+        std = sum_n (x_n - mean)^2 / (N std), and a change is shared by the two tokens it lies between."""
         time, height, width = recordings.features[0].record.grid
         tokens = torch.from_numpy(recordings.tokens([sample_id])[0])
         x = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-6).double().unflatten(1, (time, height * width))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from echolung.methods.probes.heads import Optimiser, Probe, ProbeForm
+from echolung.methods.probes.heads import Probe, ProbeForm
 from echolung.models.vit import INIT_STD, MLP, NORM_EPS, Block, initialise
 
 MLP_RATIO = 4.0
@@ -103,7 +103,7 @@ class PoolerHeads(Probe):
             for one, frequencies_C in zip(self.each, frequencies_HC, strict=True):
                 cast(Classifier, one).linear.bias.copy_(frequencies_C.log())
 
-    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> Optimiser:
+    def optimiser(self, learning_rates_H: Tensor, weight_decays_H: Tensor) -> torch.optim.AdamW:
         groups: list[dict[str, Any]] = []
         for one, rate, decay in zip(self.each, learning_rates_H.tolist(), weight_decays_H.tolist(), strict=True):
             for flat in (False, True):

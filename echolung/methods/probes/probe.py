@@ -16,13 +16,12 @@ from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import classes_of
 from echolung.kinds.task import Task
 from echolung.methods.cohort import Cohort
-from echolung.methods.method import Maps, Method, device_of
+from echolung.methods.method import Maps, Method, Rows, device_of
 from echolung.methods.probes.heads import Probe, ProbeForm
 from echolung.methods.probes.selection import AttentiveSettings, Inputs, new_probe, select, train
 
 RECORD, WEIGHTS = "probe.json", "probe.safetensors"
-CHUNK = 16
-"""Videos that are answered at a time."""
+CHUNK = 16  # videos that are answered at a time
 
 
 class Attentive(Method):
@@ -38,9 +37,7 @@ class Attentive(Method):
         self.heads, self._search = heads, search
 
     @classmethod
-    def fit(
-        cls, settings: Any, task: Task, recordings: Recordings, training: pd.DataFrame, seed: int, directory: Path
-    ) -> Self:
+    def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
         width, classes = recordings.shape[-1], len(classes_of(task))
         per_head = settings.attention_head_width
         form = ProbeForm(width=width, classes=classes, attention_head_width=per_head, blocks=settings.blocks)

@@ -1,8 +1,7 @@
 """Choosing a probe on inner folds: all heads of the search in one batched pass.
 
 What every arm shares:
-- Tokens pass a parameter-free LayerNorm, then each channel is standardised by statistics of the head's own training
-  videos: an encoder's scale is neither an advantage nor a handicap.
+- Tokens are standardised (`Probe`): an encoder's scale is neither an advantage nor a handicap.
 - A head starts at the class frequencies of its training videos, and epoch 0 can be chosen: a search that lowers no
   log-loss on the inner folds ends at the class frequencies.
 - Each epoch shows one evaluation view of every video, drawn at random; scores use the mean probability of all views.
@@ -30,8 +29,7 @@ from echolung.methods.probes.pooler import PoolerHeads
 # Dimension letters: V videos, B videos of a batch, U units of decision, J inner folds, G configurations, H = J x G
 # heads, E epochs, N tokens, D width, C classes.
 
-KEPT_BYTES = 2**30
-"""Of prepared inputs that one trial may hold in memory."""
+KEPT_BYTES = 2**30  # of prepared inputs that one trial may hold in memory
 
 
 class AttentiveSettings(Parameters):
@@ -43,10 +41,8 @@ class AttentiveSettings(Parameters):
     epochs: int = pydantic.Field(16, ge=1)
     patience: int = pydantic.Field(10, ge=1)
     batch: int = pydantic.Field(16, ge=1)
-    attention_head_width: int = pydantic.Field(64, ge=1)
-    """Channels of one attention head; divides the encoder's width."""
-    blocks: int = pydantic.Field(0, ge=0)
-    """Blocks of self-attention before the query."""
+    attention_head_width: int = pydantic.Field(64, ge=1)  # channels of one attention head; divides the encoder's width
+    blocks: int = pydantic.Field(0, ge=0)  # blocks of self-attention before the query
 
 
 def new_probe(form: ProbeForm, heads: int, seed: int = 0) -> Probe:
@@ -55,11 +51,8 @@ def new_probe(form: ProbeForm, heads: int, seed: int = 0) -> Probe:
 
 
 class Inputs:
-    """What heads read of a cohort's videos, in batches of so many.
-
-    Up to KEPT_BYTES are prepared once and kept; beyond that, tokens are read from disk batch by batch. Raises DataError
-    naming videos whose features are not finite.
-    """
+    """What heads read of a cohort's videos, in batches of so many. Up to KEPT_BYTES are prepared once and kept; beyond
+    that, tokens are read from disk batch by batch. Raises DataError naming videos whose features are not finite."""
 
     def __init__(self, recordings: Recordings, cohort: Cohort, form: ProbeForm, batch: int) -> None:
         self.recordings, self.cohort, self.form, self.batch = recordings, cohort, form, batch
@@ -158,10 +151,7 @@ def train(
     score: Callable[[Probe], bool] = lambda heads: False,
 ) -> Probe:
     """Train one head per row of weights and configuration (learning rate, weight decay) on the same minibatches.
-
-    `score` is called before the first step and after every epoch, and says when to stop. After 0 epochs a head answers
-    the class frequencies under its weights, whatever the tokens.
-    """
+    `score` is called before the first step and after every epoch, and says when to stop."""
     weights, y = torch.tensor(weights_HV, device=inputs.device), inputs.y
     heads = inputs.heads(weights, seed)
     rates, decays = torch.tensor(configurations, dtype=torch.float64).unbind(dim=1)
