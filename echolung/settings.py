@@ -31,8 +31,7 @@ class FitSettings(Parameters):
     """How the methods are fitted."""
 
     seed: int = 0
-    methods: Annotated[dict[str, Parameters], chosen(lambda: METHODS)] = {}
-    """Parameters of each method, by its name; defaults for one that is missing."""
+    methods: Annotated[dict[str, Parameters], chosen(lambda: METHODS)] = {}  # by name; defaults where one is missing
 
     def of(self, method: str, changes: Mapping[str, Any] | None = None) -> Parameters:
         """The parameters of a method, with an arm's own changes."""
@@ -43,10 +42,8 @@ class FitSettings(Parameters):
 class ReportSettings(Parameters):
     """What the report shows."""
 
-    frames: bool = False
-    """Sample frames of recorded videos. Most data sets do not permit it; phantoms are always shown."""
-    arms: tuple[str, ...] = ()
-    """The arms, for `dvc plots`: every plotted file has a column for each."""
+    frames: bool = False  # sample frames of recorded videos: most sets do not permit it; phantoms are always shown
+    arms: tuple[str, ...] = ()  # the arms, for `dvc plots`: every plotted file has a column for each
 
 
 def _seconds(value: Any) -> Any:
@@ -59,21 +56,17 @@ class Settings(Parameters):
 
     study: Key
     scale: str = ""  # the file of conf/scale that the parameters were composed from
-    workers: int = pydantic.Field(2, ge=1)
-    """Processes that decode, draw and fit side by side on this machine."""
+    workers: int = pydantic.Field(2, ge=1)  # processes that decode, draw and fit side by side on this machine
     stop_after: Annotated[float | None, pydantic.BeforeValidator(_seconds)] = pydantic.Field(None, ge=1)
     """Time since `dvc repro` began (11h, 90min; a number is seconds) after which pretraining ends with a checkpoint and
     no other fit begins. The stage then exits with 75: call again."""
-    public_sets: str = ""
-    """The folder that holds the public sets, for the `root` of sources that say so."""
+    public_sets: str = ""  # the folder that holds the public sets, for the `root` of sources that say so
     phantom: dict[Key, PhantomSettings] = {}
     ingest: IngestSettings
     tasks: dict[Key, Annotated[Task, chosen(lambda: KINDS, "kind")]] = pydantic.Field(min_length=1)
     split: SplitSettings
-    encoder: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
-    """The shape of every encoder that does not name another."""
-    draws: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
-    """Seeds of untrained encoders."""
+    encoder: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]  # the shape of encoders that name no other
+    draws: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)  # seeds of untrained encoders
     pretrain: PretrainSettings
     search: dict[Key, SearchSettings] = {}  # searches for a pretraining recipe
     arms: dict[Key, Arm]

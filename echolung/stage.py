@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from echolung.tracking.store import Store
 
 
-PATIENCE = 15.0
-"""Seconds that a stage of a new `dvc repro` waits for one that a killed DVC left behind."""
+PATIENCE = 15.0  # seconds that a stage of a new `dvc repro` waits for one that a killed DVC left behind
 
 
 def project_root() -> Path:
@@ -60,10 +59,8 @@ class Stage:
     settings: Settings
     store: Store
     run: Run
-    began: float
-    """When `dvc repro` began, or the stage, if it was called by itself; seconds since 1970."""
-    bars: contextlib.ExitStack
-    """Closes progress bars before an error is told, so that nothing follows its last line."""
+    began: float  # when `dvc repro` began, or the stage, if it was called by itself; seconds since 1970
+    bars: contextlib.ExitStack  # closes progress bars before an error is told, so that nothing follows its last line
 
     def data(self, *parts: str) -> Path:
         """A path below data/<study>/."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from echolung.settings import Settings
     from echolung.tracking.run import Run
 
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
 
 @click.command()
 @click.argument("task")
@@ -154,11 +156,7 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILES...")
 @click.option("--task", help="Whose champion to ask; by default the study's first task.")
 @click.option("--json", "for_programs", is_flag=True, help="For programs: one JSON object on standard output.")
-@click.option(
-    "--explain",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="A folder for pictures (gif and png) of what each answer rests on.",
-)
+@click.option("--explain", type=FOLDER, help="A folder for pictures (gif and png) of what each answer rests on.")
 def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None) -> None:
     """Ask a task's champion about video FILES.
 

@@ -144,13 +144,7 @@ def ui(port: int) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])  # so that Ctrl-C reaches it
 
 
-for command in (
-    run.run,
-    champions.promote,
-    champions.rollback,
-    champions.predict,
-    weights.weights,
-    fetch.fetch,
-    suggest.suggest,
-):
+for command in (champions.promote, champions.rollback, champions.predict, run.run, suggest.suggest):
     main.add_command(command)
+for group in (fetch.fetch, weights.weights):
+    main.add_command(group)

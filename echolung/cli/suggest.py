@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from echolung.methods.suggestion import Strategy
     from echolung.settings import Settings
 
-FRAMES, SHOWN = 8, 40
-"""Frames of a recording that are looked at, evenly spaced; suggestions on the sheet, at most."""
+FRAMES, SHOWN = 8, 40  # frames of a recording that are looked at, evenly spaced; suggestions on the sheet, at most
+STRATEGIES = click.Choice(["both", "disagreement", "k-centre", "random"])
 RETURN = """\
 suggestions.csv names recordings without masks, the first to annotate at the top, and frames of each, counted from 0.
 Draw on these frames ({labels})
@@ -44,11 +44,7 @@ their place. Then, with `unlabelled: leave out` in tasks.{task}:
 @click.option("--frames", default=1, show_default=True, type=click.IntRange(1, FRAMES), help="Frames of each.")
 @click.option("--arm", help="Whose encoder to use; by default that of the task's first candidate with one.")
 @click.option(
-    "--strategy",
-    type=click.Choice(["both", "disagreement", "k-centre", "random"]),
-    default="both",
-    show_default=True,
-    help="Disagreement and distance, one of the two, or chance.",
+    "--strategy", type=STRATEGIES, default="both", show_default=True, help="Disagreement and distance, one, or chance."
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder; by default one below data/.")
 def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Strategy, out: Path | None) -> None:

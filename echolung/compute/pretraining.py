@@ -46,7 +46,6 @@ def pretrain(
     *,
     on_metrics: Mapping[int, OnMetrics] | None = None,
     on_progress: Progress = lambda done, total: None,
-    on_message: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Train the seeds of one encoder and write each to `target`/seed<k>.
 
@@ -59,9 +58,8 @@ def pretrain(
     """
     pending = {run.seed: run for run in runs if not finished(run)}
     for run in runs:
-        message = outlook(run) if run.seed in pending else f"{run.title}: already trained"
-        if message:
-            on_message(message)
+        if message := outlook(run) if run.seed in pending else f"{run.title}: already trained":
+            print(message)
     if pending:
         _train(pending, runs[0].directory.parent / "trials", on_metrics or {}, on_progress)
     for run in runs:

@@ -49,8 +49,7 @@ class SearchSettings(Parameters):
     encoder: str  # the entry of `pretrain.encoders` that is varied
     space: dict[str, list[Any]] = pydantic.Field(min_length=1)
     """Values to choose from, by `training.<name>`, `objective.<name>` or `shape.<name>`."""
-    trials: int | None = pydantic.Field(None, ge=1)
-    """Combinations that are tried, drawn at random; all of them if left out."""
+    trials: int | None = pydantic.Field(None, ge=1)  # combinations that are tried, drawn at random; all if left out
     readout: str | None = None
     """A task on drawn recordings, read out by the method `linear`; without one the held-out loss is compared, which is
     only fair among recipes with the same loss."""

@@ -20,22 +20,12 @@ from typing import Any
 import pandas as pd
 
 from echolung.compute.session import ray_session
+from echolung.core import runtime
 from echolung.core.errors import EcholungError, Stopped, TrialError
 from echolung.core.progress import Progress, listening
-from echolung.core.runtime import (
-    atomic_directory,
-    derived_seed,
-    digest,
-    read_json,
-    seed_everything,
-    stop_asked,
-    write_json,
-)
 
 SHOWN = 3  # causes that an error lists; all are in the file of failures
-
 FAILURES = "failures.txt"
-
 Trial = Callable[[dict[str, Any]], Mapping[str, Any]]
 """A trial: takes its configuration, returns tables (DataFrame) and anything JSON can hold, by name."""
 
@@ -56,9 +46,9 @@ def run_trials(
     """Results of `function(configuration)`, in the order of `configurations`, which must all differ.
 
     A configuration must name everything that its result depends on (data and code too). A trial runs in one thread,
-    seeded from its configuration, so its result does not depend on how many run at once. It gets `resources` of Ray; no
-    more than `at_once` run side by side. It counts as `steps` in `on_progress`; on its way it may tell
-    `core.progress`. `directory` must be on storage that all machines of the cluster see.
+    seeded from its configuration: its result does not depend on how many run at once, `at_once` at most, each with
+    `resources` of Ray. It counts as `steps` in `on_progress`; on its way it may tell `core.progress`. `directory` must
+    be on storage that all machines of the cluster see.
 
     A trial whose process dies is retried once. Raises TrialError, after all others have finished, with the causes, the
     configurations that failed, and the remedies of typed errors. Once something is written in the file `stop` no trial
@@ -66,7 +56,7 @@ def run_trials(
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    keys = [digest(dict(configuration)) for configuration in configurations]
+    keys = [runtime.digest(dict(configuration)) for configuration in configurations]
     assert len(set(keys)) == len(keys), "two trials have the same configuration"
     results: dict[str, dict[str, Any]] = {}
     for folder in [directory / key for key in keys if (directory / key).is_dir()]:
@@ -162,13 +152,13 @@ def _trial(
     os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    seed_everything(derived_seed("trial", config["key"]))
+    runtime.seed_everything(runtime.derived_seed("trial", config["key"]))
     try:
-        if stop_asked(stop):
+        if runtime.stop_asked(stop):
             raise Stopped("not begun")
         with listening(_tenths(steps)):
             result = function(config["configuration"])
-        with atomic_directory(directory / config["key"]) as folder:
+        with runtime.atomic_directory(directory / config["key"]) as folder:
             _write(folder, result)
     except Exception as error:
         typed = error if isinstance(error, EcholungError) else TrialError(f"{type(error).__name__}: {error}")
@@ -230,9 +220,9 @@ def _write(folder: Path, result: Mapping[str, Any]) -> None:
     tables = [name for name in result if name not in plain]
     for name in tables:
         result[name].to_parquet(folder / f"{name}.parquet", index=False)
-    write_json(folder / "result.json", {"tables": tables, "values": plain})
+    runtime.write_json(folder / "result.json", {"tables": tables, "values": plain})
 
 
 def _load(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / "result.json")
+    record = runtime.read_json(folder / "result.json")
     return {**record["values"], **{name: pd.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}}

@@ -14,8 +14,7 @@ from echolung.core.runtime import atomic_path, read_json, write_json
 
 ROLES = ["candidate", "reference", "control", "baseline"]
 MORE = "more"
-TYPES = "types.json"
-"""The type of every column: a class may be named 0, NA or True."""
+TYPES = "types.json"  # the type of every column: a class may be named 0, NA or True
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,10 @@ class Comparison:
 
     p_value for the loss of the task's kind alone, p_holm for the confirmatory family alone.
     """
-    verdicts: pd.DataFrame
-    """reference, confirmatory, outcome (better | worse | undecided), text: the primary pairs in plain words"""
-    folds: pd.DataFrame
-    """repeat, fold, step, metric, value, n_patients, n_units"""
-    secondary: pd.DataFrame
-    """reference, test, difference, standard_error, low, high, p_value (uncorrected)"""
-    more: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """Tables of the kinds of task, by name."""
+    verdicts: pd.DataFrame  # of the primary pairs: reference, confirmatory, outcome (better | worse | undecided), text
+    folds: pd.DataFrame  # repeat, fold, step, metric, value, n_patients, n_units
+    secondary: pd.DataFrame  # reference, test, difference, standard_error, low, high, p_value (uncorrected)
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)  # tables of the kinds of task, by name
 
     @property
     def roles(self) -> dict[str, str]:

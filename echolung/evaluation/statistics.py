@@ -12,11 +12,8 @@ from scipy import special  # not scipy.stats: it takes a second to import, and e
 
 from echolung.core.errors import DataError
 
-LEVEL = 0.95
-"""Coverage of every interval."""
-
-EXACT_PATIENTS = 16
-"""Up to here the permutation test enumerates all sign patterns (2^15: the mirrored half has the same |mean|)."""
+LEVEL = 0.95  # coverage of every interval
+EXACT_PATIENTS = 16  # up to here the permutation test takes all sign patterns (2^15: mirrored ones have one |mean|)
 
 
 def patient_strata(patient: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -69,8 +66,7 @@ class Permutation(NamedTuple):
     """A two-sided permutation test."""
 
     p_value: float
-    exact: bool
-    """All sign patterns were enumerated."""
+    exact: bool  # all sign patterns were enumerated
 
 
 def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> Permutation:
@@ -113,17 +109,14 @@ class Estimate:
 
 
 def nadeau_bengio(differences: np.ndarray, test_over_train: float) -> Estimate:
-    """Corrected resampled t-test of cross-validated differences, one per (repeat, fold): (J,).
+    """Corrected resampled t-test of cross-validated differences, one per (repeat, fold): (J,), J > 1.
 
     SE^2 = s^2 (1/J + n_test/n_train) with J - 1 degrees of freedom: training sets overlap, and s^2/J alone would
     pretend they do not (Nadeau & Bengio 2003, doi 10.1023/A:1024068626366).
     """
     count = len(differences)
-    mean = float(differences.mean())
-    if count < 2:
-        return Estimate(mean, *(float("nan"),) * 4)
     error = float(np.sqrt(differences.var(ddof=1) * (1 / count + test_over_train)))
-    return _estimate(mean, error, count - 1)
+    return _estimate(float(differences.mean()), error, count - 1)
 
 
 def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estimate:
@@ -181,6 +174,4 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(values, kind="stable")
     scaled = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted
+    return np.minimum(np.maximum.accumulate(scaled), 1.0)[np.argsort(order)]

@@ -51,8 +51,7 @@ class Evidence:
     metric: str  # label of the loss
     loss: float
     baseline_loss: float
-    bar: Mapping[str, tuple[float, float]]
-    """Label of a metric -> its value, and the value it must exceed (higher is better)."""
+    bar: Mapping[str, tuple[float, float]]  # label of a metric -> its value, and the value that it must exceed
     data_digest: str
     split_digest: str
 
@@ -85,8 +84,7 @@ class Candidate:
     data: Path  # data/<study>
     work: Path  # a folder for the fit in progress
     folds: pd.DataFrame
-    decided_on: pd.DataFrame
-    """Folds whose scores decide: `folds`, or of a task with a test set those of its training rows."""
+    decided_on: pd.DataFrame  # folds whose scores decide: `folds`, or with a test set those of its training rows
     predictions: pd.DataFrame  # of the folds that decide
     verdicts: pd.DataFrame
 

@@ -22,8 +22,7 @@ from echolung.tracking.run import Run
 from echolung.tracking.store import Store
 
 CHAMPION = "champion"
-ROLLED_BACK = "rolled back"
-"""So begins the last event of a version that must not be promoted again."""
+ROLLED_BACK = "rolled back"  # so begins the last event of a version that must not be promoted again
 FOLDER = "model"  # the model folder within MLflow's artifacts
 REQUIREMENTS = [
     "mlflow", "nibabel", "numpy", "opencv-python-headless", "pandas", "psutil", "pydantic", "pydicom", "python-gdcm",

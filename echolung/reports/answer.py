@@ -78,9 +78,8 @@ def against_controls(comparison: Comparison, tasks: Mapping[str, Task]) -> list[
     """How the candidates compare with the controls, a line per task; these p-values are not corrected."""
     found = tested(comparison)
     found = found[(found["role"] == "candidate") & (found["against"] == "control")]
-    return [
-        f"{task}: {'; '.join(_sentences(rows, tasks[str(task)]))}." for task, rows in found.groupby("task", sort=False)
-    ]
+    by_task = found.groupby("task", sort=False)
+    return [f"{task}: {'; '.join(_sentences(rows, tasks[str(task)]))}." for task, rows in by_task]
 
 
 def few_seeds(comparison: Comparison) -> str:
@@ -89,11 +88,8 @@ def few_seeds(comparison: Comparison) -> str:
     few = {arm: count for arm, count in arms.groupby("arm")["seeds"].max().items() if count < SEEDS_FOR_PRETRAINING}
     if not few:
         return ""
-    named = _joined(f"{arm} ({count})" for arm, count in few.items())
-    return (
-        f"Fewer than {SEEDS_FOR_PRETRAINING} training seeds: {named}. The answers are about these trained models, not"
-        " about the way of training."
-    )
+    named = f"Fewer than {SEEDS_FOR_PRETRAINING} training seeds: {_joined(f'{arm} ({n})' for arm, n in few.items())}"
+    return f"{named}. The answers are about these trained models, not about the way of training."
 
 
 def _joined(names: Iterable[str], word: str = "and") -> str:

@@ -17,10 +17,8 @@ from echolung.reports.study import Sample
 from echolung.reports.tables import basis
 
 PANELS = 6  # most panels of training curves
-FIRST = ("learning rate", "effective rank")
-"""Columns of a history that are drawn first, after the loss; the objective's diagnostics follow."""
-COMPUTE = ("clips", "seconds", "clips per second", "eta seconds")
-"""Columns of a history that say nothing about learning."""
+FIRST = ("learning rate", "effective rank")  # drawn after the loss; the objective's diagnostics follow
+COMPUTE = ("clips", "seconds", "clips per second", "eta seconds")  # they say nothing about learning
 SEED_STYLES = ["-", "--", ":", "-."]
 
 

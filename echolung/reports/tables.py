@@ -41,10 +41,8 @@ class TaskTable:
     notes: list[str]
 
     def grid(self) -> dict[str, list[Any]]:
-        return {
-            "heads": ["", "method", *self.heads],
-            "rows": [[row.label, row.method, *row.cells] for row in self.rows],
-        }
+        rows = [[row.label, row.method, *row.cells] for row in self.rows]
+        return {"heads": ["", "method", *self.heads], "rows": rows}
 
 
 def by_kind(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
@@ -136,9 +134,10 @@ def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
     for row in arms[(arms["note"] != "") & arms["metric"].isin(metrics)].to_dict("records"):
         found.setdefault((row["metric"], row["note"]), []).append(row["arm"])
     overlap = [
-        f"{row['arm']}{SEEN}: pretrained, without labels, on {row['n_seen']} of these {row['n_videos']} videos; not"
-        " evidence."
-        for row in arms[arms["n_seen"] > 0].drop_duplicates("arm").to_dict("records")
+        f"{arm}{SEEN}: pretrained, without labels, on {seen} of these {videos} videos; not evidence."
+        for arm, seen, videos in arms.loc[arms["n_seen"] > 0, ["arm", "n_seen", "n_videos"]]
+        .drop_duplicates("arm")
+        .values
     ]
     return overlap + [
         f"{kind.metrics[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()

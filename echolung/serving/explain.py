@@ -31,8 +31,7 @@ from echolung.methods.method import Maps
 from echolung.serving.answers import OUTSIDE, RESEARCH_ONLY, cell
 from echolung.serving.model import Model
 
-COLOURS = {False: "inferno", True: "RdBu_r"}
-"""By `Maps.signed`: dark to bright; or blue against the answer, red for it."""
+COLOURS = {False: "inferno", True: "RdBu_r"}  # by `Maps.signed`: dark to bright; or blue against, red for the answer
 EVEN, LEAST_PEAK = 1.0, 2.0
 """Shares of attention are drawn from the even share up to the peak, but at least up to twice the even share: attention
 that is the same everywhere must not look like a finding."""
@@ -40,8 +39,7 @@ SIDE = 256  # smallest side of a frame in the gif and the mp4, in pixels
 SHOWN = 8  # frames of a view in the png
 LINE = 18  # pixels
 INK, PAPER = (27, 39, 51), (255, 255, 255)
-STRUCTURES = [ImageColor.getrgb(colour) for colour in reversed(style.COLOURS)]
-"""Of the labels 1, 2 and so on; the first are bright, for they lie on dark tissue."""
+STRUCTURES = [ImageColor.getrgb(colour) for colour in reversed(style.COLOURS)]  # bright first: it lies on dark tissue
 TINT, OUTLINE = 0.25, 2  # opacity of a structure's inside; width of its outline in pixels
 WRAP = 80  # letters of a line of numbers
 ABREAST = 12  # readings of a curve that fit side by side; more are turned

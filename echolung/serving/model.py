@@ -56,13 +56,10 @@ class ModelRecord(Parameters):
     arm: str
     method: str
     arm_seed: int
-    views: int = pydantic.Field(ge=1, le=1024)
-    """Clips cut from each video."""
-    frame_size: int = pydantic.Field(ge=1, le=4096)
-    """Side of the square that videos are letterboxed to, in pixels."""
+    views: int = pydantic.Field(ge=1, le=1024)  # clips cut from each video
+    frame_size: int = pydantic.Field(ge=1, le=4096)  # side of the square that videos are letterboxed to, in pixels
     novelty: NoveltyRecord
-    trained_on: tuple[str, ...] = ()
-    """SHA-256 of the labelled recordings that the method was fitted on."""
+    trained_on: tuple[str, ...] = ()  # SHA-256 of the labelled recordings that the method was fitted on
     files: dict[str, str] = {}  # SHA-256 of the other files of the folder
 
 

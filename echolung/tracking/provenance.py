@@ -9,8 +9,7 @@ import psutil
 
 import echolung
 
-WRITTEN = ("params.yaml", "dvc.lock", "README.md", "reports")
-"""Tracked files that DVC and EchoLung write themselves; a change in them is no change of the code."""
+WRITTEN = ("params.yaml", "dvc.lock", "README.md", "reports")  # a change in them is no change of the code
 
 
 def provenance(root: Path) -> dict[str, str]:

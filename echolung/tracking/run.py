@@ -21,8 +21,7 @@ class Run:
     id: str
     lost: list[str] = field(default_factory=list, compare=False)
     """Why something could not be written; nothing else is tried afterwards, since each try may take seconds."""
-    last: list[int] = field(default_factory=list, compare=False)
-    """The last step that the store had when `live` was first called."""
+    last: list[int] = field(default_factory=list, compare=False)  # the store's last step when `live` was first called
 
     def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
         """Log numbers at one step; None is left out."""

@@ -29,8 +29,7 @@ _ENVIRONMENT = {
 class TrackingSettings(Parameters):
     """Where runs and models are kept. The environment's MLFLOW_TRACKING_URI takes precedence over `uri`."""
 
-    uri: str = ""
-    """A database or an MLflow server; empty for `mlruns/mlflow.db` in the project's folder."""
+    uri: str = ""  # a database or an MLflow server; empty for `mlruns/mlflow.db` in the project's folder
 
 
 @dataclass(frozen=True)
