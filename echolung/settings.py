@@ -144,9 +144,7 @@ class Settings(Parameters):
 
     def shape(self, encoder: str) -> ClipSettings:
         """The settings of an encoder: a key of `pretrain.encoders`, or an arm with `encoder: random`.
-
-        Its `shape` overrides the parameter `encoder`; one of another kind is complete in itself.
-        """
+        Its `shape` overrides the parameter `encoder`; one of another kind is complete in itself."""
         own = self.pretrain.encoders[encoder].shape if encoder in self.pretrain.encoders else self.arms[encoder].shape
         kind = own.get("kind", self.encoder.kind)
         if kind not in ENCODERS:

@@ -44,7 +44,7 @@ their place. Then, with `unlabelled: leave out` in tasks.{task}:
 @click.option("--frames", default=1, show_default=True, type=click.IntRange(1, FRAMES), help="Frames of each.")
 @click.option("--arm", help="Whose encoder to use; by default that of the task's first candidate with one.")
 @click.option(
-    "--strategy", type=STRATEGIES, default="both", show_default=True, help="Disagreement and distance, one, or chance."
+    "--strategy", type=STRATEGIES, default="both", show_default=True, help="Disagreement, distance, both, or chance."
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder; by default one below data/.")
 def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Strategy, out: Path | None) -> None:

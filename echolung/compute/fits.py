@@ -59,9 +59,7 @@ def fit_task(
     results = run_trials(
         function, configurations, place, f"fit-{name}", workers, on_progress, resources=resources, stop=stop
     )
-    search = [result["search"] for result in results if len(result["search"])]
-    return (
-        pd.concat([result["predictions"] for result in results], ignore_index=True),
-        pd.concat(search, ignore_index=True) if search else pd.DataFrame({"task": []}),
-        pd.concat([result["costs"] for result in results], ignore_index=True),
-    )
+    joined = functools.partial(pd.concat, ignore_index=True)
+    search = [result["search"] for result in results if len(result["search"])] or [pd.DataFrame({"task": []})]
+    predictions, costs = ([result[name] for result in results] for name in ("predictions", "costs"))
+    return joined(predictions), joined(search), joined(costs)

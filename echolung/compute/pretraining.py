@@ -97,11 +97,9 @@ def _capacity(compute: ComputeSettings) -> int:
     wanted = {"CPU": compute.workers * compute.cpus_per_worker, "GPU": compute.workers if compute.gpu else 0}
     for kind, number in wanted.items():
         if number > there.get(kind, 0):
-            raise SettingsError(
-                f"pretrain.compute asks for {number} {kind}s and Ray has {there.get(kind, 0):g}",
-                "Lower pretrain.compute.workers, set pretrain.compute.gpu to false, or name a larger cluster in "
-                "RAY_ADDRESS.",
-            )
+            problem = f"pretrain.compute asks for {number} {kind}s and Ray has {there.get(kind, 0):g}"
+            remedy = "Lower pretrain.compute.workers, set pretrain.compute.gpu to false, or name a larger cluster in"
+            raise SettingsError(problem, f"{remedy} RAY_ADDRESS.")
     return max(1, min(int(there[kind] // number) for kind, number in wanted.items() if number))
 
 
@@ -131,20 +129,14 @@ def _train_together(run: SeedRun, record: OnMetrics | None, storage: Path) -> No
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    compute = run.settings.compute
-    trainer = TorchTrainer(
-        _work_together,
-        train_loop_config={"run": run, "record": record},
-        scaling_config=ray_train.ScalingConfig(
-            num_workers=compute.workers, use_gpu=compute.gpu, resources_per_worker={"CPU": compute.cpus_per_worker}
-        ),
-        run_config=ray_train.RunConfig(
-            name=f"seed{run.seed}",
-            storage_path=str(storage),
-            failure_config=ray_train.FailureConfig(max_failures=1),
-            callbacks=[TuneReportCallback()],
-        ),
+    compute, once = run.settings.compute, ray_train.FailureConfig(max_failures=1)
+    cpus = {"CPU": compute.cpus_per_worker}
+    workers = ray_train.ScalingConfig(num_workers=compute.workers, use_gpu=compute.gpu, resources_per_worker=cpus)
+    place = ray_train.RunConfig(
+        name=f"seed{run.seed}", storage_path=str(storage), failure_config=once, callbacks=[TuneReportCallback()]
     )
+    given = {"run": run, "record": record}
+    trainer = TorchTrainer(_work_together, train_loop_config=given, scaling_config=workers, run_config=place)
     try:
         trainer.fit()
     except ray_train.TrainingFailedError as error:

@@ -143,25 +143,21 @@ def search(
             curves[trial.config["number"]][result["step"]] = result["score"]
             on_progress(sum(max(curve, default=0) for curve in curves.values()), total * len(runs))
 
+    best, place = {"metric": "score", "mode": "max"}, str(directory / "tune")
     scheduler: Any = FIFOScheduler()
     if settings.rungs:
         grace = max(1, total // 2**settings.rungs)
         scheduler = ASHAScheduler(time_attr="step", max_t=total, grace_period=grace, reduction_factor=2)
-    shutil.rmtree(directory / "tune", ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
     with ray_session(workers):
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(_trial, runs=runs, readout=readout), resources(one)),
             param_space={"number": tune.grid_search(list(range(len(runs))))},
             tune_config=tune.TuneConfig(
-                scheduler=scheduler,
-                metric="score",
-                mode="max",
-                trial_dirname_creator=lambda trial: str(trial.config["number"]),
+                scheduler=scheduler, trial_dirname_creator=lambda trial: str(trial.config["number"]), **best
             ),
-            run_config=tune.RunConfig(
-                name="search", storage_path=str(directory / "tune"), callbacks=[Steps()], verbose=0
-            ),
+            run_config=tune.RunConfig(name="search", storage_path=place, callbacks=[Steps()], verbose=0),
         )
         results = list(tuner.fit())
     errors = dict(_failed(result) for result in results if result.error)

@@ -21,7 +21,7 @@ import pandas as pd
 
 from echolung.compute.session import ray_session
 from echolung.core import runtime
-from echolung.core.errors import EcholungError, Stopped, TrialError
+from echolung.core.errors import EcholungError, Stopped, TrialError, listed
 from echolung.core.progress import Progress, listening
 
 SHOWN = 3  # causes that an error lists; all are in the file of failures
@@ -191,9 +191,7 @@ def _failure(
     labels: dict[str, list[str]] = {}  # by cause: trials often fail for the same reason
     for key, failure in failures.items():
         labels.setdefault(failure["cause"], []).append(_label(pending[key], list(pending.values())))
-    parts = [
-        f"{cause} [{where[0]}{f' and {len(where) - 1} more' if where[1:] else ''}]" for cause, where in labels.items()
-    ]
+    parts = [f"{cause} [{listed(where, 1)}]" for cause, where in labels.items()]
     remedies = dict.fromkeys(failure["remedy"] for failure in failures.values() if failure["remedy"])
     if not wrong:
         left = f"{len(failures)} {name} trials are left: {'; '.join(parts[:SHOWN])}"
@@ -201,10 +199,8 @@ def _failure(
     details = directory / FAILURES
     with contextlib.suppress(OSError):  # the disk may be full
         details.write_text("\n".join(f"{pending[key]}\n{one['traceback']}" for key, one in failures.items()))
-    return TrialError(
-        f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts[:SHOWN])}",
-        f"{' '.join(remedies) or 'Fix the error.'} Then rerun: finished trials are kept. Details: {details}",
-    )
+    remedy = f"{' '.join(remedies) or 'Fix the error.'} Then rerun: finished trials are kept. Details: {details}"
+    return TrialError(f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts[:SHOWN])}", remedy)
 
 
 def _label(configuration: dict[str, Any], everything: list[dict[str, Any]]) -> str:

@@ -60,9 +60,7 @@ def compare(
     settings: CompareSettings,
 ) -> Comparison:
     """Score every arm on every task, and compare it with the references, the controls and the task's baseline.
-
-    `predictions` holds a table per task. Raises DataError where one is invalid, or where there is nothing to compare.
-    """
+    `predictions` holds a table per task. Raises DataError where one is invalid, or there is nothing to compare."""
     compared = [
         _OneTask(units_of(predictions[name], name, task, kind_of(task)), kind_of(task), arms, settings)
         for name, task in tasks.items()
@@ -101,9 +99,7 @@ def compare(
 
 def resampled(units: Units, kind: Kind, bootstrap: int, seed: int) -> np.ndarray:
     """How often each patient counts (1 + B, P): first the patients as they are, then the stratified resamples.
-
-    Split groups are drawn: patients who share videos come and go together.
-    """
+    Split groups are drawn: patients who share videos come and go together."""
     strata = statistics.patient_strata(units.group[units.patient], kind.strata(units.task, units.y))
     drawn = statistics.resample_counts(strata, bootstrap, np.random.default_rng(seed))
     return np.vstack([np.ones(len(units.group)), drawn[:, units.group]])
@@ -139,9 +135,7 @@ class _OneTask:
 
     def _pairs(self) -> Iterator[tuple[Key, Key, Row]]:
         """Who is compared with whom, and the heading of their rows.
-
-        Two arms meet with the method they share, else with the other's primary one.
-        """
+        Two arms meet with the method they share, else with the other's primary one."""
         for arm, method in self.keys:
             against = self.arms[arm].against if arm in self.arms else ()
             for role in AGAINST[self.role(arm)]:

@@ -18,10 +18,8 @@ EXACT_PATIENTS = 16  # up to here the permutation test takes all sign patterns (
 
 def patient_strata(patient: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The class each patient is resampled with: patient (n,) index 0..P-1, y (n,) class -> (P,).
-
     A patient with several labels counts as the most frequent one; a tie goes to the class with the fewest patients,
-    which a resample can least afford to lose.
-    """
+    which a resample can least afford to lose."""
     patients, classes = int(patient.max()) + 1, int(y.max()) + 1
     units = np.zeros((patients, classes))
     np.add.at(units, (patient, y), 1)
@@ -31,10 +29,8 @@ def patient_strata(patient: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def resample_counts(strata: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """How often each patient is drawn in each stratified bootstrap resample: (P,) classes -> (B, P) float.
-
     Every stratum keeps its number of patients (Efron & Tibshirani 1993, chapters 6 and 8). As weights, the counts give
-    any metric's resampled values without copying a row.
-    """
+    any metric's resampled values without copying a row."""
     counts = np.zeros((resamples, len(strata)))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
@@ -52,9 +48,7 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson 1927, doi 10.1080/01621459.1927.10502953).
-
-    (p + z^2/2n +- z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n). `successes` may be a mean over random draws.
-    """
+    (p + z^2/2n +- z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n). `successes` may be a mean over random draws."""
     z = float(special.ndtri((1 + LEVEL) / 2))
     share, spread = successes / trials, z * z / trials
     margin = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
@@ -110,10 +104,8 @@ class Estimate:
 
 def nadeau_bengio(differences: np.ndarray, test_over_train: float) -> Estimate:
     """Corrected resampled t-test of cross-validated differences, one per (repeat, fold): (J,), J > 1.
-
     SE^2 = s^2 (1/J + n_test/n_train) with J - 1 degrees of freedom: training sets overlap, and s^2/J alone would
-    pretend they do not (Nadeau & Bengio 2003, doi 10.1023/A:1024068626366).
-    """
+    pretend they do not (Nadeau & Bengio 2003, doi 10.1023/A:1024068626366)."""
     count = len(differences)
     error = float(np.sqrt(differences.var(ddof=1) * (1 / count + test_over_train)))
     return _estimate(float(differences.mean()), error, count - 1)
@@ -121,10 +113,8 @@ def nadeau_bengio(differences: np.ndarray, test_over_train: float) -> Estimate:
 
 def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estimate:
     """DeLong's test of two correlated AUROCs (first minus second), one score per patient in each.
-
-    The variance is that of the placement values; fast form by midranks (DeLong et al. 1988, doi 10.2307/2531595;
-    Sun & Xu 2014, doi 10.1109/LSP.2014.2337313). positive (P,) bool, scores (P,). NaN with under two on either side.
-    """
+    The variance is that of the placement values; fast form by midranks (DeLong et al. 1988, doi 10.2307/2531595; Sun &
+    Xu 2014, doi 10.1109/LSP.2014.2337313). positive (P,) bool, scores (P,). NaN with under two on either side."""
     if min(positive.sum(), (~positive).sum()) < 2:
         return Estimate(*(float("nan"),) * 5)
     (area_a, of_positive_a, of_negative_a), (area_b, of_positive_b, of_negative_b) = (

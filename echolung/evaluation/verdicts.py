@@ -24,9 +24,7 @@ class PairFacts:
 
 def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
     """(better | worse | undecided, sentences) from the difference in loss, arm minus reference: a row of `pairs`.
-
-    Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own.
-    """
+    Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own."""
     p_value = row["p_holm"] if pair.confirmatory else row["p_value"]
     outcome = "undecided" if p_value > SIGNIFICANCE else "better" if row["difference"] < 0 else "worse"
     arm, reference = _with_seeds(row["arm"], pair.arm_seeds), _reference(pair, row["reference"])

@@ -86,11 +86,9 @@ def find_version(store: Store, name: str, number: int) -> Version:
             read_model(version.folder)
         except (MlflowException, OSError, CheckpointError) as error:
             task = tags.get("task", "TASK")
-            raise RegistryError(
-                f"the files of {name} version {number} cannot be read ({str(error).splitlines()[0]})",
-                f"Return to the champion before it, `echolung rollback {task}`, or register it again,"
-                f" `echolung promote {task} --reset`.",
-            ) from error
+            problem = f"the files of {name} version {number} cannot be read ({str(error).splitlines()[0]})"
+            remedy = f"Return to the champion before it, `echolung rollback {task}`, or register it again"
+            raise RegistryError(problem, f"{remedy}, `echolung promote {task} --reset`.") from error
     return version
 
 
@@ -106,9 +104,7 @@ def register(
     description: str,
 ) -> Version:  # fmt: skip
     """Log the folder `model` with the run and register it as a new version, which is not the champion yet.
-
-    `columns` are those of its answers, with their types (string, double, boolean).
-    """
+    `columns` are those of its answers, with their types (string, double, boolean)."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
@@ -148,10 +144,8 @@ def log_version(
             client.create_registered_model(name, description=about)
         # A local store would look up the model's URI in MLflow's global store.
         source = logged.artifact_location if store.artifacts else logged.model_uri
-        found = client.create_model_version(
-            name, source, run.id, dict(tags), description=description, model_id=logged.model_id
-        )
-    return int(found.version)
+        given = {"description": description, "model_id": logged.model_id}
+        return int(client.create_model_version(name, source, run.id, dict(tags), **given).version)
 
 
 def make_champion(store: Store, name: str, number: int) -> None:

@@ -53,10 +53,9 @@ def promote(
         return Promotion("unchanged", present, reasons)
     for number, own in registry.versions(store, name) if present else []:
         if own.get("fingerprint") == fingerprint and (when := registry.rolled_back_at(own)):
-            raise PromotionError(
-                f"exactly this model was champion as version {number} and was rolled back at {when}",
-                f"To return to it: `echolung rollback {candidate.name} --to {number}`. {RESET_REMEDY}",
-            )
+            problem = f"exactly this model was champion as version {number} and was rolled back at {when}"
+            remedy = f"To return to it: `echolung rollback {candidate.name} --to {number}`. {RESET_REMEDY}"
+            raise PromotionError(problem, remedy)
     scores = candidate.scores(bootstrap)
     evidence = candidate.evidence(scores)
     reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)

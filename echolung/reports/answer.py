@@ -48,9 +48,7 @@ def _answer(rows: pd.DataFrame, task: Task) -> str:
 
 def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
     """One per reference and outcome: `jepa (Brier score −0.25, p = 0.012) predicted better than random`.
-
-    On exploratory tasks one per reference, with intervals instead of tests.
-    """
+    On exploratory tasks one per reference, with intervals instead of tests."""
     loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
     for reference, against in rows.groupby("reference", sort=False):
         if not task.main:

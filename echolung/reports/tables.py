@@ -57,10 +57,8 @@ def task_tables(
     comparison: Comparison, tasks: Mapping[str, Task], view: Literal["main", "pairs", "methods", "metrics"] = "main"
 ) -> list[TaskTable]:
     """A table per task.
-
     main: each arm's primary method, and the differences from references. pairs: the other differences. methods: the
-    other methods. metrics: those that are not compared.
-    """
+    other methods. metrics: those that are not compared."""
     tables = []
     for name, task in tasks.items():
         kind = KINDS[task.kind]

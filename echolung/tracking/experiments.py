@@ -98,9 +98,7 @@ def _closing(run: Run) -> Iterator[Run]:
 @contextlib.contextmanager
 def stage_run(store: Store, study: str, stage: str, key: str, parameters: Mapping[str, Any]) -> Iterator[Run]:
     """The run of one execution of `stage` on `key` ("" if the stage has one item).
-
-    Raises TrackingError if the run cannot be created; afterwards the store may fail.
-    """
+    Raises TrackingError if the run cannot be created; afterwards the store may fail."""
     experiment = _experiment(store, study, "stages")
     close_abandoned(store, study)
     tags = {"study": study, "stage": stage, "key": key}

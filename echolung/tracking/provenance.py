@@ -14,9 +14,7 @@ WRITTEN = ("params.yaml", "dvc.lock", "README.md", "reports")  # a change in the
 
 def provenance(root: Path) -> dict[str, str]:
     """Tags that say where this process's results come from: version, git revision, DVC stage and experiment.
-
-    `git_revision` ends in "+changed" if tracked files differ from it.
-    """
+    `git_revision` ends in "+changed" if tracked files differ from it."""
     tags = {"echolung_version": echolung.__version__}
     revision = _git(root, "rev-parse", "HEAD")
     if revision:

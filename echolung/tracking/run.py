@@ -61,9 +61,7 @@ class Run:
 
     def live(self, step: int, values: Mapping[str, float | None]) -> None:
         """Log numbers from a training loop in any process, without waiting; `replay` adds what gets lost.
-
-        Steps that the store has are skipped: a loop that resumes from a checkpoint repeats some.
-        """
+        Steps that the store has are skipped: a loop that resumes from a checkpoint repeats some."""
 
         def write(client: Any) -> None:
             if not self.last:
