@@ -160,9 +160,8 @@ class Settings(Parameters):
     def encoder_of(self, arm: str) -> str | None:
         """The folder below data/<study>/encoders that holds an arm's encoders; None for an arm without."""
         encoder = self.arms[arm].encoder
-        if encoder is None:
-            return None
-        return f"initial/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
+        folder = f"initial/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
+        return folder if encoder else None
 
     def seeds(self, arm: str) -> tuple[int, ...]:
         chosen = self.arms[arm]
@@ -182,12 +181,8 @@ class Settings(Parameters):
     def fits(self, task: str) -> list[tuple[str, str, int]]:
         """(arm, method, seed) of every fit of a task, the baseline's included."""
         spec = self.tasks[task]
-        found = [
-            (name, method, seed)
-            for name, arm in self.arms_of(task).items()
-            for method in arm.methods(spec)
-            for seed in self.seeds(name)
-        ]
+        methods = [(name, method) for name, arm in self.arms_of(task).items() for method in arm.methods(spec)]
+        found = [(name, method, seed) for name, method in methods for seed in self.seeds(name)]
         return [*found, (baseline_of(spec), baseline_of(spec), 0)]
 
     def of_method(self, arm: str, method: str) -> Parameters:

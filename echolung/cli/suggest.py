@@ -38,13 +38,13 @@ their place. Then, with `unlabelled: leave out` in tasks.{task}:
 """
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("task")
-@click.option("--budget", default=20, show_default=True, type=click.IntRange(min=1), help="Recordings to suggest.")
-@click.option("--frames", default=1, show_default=True, type=click.IntRange(1, FRAMES), help="Frames of each.")
+@click.option("--budget", default=20, type=click.IntRange(min=1), help="Recordings to suggest.")
+@click.option("--frames", default=1, type=click.IntRange(1, FRAMES), help="Frames of each.")
 @click.option("--arm", help="Whose encoder to use; by default that of the task's first candidate with one.")
 @click.option(
-    "--strategy", type=STRATEGIES, default="both", show_default=True, help="Disagreement, distance, both, or chance."
+    "--strategy", type=STRATEGIES, default="both", help="Disagreement and distance, one of the two, or chance."
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder; by default one below data/.")
 def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Strategy, out: Path | None) -> None:
@@ -76,8 +76,7 @@ def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Stra
     given = settings.of_method(arm, "light-decoder")
     assert isinstance(given, DecoderSettings)
     with exclusive(root / "data" / "locks" / f"{settings.study}-suggest.lock", "suggesting recordings"):
-        recordings, labelled, bare, looked_at = _pool(root, settings, spec, source, arm)
-        pool = (recordings, labelled, bare, looked_at)
+        recordings, labelled, bare, looked_at = pool = _pool(root, settings, spec, source, arm)
         table, members = ranked(spec, given, *pool, budget, settings.fit.seed, strategy=strategy)
     table = table.groupby("sample_id", sort=False).head(frames).merge(bare[["sample_id", "path"]], on="sample_id")
     pictures = []

@@ -1,8 +1,7 @@
 """Pretraining as trials: every seed is a trial of Ray Tune, and trains in its own process.
 
-With several workers the trial starts Ray Train, whose workers run the same loop; one worker needs no more processes
-than its trial. Runs resume from their own checkpoints (`echolung.pretraining.checkpoint`), so no state of Ray has to
-survive.
+With several workers the trial starts Ray Train, whose workers run the same loop. Runs resume from their own checkpoints
+(`echolung.pretraining.checkpoint`), so no state of Ray has to survive.
 """
 
 import contextlib
@@ -47,14 +46,11 @@ def pretrain(
     on_metrics: Mapping[int, OnMetrics] | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Train the seeds of one encoder and write each to `target`/seed<k>.
+    """Train the seeds of one encoder and write each to `target`/seed<k>; returns `pretraining.run.row` of each.
 
     A run resumes from its checkpoint; the result of a finished one is copied. A worker that dies is replaced once.
-    `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. Returns one row per seed:
-    seed, steps, loss_first, loss_last, effective_rank, videos, finite, weights_sha256.
-
-    Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for, and
-    Stopped if the runs were asked to stop.
+    `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. Raises TrialError naming
+    the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for, Stopped if that was asked for.
     """
     pending = {run.seed: run for run in runs if not finished(run)}
     for run in runs:
@@ -67,17 +63,15 @@ def pretrain(
     return pd.DataFrame([row(run) for run in runs])
 
 
-def _train(
-    runs: dict[int, SeedRun], directory: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress
-) -> None:
+def _train(runs: dict[int, SeedRun], place: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress) -> None:
     some = next(iter(runs.values()))
     compute = some.settings.compute
-    shutil.rmtree(directory, ignore_errors=True)  # the state of a run is in its own folder
+    shutil.rmtree(place, ignore_errors=True)  # the state of a run is in its own folder
     with ray_session(max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)):
         run_trials(
-            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=directory / "train"),
+            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=place / "train"),
             [{"seed": seed} for seed in runs],
-            directory,
+            place,
             f"pretrain-{some.name}",
             len(runs),
             on_progress,
@@ -86,7 +80,7 @@ def _train(
             steps=some.training.steps,
             stop=some.stop,
         )
-    shutil.rmtree(directory)
+    shutil.rmtree(place)
 
 
 def _capacity(compute: ComputeSettings) -> int:
@@ -166,9 +160,7 @@ def _work_together(given: dict[str, Any]) -> None:
         _work(given["run"], given["record"], first, get_device(), ray.train.report)
 
 
-def _work(
-    run: SeedRun, record: OnMetrics | None, first: bool, device: Any, report: Callable[[dict[str, int]], None]
-) -> None:
+def _work(run: SeedRun, record: OnMetrics | None, first: bool, device: Any, report: Callable[[dict], None]) -> None:
     import torch
 
     torch.set_num_threads(run.settings.compute.cpus_per_worker)

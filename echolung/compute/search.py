@@ -1,8 +1,7 @@
 """The search for a pretraining recipe: trials of Ray Tune, halved as they go, without labels of any scored set.
 
-What is compared is the loss on held-out videos of the pool, or a read-out: how well the linear probe does on drawn
-recordings, whose labels are free to use. Every trial is a run like any other and resumes from its own checkpoint. The
-result is a table; freezing a recipe is an edit of conf/.
+Compared is the loss on held-out videos of the pool, or a read-out: how well the linear probe does on drawn recordings.
+Every trial resumes from its own checkpoint. The result is a table; freezing a recipe is an edit of conf/.
 """
 
 import functools
@@ -51,8 +50,8 @@ class SearchSettings(Parameters):
     """Values to choose from, by `training.<name>`, `objective.<name>` or `shape.<name>`."""
     trials: int | None = pydantic.Field(None, ge=1)  # combinations that are tried, drawn at random; all if left out
     readout: str | None = None
-    """A task on drawn recordings, read out by the method `linear`; without one the held-out loss is compared, which is
-    only fair among recipes with the same loss."""
+    """A task on drawn recordings, for the method `linear`; without one the held-out loss is compared, which is only
+    fair among recipes with the same loss."""
     rungs: int = pydantic.Field(3, ge=0)
     """How often trials are compared and the worse half stopped (ASHA, Li et al. 2020, arXiv 1810.05934)."""
     seed: int = 0
@@ -102,11 +101,10 @@ class Readout:
     def _part(self, encoder: Encoder, source: str) -> Part:
         store = ClipStore.open(self.data / "ingest" / source / "clips")
         manifest = read_manifest(self.data / "ingest" / source / "manifest.parquet")
-        tokens = [
-            encode_clips(encoder, evaluation_clips(store.frames(name), store.fps(name), encoder.settings, self.views))
-            for name in manifest["sample_id"]
-        ]
-        features = Features.in_memory(manifest["sample_id"], torch.stack(tokens).numpy(), encoder.grid)
+        names, shape = manifest["sample_id"], encoder.settings
+        clips = (evaluation_clips(store.frames(name), store.fps(name), shape, self.views) for name in names)
+        tokens = torch.stack([encode_clips(encoder, views) for views in clips]).numpy()
+        features = Features.in_memory(names, tokens, encoder.grid)
         return Part(manifest, store, features)
 
     @property
@@ -126,11 +124,9 @@ def search(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train `runs`, one per combination, side by side; the worse half stops at every rung.
-
-    Returns a row per trial, best first (its changes, steps, clips, score, stopped, error), and the score by step. The
-    score is minus the loss of the read-out, or of the held-out videos. A recipe that fails, because it diverges, say,
-    comes last with its error. Raises TrialError if all fail, or if one does for another reason than its recipe.
-    """
+    Returns a row per trial, best first (its changes, steps, clips, score, stopped, error), and the score (minus the
+    loss) by step. A recipe that fails, because it diverges, say, comes last with its error. Raises TrialError if all
+    fail, or if one does for another reason than its recipe."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 

@@ -26,7 +26,8 @@ from echolung.core.progress import Progress, listening
 
 SHOWN = 3  # causes that an error lists; all are in the file of failures
 FAILURES = "failures.txt"
-Trial = Callable[[dict[str, Any]], Mapping[str, Any]]
+Values = dict[str, Any]
+Trial = Callable[[Values], Mapping[str, Any]]
 """A trial: takes its configuration, returns tables (DataFrame) and anything JSON can hold, by name."""
 
 
@@ -42,23 +43,22 @@ def run_trials(
     at_once: int | None = None,
     steps: int = 1,
     stop: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Values]:
     """Results of `function(configuration)`, in the order of `configurations`, which must all differ.
 
     A configuration must name everything that its result depends on (data and code too). A trial runs in one thread,
     seeded from its configuration: its result does not depend on how many run at once, `at_once` at most, each with
-    `resources` of Ray. It counts as `steps` in `on_progress`; on its way it may tell `core.progress`. `directory` must
-    be on storage that all machines of the cluster see.
+    `resources` of Ray. It counts as `steps` in `on_progress`; on its way it may tell `core.progress`. All machines of
+    the cluster must see `directory`. A trial whose process dies is retried once.
 
-    A trial whose process dies is retried once. Raises TrialError, after all others have finished, with the causes, the
-    configurations that failed, and the remedies of typed errors. Once something is written in the file `stop` no trial
-    begins; raises Stopped if some are left then, or ended by Stopped.
+    Raises TrialError, after all others have finished, with causes, configurations that failed, and remedies. Once
+    something is written in the file `stop` no trial begins; raises Stopped if some are left then, or ended by Stopped.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     keys = [runtime.digest(dict(configuration)) for configuration in configurations]
     assert len(set(keys)) == len(keys), "two trials have the same configuration"
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Values] = {}
     for folder in [directory / key for key in keys if (directory / key).is_dir()]:
         try:
             results[folder.name] = _load(folder)
@@ -93,11 +93,10 @@ def run_trials(
 def _reporter(on_progress: Progress, done: int, total: int, steps: int) -> Any:
     from ray import tune
 
-    class Reporter(tune.Callback):
-        def __init__(self) -> None:
-            self.steps: dict[str, float] = {}
+    reached: dict[str, float] = {}
 
-        def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
+    class Reporter(tune.Callback):
+        def on_trial_result(self, *, trial: Any, result: Values, **info: Any) -> None:
             self.advance(trial, result.get("step", 0))
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
@@ -107,15 +106,15 @@ def _reporter(on_progress: Progress, done: int, total: int, steps: int) -> Any:
 
         def advance(self, trial: Any, step: float) -> None:
             key = trial.config["key"]
-            self.steps[key] = max(step, self.steps.get(key, 0))  # a retried trial starts lower
-            on_progress(done + sum(self.steps.values()), total)
+            reached[key] = max(step, reached.get(key, 0))  # a retried trial starts lower
+            on_progress(done + sum(reached.values()), total)
 
     return Reporter()
 
 
 def _tune(
-    trial: Any, directory: Path, name: str, at_once: int | None, reporter: Any, pending: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+    trial: Any, directory: Path, name: str, at_once: int | None, reporter: Any, pending: dict[str, Values]
+) -> dict[str, Values]:
     """Run what is pending; returns cause, remedy and traceback of failed trials, by key, and whether they died."""
     from ray import tune
 
@@ -145,9 +144,7 @@ def _tune(
     return failures
 
 
-def _trial(
-    config: dict[str, Any], *, function: Trial, directory: Path, steps: int, stop: Path | None
-) -> dict[str, Any]:
+def _trial(config: Values, *, function: Trial, directory: Path, steps: int, stop: Path | None) -> Values:
     """One trial in a worker process: writes its result to `directory`/<key>, or returns why there is none."""
     os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
     if "torch" in sys.modules:
@@ -182,9 +179,7 @@ def _tenths(steps: int) -> Progress:
     return tell
 
 
-def _failure(
-    failures: dict[str, dict[str, Any]], pending: dict[str, dict[str, Any]], directory: Path, name: str
-) -> EcholungError:
+def _failure(failures: dict[str, Values], pending: dict[str, Values], directory: Path, name: str) -> EcholungError:
     """What the failed trials have in common, with the remedies; their tracebacks go to a file."""
     wrong = {key: failure for key, failure in failures.items() if not failure.get("stopped")}
     failures = wrong or failures
@@ -203,7 +198,7 @@ def _failure(
     return TrialError(f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts[:SHOWN])}", remedy)
 
 
-def _label(configuration: dict[str, Any], everything: list[dict[str, Any]]) -> str:
+def _label(configuration: Values, everything: list[Values]) -> str:
     """`fold 2, repeat 0`: the values in which a configuration differs from the others; not those of `_names`."""
     shown = [name for name in configuration if not name.startswith("_")]
     differing = [name for name in shown if any(other.get(name) != configuration[name] for other in everything)]
@@ -219,6 +214,6 @@ def _write(folder: Path, result: Mapping[str, Any]) -> None:
     runtime.write_json(folder / "result.json", {"tables": tables, "values": plain})
 
 
-def _load(folder: Path) -> dict[str, Any]:
+def _load(folder: Path) -> Values:
     record = runtime.read_json(folder / "result.json")
     return {**record["values"], **{name: pd.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}}

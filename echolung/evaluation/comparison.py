@@ -93,9 +93,7 @@ def headlines(comparison: Comparison, wanted: Mapping[str, Mapping[str, Mapping[
     return found
 
 
-def write_comparison(
-    comparison: Comparison, directory: Path, wanted: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None
-) -> None:
+def write_comparison(comparison: Comparison, directory: Path, wanted: Mapping[str, Any] | None = None) -> None:
     """One csv per table (those of the kinds below more/), types.json, metrics.json (`nested_metrics`, `headlines`)."""
     tables = {one.name: getattr(comparison, one.name) for one in fields(comparison) if one.name != MORE}
     tables |= {f"{MORE}/{name}": table for name, table in comparison.more.items()}

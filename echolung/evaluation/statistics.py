@@ -5,7 +5,6 @@ Dimensions: P patients, B resamples, n units.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # not scipy.stats: it takes a second to import, and every stage would pay it
@@ -56,15 +55,8 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     return max(0.0, float(low)), min(1.0, float(high))
 
 
-class Permutation(NamedTuple):
-    """A two-sided permutation test."""
-
-    p_value: float
-    exact: bool  # all sign patterns were enumerated
-
-
-def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> Permutation:
-    """Two-sided paired sign-flip test of mean(differences) = 0, one per patient or group of dependent patients (P,).
+def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> float:
+    """The p-value of the two-sided paired sign-flip test of mean(differences) = 0, one per patient or group (P,).
 
     A difference is the mean over all units, repeats and random draws, so one flip turns all of them together: under the
     null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3). Exact up to EXACT_PATIENTS,
@@ -82,13 +74,13 @@ def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.G
     if patients <= EXACT_PATIENTS:
         patterns = np.arange(2 ** (patients - 1))[:, None] >> np.arange(patients)[None, :] & 1
         means = np.abs((1 - 2 * patterns) @ differences) / patients
-        return Permutation(float((means >= threshold).mean()), True)
+        return float((means >= threshold).mean())
     hits, step = 0, max(1, 4_000_000 // patients)
     for start in range(0, permutations, step):
         flips = generator.integers(0, 2, (min(step, permutations - start), patients), dtype=np.int8)
         means = np.abs(differences.sum() - 2 * (flips @ differences)) / patients
         hits += int((means >= threshold).sum())
-    return Permutation((1 + hits) / (1 + permutations), False)
+    return (1 + hits) / (1 + permutations)
 
 
 @dataclass(frozen=True)
@@ -127,11 +119,9 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estim
 
 def two_way(first: np.ndarray, second: np.ndarray) -> Estimate:
     """Difference of two recipes, first minus second, over their seeds and over patients: losses (S, G) and (S', G).
-
     Seeds of both sides and patients are samples: the variance is that of the groups' differences plus that of the means
     of the seeds on each side, the degrees of freedom Satterthwaite's (1946, Biometrics Bulletin 2). A test that holds
-    the encoders fixed calls too many equal recipes different (`make calibrate`). Needs two seeds on either side.
-    """
+    the encoders fixed calls too many equal recipes different (`make calibrate`). Needs two seeds on either side."""
     differences = first.mean(axis=0) - second.mean(axis=0)
     samples = (differences, first.mean(axis=1), second.mean(axis=1))
     variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])

@@ -1,8 +1,7 @@
 """The candidate for promotion: an arm, the data it is refitted on, its out-of-fold scores, and the rule they must meet.
 
-A first champion must have a lower out-of-fold loss than the task's baseline and beat the kind's bar (for classes, a
-balanced accuracy above chance). A later one must have a lower loss than the champion on the same data and split.
-Whether pretraining helped decides nothing here.
+A first champion must have a lower loss than the task's baseline and beat the kind's bar (for classes, a balanced
+accuracy above chance), a later one a lower loss than the champion on the same data and split.
 """
 
 from __future__ import annotations

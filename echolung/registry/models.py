@@ -170,11 +170,8 @@ def rolled_back_at(tags: Mapping[str, str]) -> str:
 
 def roll_back(store: Store, study: str, task: str, to: int | None = None) -> tuple[int, Version]:
     """Make the version that the champion followed the champion again, or version `to`, if it ever was champion.
-
-    Returns the number of the champion before, and the champion now; no version is made or deleted. The present champion
-    may be damaged or gone; the other one is loaded first. Raises RegistryError or CheckpointError, and changes nothing,
-    if there is nothing to return to or it cannot be loaded.
-    """
+    Returns the number of the champion before, and the champion now. The present one may be damaged or gone. Raises
+    RegistryError or CheckpointError, and changes nothing, if there is nothing to return to or it cannot be loaded."""
     name = model_name(study, task)
     present = champion_number(store, name)
     if present is None:

@@ -41,8 +41,7 @@ def promote(
     """Refit and register the candidate and make it the champion, if the rule allows; `run` keeps the model.
 
     Nothing happens if it is the champion already; a model that was rolled back is refused. With `reset` neither is
-    asked, and the rule is that of a first champion. Raises PromotionError with the numbers if the candidate is not good
-    enough, DataError if predictions, features and split do not belong together.
+    asked, and the rule is that of a first champion. Raises PromotionError with the numbers, and as `Candidate.scores`.
     """
     name = registry.model_name(candidate.study, candidate.name)
     fingerprint = candidate.fingerprint(novelty_settings)

@@ -1,6 +1,7 @@
 """The answers in sentences: against the references and against the controls."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -53,8 +54,7 @@ def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
     for reference, against in rows.groupby("reference", sort=False):
         if not task.main:
             numbers = [
-                f"{row['arm']}{SEEN * (row['n_seen'] > 0)} {signed(row['difference'], 2)}"
-                f" [{signed(row['low'], 2)}, {signed(row['high'], 2)}]"
+                f"{row['arm']}{SEEN * (row['n_seen'] > 0)} {cell(row, 'difference', signed)}"
                 for row in against.to_dict("records")
             ]
             parts.append(f"{loss} minus that of {reference}: {', '.join(numbers)}")
@@ -70,6 +70,13 @@ def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
             elif names:
                 parts.append(f"{_joined(names)} predicted {outcome} than {reference}")
     return parts
+
+
+def cell(row: Mapping[Any, Any], value: str, written: Callable[[float, int], str]) -> str:
+    """A value of a row with its interval."""
+    if pd.isna(row[value]):
+        return "undefined"
+    return f"{written(row[value], 2)} [{written(row['low'], 2)}, {written(row['high'], 2)}]"
 
 
 def against_controls(comparison: Comparison, tasks: Mapping[str, Task]) -> list[str]:

@@ -1,7 +1,7 @@
 """A comparison as tables: for the terminal, for Markdown and for the page."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from echolung.evaluation.verdicts import p_text, patients, plain, signed
 from echolung.kinds.kind import Kind
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
-from echolung.reports.answer import SEEN, answers, few_seeds, tested
+from echolung.reports.answer import SEEN, answers, cell, few_seeds, tested
 
 READING = (
     "Brackets: 95% intervals for these fitted models on new patients. ×n: mean of n seeds. A loss below the reference's"
@@ -63,10 +63,8 @@ def task_tables(
     for name, task in tasks.items():
         kind = KINDS[task.kind]
         metrics = [metric for metric in kind.metrics if (metric in kind.paired) != (view == "metrics")]
-        arms, pairs = (
-            table[(table["task"] == name) & (table["primary"] == (view != "methods"))]
-            for table in (comparison.arms, comparison.pairs)
-        )
+        mine = comparison.of_tasks([name])
+        arms, pairs = (table[table["primary"] == (view != "methods")] for table in (mine.arms, mine.pairs))
         main = pairs["reference"].map(comparison.roles).eq("reference")
         pairs = {"main": pairs[main], "pairs": pairs[~main], "methods": pairs, "metrics": pairs[:0]}[view]
         if arms.empty or not metrics:
@@ -86,13 +84,15 @@ def basis(arms: pd.DataFrame) -> str:
 
 
 def arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) -> list[Row]:
-    """A line for every arm and method among rows of `Comparison.arms` of one task, the arms in this order."""
+    """A line for every arm, with its seeds, and method among rows of `Comparison.arms` of one task, in this order."""
     rows = []
     for arm in order:
         for method, found in arms[arms["arm"] == arm].groupby("method", sort=False):
             by_metric = found.set_index("metric").to_dict("index")
-            cells = [_cell(by_metric[metric], "estimate", plain) for metric in metrics]
-            rows.append(Row(arm, _label(found.iloc[0].to_dict()), str(method), cells))
+            cells = [cell(by_metric[metric], "estimate", plain) for metric in metrics]
+            seeds, seen = found[["seeds", "n_seen"]].iloc[0]
+            label = f"{arm}{f' ×{seeds}' if seeds > 1 else ''}{SEEN if seen else ''}"
+            rows.append(Row(arm, label, str(method), cells))
     return rows
 
 
@@ -100,25 +100,13 @@ def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str], main: bool) ->
     rows = []
     for (arm, reference, method), found in pairs.groupby(["arm", "reference", "method"], sort=False):
         by_metric = found.set_index("metric").to_dict("index")
-        cells = [_cell(by_metric[metric], "difference", signed) for metric in metrics]
+        cells = [cell(by_metric[metric], "difference", signed) for metric in metrics]
         for place, metric in enumerate(metrics):
             if by_metric[metric]["test"] and main:
                 cells[place] += f", {chance(by_metric[metric])}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
         rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells))
     return rows
-
-
-def _label(row: Mapping[Any, Any]) -> str:
-    """An arm with its number of seeds, and the mark of one that saw the videos."""
-    seeds = f" ×{row['seeds']}" if row["seeds"] > 1 else ""
-    return f"{row['arm']}{seeds}{SEEN if row['n_seen'] else ''}"
-
-
-def _cell(row: Mapping[Any, Any], value: str, written: Callable[[float, int], str]) -> str:
-    if pd.isna(row[value]):
-        return "undefined"
-    return f"{written(row[value], 2)} [{written(row['low'], 2)}, {written(row['high'], 2)}]"
 
 
 def chance(row: Mapping[Any, Any]) -> str:
@@ -153,8 +141,8 @@ def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 1
         if row[0] == "":
             lines.append("")
         first = row[0] if len(row) == 1 or len(row[0]) <= sizes[0] else f"{row[0][: sizes[0] - 1]}…"
-        cells = [first, *row[1:]]
-        lines.append("  ".join(cell.ljust(size) for cell, size in zip(cells, sizes, strict=False)).rstrip())
+        cells = zip([first, *row[1:]], sizes, strict=False)
+        lines.append("  ".join(text.ljust(size) for text, size in cells).rstrip())
     seen = f" {SEEN.strip()}: pretrained on videos of the task; not evidence." if SEEN in str(rows) else ""
     return "\n".join([*lines, "", *_wrapped(f"{READING}{seen} {few_seeds(comparison)}", width)])
 
@@ -178,7 +166,7 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mappi
         for row in arm_rows(arms, comparison.order, metrics):
             mine = pairs[(pairs["task"] == task) & (pairs["arm"] == row.arm)].to_dict("records")
             tests = [chance(pair)[2:].removeprefix("= ") if of[task].main else "" for pair in mine]
-            differences = [[_cell(pair, "difference", signed), p] for pair, p in zip(mine, tests, strict=True)]
+            differences = [[cell(pair, "difference", signed), p] for pair, p in zip(mine, tests, strict=True)]
             beside = differences.pop() if len(references) == 1 and differences else ["", ""]
             rows.append([f"  {row.label}", *row.cells, *blank, *beside])
             below = zip(mine, differences, strict=False)

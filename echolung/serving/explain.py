@@ -1,7 +1,5 @@
 """Pictures of what answers rest on, `Method.explain`, drawn over the frames that the model saw.
 
-A gif plays the views with their heat map; a png is a sheet of them. Where a method draws structures, an mp4 plays them
-over the frames; where it reads its answer off a curve, another png shows that.
 Dimension letters: V views, T frames of a view, S side of a frame in pixels.
 """
 
@@ -54,11 +52,8 @@ def picture_names(paths: Sequence[Path]) -> list[str]:
 
 def explain_file(model: Model, path: Path, folder: Path, name: str, title: str) -> pd.DataFrame:
     """Answer as `Model.predict` does, and draw the file into `folder`: <name>.gif and <name>.png; if its `Maps` have a
-    drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png.
-
-    Raises DataError if the method cannot explain itself, DiskError if the folder cannot be written to, VideoError as
-    `predict`.
-    """
+    drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png. Raises DataError if the method cannot explain
+    itself, DiskError if the folder cannot be written to, VideoError as `predict`."""
     one = model.read(path)
     answer, maps = model.answer(one), model.method.explain(one.recordings, one.name)
     if maps is None:
@@ -172,12 +167,8 @@ class Picture:
 def write_gif(path: Path, picture: Picture) -> None:
     """All frames of all views in turn, each plain and with the heat map: V * T pages, at the speed of the video."""
     heated = picture.heated
-    pages = [
-        picture.page(view, frame, heated[view, frame]).quantize(
-            256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-        )
-        for view, frame in np.ndindex(heated.shape[:2])
-    ]
+    drawn = (picture.page(view, frame, heated[view, frame]) for view, frame in np.ndindex(heated.shape[:2]))
+    pages = [page.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for page in drawn]
     duration = max(20, round(1000 / picture.fps))
     pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], duration=duration, loop=0, optimize=False)
 

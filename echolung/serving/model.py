@@ -63,9 +63,7 @@ class ModelRecord(Parameters):
     files: dict[str, str] = {}  # SHA-256 of the other files of the folder
 
 
-def write_model(
-    directory: Path, record: ModelRecord, method: Method, novelty: Novelty, encoder: Path | None
-) -> ModelRecord:
+def write_model(directory: Path, record: ModelRecord, method: Method, novelty: Novelty, encoder: Path | None) -> None:
     """Write a model folder. `encoder`: the folder of the encoder whose tokens the method reads."""
     (directory / "method").mkdir(parents=True)
     for name in (weights.WEIGHTS, weights.RECORD) if encoder else ():
@@ -74,7 +72,6 @@ def write_model(
     novelty.save(directory)
     record = record.model_copy(update={"files": _digests(directory)})
     write_json(directory / RECORD, record.model_dump(mode="json"))
-    return record
 
 
 def read_model(directory: Path) -> ModelRecord:

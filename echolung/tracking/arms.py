@@ -21,9 +21,7 @@ INITS = {"reference": "random", "control": "control", "baseline": "baseline", "c
 def arm_runs(
     store: Store, study: str, comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str
 ) -> Iterator[Run]:
-    """One closed run per arm of `task`, candidates first.
-
-    `encoders` has one row per arm with an encoder; its other columns become parameters.
+    """One closed run per arm of `task`, candidates first; the columns of `encoders`, a row per arm, become parameters.
 
     Metrics of the primary method that are compared in pairs have plain names (`auroc`, with `_low` and `_high`), its
     others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`

@@ -57,9 +57,8 @@ class Store:
 
 
 def where(root: Path, settings: TrackingSettings | None = None) -> str:
-    """The store's address: the environment's, else the parameters', else a database in `mlruns/`.
-    Queued DVC experiments run in a copy of the project that is deleted: they use the project's own store. Relative
-    database paths are below the project: Ray's workers have other working folders."""
+    """The store's address: the environment's, else the parameters', else a database in `mlruns/`, below the project
+    (not below the copy in which a queued DVC experiment runs, or a worker's folder)."""
     chosen = os.environ.get("MLFLOW_TRACKING_URI") or (settings.uri if settings else "") or f"{SQLITE}mlruns/mlflow.db"
     database = chosen.removeprefix(SQLITE)
     return chosen if database == chosen else f"{SQLITE}{workspace(root) / database}"
