@@ -30,8 +30,7 @@ PATIENCE = 15.0  # seconds that a stage of a new `dvc repro` waits for one that 
 
 def project_root() -> Path:
     """The nearest folder, from the current one upwards, with dvc.yaml and params.yaml.
-    DVC starts a stage there. DVC_ROOT is something else: in `dvc exp run --queue` and `--temp` it is the workspace that
-    the experiment's copy was made from. Raises DataError outside a project."""
+    DVC starts a stage there; DVC_ROOT is what an experiment's copy is made from. Raises DataError outside a project."""
     start = Path.cwd()
     for folder in (start, *start.parents):
         if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():

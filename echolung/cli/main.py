@@ -138,8 +138,7 @@ def ui(port: int) -> None:
     root, settings = project()
     place = store(root, settings.tracking)
     close_abandoned(place, settings.study)
-    click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
-    sys.stdout.flush()
+    print(f"http://127.0.0.1:{port}   Ctrl-C ends it.", flush=True)
     options = ["--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])  # so that Ctrl-C reaches it
 

@@ -50,7 +50,7 @@ def pretrain(
 
     A run resumes from its checkpoint; the result of a finished one is copied. A worker that dies is replaced once.
     `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. Raises TrialError naming
-    the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for, Stopped if that was asked for.
+    the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for, Stopped if it was asked to.
     """
     pending = {run.seed: run for run in runs if not finished(run)}
     for run in runs:

@@ -46,14 +46,12 @@ class SearchSettings(Parameters):
     """One search."""
 
     encoder: str  # the entry of `pretrain.encoders` that is varied
-    space: dict[str, list[Any]] = pydantic.Field(min_length=1)
-    """Values to choose from, by `training.<name>`, `objective.<name>` or `shape.<name>`."""
+    space: dict[str, list[Any]] = pydantic.Field(min_length=1)  # by training.<name>, objective.<name> or shape.<name>
     trials: int | None = pydantic.Field(None, ge=1)  # combinations that are tried, drawn at random; all if left out
     readout: str | None = None
     """A task on drawn recordings, for the method `linear`; without one the held-out loss is compared, which is only
     fair among recipes with the same loss."""
-    rungs: int = pydantic.Field(3, ge=0)
-    """How often trials are compared and the worse half stopped (ASHA, Li et al. 2020, arXiv 1810.05934)."""
+    rungs: int = pydantic.Field(3, ge=0)  # how often the worse half is stopped (ASHA, Li et al. 2020, arXiv 1810.05934)
     seed: int = 0
 
     @pydantic.field_validator("space")
@@ -155,8 +153,7 @@ def search(
             ),
             run_config=tune.RunConfig(name="search", storage_path=place, callbacks=[Steps()], verbose=0),
         )
-        results = list(tuner.fit())
-    errors = dict(_failed(result) for result in results if result.error)
+        errors = dict(_failed(result) for result in tuner.fit() if result.error)
     if len(errors) == len(runs):
         raise TrialError(f"every trial failed: {next(iter(errors.values()))}", "Narrow `search.space`, and rerun.")
     points = [(number, step, score) for number, curve in curves.items() for step, score in sorted(curve.items())]

@@ -27,8 +27,7 @@ from echolung.core.progress import Progress, listening
 SHOWN = 3  # causes that an error lists; all are in the file of failures
 FAILURES = "failures.txt"
 Values = dict[str, Any]
-Trial = Callable[[Values], Mapping[str, Any]]
-"""A trial: takes its configuration, returns tables (DataFrame) and anything JSON can hold, by name."""
+Trial = Callable[[Values], Mapping[str, Any]]  # configuration -> tables and anything JSON can hold, by name
 
 
 def run_trials(

@@ -29,13 +29,12 @@ from echolung.kinds.task import Task
 from echolung.methods.arms import Arm, baseline_of
 
 Row = dict[str, Any]
-AGAINST = {
+AGAINST = {  # role of an arm -> roles of the arms that it is compared with
     "candidate": ("reference", "control", "baseline"),
     "control": ("reference", "baseline"),
     "reference": ("baseline",),
     "baseline": (),
 }
-"""Role of an arm -> roles of the arms that it is compared with."""
 SECONDARY = [
     *("task", "arm", "reference", "method", "reference_method", "test"),
     *(field.name for field in fields(statistics.Estimate)),

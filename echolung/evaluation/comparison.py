@@ -23,16 +23,11 @@ class Comparison:
 
     arms: pd.DataFrame
     """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_groups, n_videos, n_seen,
-    unit, note
-
-    n_groups counts the split groups of the patients: what is independent. n_seen counts the videos that the arm's
-    encoders were pretrained on. primary marks the method that an arm is judged by.
-    """
+    unit, note. n_groups counts the split groups of the patients: what is independent. n_seen counts the videos that the
+    arm's encoders were pretrained on. primary marks the method that an arm is judged by."""
     pairs: pd.DataFrame
-    """reference, reference_method, primary, metric, difference, low, high, n_patients, n_groups, n_videos, test, n_seen
-
-    p_value for the loss of the task's kind alone, p_holm for the confirmatory family alone.
-    """
+    """reference, reference_method, primary, metric, difference, low, high, n_patients, n_groups, n_videos, n_seen,
+    test, p_value and p_recipe for the loss alone, p_holm and p_recipe_holm for the confirmatory family alone"""
     verdicts: pd.DataFrame  # of the primary pairs: reference, confirmatory, outcome (better | worse | undecided), text
     folds: pd.DataFrame  # repeat, fold, step, metric, value, n_patients, n_units
     secondary: pd.DataFrame  # reference, test, difference, standard_error, low, high, p_value (uncorrected)

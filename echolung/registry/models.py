@@ -53,8 +53,7 @@ def model_name(study: str, task: str) -> str:
 def champion(store: Store, study: str, task: str) -> Version:
     """The champion; raises NoChampionError if there is none, RegistryError if its files are gone or damaged."""
     name = model_name(study, task)
-    number = champion_number(store, name)
-    if number is None:
+    if (number := champion_number(store, name)) is None:
         raise NoChampionError(f"{name} has no champion yet", f"Run `echolung promote {task}`.")
     return find_version(store, name, number)
 
@@ -173,8 +172,7 @@ def roll_back(store: Store, study: str, task: str, to: int | None = None) -> tup
     Returns the number of the champion before, and the champion now. The present one may be damaged or gone. Raises
     RegistryError or CheckpointError, and changes nothing, if there is nothing to return to or it cannot be loaded."""
     name = model_name(study, task)
-    present = champion_number(store, name)
-    if present is None:
+    if (present := champion_number(store, name)) is None:
         raise NoChampionError(f"{name} has no champion to roll back", f"Run `echolung promote {task}`.")
     tags = dict(versions(store, name))
     were = {number for number, own in tags.items() if "history" in own}

@@ -39,10 +39,8 @@ def promote(
     reset: bool = False,
 ) -> Promotion:  # fmt: skip
     """Refit and register the candidate and make it the champion, if the rule allows; `run` keeps the model.
-
     Nothing happens if it is the champion already; a model that was rolled back is refused. With `reset` neither is
-    asked, and the rule is that of a first champion. Raises PromotionError with the numbers, and as `Candidate.scores`.
-    """
+    asked, and a first champion's rule applies. Raises PromotionError with the numbers, and as `Candidate.scores`."""
     name = registry.model_name(candidate.study, candidate.name)
     fingerprint = candidate.fingerprint(novelty_settings)
     before = registry.champion_number(store, name)

@@ -116,18 +116,15 @@ def chance(row: Mapping[Any, Any]) -> str:
 
 def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
     """What applies to single numbers of the table."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in arms[(arms["note"] != "") & arms["metric"].isin(metrics)].to_dict("records"):
-        found.setdefault((row["metric"], row["note"]), []).append(row["arm"])
+    noted = arms[(arms["note"] != "") & arms["metric"].isin(metrics)].groupby(["metric", "note"], sort=False)["arm"]
     overlap = [
         f"{arm}{SEEN}: pretrained, without labels, on {seen} of these {videos} videos; not evidence."
         for arm, seen, videos in arms.loc[arms["n_seen"] > 0, ["arm", "n_seen", "n_videos"]]
         .drop_duplicates("arm")
         .values
     ]
-    return overlap + [
-        f"{kind.metrics[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()
-    ]
+    label = {metric: kind.metrics[metric].label for metric in metrics}
+    return overlap + [f"{label[str(metric)]} of {', '.join(names)}: {text}." for (metric, text), names in noted]
 
 
 def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 100) -> str:

@@ -22,11 +22,9 @@ def arm_runs(
     store: Store, study: str, comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str
 ) -> Iterator[Run]:
     """One closed run per arm of `task`, candidates first; the columns of `encoders`, a row per arm, become parameters.
-
     Metrics of the primary method that are compared in pairs have plain names (`auroc`, with `_low` and `_high`), its
     others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`
-    (with `_p_uncorrected` and, if confirmatory, `_p_holm`).
-    """
+    (with `_p_uncorrected` and, if confirmatory, `_p_holm`)."""
     mine = comparison.of_tasks([task])
     paired = set(mine.pairs["metric"])
     for arm in mine.order:

@@ -19,8 +19,7 @@ class Run:
 
     store: Store
     id: str
-    lost: list[str] = field(default_factory=list, compare=False)
-    """Why something could not be written; nothing else is tried afterwards, since each try may take seconds."""
+    lost: list[str] = field(default_factory=list, compare=False)  # why no more is tried: each try may take seconds
     last: list[int] = field(default_factory=list, compare=False)  # the store's last step when `live` was first called
 
     def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
