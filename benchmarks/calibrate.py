@@ -59,7 +59,7 @@ def rejections(group: np.ndarray, quality: tuple[float, float], seeds: float, st
         for name, loss in LOSSES.items():
             of_group = np.stack([np.bincount(group, one) for one in loss(label, p)]) * (len(size) / len(group))
             ours, theirs = of_group[:PRETRAINED], of_group[PRETRAINED:]
-            flipped = statistics.sign_flip(ours.mean(axis=0) - theirs.mean(axis=0), 999, random).p_value
+            flipped = statistics.sign_flip(ours.mean(axis=0) - theirs.mean(axis=0), 999, random)
             p_values.setdefault((name, "encoders"), []).append(flipped)
             p_values.setdefault((name, "recipe"), []).append(statistics.two_way(ours, theirs).p_value)
     rows = []

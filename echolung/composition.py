@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,6 @@ from echolung.core.errors import SettingsError
 from echolung.core.parameters import nearest
 
 GROUPS = ("study", "scale")  # folders of conf/; one file of each is composed
-
-
-@dataclass(frozen=True)
-class Composition:
-    """What DVC would write to params.yaml."""
-
-    parameters: dict[str, Any]
-    command: tuple[str, ...]  # `dvc exp run -S ...`, word by word
 
 
 def names(root: Path, group: str) -> list[str]:
@@ -42,11 +33,12 @@ def _written(root: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def compose(root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()) -> Composition:
-    """Compose a study and a scale (those at hand for None) with `changes`, each KEY=VALUE.
-
-    Raises SettingsError if conf/ has no such file or cannot be composed; an unknown key is for `Settings` to find.
-    """
+def compose(
+    root: Path, study: str | None = None, scale: str | None = None, changes: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """What DVC would write to params.yaml for a study and a scale (those at hand for None) with `changes`, each
+    KEY=VALUE, and the words of the command for it, `dvc exp run -S ...`.
+    Raises SettingsError if conf/ has no such file or cannot be composed; an unknown key is for `Settings` to find."""
     named = {group: name for group, name in zip(GROUPS, (study, scale), strict=True) if name is not None}
     for group, name in named.items():
         known = names(root, group)
@@ -60,29 +52,26 @@ def compose(root: Path, study: str | None = None, scale: str | None = None, chan
         path, remedy = f"conf/study/{chosen['study']}.yaml", f"Change that line to `study: {chosen['study']}`."
         raise SettingsError(f"{path} says `study: {written}`", remedy)
     words = [*(f"{group}={name}" for group, name in named.items()), *overrides]
-    return Composition(parameters, ("dvc", "exp", "run", *(part for word in words for part in ("-S", word))))
+    return parameters, ["dvc", "exp", "run", *(part for word in words for part in ("-S", word))]
 
 
 def _compose(root: Path, overrides: list[str]) -> dict[str, Any]:
-    from hydra import compose as compose_by_hydra
-    from hydra import initialize_config_dir
+    import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        with initialize_config_dir(str((root / "conf").absolute()), version_base=None):
-            composed: Any = OmegaConf.to_container(compose_by_hydra("config", overrides), resolve=True)
+        with hydra.initialize_config_dir(str((root / "conf").absolute()), version_base=None):
+            composed: Any = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise SettingsError(f"conf/ cannot be composed ({' '.join(str(error).split())[:300]})", "Correct it.") from None
     return dict(composed)
 
 
 def quoted(change: str) -> str:
-    """KEY=VALUE as a person types it, in Hydra's grammar: quoted where Hydra would refuse or alter the value.
-
-    A leading `~` of the value becomes the home folder. Raises SettingsError if it is not KEY=VALUE.
-    """
+    """KEY=VALUE as a person types it, in Hydra's grammar: quoted where Hydra would refuse or alter the value. A leading
+    `~` of the value becomes the home folder. Raises SettingsError if it is not KEY=VALUE."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
@@ -109,7 +98,7 @@ def quoted(change: str) -> str:
 
 def edited(root: Path) -> list[str]:
     """KEY=VALUE of every value of params.yaml that conf/ composes differently; `dvc exp run` overwrites them."""
-    written, composed = (_flat(values) for values in (_written(root), compose(root).parameters))
+    written, composed = (_flat(values) for values in (_written(root), compose(root)[0]))
     return [f"{key}={value}" for key, value in written.items() if composed.get(key) != value]
 
 

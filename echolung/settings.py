@@ -31,8 +31,7 @@ class FitSettings(Parameters):
     """How the methods are fitted."""
 
     seed: int = 0
-    methods: Annotated[dict[str, Parameters], chosen(lambda: METHODS)] = {}
-    """Parameters of each method, by its name; defaults for one that is missing."""
+    methods: Annotated[dict[str, Parameters], chosen(lambda: METHODS)] = {}  # by name; defaults where one is missing
 
     def of(self, method: str, changes: Mapping[str, Any] | None = None) -> Parameters:
         """The parameters of a method, with an arm's own changes."""
@@ -43,10 +42,8 @@ class FitSettings(Parameters):
 class ReportSettings(Parameters):
     """What the report shows."""
 
-    frames: bool = False
-    """Sample frames of recorded videos. Most data sets do not permit it; phantoms are always shown."""
-    arms: tuple[str, ...] = ()
-    """The arms, for `dvc plots`: every plotted file has a column for each."""
+    frames: bool = False  # sample frames of recorded videos: most sets do not permit it; phantoms are always shown
+    arms: tuple[str, ...] = ()  # the arms, for `dvc plots`: every plotted file has a column for each
 
 
 def _seconds(value: Any) -> Any:
@@ -59,21 +56,17 @@ class Settings(Parameters):
 
     study: Key
     scale: str = ""  # the file of conf/scale that the parameters were composed from
-    workers: int = pydantic.Field(2, ge=1)
-    """Processes that decode, draw and fit side by side on this machine."""
+    workers: int = pydantic.Field(2, ge=1)  # processes that decode, draw and fit side by side on this machine
     stop_after: Annotated[float | None, pydantic.BeforeValidator(_seconds)] = pydantic.Field(None, ge=1)
     """Time since `dvc repro` began (11h, 90min; a number is seconds) after which pretraining ends with a checkpoint and
     no other fit begins. The stage then exits with 75: call again."""
-    public_sets: str = ""
-    """The folder that holds the public sets, for the `root` of sources that say so."""
+    public_sets: str = ""  # the folder that holds the public sets, for the `root` of sources that say so
     phantom: dict[Key, PhantomSettings] = {}
     ingest: IngestSettings
     tasks: dict[Key, Annotated[Task, chosen(lambda: KINDS, "kind")]] = pydantic.Field(min_length=1)
     split: SplitSettings
-    encoder: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]
-    """The shape of every encoder that does not name another."""
-    draws: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)
-    """Seeds of untrained encoders."""
+    encoder: Annotated[ClipSettings, chosen(lambda: ENCODERS, "kind")]  # the shape of encoders that name no other
+    draws: tuple[int, ...] = pydantic.Field((0, 1, 2), min_length=1)  # seeds of untrained encoders
     pretrain: PretrainSettings
     search: dict[Key, SearchSettings] = {}  # searches for a pretraining recipe
     arms: dict[Key, Arm]
@@ -151,9 +144,7 @@ class Settings(Parameters):
 
     def shape(self, encoder: str) -> ClipSettings:
         """The settings of an encoder: a key of `pretrain.encoders`, or an arm with `encoder: random`.
-
-        Its `shape` overrides the parameter `encoder`; one of another kind is complete in itself.
-        """
+        Its `shape` overrides the parameter `encoder`; one of another kind is complete in itself."""
         own = self.pretrain.encoders[encoder].shape if encoder in self.pretrain.encoders else self.arms[encoder].shape
         kind = own.get("kind", self.encoder.kind)
         if kind not in ENCODERS:
@@ -169,9 +160,8 @@ class Settings(Parameters):
     def encoder_of(self, arm: str) -> str | None:
         """The folder below data/<study>/encoders that holds an arm's encoders; None for an arm without."""
         encoder = self.arms[arm].encoder
-        if encoder is None:
-            return None
-        return f"initial/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
+        folder = f"initial/{arm}" if encoder in (RANDOM, IMPORTED) else f"pretrained/{encoder}"
+        return folder if encoder else None
 
     def seeds(self, arm: str) -> tuple[int, ...]:
         chosen = self.arms[arm]
@@ -191,12 +181,8 @@ class Settings(Parameters):
     def fits(self, task: str) -> list[tuple[str, str, int]]:
         """(arm, method, seed) of every fit of a task, the baseline's included."""
         spec = self.tasks[task]
-        found = [
-            (name, method, seed)
-            for name, arm in self.arms_of(task).items()
-            for method in arm.methods(spec)
-            for seed in self.seeds(name)
-        ]
+        methods = [(name, method) for name, arm in self.arms_of(task).items() for method in arm.methods(spec)]
+        found = [(name, method, seed) for name, method in methods for seed in self.seeds(name)]
         return [*found, (baseline_of(spec), baseline_of(spec), 0)]
 
     def of_method(self, arm: str, method: str) -> Parameters:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +25,12 @@ if TYPE_CHECKING:
     from echolung.tracking.store import Store
 
 
-PATIENCE = 15.0
-"""Seconds that a stage of a new `dvc repro` waits for one that a killed DVC left behind."""
+PATIENCE = 15.0  # seconds that a stage of a new `dvc repro` waits for one that a killed DVC left behind
 
 
 def project_root() -> Path:
     """The nearest folder, from the current one upwards, with dvc.yaml and params.yaml.
-
-    DVC starts a stage there. DVC_ROOT is something else: in `dvc exp run --queue` and `--temp` it is the workspace that
-    the experiment's copy was made from. Raises DataError outside a project.
-    """
+    DVC starts a stage there; DVC_ROOT is what an experiment's copy is made from. Raises DataError outside a project."""
     start = Path.cwd()
     for folder in (start, *start.parents):
         if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
@@ -60,10 +56,8 @@ class Stage:
     settings: Settings
     store: Store
     run: Run
-    began: float
-    """When `dvc repro` began, or the stage, if it was called by itself; seconds since 1970."""
-    bars: contextlib.ExitStack
-    """Closes progress bars before an error is told, so that nothing follows its last line."""
+    began: float  # when `dvc repro` began, or the stage, if it was called by itself; seconds since 1970
+    bars: contextlib.ExitStack  # closes progress bars before an error is told, so that nothing follows its last line
 
     def data(self, *parts: str) -> Path:
         """A path below data/<study>/."""
@@ -92,10 +86,8 @@ class Stage:
 
     @contextlib.contextmanager
     def stopping(self, *parts: str, at_term: bool = False) -> Iterator[Path]:
-        """A file in the scratch folder that asks work on any machine to stop, once something is written in it.
-
-        That happens when `stop_after` has passed and, with `at_term`, at SIGTERM; a second one ends the stage at once.
-        """
+        """A file in the scratch folder that asks work on any machine to stop, once something is written in it: when
+        `stop_after` has passed and, with `at_term`, at SIGTERM; a second one ends the stage at once."""
         path, before = self.scratch(*parts, "stop").absolute(), signal.getsignal(signal.SIGTERM)
         end = self.began + (self.settings.stop_after or threading.TIMEOUT_MAX)
         limit = threading.Timer(end - time.time(), path.write_text, ["stop"])
@@ -139,35 +131,30 @@ def progress_bar(label: str) -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def stage(name: str, key: str = "") -> Iterator[Stage]:
-    """Run a stage's work: one process at a time per folder, recorded in the tracking store.
-
-    The run ends as FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM, or the end of the DVC that started the stage).
-    """
+def stage(name: str, key: str = "", lock: str = "", parameters: Mapping[str, Any] | None = None) -> Iterator[Stage]:
+    """Run a stage's work: one process at a time per folder (per `lock`), recorded in the tracking store.
+    The run ends as FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM, or the end of the DVC that started the stage)."""
     with exit_cleanly():
         began = _end_with_dvc()
         root, settings = project()
         from echolung.tracking import experiments
         from echolung.tracking.store import store
 
-        title = f"{name}@{key}" if key else name
-        lock = root / "data" / "locks" / f"{settings.study}-{title}.lock"
-        with exclusive(lock, f"stage {title}", PATIENCE if "DVC_STAGE" in os.environ else 1.0):
+        title = lock or (f"{name}@{key}" if key else name)
+        path = root / "data" / "locks" / f"{settings.study}-{title}.lock"
+        with exclusive(path, f"stage {title}", PATIENCE if "DVC_STAGE" in os.environ else 1.0):
             seed_everything(0)
             tracking = store(root, settings.tracking)
-            section = settings.section(name, key)
-            recorded = experiments.stage_run(tracking, settings.study, name, key, section)
+            used = parameters or settings.section(name, key)
+            recorded = experiments.stage_run(tracking, settings.study, name, key, used)
             with recorded as run, contextlib.ExitStack() as bars:
                 yield Stage(name, key, root, settings, tracking, run, began, bars)
 
 
 @contextlib.contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """Turn errors into one line with the remedy and an exit code: 75 for `Stopped`, 130 for Ctrl-C.
-
-    SIGTERM and SIGHUP, unless they have a handler or are ignored (nohup), unwind the stack as Ctrl-C does: runs are
-    closed, and Ray ends in order.
-    """
+    """Turn errors into one line with the remedy and an exit code: 75 for `Stopped`, 130 for Ctrl-C. SIGTERM and SIGHUP,
+    unless handled or ignored (nohup), unwind the stack as Ctrl-C does: runs are closed, and Ray ends in order."""
     main = threading.current_thread() is threading.main_thread()
     ours = [one for one in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(one) == signal.SIG_DFL]
 
@@ -196,9 +183,7 @@ def exit_cleanly() -> Iterator[None]:
 
 def _end_with_dvc() -> float:
     """Stop this process when the DVC that started it ends: killed by SIGTERM, DVC leaves its stage running.
-
-    Returns when that DVC began, or this process, if none started it.
-    """
+    Returns when that DVC began, or this process, if none started it."""
     import psutil
 
     if "DVC_STAGE" not in os.environ:

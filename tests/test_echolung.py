@@ -54,7 +54,7 @@ def test_the_whole_study_runs_from_its_sets_and_a_checkpoint(tmp_path: Path, mon
     state = {f"module.backbone.{name}": one for name, one in theirs.items()}
     torch.save({"target_encoder": state, "encoder": state}, tmp_path / "vitl.pt")
     assert CliRunner().invoke(main, ["weights", "import", "vitl.pt", "vjepa2-vitl"]).exit_code == 0
-    params = compose(tmp_path, "echolung", "gpu", CHANGES).parameters
+    params, _ = compose(tmp_path, "echolung", "gpu", CHANGES)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
     sources, tasks, encoders = params["ingest"]["sources"], params["tasks"], params["pretrain"]["encoders"]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from echolung.core.progress import listening
-from echolung.stage import progress_bar, project
+from echolung.stage import progress_bar, project, stage
 
 if TYPE_CHECKING:
     from echolung.registry.candidate import Candidate
     from echolung.settings import Settings
-    from echolung.tracking.run import Run
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
@@ -41,34 +40,16 @@ def promote(task: str, arm: str | None, reset: bool) -> None:
     task = settings.known_task(task)
     candidate = _candidate(root, settings, task, settings.known_arm(task, arm))
     with (
-        _one_at_a_time(root, settings, "promote", task, {"arm": candidate.arm}) as run,
-        progress_bar(f"fitting {candidate.arm} on all patients") as bar,
-        listening(bar),
+        stage("promote", task, f"champion@{task}", {"task": task, "arm": candidate.arm}) as here,
+        listening(here.progress(f"fitting {candidate.arm} on all patients")),
     ):
         bootstrap = settings.compare.bootstrap
-        found = run_promotion(run.store, run, candidate, settings.promote, bootstrap=bootstrap, reset=reset)
+        found = run_promotion(here.store, here.run, candidate, settings.promote, bootstrap=bootstrap, reset=reset)
     verb = "is the champion" if found.outcome == "promoted" else "unchanged"
     click.echo(f"{found.version.name} version {found.version.number}: {verb}.")
     outside, warnings = (found.version.tags.get(name, "").splitlines() for name in ("outside", "warnings"))
     for line in [*found.reasons, *outside, *(f"warning: {one}" for one in warnings)]:
         click.echo(f"  {line}")
-
-
-@contextlib.contextmanager
-def _one_at_a_time(
-    root: Path, settings: Settings, command: str, task: str, parameters: Mapping[str, object]
-) -> Iterator[Run]:
-    """The tracked run of a command that chooses the champion of a task."""
-    from echolung.core.runtime import exclusive
-    from echolung.tracking.experiments import stage_run
-    from echolung.tracking.store import store
-
-    tracking, lock = store(root, settings.tracking), root / "data/locks" / f"{settings.study}-champion@{task}.lock"
-    with (
-        exclusive(lock, f"choosing the champion of {task}"),
-        stage_run(tracking, settings.study, command, task, {"task": task, **parameters}) as run,
-    ):
-        yield run
 
 
 @click.command()
@@ -87,10 +68,10 @@ def rollback(task: str, to: int | None) -> None:
     """
     from echolung.registry.models import roll_back
 
-    root, settings = project()
+    _, settings = project()
     task = settings.known_task(task)
-    with _one_at_a_time(root, settings, "rollback", task, {"to": to or "the one before"}) as run:
-        before, now = roll_back(run.store, settings.study, task, to)
+    with stage("rollback", task, f"champion@{task}", {"task": task, "to": to or "the one before"}) as here:
+        before, now = roll_back(here.store, settings.study, task, to)
     since = now.tags.get("history", "").partition(" ")[0]
     click.echo(f"{now.name} version {now.number}{f' (promoted {since})' * bool(since)} is the champion again.")
     click.echo(f"To return to version {before}: echolung rollback {task} --to {before}")
@@ -154,11 +135,7 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILES...")
 @click.option("--task", help="Whose champion to ask; by default the study's first task.")
 @click.option("--json", "for_programs", is_flag=True, help="For programs: one JSON object on standard output.")
-@click.option(
-    "--explain",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="A folder for pictures (gif and png) of what each answer rests on.",
-)
+@click.option("--explain", type=FOLDER, help="A folder for pictures (gif and png) of what each answer rests on.")
 def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None) -> None:
     """Ask a task's champion about video FILES.
 

@@ -15,8 +15,6 @@ from echolung.stage import project
 
 VARIABLE = "ECHONET_DYNAMIC_URL"
 RENEW = f"Ask for a new link at https://echonet.github.io/dynamic, put it into {VARIABLE} and call again."
-AGAIN = "Call again: it goes on where it stopped."
-KEPT = "What was downloaded is kept."
 REFUSED = 22  # curl's exit code for an HTTP error
 
 
@@ -56,9 +54,11 @@ def download(url: str, file: Path) -> None:
     # By standard input: other users of this machine can read arguments.
     done = subprocess.run(["curl", *options], input=f'url = "{url}"', text=True, check=False)
     if done.returncode == REFUSED:
-        raise DataError(f"the server refused the link in {VARIABLE}: most expire after some days", f"{RENEW} {KEPT}")
+        problem = f"the server refused the link in {VARIABLE}: most expire after some days"
+        raise DataError(problem, f"{RENEW} What was downloaded is kept.")
     if done.returncode:
-        raise DataError(f"the download of {file.name} stopped (curl: {done.returncode})", f"Check the network. {AGAIN}")
+        remedy = "Check the network. Call again: it goes on where it stopped."
+        raise DataError(f"the download of {file.name} stopped (curl: {done.returncode})", remedy)
 
 
 def unpack(archive: Path, target: Path) -> int:

@@ -138,19 +138,12 @@ def ui(port: int) -> None:
     root, settings = project()
     place = store(root, settings.tracking)
     close_abandoned(place, settings.study)
-    click.echo(f"http://127.0.0.1:{port}   Ctrl-C ends it.")
-    sys.stdout.flush()
+    print(f"http://127.0.0.1:{port}   Ctrl-C ends it.", flush=True)
     options = ["--backend-store-uri", place.uri, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])  # so that Ctrl-C reaches it
 
 
-for command in (
-    run.run,
-    champions.promote,
-    champions.rollback,
-    champions.predict,
-    weights.weights,
-    fetch.fetch,
-    suggest.suggest,
-):
+for command in (champions.promote, champions.rollback, champions.predict, run.run, suggest.suggest):
     main.add_command(command)
+for group in (fetch.fetch, weights.weights):
+    main.add_command(group)

@@ -35,9 +35,8 @@ def run(
     root = project_root()
     words = ["dvc", "repro"]
     if study or scale or changes or {"--queue", "--temp"} & {*dvc_options}:
-        composed = compose(root, study, scale, changes)
-        Settings.parse(composed.parameters, "what was set")
-        words = [*composed.command]
+        parameters, words = compose(root, study, scale, changes)
+        Settings.parse(parameters, "what was set")
         named = {change.partition("=")[0].lstrip("+") for change in changes}
         lost = [] if study else [one for one in edited(root) if one.partition("=")[0] not in named]
         if lost:

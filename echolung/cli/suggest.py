@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from echolung.methods.suggestion import Strategy
     from echolung.settings import Settings
 
-FRAMES, SHOWN = 8, 40
-"""Frames of a recording that are looked at, evenly spaced; suggestions on the sheet, at most."""
+FRAMES, SHOWN = 8, 40  # frames of a recording that are looked at, evenly spaced; suggestions on the sheet, at most
+STRATEGIES = click.Choice(["both", "disagreement", "k-centre", "random"])
 RETURN = """\
 suggestions.csv names recordings without masks, the first to annotate at the top, and frames of each, counted from 0.
 Draw on these frames ({labels})
@@ -38,17 +38,13 @@ their place. Then, with `unlabelled: leave out` in tasks.{task}:
 """
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("task")
-@click.option("--budget", default=20, show_default=True, type=click.IntRange(min=1), help="Recordings to suggest.")
-@click.option("--frames", default=1, show_default=True, type=click.IntRange(1, FRAMES), help="Frames of each.")
+@click.option("--budget", default=20, type=click.IntRange(min=1), help="Recordings to suggest.")
+@click.option("--frames", default=1, type=click.IntRange(1, FRAMES), help="Frames of each.")
 @click.option("--arm", help="Whose encoder to use; by default that of the task's first candidate with one.")
 @click.option(
-    "--strategy",
-    type=click.Choice(["both", "disagreement", "k-centre", "random"]),
-    default="both",
-    show_default=True,
-    help="Disagreement and distance, one of the two, or chance.",
+    "--strategy", type=STRATEGIES, default="both", help="Disagreement and distance, one of the two, or chance."
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder; by default one below data/.")
 def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Strategy, out: Path | None) -> None:
@@ -80,8 +76,7 @@ def suggest(task: str, budget: int, frames: int, arm: str | None, strategy: Stra
     given = settings.of_method(arm, "light-decoder")
     assert isinstance(given, DecoderSettings)
     with exclusive(root / "data" / "locks" / f"{settings.study}-suggest.lock", "suggesting recordings"):
-        recordings, labelled, bare, looked_at = _pool(root, settings, spec, source, arm)
-        pool = (recordings, labelled, bare, looked_at)
+        recordings, labelled, bare, looked_at = pool = _pool(root, settings, spec, source, arm)
         table, members = ranked(spec, given, *pool, budget, settings.fit.seed, strategy=strategy)
     table = table.groupby("sample_id", sort=False).head(frames).merge(bare[["sample_id", "path"]], on="sample_id")
     pictures = []

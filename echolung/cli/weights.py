@@ -8,7 +8,6 @@ import click
 
 from echolung.stage import project, project_root
 
-FORMATS = ("vjepa2", "huggingface")
 HUB = "hf:"
 
 
@@ -65,9 +64,8 @@ def import_(file: str, name: str, model: str | None, license: str, partial: bool
         source = {"file": given, "sha256": weights_digest(file), "license": license}
         write_json(target / "source.json", {**source, "match": vars(match), "shape": shape})
     click.echo("\n".join([f"{given} -> {folder.relative_to(root)}", *(f"  {line}" for line in match.lines())]))
-    added = subprocess.run(
-        [sys.executable, "-m", "dvc", "add", "-q", folder], cwd=root, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "dvc", "add", "-q", str(folder)]
+    added = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if added.returncode:
         raise DataError(f"DVC cannot track {folder} ({added.stderr.strip()})", "Correct it, and import again.")
     shape["weights"] = f"data/weights/{name}/encoder.safetensors"
@@ -93,7 +91,7 @@ def _downloaded(place: str) -> str:
 @weights.command("export")
 @click.argument("encoder")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(FORMATS), required=True)
+@click.option("--format", "form", type=click.Choice(["vjepa2", "huggingface"]), required=True)
 def export(encoder: str, target: Path, form: str) -> None:
     """Write a video ViT for other people's code. ENCODER is a folder, or the name of a registered encoder.
 

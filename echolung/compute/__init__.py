@@ -1,1 +1,0 @@
-"""Ray: sessions, trials, and pretraining on one or many workers."""

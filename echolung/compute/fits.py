@@ -35,16 +35,13 @@ def fit_task(
     stop: Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Out-of-fold predictions of every fit on the task's `folds`, what their inner folds chose from, what they cost.
-
     `fits` are (arm, method, seed of the arm), `methods` the parameters of each arm's method. `data` is data/<study>;
-    finished fits are kept in `runs`, under a digest of all that they depend on. Raises TrialError, naming arm, method
-    and fold, after all other fits have finished; Stopped if fits are left when `stop` asks to begin no other.
-    """
+    finished fits are kept in `runs`, under a digest of all that they depend on. Raises as `run_trials`."""
     places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().itertuples(index=False)
     outer = [{"repeat": int(repeat), "fold": int(fold)} for repeat, fold in places]
     recordings = content(data, task)
     split = folds_digest(folds)
-    configurations: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
     for arm, method, arm_seed in fits:
         stores = feature_stores(data, task, arm, arm_seed) if METHODS[method].reads_tokens else []
         depends = [split, recordings, [Features.open(store).record.key for store in stores]]
@@ -52,16 +49,12 @@ def fit_task(
         one |= {"arm_seed": arm_seed, "seed": seed, "settings": methods[arm, method].model_dump(mode="json")}
         files = METHODS[method].files(methods[arm, method])
         one["_depends"] = digest([*depends, *files, code_digest(*sorted({*METHODS[method].modules(), *CODE}))])
-        configurations += [one | place for place in outer]
+        trials += [one | place for place in outer]
     able = torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
     resources = {"cpu": 1, "gpu": max(METHODS[method].gpus for _, method, _ in fits) if able else 0}
     function, place = functools.partial(fit_one, str(data), str(runs.parent / ".work")), runs / "finished"
-    results = run_trials(
-        function, configurations, place, f"fit-{name}", workers, on_progress, resources=resources, stop=stop
-    )
-    search = [result["search"] for result in results if len(result["search"])]
-    return (
-        pd.concat([result["predictions"] for result in results], ignore_index=True),
-        pd.concat(search, ignore_index=True) if search else pd.DataFrame({"task": []}),
-        pd.concat([result["costs"] for result in results], ignore_index=True),
-    )
+    results = run_trials(function, trials, place, f"fit-{name}", workers, on_progress, resources=resources, stop=stop)
+    joined = functools.partial(pd.concat, ignore_index=True)
+    search = [result["search"] for result in results if len(result["search"])] or [pd.DataFrame({"task": []})]
+    predictions, costs = ([result[name] for result in results] for name in ("predictions", "costs"))
+    return joined(predictions), joined(search), joined(costs)

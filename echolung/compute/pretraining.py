@@ -1,8 +1,7 @@
 """Pretraining as trials: every seed is a trial of Ray Tune, and trains in its own process.
 
-With several workers the trial starts Ray Train, whose workers run the same loop; one worker needs no more processes
-than its trial. Runs resume from their own checkpoints (`echolung.pretraining.checkpoint`), so no state of Ray has to
-survive.
+With several workers the trial starts Ray Train, whose workers run the same loop. Runs resume from their own checkpoints
+(`echolung.pretraining.checkpoint`), so no state of Ray has to survive.
 """
 
 import contextlib
@@ -46,22 +45,17 @@ def pretrain(
     *,
     on_metrics: Mapping[int, OnMetrics] | None = None,
     on_progress: Progress = lambda done, total: None,
-    on_message: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Train the seeds of one encoder and write each to `target`/seed<k>.
+    """Train the seeds of one encoder and write each to `target`/seed<k>; returns `pretraining.run.row` of each.
 
     A run resumes from its checkpoint; the result of a finished one is copied. A worker that dies is replaced once.
-    `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. Returns one row per seed:
-    seed, steps, loss_first, loss_last, effective_rank, videos, finite, weights_sha256.
-
-    Raises TrialError naming the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for, and
-    Stopped if the runs were asked to stop.
+    `on_metrics[seed]` must be picklable: it is called in the first worker of that seed's run. Raises TrialError naming
+    the seed and the cause, SettingsError if Ray lacks what `settings.compute` asks for, Stopped if it was asked to.
     """
     pending = {run.seed: run for run in runs if not finished(run)}
     for run in runs:
-        message = outlook(run) if run.seed in pending else f"{run.title}: already trained"
-        if message:
-            on_message(message)
+        if message := outlook(run) if run.seed in pending else f"{run.title}: already trained":
+            print(message)
     if pending:
         _train(pending, runs[0].directory.parent / "trials", on_metrics or {}, on_progress)
     for run in runs:
@@ -69,17 +63,15 @@ def pretrain(
     return pd.DataFrame([row(run) for run in runs])
 
 
-def _train(
-    runs: dict[int, SeedRun], directory: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress
-) -> None:
+def _train(runs: dict[int, SeedRun], place: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress) -> None:
     some = next(iter(runs.values()))
     compute = some.settings.compute
-    shutil.rmtree(directory, ignore_errors=True)  # the state of a run is in its own folder
+    shutil.rmtree(place, ignore_errors=True)  # the state of a run is in its own folder
     with ray_session(max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)):
         run_trials(
-            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=directory / "train"),
+            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=place / "train"),
             [{"seed": seed} for seed in runs],
-            directory,
+            place,
             f"pretrain-{some.name}",
             len(runs),
             on_progress,
@@ -88,7 +80,7 @@ def _train(
             steps=some.training.steps,
             stop=some.stop,
         )
-    shutil.rmtree(directory)
+    shutil.rmtree(place)
 
 
 def _capacity(compute: ComputeSettings) -> int:
@@ -99,11 +91,9 @@ def _capacity(compute: ComputeSettings) -> int:
     wanted = {"CPU": compute.workers * compute.cpus_per_worker, "GPU": compute.workers if compute.gpu else 0}
     for kind, number in wanted.items():
         if number > there.get(kind, 0):
-            raise SettingsError(
-                f"pretrain.compute asks for {number} {kind}s and Ray has {there.get(kind, 0):g}",
-                "Lower pretrain.compute.workers, set pretrain.compute.gpu to false, or name a larger cluster in "
-                "RAY_ADDRESS.",
-            )
+            problem = f"pretrain.compute asks for {number} {kind}s and Ray has {there.get(kind, 0):g}"
+            remedy = "Lower pretrain.compute.workers, set pretrain.compute.gpu to false, or name a larger cluster in"
+            raise SettingsError(problem, f"{remedy} RAY_ADDRESS.")
     return max(1, min(int(there[kind] // number) for kind, number in wanted.items() if number))
 
 
@@ -133,20 +123,14 @@ def _train_together(run: SeedRun, record: OnMetrics | None, storage: Path) -> No
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    compute = run.settings.compute
-    trainer = TorchTrainer(
-        _work_together,
-        train_loop_config={"run": run, "record": record},
-        scaling_config=ray_train.ScalingConfig(
-            num_workers=compute.workers, use_gpu=compute.gpu, resources_per_worker={"CPU": compute.cpus_per_worker}
-        ),
-        run_config=ray_train.RunConfig(
-            name=f"seed{run.seed}",
-            storage_path=str(storage),
-            failure_config=ray_train.FailureConfig(max_failures=1),
-            callbacks=[TuneReportCallback()],
-        ),
+    compute, once = run.settings.compute, ray_train.FailureConfig(max_failures=1)
+    cpus = {"CPU": compute.cpus_per_worker}
+    workers = ray_train.ScalingConfig(num_workers=compute.workers, use_gpu=compute.gpu, resources_per_worker=cpus)
+    place = ray_train.RunConfig(
+        name=f"seed{run.seed}", storage_path=str(storage), failure_config=once, callbacks=[TuneReportCallback()]
     )
+    given = {"run": run, "record": record}
+    trainer = TorchTrainer(_work_together, train_loop_config=given, scaling_config=workers, run_config=place)
     try:
         trainer.fit()
     except ray_train.TrainingFailedError as error:
@@ -176,9 +160,7 @@ def _work_together(given: dict[str, Any]) -> None:
         _work(given["run"], given["record"], first, get_device(), ray.train.report)
 
 
-def _work(
-    run: SeedRun, record: OnMetrics | None, first: bool, device: Any, report: Callable[[dict[str, int]], None]
-) -> None:
+def _work(run: SeedRun, record: OnMetrics | None, first: bool, device: Any, report: Callable[[dict], None]) -> None:
     import torch
 
     torch.set_num_threads(run.settings.compute.cpus_per_worker)

@@ -1,8 +1,7 @@
 """The search for a pretraining recipe: trials of Ray Tune, halved as they go, without labels of any scored set.
 
-What is compared is the loss on held-out videos of the pool, or a read-out: how well the linear probe does on drawn
-recordings, whose labels are free to use. Every trial is a run like any other and resumes from its own checkpoint. The
-result is a table; freezing a recipe is an edit of conf/.
+Compared is the loss on held-out videos of the pool, or a read-out: how well the linear probe does on drawn recordings.
+Every trial resumes from its own checkpoint. The result is a table; freezing a recipe is an edit of conf/.
 """
 
 import functools
@@ -47,15 +46,12 @@ class SearchSettings(Parameters):
     """One search."""
 
     encoder: str  # the entry of `pretrain.encoders` that is varied
-    space: dict[str, list[Any]] = pydantic.Field(min_length=1)
-    """Values to choose from, by `training.<name>`, `objective.<name>` or `shape.<name>`."""
-    trials: int | None = pydantic.Field(None, ge=1)
-    """Combinations that are tried, drawn at random; all of them if left out."""
+    space: dict[str, list[Any]] = pydantic.Field(min_length=1)  # by training.<name>, objective.<name> or shape.<name>
+    trials: int | None = pydantic.Field(None, ge=1)  # combinations that are tried, drawn at random; all if left out
     readout: str | None = None
-    """A task on drawn recordings, read out by the method `linear`; without one the held-out loss is compared, which is
-    only fair among recipes with the same loss."""
-    rungs: int = pydantic.Field(3, ge=0)
-    """How often trials are compared and the worse half stopped (ASHA, Li et al. 2020, arXiv 1810.05934)."""
+    """A task on drawn recordings, for the method `linear`; without one the held-out loss is compared, which is only
+    fair among recipes with the same loss."""
+    rungs: int = pydantic.Field(3, ge=0)  # how often the worse half is stopped (ASHA, Li et al. 2020, arXiv 1810.05934)
     seed: int = 0
 
     @pydantic.field_validator("space")
@@ -103,11 +99,10 @@ class Readout:
     def _part(self, encoder: Encoder, source: str) -> Part:
         store = ClipStore.open(self.data / "ingest" / source / "clips")
         manifest = read_manifest(self.data / "ingest" / source / "manifest.parquet")
-        tokens = [
-            encode_clips(encoder, evaluation_clips(store.frames(name), store.fps(name), encoder.settings, self.views))
-            for name in manifest["sample_id"]
-        ]
-        features = Features.in_memory(manifest["sample_id"], torch.stack(tokens).numpy(), encoder.grid)
+        names, shape = manifest["sample_id"], encoder.settings
+        clips = (evaluation_clips(store.frames(name), store.fps(name), shape, self.views) for name in names)
+        tokens = torch.stack([encode_clips(encoder, views) for views in clips]).numpy()
+        features = Features.in_memory(names, tokens, encoder.grid)
         return Part(manifest, store, features)
 
     @property
@@ -127,11 +122,9 @@ def search(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train `runs`, one per combination, side by side; the worse half stops at every rung.
-
-    Returns a row per trial, best first (its changes, steps, clips, score, stopped, error), and the score by step. The
-    score is minus the loss of the read-out, or of the held-out videos. A recipe that fails, because it diverges, say,
-    comes last with its error. Raises TrialError if all fail, or if one does for another reason than its recipe.
-    """
+    Returns a row per trial, best first (its changes, steps, clips, score, stopped, error), and the score (minus the
+    loss) by step. A recipe that fails, because it diverges, say, comes last with its error. Raises TrialError if all
+    fail, or if one does for another reason than its recipe."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -144,28 +137,23 @@ def search(
             curves[trial.config["number"]][result["step"]] = result["score"]
             on_progress(sum(max(curve, default=0) for curve in curves.values()), total * len(runs))
 
+    best, place = {"metric": "score", "mode": "max"}, str(directory / "tune")
     scheduler: Any = FIFOScheduler()
     if settings.rungs:
         grace = max(1, total // 2**settings.rungs)
         scheduler = ASHAScheduler(time_attr="step", max_t=total, grace_period=grace, reduction_factor=2)
-    shutil.rmtree(directory / "tune", ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # TrialError reports failures
     with ray_session(workers):
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(_trial, runs=runs, readout=readout), resources(one)),
             param_space={"number": tune.grid_search(list(range(len(runs))))},
             tune_config=tune.TuneConfig(
-                scheduler=scheduler,
-                metric="score",
-                mode="max",
-                trial_dirname_creator=lambda trial: str(trial.config["number"]),
+                scheduler=scheduler, trial_dirname_creator=lambda trial: str(trial.config["number"]), **best
             ),
-            run_config=tune.RunConfig(
-                name="search", storage_path=str(directory / "tune"), callbacks=[Steps()], verbose=0
-            ),
+            run_config=tune.RunConfig(name="search", storage_path=place, callbacks=[Steps()], verbose=0),
         )
-        results = list(tuner.fit())
-    errors = dict(_failed(result) for result in results if result.error)
+        errors = dict(_failed(result) for result in tuner.fit() if result.error)
     if len(errors) == len(runs):
         raise TrialError(f"every trial failed: {next(iter(errors.values()))}", "Narrow `search.space`, and rerun.")
     points = [(number, step, score) for number, curve in curves.items() for step, score in sorted(curve.items())]

@@ -36,10 +36,8 @@ _LOCAL = {
 @contextlib.contextmanager
 def ray_session(workers: int) -> Iterator[None]:
     """Connect to the cluster in RAY_ADDRESS, or run Ray on this machine alone with `workers` CPU slots.
-
     A local instance listens on 127.0.0.1 only, requires a token, and ends with this process, even a killed one (two
-    idle agents of Ray take a minute more). A session inside a session uses the outer one.
-    """
+    idle agents of Ray take a minute more). A session inside a session uses the outer one."""
     cluster = os.environ.get("RAY_ADDRESS")
     with _environment(_ENVIRONMENT if cluster else _ENVIRONMENT | _LOCAL):
         import ray

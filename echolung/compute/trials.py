@@ -20,24 +20,14 @@ from typing import Any
 import pandas as pd
 
 from echolung.compute.session import ray_session
-from echolung.core.errors import EcholungError, Stopped, TrialError
+from echolung.core import runtime
+from echolung.core.errors import EcholungError, Stopped, TrialError, listed
 from echolung.core.progress import Progress, listening
-from echolung.core.runtime import (
-    atomic_directory,
-    derived_seed,
-    digest,
-    read_json,
-    seed_everything,
-    stop_asked,
-    write_json,
-)
 
 SHOWN = 3  # causes that an error lists; all are in the file of failures
-
 FAILURES = "failures.txt"
-
-Trial = Callable[[dict[str, Any]], Mapping[str, Any]]
-"""A trial: takes its configuration, returns tables (DataFrame) and anything JSON can hold, by name."""
+Values = dict[str, Any]
+Trial = Callable[[Values], Mapping[str, Any]]  # configuration -> tables and anything JSON can hold, by name
 
 
 def run_trials(
@@ -52,23 +42,22 @@ def run_trials(
     at_once: int | None = None,
     steps: int = 1,
     stop: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Values]:
     """Results of `function(configuration)`, in the order of `configurations`, which must all differ.
 
     A configuration must name everything that its result depends on (data and code too). A trial runs in one thread,
-    seeded from its configuration, so its result does not depend on how many run at once. It gets `resources` of Ray; no
-    more than `at_once` run side by side. It counts as `steps` in `on_progress`; on its way it may tell
-    `core.progress`. `directory` must be on storage that all machines of the cluster see.
+    seeded from its configuration: its result does not depend on how many run at once, `at_once` at most, each with
+    `resources` of Ray. It counts as `steps` in `on_progress`; on its way it may tell `core.progress`. All machines of
+    the cluster must see `directory`. A trial whose process dies is retried once.
 
-    A trial whose process dies is retried once. Raises TrialError, after all others have finished, with the causes, the
-    configurations that failed, and the remedies of typed errors. Once something is written in the file `stop` no trial
-    begins; raises Stopped if some are left then, or ended by Stopped.
+    Raises TrialError, after all others have finished, with causes, configurations that failed, and remedies. Once
+    something is written in the file `stop` no trial begins; raises Stopped if some are left then, or ended by Stopped.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    keys = [digest(dict(configuration)) for configuration in configurations]
+    keys = [runtime.digest(dict(configuration)) for configuration in configurations]
     assert len(set(keys)) == len(keys), "two trials have the same configuration"
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Values] = {}
     for folder in [directory / key for key in keys if (directory / key).is_dir()]:
         try:
             results[folder.name] = _load(folder)
@@ -103,11 +92,10 @@ def run_trials(
 def _reporter(on_progress: Progress, done: int, total: int, steps: int) -> Any:
     from ray import tune
 
-    class Reporter(tune.Callback):
-        def __init__(self) -> None:
-            self.steps: dict[str, float] = {}
+    reached: dict[str, float] = {}
 
-        def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
+    class Reporter(tune.Callback):
+        def on_trial_result(self, *, trial: Any, result: Values, **info: Any) -> None:
             self.advance(trial, result.get("step", 0))
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
@@ -117,15 +105,15 @@ def _reporter(on_progress: Progress, done: int, total: int, steps: int) -> Any:
 
         def advance(self, trial: Any, step: float) -> None:
             key = trial.config["key"]
-            self.steps[key] = max(step, self.steps.get(key, 0))  # a retried trial starts lower
-            on_progress(done + sum(self.steps.values()), total)
+            reached[key] = max(step, reached.get(key, 0))  # a retried trial starts lower
+            on_progress(done + sum(reached.values()), total)
 
     return Reporter()
 
 
 def _tune(
-    trial: Any, directory: Path, name: str, at_once: int | None, reporter: Any, pending: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+    trial: Any, directory: Path, name: str, at_once: int | None, reporter: Any, pending: dict[str, Values]
+) -> dict[str, Values]:
     """Run what is pending; returns cause, remedy and traceback of failed trials, by key, and whether they died."""
     from ray import tune
 
@@ -155,20 +143,18 @@ def _tune(
     return failures
 
 
-def _trial(
-    config: dict[str, Any], *, function: Trial, directory: Path, steps: int, stop: Path | None
-) -> dict[str, Any]:
+def _trial(config: Values, *, function: Trial, directory: Path, steps: int, stop: Path | None) -> Values:
     """One trial in a worker process: writes its result to `directory`/<key>, or returns why there is none."""
     os.environ["OMP_NUM_THREADS"] = "1"  # more threads would compete with other trials, and sum in another order
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    seed_everything(derived_seed("trial", config["key"]))
+    runtime.seed_everything(runtime.derived_seed("trial", config["key"]))
     try:
-        if stop_asked(stop):
+        if runtime.stop_asked(stop):
             raise Stopped("not begun")
         with listening(_tenths(steps)):
             result = function(config["configuration"])
-        with atomic_directory(directory / config["key"]) as folder:
+        with runtime.atomic_directory(directory / config["key"]) as folder:
             _write(folder, result)
     except Exception as error:
         typed = error if isinstance(error, EcholungError) else TrialError(f"{type(error).__name__}: {error}")
@@ -192,18 +178,14 @@ def _tenths(steps: int) -> Progress:
     return tell
 
 
-def _failure(
-    failures: dict[str, dict[str, Any]], pending: dict[str, dict[str, Any]], directory: Path, name: str
-) -> EcholungError:
+def _failure(failures: dict[str, Values], pending: dict[str, Values], directory: Path, name: str) -> EcholungError:
     """What the failed trials have in common, with the remedies; their tracebacks go to a file."""
     wrong = {key: failure for key, failure in failures.items() if not failure.get("stopped")}
     failures = wrong or failures
     labels: dict[str, list[str]] = {}  # by cause: trials often fail for the same reason
     for key, failure in failures.items():
         labels.setdefault(failure["cause"], []).append(_label(pending[key], list(pending.values())))
-    parts = [
-        f"{cause} [{where[0]}{f' and {len(where) - 1} more' if where[1:] else ''}]" for cause, where in labels.items()
-    ]
+    parts = [f"{cause} [{listed(where, 1)}]" for cause, where in labels.items()]
     remedies = dict.fromkeys(failure["remedy"] for failure in failures.values() if failure["remedy"])
     if not wrong:
         left = f"{len(failures)} {name} trials are left: {'; '.join(parts[:SHOWN])}"
@@ -211,13 +193,11 @@ def _failure(
     details = directory / FAILURES
     with contextlib.suppress(OSError):  # the disk may be full
         details.write_text("\n".join(f"{pending[key]}\n{one['traceback']}" for key, one in failures.items()))
-    return TrialError(
-        f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts[:SHOWN])}",
-        f"{' '.join(remedies) or 'Fix the error.'} Then rerun: finished trials are kept. Details: {details}",
-    )
+    remedy = f"{' '.join(remedies) or 'Fix the error.'} Then rerun: finished trials are kept. Details: {details}"
+    return TrialError(f"{len(failures)} of {len(pending)} {name} trials failed: {'; '.join(parts[:SHOWN])}", remedy)
 
 
-def _label(configuration: dict[str, Any], everything: list[dict[str, Any]]) -> str:
+def _label(configuration: Values, everything: list[Values]) -> str:
     """`fold 2, repeat 0`: the values in which a configuration differs from the others; not those of `_names`."""
     shown = [name for name in configuration if not name.startswith("_")]
     differing = [name for name in shown if any(other.get(name) != configuration[name] for other in everything)]
@@ -230,9 +210,9 @@ def _write(folder: Path, result: Mapping[str, Any]) -> None:
     tables = [name for name in result if name not in plain]
     for name in tables:
         result[name].to_parquet(folder / f"{name}.parquet", index=False)
-    write_json(folder / "result.json", {"tables": tables, "values": plain})
+    runtime.write_json(folder / "result.json", {"tables": tables, "values": plain})
 
 
-def _load(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / "result.json")
+def _load(folder: Path) -> Values:
+    record = runtime.read_json(folder / "result.json")
     return {**record["values"], **{name: pd.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}}

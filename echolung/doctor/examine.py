@@ -34,8 +34,8 @@ def parameters(
         if study is None and scale is None and not changes:
             name = " ".join(f"{group}={value}" for group, value in composition.at_hand(root).items()) or "not of conf/"
             return load(root), Finding("parameters", "ok", f"params.yaml: {name}")
-        composed = composition.compose(root, study, scale, changes)
-        settings = Settings.parse(composed.parameters, "what was set")
+        composed, _ = composition.compose(root, study, scale, changes)
+        settings = Settings.parse(composed, "what was set")
         named = [("--study", study), ("--scale", scale), *(("--set", change) for change in changes)]
         words = [word for option, value in named if value for word in (option, value)]
         remedy = f"To run it: {shlex.join(['echolung', 'run', *words])}"

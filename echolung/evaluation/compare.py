@@ -29,13 +29,12 @@ from echolung.kinds.task import Task
 from echolung.methods.arms import Arm, baseline_of
 
 Row = dict[str, Any]
-AGAINST = {
+AGAINST = {  # role of an arm -> roles of the arms that it is compared with
     "candidate": ("reference", "control", "baseline"),
     "control": ("reference", "baseline"),
     "reference": ("baseline",),
     "baseline": (),
 }
-"""Role of an arm -> roles of the arms that it is compared with."""
 SECONDARY = [
     *("task", "arm", "reference", "method", "reference_method", "test"),
     *(field.name for field in fields(statistics.Estimate)),
@@ -60,9 +59,7 @@ def compare(
     settings: CompareSettings,
 ) -> Comparison:
     """Score every arm on every task, and compare it with the references, the controls and the task's baseline.
-
-    `predictions` holds a table per task. Raises DataError where one is invalid, or where there is nothing to compare.
-    """
+    `predictions` holds a table per task. Raises DataError where one is invalid, or there is nothing to compare."""
     compared = [
         _OneTask(units_of(predictions[name], name, task, kind_of(task)), kind_of(task), arms, settings)
         for name, task in tasks.items()
@@ -100,10 +97,7 @@ def compare(
 
 
 def resampled(units: Units, kind: Kind, bootstrap: int, seed: int) -> np.ndarray:
-    """How often each patient counts (1 + B, P): first the patients as they are, then the stratified resamples.
-
-    Split groups are drawn: patients who share videos come and go together.
-    """
+    """How often each patient counts (1 + B, P): first the patients as they are, then stratified resamples of groups."""
     strata = statistics.patient_strata(units.group[units.patient], kind.strata(units.task, units.y))
     drawn = statistics.resample_counts(strata, bootstrap, np.random.default_rng(seed))
     return np.vstack([np.ones(len(units.group)), drawn[:, units.group]])
@@ -113,13 +107,9 @@ class _OneTask:
     def __init__(self, units: Units, kind: Kind, arms: Mapping[str, Arm], settings: CompareSettings) -> None:
         self.units, self.kind, self.arms, self.settings = units, kind, arms, settings
         self.baseline = baseline_of(units.task)
-        self.keys = [
-            (arm, method)
-            for arm in [*arms, self.baseline]
-            for method in (arms[arm].method if arm in arms else [arm])
-            if (arm, method) in units.values
-        ]
-        """In the order of the study; an arm's first one judges it."""
+        named = [(arm, method) for arm, one in arms.items() for method in one.method]
+        # In the order of the study; an arm's first one judges it.
+        self.keys = [key for key in [*named, (self.baseline, self.baseline)] if key in units.values]
         if unknown := sorted(f"{arm} ({method})" for arm, method in set(units.values) - set(self.keys)):
             raise DataError(f"'{units.name}' has predictions of unknown arm {', '.join(unknown)}", "Run `dvc repro`.")
         self.methods = {arm: [method for name, method in self.keys if name == arm] for arm, _ in self.keys}
@@ -139,9 +129,7 @@ class _OneTask:
 
     def _pairs(self) -> Iterator[tuple[Key, Key, Row]]:
         """Who is compared with whom, and the heading of their rows.
-
-        Two arms meet with the method they share, else with the other's primary one.
-        """
+        Two arms meet with the method they share, else with the other's primary one."""
         for arm, method in self.keys:
             against = self.arms[arm].against if arm in self.arms else ()
             for role in AGAINST[self.role(arm)]:
@@ -182,11 +170,8 @@ class _OneTask:
     def _fold_rows(self) -> Iterator[Row]:
         """Every metric on every fold alone, as the mean over seeds; `step` numbers the folds."""
         outer = int(self.units.folds.max()) + 1
-        parts = {
-            (repeat, int(fold)): self.units.held_out(repeat, fold)
-            for repeat, folds in enumerate(self.units.folds)
-            for fold in np.unique(folds)
-        }
+        places = [(repeat, int(fold)) for repeat, folds in enumerate(self.units.folds) for fold in np.unique(folds)]
+        parts = {place: self.units.held_out(*place) for place in places}
         for key in self.keys:
             for (repeat, fold), part in parts.items():
                 heading = self._heading(key) | {"repeat": repeat, "fold": fold, "step": repeat * outer + fold}
@@ -206,9 +191,9 @@ class _OneTask:
                 if name == self.kind.loss:
                     ours, theirs = self._losses(key), self._losses(reference)
                     groups = ours.mean(axis=0) - theirs.mean(axis=0)
-                    tested = statistics.sign_flip(groups, self.settings.permutations, generator)
-                    test = "sign-flip, " + ("exact" if tested.exact else "Monte Carlo")
-                    row |= {"p_value": tested.p_value, "test": test}
+                    p_value = statistics.sign_flip(groups, self.settings.permutations, generator)
+                    how = "exact" if len(groups) <= statistics.EXACT_PATIENTS else "Monte Carlo"
+                    row |= {"p_value": p_value, "test": f"sign-flip, {how}"}
                     if min(len(ours), len(theirs)) > 1:
                         row["p_recipe"] = statistics.two_way(ours, theirs).p_value
                 row |= self.sizes | {"n_seen": self._seen(key, reference), "primary": self._is_primary(key)}

@@ -14,8 +14,7 @@ from echolung.core.runtime import atomic_path, read_json, write_json
 
 ROLES = ["candidate", "reference", "control", "baseline"]
 MORE = "more"
-TYPES = "types.json"
-"""The type of every column: a class may be named 0, NA or True."""
+TYPES = "types.json"  # the type of every column: a class may be named 0, NA or True
 
 
 @dataclass(frozen=True)
@@ -24,24 +23,15 @@ class Comparison:
 
     arms: pd.DataFrame
     """role, primary, metric, estimate, low, high, seeds, seed_low, seed_high, n_patients, n_groups, n_videos, n_seen,
-    unit, note
-
-    n_groups counts the split groups of the patients: what is independent. n_seen counts the videos that the arm's
-    encoders were pretrained on. primary marks the method that an arm is judged by.
-    """
+    unit, note. n_groups counts the split groups of the patients: what is independent. n_seen counts the videos that the
+    arm's encoders were pretrained on. primary marks the method that an arm is judged by."""
     pairs: pd.DataFrame
-    """reference, reference_method, primary, metric, difference, low, high, n_patients, n_groups, n_videos, test, n_seen
-
-    p_value for the loss of the task's kind alone, p_holm for the confirmatory family alone.
-    """
-    verdicts: pd.DataFrame
-    """reference, confirmatory, outcome (better | worse | undecided), text: the primary pairs in plain words"""
-    folds: pd.DataFrame
-    """repeat, fold, step, metric, value, n_patients, n_units"""
-    secondary: pd.DataFrame
-    """reference, test, difference, standard_error, low, high, p_value (uncorrected)"""
-    more: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """Tables of the kinds of task, by name."""
+    """reference, reference_method, primary, metric, difference, low, high, n_patients, n_groups, n_videos, n_seen,
+    test, p_value and p_recipe for the loss alone, p_holm and p_recipe_holm for the confirmatory family alone"""
+    verdicts: pd.DataFrame  # of the primary pairs: reference, confirmatory, outcome (better | worse | undecided), text
+    folds: pd.DataFrame  # repeat, fold, step, metric, value, n_patients, n_units
+    secondary: pd.DataFrame  # reference, test, difference, standard_error, low, high, p_value (uncorrected)
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)  # tables of the kinds of task, by name
 
     @property
     def roles(self) -> dict[str, str]:
@@ -98,9 +88,7 @@ def headlines(comparison: Comparison, wanted: Mapping[str, Mapping[str, Mapping[
     return found
 
 
-def write_comparison(
-    comparison: Comparison, directory: Path, wanted: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None
-) -> None:
+def write_comparison(comparison: Comparison, directory: Path, wanted: Mapping[str, Any] | None = None) -> None:
     """One csv per table (those of the kinds below more/), types.json, metrics.json (`nested_metrics`, `headlines`)."""
     tables = {one.name: getattr(comparison, one.name) for one in fields(comparison) if one.name != MORE}
     tables |= {f"{MORE}/{name}": table for name, table in comparison.more.items()}

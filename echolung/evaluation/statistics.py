@@ -5,26 +5,20 @@ Dimensions: P patients, B resamples, n units.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # not scipy.stats: it takes a second to import, and every stage would pay it
 
 from echolung.core.errors import DataError
 
-LEVEL = 0.95
-"""Coverage of every interval."""
-
-EXACT_PATIENTS = 16
-"""Up to here the permutation test enumerates all sign patterns (2^15: the mirrored half has the same |mean|)."""
+LEVEL = 0.95  # coverage of every interval
+EXACT_PATIENTS = 16  # up to here the permutation test takes all sign patterns (2^15: mirrored ones have one |mean|)
 
 
 def patient_strata(patient: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The class each patient is resampled with: patient (n,) index 0..P-1, y (n,) class -> (P,).
-
     A patient with several labels counts as the most frequent one; a tie goes to the class with the fewest patients,
-    which a resample can least afford to lose.
-    """
+    which a resample can least afford to lose."""
     patients, classes = int(patient.max()) + 1, int(y.max()) + 1
     units = np.zeros((patients, classes))
     np.add.at(units, (patient, y), 1)
@@ -34,10 +28,8 @@ def patient_strata(patient: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def resample_counts(strata: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """How often each patient is drawn in each stratified bootstrap resample: (P,) classes -> (B, P) float.
-
     Every stratum keeps its number of patients (Efron & Tibshirani 1993, chapters 6 and 8). As weights, the counts give
-    any metric's resampled values without copying a row.
-    """
+    any metric's resampled values without copying a row."""
     counts = np.zeros((resamples, len(strata)))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
@@ -55,9 +47,7 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson 1927, doi 10.1080/01621459.1927.10502953).
-
-    (p + z^2/2n +- z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n). `successes` may be a mean over random draws.
-    """
+    (p + z^2/2n +- z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n). `successes` may be a mean over random draws."""
     z = float(special.ndtri((1 + LEVEL) / 2))
     share, spread = successes / trials, z * z / trials
     margin = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
@@ -65,16 +55,8 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     return max(0.0, float(low)), min(1.0, float(high))
 
 
-class Permutation(NamedTuple):
-    """A two-sided permutation test."""
-
-    p_value: float
-    exact: bool
-    """All sign patterns were enumerated."""
-
-
-def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> Permutation:
-    """Two-sided paired sign-flip test of mean(differences) = 0, one per patient or group of dependent patients (P,).
+def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.Generator) -> float:
+    """The p-value of the two-sided paired sign-flip test of mean(differences) = 0, one per patient or group (P,).
 
     A difference is the mean over all units, repeats and random draws, so one flip turns all of them together: under the
     null the two arms are exchangeable within a patient (Fisher 1935; Good 2005, chapter 3). Exact up to EXACT_PATIENTS,
@@ -92,13 +74,13 @@ def sign_flip(differences: np.ndarray, permutations: int, generator: np.random.G
     if patients <= EXACT_PATIENTS:
         patterns = np.arange(2 ** (patients - 1))[:, None] >> np.arange(patients)[None, :] & 1
         means = np.abs((1 - 2 * patterns) @ differences) / patients
-        return Permutation(float((means >= threshold).mean()), True)
+        return float((means >= threshold).mean())
     hits, step = 0, max(1, 4_000_000 // patients)
     for start in range(0, permutations, step):
         flips = generator.integers(0, 2, (min(step, permutations - start), patients), dtype=np.int8)
         means = np.abs(differences.sum() - 2 * (flips @ differences)) / patients
         hits += int((means >= threshold).sum())
-    return Permutation((1 + hits) / (1 + permutations), False)
+    return (1 + hits) / (1 + permutations)
 
 
 @dataclass(frozen=True)
@@ -113,25 +95,18 @@ class Estimate:
 
 
 def nadeau_bengio(differences: np.ndarray, test_over_train: float) -> Estimate:
-    """Corrected resampled t-test of cross-validated differences, one per (repeat, fold): (J,).
-
+    """Corrected resampled t-test of cross-validated differences, one per (repeat, fold): (J,), J > 1.
     SE^2 = s^2 (1/J + n_test/n_train) with J - 1 degrees of freedom: training sets overlap, and s^2/J alone would
-    pretend they do not (Nadeau & Bengio 2003, doi 10.1023/A:1024068626366).
-    """
+    pretend they do not (Nadeau & Bengio 2003, doi 10.1023/A:1024068626366)."""
     count = len(differences)
-    mean = float(differences.mean())
-    if count < 2:
-        return Estimate(mean, *(float("nan"),) * 4)
     error = float(np.sqrt(differences.var(ddof=1) * (1 / count + test_over_train)))
-    return _estimate(mean, error, count - 1)
+    return _estimate(float(differences.mean()), error, count - 1)
 
 
 def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estimate:
     """DeLong's test of two correlated AUROCs (first minus second), one score per patient in each.
-
-    The variance is that of the placement values; fast form by midranks (DeLong et al. 1988, doi 10.2307/2531595;
-    Sun & Xu 2014, doi 10.1109/LSP.2014.2337313). positive (P,) bool, scores (P,). NaN with under two on either side.
-    """
+    The variance is that of the placement values; fast form by midranks (DeLong et al. 1988, doi 10.2307/2531595; Sun &
+    Xu 2014, doi 10.1109/LSP.2014.2337313). positive (P,) bool, scores (P,). NaN with under two on either side."""
     if min(positive.sum(), (~positive).sum()) < 2:
         return Estimate(*(float("nan"),) * 5)
     (area_a, of_positive_a, of_negative_a), (area_b, of_positive_b, of_negative_b) = (
@@ -144,11 +119,9 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> Estim
 
 def two_way(first: np.ndarray, second: np.ndarray) -> Estimate:
     """Difference of two recipes, first minus second, over their seeds and over patients: losses (S, G) and (S', G).
-
     Seeds of both sides and patients are samples: the variance is that of the groups' differences plus that of the means
     of the seeds on each side, the degrees of freedom Satterthwaite's (1946, Biometrics Bulletin 2). A test that holds
-    the encoders fixed calls too many equal recipes different (`make calibrate`). Needs two seeds on either side.
-    """
+    the encoders fixed calls too many equal recipes different (`make calibrate`). Needs two seeds on either side."""
     differences = first.mean(axis=0) - second.mean(axis=0)
     samples = (differences, first.mean(axis=1), second.mean(axis=1))
     variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
@@ -181,6 +154,4 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(values, kind="stable")
     scaled = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted
+    return np.minimum(np.maximum.accumulate(scaled), 1.0)[np.argsort(order)]

@@ -6,33 +6,25 @@ import numpy as np
 import pandas as pd
 
 SIGNIFICANCE = 0.05
-SEEDS_FOR_PRETRAINING = 3
-"""From this many pretraining seeds on, a verdict speaks of the recipe, too; below, of these encoders alone."""
+SEEDS_FOR_PRETRAINING = 3  # from so many on, a verdict speaks of the recipe, too; below, of these encoders alone
 
 
 @dataclass(frozen=True)
 class PairFacts:
     """What two compared arms are."""
 
-    label: str
-    """The name of the loss that is tested, in a sentence."""
-    reference_role: str
-    """reference, control or baseline."""
-    pretrained: bool
-    """The arm is a pretrained encoder."""
-    confirmatory: bool
-    """The pair is in the family that Holm corrects."""
+    label: str  # the name of the loss that is tested, in a sentence
+    reference_role: str  # reference, control or baseline
+    pretrained: bool  # the arm is a pretrained encoder
+    confirmatory: bool  # the pair is in the family that Holm corrects
     arm_seeds: int
     reference_seeds: int
-    main: bool = True
-    """The task is confirmatory; on others no p-value is told."""
+    main: bool = True  # the task is confirmatory; on others no p-value is told
 
 
 def verdict(pair: PairFacts, row: pd.Series) -> tuple[str, str]:
     """(better | worse | undecided, sentences) from the difference in loss, arm minus reference: a row of `pairs`.
-
-    Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own.
-    """
+    Decided at 5% by the corrected p-value where the pair is confirmatory, else by its own."""
     p_value = row["p_holm"] if pair.confirmatory else row["p_value"]
     outcome = "undecided" if p_value > SIGNIFICANCE else "better" if row["difference"] < 0 else "worse"
     arm, reference = _with_seeds(row["arm"], pair.arm_seeds), _reference(pair, row["reference"])
@@ -65,10 +57,8 @@ def _reference(pair: PairFacts, name: str) -> str:
 def _reach(pair: PairFacts, row: pd.Series, outcome: str) -> str:
     """How far the verdict reaches; empty where no pretraining is involved."""
     if row["n_seen"]:
-        return (
-            f"Not counted as evidence: {row['n_seen']} of the {row['n_videos']} videos were seen (without their labels)"
-            " in pretraining."
-        )
+        seen = f"{row['n_seen']} of the {row['n_videos']} videos were seen (without their labels) in pretraining"
+        return f"Not counted as evidence: {seen}."
     if not pair.pretrained or pair.reference_role != "reference" or not pair.main:
         return ""
     if pair.arm_seeds < SEEDS_FOR_PRETRAINING:

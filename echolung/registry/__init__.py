@@ -1,1 +1,0 @@
-"""The model registry: champions, promotion and rollback."""

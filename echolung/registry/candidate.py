@@ -1,8 +1,7 @@
 """The candidate for promotion: an arm, the data it is refitted on, its out-of-fold scores, and the rule they must meet.
 
-A first champion must have a lower out-of-fold loss than the task's baseline and beat the kind's bar (for classes, a
-balanced accuracy above chance). A later one must have a lower loss than the champion on the same data and split.
-Whether pretraining helped decides nothing here.
+A first champion must have a lower loss than the task's baseline and beat the kind's bar (for classes, a balanced
+accuracy above chance), a later one a lower loss than the champion on the same data and split.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ class Evidence:
     metric: str  # label of the loss
     loss: float
     baseline_loss: float
-    bar: Mapping[str, tuple[float, float]]
-    """Label of a metric -> its value, and the value it must exceed (higher is better)."""
+    bar: Mapping[str, tuple[float, float]]  # label of a metric -> its value, and the value that it must exceed
     data_digest: str
     split_digest: str
 
@@ -62,9 +60,8 @@ class Evidence:
         try:
             return cls(**json.loads(tags["evidence"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise PromotionError(
-                f"the champion's tag 'evidence' is missing or damaged ({error})", RESET_REMEDY
-            ) from None
+            problem = f"the champion's tag 'evidence' is missing or damaged ({error})"
+            raise PromotionError(problem, RESET_REMEDY) from None
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,7 @@ class Candidate:
     data: Path  # data/<study>
     work: Path  # a folder for the fit in progress
     folds: pd.DataFrame
-    decided_on: pd.DataFrame
-    """Folds whose scores decide: `folds`, or of a task with a test set those of its training rows."""
+    decided_on: pd.DataFrame  # folds whose scores decide: `folds`, or with a test set those of its training rows
     predictions: pd.DataFrame  # of the folds that decide
     verdicts: pd.DataFrame
 
@@ -131,46 +127,35 @@ class Candidate:
         """Of everything that makes the model what it is, except the code."""
         keys = [features.record.key for features in self.recordings.features] if self.encoder else []
         files = METHODS[self.method].files(self.settings)
-        return digest(
-            {
-                "task": [self.study, self.name, self.task.model_dump(mode="json")],
-                "arm": [self.arm, self.seed, self.method, self.settings.model_dump(mode="json"), self.fit_seed],
-                "input": [keys, files, self.views, self.frame_size],
-                "data": [self.data_digest, content(self.data, self.task), folds_digest(self.folds)],
-                "novelty": novelty.model_dump(mode="json"),
-            }
-        )
+        parts = {
+            "task": [self.study, self.name, self.task.model_dump(mode="json")],
+            "arm": [self.arm, self.seed, self.method, self.settings.model_dump(mode="json"), self.fit_seed],
+            "input": [keys, files, self.views, self.frame_size],
+            "data": [self.data_digest, content(self.data, self.task), folds_digest(self.folds)],
+            "novelty": novelty.model_dump(mode="json"),
+        }
+        return digest(parts)
 
     def scores(self, bootstrap: int) -> dict[str, Score]:
         """Out-of-fold scores of this arm and seed, by metric.
-
         Raises DataError if the predictions are invalid or of another split, PromotionError if they lack the candidate,
-        or if its encoder was pretrained on recordings that they score.
-        """
+        or if its encoder was pretrained on recordings that they score."""
         rows, baseline = self.predictions, self.kind.baseline
         own = (rows["arm"] == self.arm) & (rows["arm_seed"] == self.seed) & (rows["method"] == self.method)
         if not own.any():
-            raise PromotionError(
-                f"{self.name} has no out-of-fold predictions of {self.label}",
-                f"Arms with predictions: {', '.join(sorted(set(rows['arm']))) or 'none'}. Run `dvc repro`.",
-            )
+            remedy = f"Arms with predictions: {', '.join(sorted(set(rows['arm']))) or 'none'}. Run `dvc repro`."
+            raise PromotionError(f"{self.name} has no out-of-fold predictions of {self.label}", remedy)
         if set(rows["split_digest"]) != {folds_digest(self.decided_on)}:
             raise DataError(f"the predictions of {self.name} are of another split", "Run `dvc repro` first.")
         units = units_of(rows[own | (rows["arm"] == baseline)], self.name, self.task, self.kind)
         key, other = (self.arm, self.method), (baseline, baseline)
         if units.seen[key]:
-            raise PromotionError(
-                f"the encoder of {self.arm} was pretrained on {units.seen[key]} of the recordings that score it",
-                "Promote an arm that was not.",
-            )
+            problem = f"the encoder of {self.arm} was pretrained on {units.seen[key]} of the recordings that score it"
+            raise PromotionError(problem, "Promote an arm that was not.")
         counts = resampled(units, self.kind, bootstrap, derived_seed("promotion", self.name))
         arm, base = (self.kind.scores(units, one, counts).values for one in (key, other))
-        return {
-            metric: Score(
-                float(arm[metric][0, 0]), *percentile_interval(arm[metric][0, 1:]), baseline=float(base[metric][0, 0])
-            )
-            for metric in self.kind.metrics
-        }
+        found = {name: (arm[name][0], float(base[name][0, 0])) for name in self.kind.metrics}
+        return {name: Score(float(a[0]), *percentile_interval(a[1:]), b) for name, (a, b) in found.items()}
 
     def evidence(self, scores: dict[str, Score]) -> Evidence:
         """What the rule looks at."""
@@ -193,17 +178,13 @@ def decide(candidate: Evidence, champion: Evidence | None) -> list[str]:
         # Comparisons with NaN are false.
         good = candidate.loss < candidate.baseline_loss and all(value > bar for value, bar in candidate.bar.values())
         if not good:
-            raise PromotionError(
-                f"the candidate does not beat the baseline out of fold: {'; '.join(found)}",
-                "It needs more data or a better encoder.",
-            )
+            problem = f"the candidate does not beat the baseline out of fold: {'; '.join(found)}"
+            raise PromotionError(problem, "It needs more data or a better encoder.")
         return [f"out of fold: {'; '.join(found)}"]
     if (candidate.data_digest, candidate.split_digest) != (champion.data_digest, champion.split_digest):
-        raise PromotionError(
-            f"champion and candidate were scored on different data or splits, so that their {candidate.metric}"
-            f" ({champion.loss:.4f}, {candidate.loss:.4f}) cannot be compared",
-            RESET_REMEDY,
-        )
+        losses = f"their {candidate.metric} ({champion.loss:.4f}, {candidate.loss:.4f}) cannot be compared"
+        problem = f"champion and candidate were scored on different data or splits, so that {losses}"
+        raise PromotionError(problem, RESET_REMEDY)
     numbers = f"{candidate.metric} {candidate.loss:.4f}, champion {champion.loss:.4f}, on the same data and split"
     if not candidate.loss < champion.loss:
         raise PromotionError(f"the candidate is not better than the champion out of fold: {numbers}", RESET_REMEDY)

@@ -53,9 +53,7 @@ def _tags(record: EncoderRecord, study: str, root: Path) -> dict[str, str]:
 
 def load_encoder_by_name(store: Store, study: str, name: str, seed: int | None = None) -> tuple[Encoder, EncoderRecord]:
     """The encoder `name` of a study as it is now, in evaluation mode on the CPU; of the lowest seed if none is given.
-
-    Raises RegistryError if it is not registered, or if its files are gone or damaged.
-    """
+    Raises RegistryError if it is not registered, or if its files are gone or damaged."""
     from mlflow.exceptions import MlflowException
 
     full = f"{PREFIX}{study}-{name}"

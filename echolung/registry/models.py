@@ -22,8 +22,7 @@ from echolung.tracking.run import Run
 from echolung.tracking.store import Store
 
 CHAMPION = "champion"
-ROLLED_BACK = "rolled back"
-"""So begins the last event of a version that must not be promoted again."""
+ROLLED_BACK = "rolled back"  # so begins the last event of a version that must not be promoted again
 FOLDER = "model"  # the model folder within MLflow's artifacts
 REQUIREMENTS = [
     "mlflow", "nibabel", "numpy", "opencv-python-headless", "pandas", "psutil", "pydantic", "pydicom", "python-gdcm",
@@ -54,8 +53,7 @@ def model_name(study: str, task: str) -> str:
 def champion(store: Store, study: str, task: str) -> Version:
     """The champion; raises NoChampionError if there is none, RegistryError if its files are gone or damaged."""
     name = model_name(study, task)
-    number = champion_number(store, name)
-    if number is None:
+    if (number := champion_number(store, name)) is None:
         raise NoChampionError(f"{name} has no champion yet", f"Run `echolung promote {task}`.")
     return find_version(store, name, number)
 
@@ -87,11 +85,9 @@ def find_version(store: Store, name: str, number: int) -> Version:
             read_model(version.folder)
         except (MlflowException, OSError, CheckpointError) as error:
             task = tags.get("task", "TASK")
-            raise RegistryError(
-                f"the files of {name} version {number} cannot be read ({str(error).splitlines()[0]})",
-                f"Return to the champion before it, `echolung rollback {task}`, or register it again,"
-                f" `echolung promote {task} --reset`.",
-            ) from error
+            problem = f"the files of {name} version {number} cannot be read ({str(error).splitlines()[0]})"
+            remedy = f"Return to the champion before it, `echolung rollback {task}`, or register it again"
+            raise RegistryError(problem, f"{remedy}, `echolung promote {task} --reset`.") from error
     return version
 
 
@@ -107,9 +103,7 @@ def register(
     description: str,
 ) -> Version:  # fmt: skip
     """Log the folder `model` with the run and register it as a new version, which is not the champion yet.
-
-    `columns` are those of its answers, with their types (string, double, boolean).
-    """
+    `columns` are those of its answers, with their types (string, double, boolean)."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
@@ -149,10 +143,8 @@ def log_version(
             client.create_registered_model(name, description=about)
         # A local store would look up the model's URI in MLflow's global store.
         source = logged.artifact_location if store.artifacts else logged.model_uri
-        found = client.create_model_version(
-            name, source, run.id, dict(tags), description=description, model_id=logged.model_id
-        )
-    return int(found.version)
+        given = {"description": description, "model_id": logged.model_id}
+        return int(client.create_model_version(name, source, run.id, dict(tags), **given).version)
 
 
 def make_champion(store: Store, name: str, number: int) -> None:
@@ -177,14 +169,10 @@ def rolled_back_at(tags: Mapping[str, str]) -> str:
 
 def roll_back(store: Store, study: str, task: str, to: int | None = None) -> tuple[int, Version]:
     """Make the version that the champion followed the champion again, or version `to`, if it ever was champion.
-
-    Returns the number of the champion before, and the champion now; no version is made or deleted. The present champion
-    may be damaged or gone; the other one is loaded first. Raises RegistryError or CheckpointError, and changes nothing,
-    if there is nothing to return to or it cannot be loaded.
-    """
+    Returns the number of the champion before, and the champion now. The present one may be damaged or gone. Raises
+    RegistryError or CheckpointError, and changes nothing, if there is nothing to return to or it cannot be loaded."""
     name = model_name(study, task)
-    present = champion_number(store, name)
-    if present is None:
+    if (present := champion_number(store, name)) is None:
         raise NoChampionError(f"{name} has no champion to roll back", f"Run `echolung promote {task}`.")
     tags = dict(versions(store, name))
     were = {number for number, own in tags.items() if "history" in own}

@@ -39,11 +39,8 @@ def promote(
     reset: bool = False,
 ) -> Promotion:  # fmt: skip
     """Refit and register the candidate and make it the champion, if the rule allows; `run` keeps the model.
-
     Nothing happens if it is the champion already; a model that was rolled back is refused. With `reset` neither is
-    asked, and the rule is that of a first champion. Raises PromotionError with the numbers if the candidate is not good
-    enough, DataError if predictions, features and split do not belong together.
-    """
+    asked, and a first champion's rule applies. Raises PromotionError with the numbers, and as `Candidate.scores`."""
     name = registry.model_name(candidate.study, candidate.name)
     fingerprint = candidate.fingerprint(novelty_settings)
     before = registry.champion_number(store, name)
@@ -53,10 +50,9 @@ def promote(
         return Promotion("unchanged", present, reasons)
     for number, own in registry.versions(store, name) if present else []:
         if own.get("fingerprint") == fingerprint and (when := registry.rolled_back_at(own)):
-            raise PromotionError(
-                f"exactly this model was champion as version {number} and was rolled back at {when}",
-                f"To return to it: `echolung rollback {candidate.name} --to {number}`. {RESET_REMEDY}",
-            )
+            problem = f"exactly this model was champion as version {number} and was rolled back at {when}"
+            remedy = f"To return to it: `echolung rollback {candidate.name} --to {number}`. {RESET_REMEDY}"
+            raise PromotionError(problem, remedy)
     scores = candidate.scores(bootstrap)
     evidence = candidate.evidence(scores)
     reasons = decide(evidence, Evidence.of_tags(present.tags) if present else None)

@@ -1,6 +1,7 @@
 """The answers in sentences: against the references and against the controls."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -48,15 +49,12 @@ def _answer(rows: pd.DataFrame, task: Task) -> str:
 
 def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
     """One per reference and outcome: `jepa (Brier score −0.25, p = 0.012) predicted better than random`.
-
-    On exploratory tasks one per reference, with intervals instead of tests.
-    """
+    On exploratory tasks one per reference, with intervals instead of tests."""
     loss, parts = kind_of(task).metrics[kind_of(task).loss].label, []
     for reference, against in rows.groupby("reference", sort=False):
         if not task.main:
             numbers = [
-                f"{row['arm']}{SEEN * (row['n_seen'] > 0)} {signed(row['difference'], 2)}"
-                f" [{signed(row['low'], 2)}, {signed(row['high'], 2)}]"
+                f"{row['arm']}{SEEN * (row['n_seen'] > 0)} {cell(row, 'difference', signed)}"
                 for row in against.to_dict("records")
             ]
             parts.append(f"{loss} minus that of {reference}: {', '.join(numbers)}")
@@ -74,13 +72,19 @@ def _sentences(rows: pd.DataFrame, task: Task) -> list[str]:
     return parts
 
 
+def cell(row: Mapping[Any, Any], value: str, written: Callable[[float, int], str]) -> str:
+    """A value of a row with its interval."""
+    if pd.isna(row[value]):
+        return "undefined"
+    return f"{written(row[value], 2)} [{written(row['low'], 2)}, {written(row['high'], 2)}]"
+
+
 def against_controls(comparison: Comparison, tasks: Mapping[str, Task]) -> list[str]:
     """How the candidates compare with the controls, a line per task; these p-values are not corrected."""
     found = tested(comparison)
     found = found[(found["role"] == "candidate") & (found["against"] == "control")]
-    return [
-        f"{task}: {'; '.join(_sentences(rows, tasks[str(task)]))}." for task, rows in found.groupby("task", sort=False)
-    ]
+    by_task = found.groupby("task", sort=False)
+    return [f"{task}: {'; '.join(_sentences(rows, tasks[str(task)]))}." for task, rows in by_task]
 
 
 def few_seeds(comparison: Comparison) -> str:
@@ -89,11 +93,8 @@ def few_seeds(comparison: Comparison) -> str:
     few = {arm: count for arm, count in arms.groupby("arm")["seeds"].max().items() if count < SEEDS_FOR_PRETRAINING}
     if not few:
         return ""
-    named = _joined(f"{arm} ({count})" for arm, count in few.items())
-    return (
-        f"Fewer than {SEEDS_FOR_PRETRAINING} training seeds: {named}. The answers are about these trained models, not"
-        " about the way of training."
-    )
+    named = f"Fewer than {SEEDS_FOR_PRETRAINING} training seeds: {_joined(f'{arm} ({n})' for arm, n in few.items())}"
+    return f"{named}. The answers are about these trained models, not about the way of training."
 
 
 def _joined(names: Iterable[str], word: str = "and") -> str:

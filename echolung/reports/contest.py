@@ -34,10 +34,8 @@ def costs(
     flops: Mapping[str, float],
 ) -> pd.DataFrame:
     """KEYS and COSTS, one row per task, arm and method: means over seeds and folds; NaN where not known.
-
     `fits`: the tables costs.parquet of all tasks. `encoders`: arm -> its encoder folders. `embed`: the folder of the
-    feature stores. `flops`: pretrained encoder -> FLOPs per clip.
-    """
+    feature stores. `flops`: pretrained encoder -> FLOPs per clip."""
     folders = {(arm, folder.name): folder for arm, found in encoders.items() for folder in found}
     rows = []
     for key, found in fits.groupby(["task", "arm", "arm_seed", "method"], sort=False):

@@ -17,10 +17,8 @@ from echolung.reports.study import Sample
 from echolung.reports.tables import basis
 
 PANELS = 6  # most panels of training curves
-FIRST = ("learning rate", "effective rank")
-"""Columns of a history that are drawn first, after the loss; the objective's diagnostics follow."""
-COMPUTE = ("clips", "seconds", "clips per second", "eta seconds")
-"""Columns of a history that say nothing about learning."""
+FIRST = ("learning rate", "effective rank")  # drawn after the loss; the objective's diagnostics follow
+COMPUTE = ("clips", "seconds", "clips per second", "eta seconds")  # they say nothing about learning
 SEED_STYLES = ["-", "--", ":", "-."]
 
 
@@ -135,9 +133,7 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
 
 def efficiency(searches: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> Figure | None:
     """Dice on the patients of the first inner fold against the number of training patients, where methods told it.
-
-    `searches`: task -> what its fits chose from, with the columns arm, patients and dice.
-    """
+    `searches`: task -> what its fits chose from, with the columns arm, patients and dice."""
     found = {task: table.dropna(subset=["patients"]) for task, table in searches.items() if "patients" in table}
     found = {task: table for task, table in found.items() if len(table)}
     if not found:

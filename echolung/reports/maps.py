@@ -13,8 +13,7 @@ from echolung.data.manifest import read_manifest
 from echolung.embedding.features import Features
 from echolung.kinds.task import Task
 
-MOST, FEWEST, ARMS = 1000, 10, 4
-"""Recordings of a map, at most (evenly spaced) and at least; arms of a task."""
+MOST, FEWEST, ARMS = 1000, 10, 4  # recordings of a map, at most (evenly spaced) and at least; arms of a task
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,7 @@ class Map:
     title: str
     points: np.ndarray  # (n, 2)
     facts: pd.DataFrame  # label, patient and collection, as text (n rows)
-    nearest: Mapping[str, tuple[float, float]]
-    """Of each fact: the share of recordings whose nearest one agrees in it, and of all others that do."""
+    nearest: Mapping[str, tuple[float, float]]  # fact -> share that agree in it: of nearest recordings, of all others
 
 
 def maps(tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], arms: Sequence[str], data: Path) -> list[Map]:
@@ -39,12 +37,8 @@ def maps(tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], arms: Seq
         manifest = read_manifest(data / "ingest" / task / "manifest.parquet").set_index("sample_id")
         numbers = rows["label"].nunique() > len(COLOURS)  # quarters of an ejection fraction, say
         label = pd.qcut(rows["y"], 4, duplicates="drop") if numbers else rows["label"]
-        facts = {
-            "label": label,
-            "patient": rows["patient_id"],
-            "collection": manifest["collection"].reindex(rows.index),
-        }
-        text = pd.DataFrame(facts).astype(str)
+        collection = manifest["collection"].reindex(rows.index)
+        text = pd.DataFrame({"label": label, "patient": rows["patient_id"], "collection": collection}).astype(str)
         stores = [folder for arm in arms for folder in sorted((data / "embed" / task / arm).glob("seed*"))[:1]]
         for folder in stores[:ARMS] if len(rows) >= FEWEST else []:
             x = Features.open(folder).summarised(rows.index)[:, 0, 0].astype(float)

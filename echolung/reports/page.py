@@ -35,24 +35,25 @@ class ReportInputs:
     study: str
     comparison: Comparison
     tasks: Mapping[str, Task]
-    arms: Sequence[str] = ()
-    """The arms of the study; each has a column in the data for `dvc plots`."""
+    arms: Sequence[str] = ()  # of the study; each has a column in the data for `dvc plots`
     facts: Mapping[str, str] = field(default_factory=dict)
     sources: pd.DataFrame = field(default_factory=pd.DataFrame)
     encoders: pd.DataFrame = field(default_factory=pd.DataFrame)  # `study.encoders`
     ranks: pd.DataFrame = field(default_factory=pd.DataFrame)  # `study.effective_ranks`
     history: pd.DataFrame = field(default_factory=pd.DataFrame)  # `study.read_history`
-    encoder_of: Mapping[str, str] = field(default_factory=dict)
-    """Arm -> name of its encoder in `history`."""
+    encoder_of: Mapping[str, str] = field(default_factory=dict)  # arm -> name of its encoder in `history`
     validation: Path | None = None  # folder of the gates' findings
-    searches: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """Task -> what its fits chose from."""
+    searches: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # task -> what its fits chose from
     samples: Sequence[Sample] = ()
     maps: Sequence[embedding.Map] = ()
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)  # `contest.costs`
-    revision: str = "<revision>"
-    """Of the code; with a `+` where there were uncommitted changes."""
+    revision: str = "<revision>"  # of the code; with a `+` where there were uncommitted changes
     beside: Sequence[Path] = ()  # files to copy into the folder of the page
+
+    @property
+    def drawn(self) -> bool:
+        """Whether every video is drawn, none recorded."""
+        return "drawn" in self.sources and bool(self.sources["drawn"].all())
 
 
 COLLAPSE = (
@@ -141,9 +142,9 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     comparison, tasks = inputs.comparison, inputs.tasks
+    ranks = "Effective rank of the features (1 is a collapse): mean and range over seeds; at most `most`"
     return environment.get_template("template.html").render(
         inputs=inputs,
-        drawn=_drawn(inputs),
         figures=shown,
         answers=answers(comparison, tasks),
         controls=against_controls(comparison, tasks),
@@ -161,19 +162,11 @@ def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:
             ("Sources", _shown(inputs.sources)),
             ("Tasks", _shown(_tasks(tasks))),
             ("Encoders, by arm", _shown(inputs.encoders)),
-            (
-                "Effective rank of the features (1 is a collapse): mean and range over seeds; at most `most`",
-                _shown(_with_intervals(inputs.ranks, "mean")),
-            ),
+            (ranks, _shown(_with_intervals(inputs.ranks, "mean"))),
         ],
         checks=_checks(read_findings(inputs.validation) if inputs.validation else []),
         limits=_limits(inputs),
     )
-
-
-def _drawn(inputs: ReportInputs) -> bool:
-    """Whether every video is drawn, none recorded."""
-    return "drawn" in inputs.sources and bool(inputs.sources["drawn"].all())
 
 
 def _shown(table: pd.DataFrame) -> dict[str, Any] | None:
@@ -240,7 +233,7 @@ def _limits(inputs: ReportInputs) -> list[str]:
     arms = inputs.comparison.arms
     controls = ", ".join(dict.fromkeys(arms.loc[arms["role"] == "control", "arm"])) or "none"
     found = [
-        "The videos are drawn. Nothing here is evidence about patients." * _drawn(inputs),
+        "The videos are drawn. Nothing here is evidence about patients." * inputs.drawn,
         few_seeds(inputs.comparison),
         f"A claim about an encoder must also hold against controls without one. Controls here: {controls}.",
         "Intervals are for these fitted models on other patients like these, not for another training run, hospital or"

@@ -1,9 +1,5 @@
-"""The figures' data as small csv files for `dvc plots show` and `dvc plots diff`.
-
-folds/<task>-<metric>.csv         step, one column per arm
-training/<encoder>-seed<k>.csv    the history of a pretraining run
-and what the kinds of task add, such as confusion/ and roc/
-"""
+"""The figures' data as small csv files for `dvc plots show` and `dvc plots diff`: folds/<task>-<metric>.csv (step, one
+column per arm), training/<encoder>-seed<k>.csv (a history), and what kinds of task add, such as confusion/ and roc/."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -75,16 +75,9 @@ def sources(ingest: Path, names: Iterable[str]) -> pd.DataFrame:
     rows = []
     for name in names:
         manifest = read_manifest(ingest / name / "manifest.parquet")
-        rows.append(
-            {
-                "source": name,
-                "videos": len(manifest),
-                "patients": manifest["patient_id"].nunique(),
-                "frames": int(manifest["frames"].sum()),
-                "drawn": bool(manifest["license"].str.startswith(PHANTOM_LICENSE).fillna(False).all()),
-            }
-        )
-    return pd.DataFrame(rows)
+        drawn = bool(manifest["license"].str.startswith(PHANTOM_LICENSE).fillna(False).all())
+        rows.append([name, len(manifest), manifest["patient_id"].nunique(), int(manifest["frames"].sum()), drawn])
+    return pd.DataFrame(rows, columns=["source", "videos", "patients", "frames", "drawn"])
 
 
 def encoders(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
@@ -120,10 +113,8 @@ def effective_ranks(features: Iterable[Path]) -> pd.DataFrame:
     rows = []
     for folder in features:
         record = Features.open(folder).record
-        source, arm = folder.parent.parent.name, folder.parent.name
-        most = min(record.shape[0], record.shape[3])
-        rows.append([source, arm, record.effective_rank, most])
+        *_, source, arm, _ = folder.parts
+        rows.append([source, arm, record.effective_rank, min(record.shape[0], record.shape[3])])
     named = {"seeds": ("rank", "size"), "mean": ("rank", "mean"), "low": ("rank", "min"), "high": ("rank", "max")}
-    columns = ["source", "arm", *named, "most"]
     grouped = pd.DataFrame(rows, columns=["source", "arm", "rank", "most"]).groupby(["source", "arm"], sort=False)
-    return grouped.agg(**named, most=("most", "first")).reset_index()[columns]
+    return grouped.agg(**named, most=("most", "first")).reset_index()

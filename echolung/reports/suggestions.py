@@ -12,9 +12,7 @@ COLUMNS = 3
 
 def sheet(shown: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     """Of each frame its title, its pixels uint8 (S, S) and the probabilities (M, C, S, S), with members M = 0 or more.
-
-    Two pictures each: the structures where the mean probability is one half, and its standard deviation over members.
-    """
+    Two pictures each: outlines where the mean probability is one half, and its standard deviation over members."""
     rows = -(-len(shown) // COLUMNS)
     figure, panels = new_figure(rows, 2 * COLUMNS, 0.5 + 1.75 * rows)
     places = [panel for row in panels for panel in row]

@@ -1,7 +1,7 @@
 """A comparison as tables: for the terminal, for Markdown and for the page."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from echolung.evaluation.verdicts import p_text, patients, plain, signed
 from echolung.kinds.kind import Kind
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
-from echolung.reports.answer import SEEN, answers, few_seeds, tested
+from echolung.reports.answer import SEEN, answers, cell, few_seeds, tested
 
 READING = (
     "Brackets: 95% intervals for these fitted models on new patients. ×n: mean of n seeds. A loss below the reference's"
@@ -41,10 +41,8 @@ class TaskTable:
     notes: list[str]
 
     def grid(self) -> dict[str, list[Any]]:
-        return {
-            "heads": ["", "method", *self.heads],
-            "rows": [[row.label, row.method, *row.cells] for row in self.rows],
-        }
+        rows = [[row.label, row.method, *row.cells] for row in self.rows]
+        return {"heads": ["", "method", *self.heads], "rows": rows}
 
 
 def by_kind(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
@@ -59,18 +57,14 @@ def task_tables(
     comparison: Comparison, tasks: Mapping[str, Task], view: Literal["main", "pairs", "methods", "metrics"] = "main"
 ) -> list[TaskTable]:
     """A table per task.
-
     main: each arm's primary method, and the differences from references. pairs: the other differences. methods: the
-    other methods. metrics: those that are not compared.
-    """
+    other methods. metrics: those that are not compared."""
     tables = []
     for name, task in tasks.items():
         kind = KINDS[task.kind]
         metrics = [metric for metric in kind.metrics if (metric in kind.paired) != (view == "metrics")]
-        arms, pairs = (
-            table[(table["task"] == name) & (table["primary"] == (view != "methods"))]
-            for table in (comparison.arms, comparison.pairs)
-        )
+        mine = comparison.of_tasks([name])
+        arms, pairs = (table[table["primary"] == (view != "methods")] for table in (mine.arms, mine.pairs))
         main = pairs["reference"].map(comparison.roles).eq("reference")
         pairs = {"main": pairs[main], "pairs": pairs[~main], "methods": pairs, "metrics": pairs[:0]}[view]
         if arms.empty or not metrics:
@@ -90,13 +84,15 @@ def basis(arms: pd.DataFrame) -> str:
 
 
 def arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) -> list[Row]:
-    """A line for every arm and method among rows of `Comparison.arms` of one task, the arms in this order."""
+    """A line for every arm, with its seeds, and method among rows of `Comparison.arms` of one task, in this order."""
     rows = []
     for arm in order:
         for method, found in arms[arms["arm"] == arm].groupby("method", sort=False):
             by_metric = found.set_index("metric").to_dict("index")
-            cells = [_cell(by_metric[metric], "estimate", plain) for metric in metrics]
-            rows.append(Row(arm, _label(found.iloc[0].to_dict()), str(method), cells))
+            cells = [cell(by_metric[metric], "estimate", plain) for metric in metrics]
+            seeds, seen = found[["seeds", "n_seen"]].iloc[0]
+            label = f"{arm}{f' ×{seeds}' if seeds > 1 else ''}{SEEN if seen else ''}"
+            rows.append(Row(arm, label, str(method), cells))
     return rows
 
 
@@ -104,25 +100,13 @@ def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str], main: bool) ->
     rows = []
     for (arm, reference, method), found in pairs.groupby(["arm", "reference", "method"], sort=False):
         by_metric = found.set_index("metric").to_dict("index")
-        cells = [_cell(by_metric[metric], "difference", signed) for metric in metrics]
+        cells = [cell(by_metric[metric], "difference", signed) for metric in metrics]
         for place, metric in enumerate(metrics):
             if by_metric[metric]["test"] and main:
                 cells[place] += f", {chance(by_metric[metric])}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
         rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells))
     return rows
-
-
-def _label(row: Mapping[Any, Any]) -> str:
-    """An arm with its number of seeds, and the mark of one that saw the videos."""
-    seeds = f" ×{row['seeds']}" if row["seeds"] > 1 else ""
-    return f"{row['arm']}{seeds}{SEEN if row['n_seen'] else ''}"
-
-
-def _cell(row: Mapping[Any, Any], value: str, written: Callable[[float, int], str]) -> str:
-    if pd.isna(row[value]):
-        return "undefined"
-    return f"{written(row[value], 2)} [{written(row['low'], 2)}, {written(row['high'], 2)}]"
 
 
 def chance(row: Mapping[Any, Any]) -> str:
@@ -132,17 +116,15 @@ def chance(row: Mapping[Any, Any]) -> str:
 
 def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
     """What applies to single numbers of the table."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in arms[(arms["note"] != "") & arms["metric"].isin(metrics)].to_dict("records"):
-        found.setdefault((row["metric"], row["note"]), []).append(row["arm"])
+    noted = arms[(arms["note"] != "") & arms["metric"].isin(metrics)].groupby(["metric", "note"], sort=False)["arm"]
     overlap = [
-        f"{row['arm']}{SEEN}: pretrained, without labels, on {row['n_seen']} of these {row['n_videos']} videos; not"
-        " evidence."
-        for row in arms[arms["n_seen"] > 0].drop_duplicates("arm").to_dict("records")
+        f"{arm}{SEEN}: pretrained, without labels, on {seen} of these {videos} videos; not evidence."
+        for arm, seen, videos in arms.loc[arms["n_seen"] > 0, ["arm", "n_seen", "n_videos"]]
+        .drop_duplicates("arm")
+        .values
     ]
-    return overlap + [
-        f"{kind.metrics[metric].label} of {', '.join(names)}: {text}." for (metric, text), names in found.items()
-    ]
+    label = {metric: kind.metrics[metric].label for metric in metrics}
+    return overlap + [f"{label[str(metric)]} of {', '.join(names)}: {text}." for (metric, text), names in noted]
 
 
 def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 100) -> str:
@@ -156,8 +138,8 @@ def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 1
         if row[0] == "":
             lines.append("")
         first = row[0] if len(row) == 1 or len(row[0]) <= sizes[0] else f"{row[0][: sizes[0] - 1]}…"
-        cells = [first, *row[1:]]
-        lines.append("  ".join(cell.ljust(size) for cell, size in zip(cells, sizes, strict=False)).rstrip())
+        cells = zip([first, *row[1:]], sizes, strict=False)
+        lines.append("  ".join(text.ljust(size) for text, size in cells).rstrip())
     seen = f" {SEEN.strip()}: pretrained on videos of the task; not evidence." if SEEN in str(rows) else ""
     return "\n".join([*lines, "", *_wrapped(f"{READING}{seen} {few_seeds(comparison)}", width)])
 
@@ -181,7 +163,7 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mappi
         for row in arm_rows(arms, comparison.order, metrics):
             mine = pairs[(pairs["task"] == task) & (pairs["arm"] == row.arm)].to_dict("records")
             tests = [chance(pair)[2:].removeprefix("= ") if of[task].main else "" for pair in mine]
-            differences = [[_cell(pair, "difference", signed), p] for pair, p in zip(mine, tests, strict=True)]
+            differences = [[cell(pair, "difference", signed), p] for pair, p in zip(mine, tests, strict=True)]
             beside = differences.pop() if len(references) == 1 and differences else ["", ""]
             rows.append([f"  {row.label}", *row.cells, *blank, *beside])
             below = zip(mine, differences, strict=False)

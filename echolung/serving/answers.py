@@ -46,11 +46,10 @@ def as_text(title: str, model: Model, answers: pd.DataFrame) -> str:
 
 def words(known: NoveltyRecord) -> str:
     """What `outside` means, and how often it is a false alarm."""
-    return (
-        f"outside: farther than {known.threshold:.2f} from the {known.videos} training videos, so not answered."
-        f"\nFalse alarms: {known.measured:.1%} [{known.measured_low:.1%}, {known.measured_high:.1%}] of the videos of"
-        f" held-out patients ({known.groups} groups; set for {known.wanted:.1%})."
-    )
+    rate = f"{known.measured:.1%} [{known.measured_low:.1%}, {known.measured_high:.1%}]"
+    far = f"outside: farther than {known.threshold:.2f} from the {known.videos} training videos, so not answered."
+    patients = f"held-out patients ({known.groups} groups; set for {known.wanted:.1%})"
+    return f"{far}\nFalse alarms: {rate} of the videos of {patients}."
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -1,7 +1,5 @@
 """Pictures of what answers rest on, `Method.explain`, drawn over the frames that the model saw.
 
-A gif plays the views with their heat map; a png is a sheet of them. Where a method draws structures, an mp4 plays them
-over the frames; where it reads its answer off a curve, another png shows that.
 Dimension letters: V views, T frames of a view, S side of a frame in pixels.
 """
 
@@ -31,8 +29,7 @@ from echolung.methods.method import Maps
 from echolung.serving.answers import OUTSIDE, RESEARCH_ONLY, cell
 from echolung.serving.model import Model
 
-COLOURS = {False: "inferno", True: "RdBu_r"}
-"""By `Maps.signed`: dark to bright; or blue against the answer, red for it."""
+COLOURS = {False: "inferno", True: "RdBu_r"}  # by `Maps.signed`: dark to bright; or blue against, red for the answer
 EVEN, LEAST_PEAK = 1.0, 2.0
 """Shares of attention are drawn from the even share up to the peak, but at least up to twice the even share: attention
 that is the same everywhere must not look like a finding."""
@@ -40,8 +37,7 @@ SIDE = 256  # smallest side of a frame in the gif and the mp4, in pixels
 SHOWN = 8  # frames of a view in the png
 LINE = 18  # pixels
 INK, PAPER = (27, 39, 51), (255, 255, 255)
-STRUCTURES = [ImageColor.getrgb(colour) for colour in reversed(style.COLOURS)]
-"""Of the labels 1, 2 and so on; the first are bright, for they lie on dark tissue."""
+STRUCTURES = [ImageColor.getrgb(colour) for colour in reversed(style.COLOURS)]  # bright first: it lies on dark tissue
 TINT, OUTLINE = 0.25, 2  # opacity of a structure's inside; width of its outline in pixels
 WRAP = 80  # letters of a line of numbers
 ABREAST = 12  # readings of a curve that fit side by side; more are turned
@@ -56,11 +52,8 @@ def picture_names(paths: Sequence[Path]) -> list[str]:
 
 def explain_file(model: Model, path: Path, folder: Path, name: str, title: str) -> pd.DataFrame:
     """Answer as `Model.predict` does, and draw the file into `folder`: <name>.gif and <name>.png; if its `Maps` have a
-    drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png.
-
-    Raises DataError if the method cannot explain itself, DiskError if the folder cannot be written to, VideoError as
-    `predict`.
-    """
+    drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png. Raises DataError if the method cannot explain
+    itself, DiskError if the folder cannot be written to, VideoError as `predict`."""
     one = model.read(path)
     answer, maps = model.answer(one), model.method.explain(one.recordings, one.name)
     if maps is None:
@@ -174,12 +167,8 @@ class Picture:
 def write_gif(path: Path, picture: Picture) -> None:
     """All frames of all views in turn, each plain and with the heat map: V * T pages, at the speed of the video."""
     heated = picture.heated
-    pages = [
-        picture.page(view, frame, heated[view, frame]).quantize(
-            256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-        )
-        for view, frame in np.ndindex(heated.shape[:2])
-    ]
+    drawn = (picture.page(view, frame, heated[view, frame]) for view, frame in np.ndindex(heated.shape[:2]))
+    pages = [page.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for page in drawn]
     duration = max(20, round(1000 / picture.fps))
     pages[0].save(path, "GIF", save_all=True, append_images=pages[1:], duration=duration, loop=0, optimize=False)
 

@@ -56,19 +56,14 @@ class ModelRecord(Parameters):
     arm: str
     method: str
     arm_seed: int
-    views: int = pydantic.Field(ge=1, le=1024)
-    """Clips cut from each video."""
-    frame_size: int = pydantic.Field(ge=1, le=4096)
-    """Side of the square that videos are letterboxed to, in pixels."""
+    views: int = pydantic.Field(ge=1, le=1024)  # clips cut from each video
+    frame_size: int = pydantic.Field(ge=1, le=4096)  # side of the square that videos are letterboxed to, in pixels
     novelty: NoveltyRecord
-    trained_on: tuple[str, ...] = ()
-    """SHA-256 of the labelled recordings that the method was fitted on."""
+    trained_on: tuple[str, ...] = ()  # SHA-256 of the labelled recordings that the method was fitted on
     files: dict[str, str] = {}  # SHA-256 of the other files of the folder
 
 
-def write_model(
-    directory: Path, record: ModelRecord, method: Method, novelty: Novelty, encoder: Path | None
-) -> ModelRecord:
+def write_model(directory: Path, record: ModelRecord, method: Method, novelty: Novelty, encoder: Path | None) -> None:
     """Write a model folder. `encoder`: the folder of the encoder whose tokens the method reads."""
     (directory / "method").mkdir(parents=True)
     for name in (weights.WEIGHTS, weights.RECORD) if encoder else ():
@@ -77,7 +72,6 @@ def write_model(
     novelty.save(directory)
     record = record.model_copy(update={"files": _digests(directory)})
     write_json(directory / RECORD, record.model_dump(mode="json"))
-    return record
 
 
 def read_model(directory: Path) -> ModelRecord:

@@ -29,9 +29,7 @@ class Refused(MlflowException):
 
 class VideoModel(mlflow.pyfunc.PythonModel):
     """Takes a table with `content`, a video file's bytes as base64, in each row, and answers like `Model.predict`.
-
-    For research use only; not a medical device.
-    """
+    For research use only; not a medical device."""
 
     def load_context(self, context: Any) -> None:
         self.model = Model.open(Path(context.artifacts["model"]))

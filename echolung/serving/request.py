@@ -22,9 +22,7 @@ LARGEST_MB = 256  # the largest video file that is accepted as `content`, in MB 
 
 def answer(model: Model, rows: pd.DataFrame) -> pd.DataFrame:
     """`Model.predict` for every row of a request; `video` is `content[<row>]`.
-
-    Raises RequestError for what may not be answered, VideoError for what cannot be decoded.
-    """
+    Raises RequestError for what may not be answered, VideoError for what cannot be decoded."""
     with tempfile.TemporaryDirectory(prefix="echolung-") as folder:
         files = [_file(row, Path(folder, f"content[{i}]")) for i, row in enumerate(rows.to_dict("records"))]
         if not files:

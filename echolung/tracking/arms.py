@@ -5,6 +5,7 @@ That page lists metrics by name in a short box: few have plain names, so that it
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -20,22 +21,20 @@ INITS = {"reference": "random", "control": "control", "baseline": "baseline", "c
 def arm_runs(
     store: Store, study: str, comparison: Comparison, task: str, encoders: pd.DataFrame, data_digest: str
 ) -> Iterator[Run]:
-    """One closed run per arm of `task`, candidates first.
-
-    `encoders` has one row per arm with an encoder; its other columns become parameters.
-
+    """One closed run per arm of `task`, candidates first; the columns of `encoders`, a row per arm, become parameters.
     Metrics of the primary method that are compared in pairs have plain names (`auroc`, with `_low` and `_high`), its
     others are `more/<metric>`, those of another method `<method>/<metric>`, differences `minus_<reference>/<metric>`
-    (with `_p_uncorrected` and, if confirmatory, `_p_holm`).
-    """
+    (with `_p_uncorrected` and, if confirmatory, `_p_holm`)."""
     mine = comparison.of_tasks([task])
     paired = set(mine.pairs["metric"])
-    for arm in [arm for arm in comparison.order if arm in set(mine.arms["arm"])]:
+    for arm in mine.order:
         rows = mine.arms[mine.arms["arm"] == arm]
         first = rows[rows["primary"]].iloc[0]
         encoder = encoders[encoders["arm"] == arm].drop(columns="arm").to_dict("records")
         imported = any(row.get("objective") == "imported" for row in encoder)
         verdicts = mine.verdicts[mine.verdicts["arm"] == arm].to_dict("records")
+        folds = mine.folds[(mine.folds["arm"] == arm) & (mine.folds["method"] == first["method"])]
+        folds = folds[folds["metric"].isin(paired)].pivot(index="step", columns="metric", values="value")
         yield arm_run(
             store,
             study,
@@ -50,7 +49,7 @@ def arm_runs(
                 **{str(name): value for row in encoder for name, value in row.items()},
             },
             metrics=_known({**_scores(rows, paired), **_differences(mine.pairs, arm, first["method"])}),
-            folds=_folds(mine.folds, arm, first["method"], paired),
+            folds=[_known(fold) for fold in folds.to_dict("records")],
             tags={f"verdict_against_{row['reference']}": row["text"] for row in verdicts},
         )
 
@@ -73,13 +72,5 @@ def _differences(pairs: pd.DataFrame, arm: str, method: str) -> dict[str, float]
     return found
 
 
-def _folds(folds: pd.DataFrame, arm: str, method: str, paired: set[str]) -> list[dict[str, float]]:
-    """Metrics of each outer fold, in the order of the comparison's steps."""
-    mine = folds[(folds["arm"] == arm) & (folds["method"] == method) & folds["metric"].isin(paired)]
-    return [
-        _known(dict(zip(rows["metric"], rows["value"], strict=True))) for _, rows in mine.groupby("step", sort=True)
-    ]
-
-
-def _known(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if not math.isnan(value)}
+def _known(values: Mapping[Any, float]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items() if not math.isnan(value)}

@@ -98,9 +98,7 @@ def _closing(run: Run) -> Iterator[Run]:
 @contextlib.contextmanager
 def stage_run(store: Store, study: str, stage: str, key: str, parameters: Mapping[str, Any]) -> Iterator[Run]:
     """The run of one execution of `stage` on `key` ("" if the stage has one item).
-
-    Raises TrackingError if the run cannot be created; afterwards the store may fail.
-    """
+    Raises TrackingError if the run cannot be created; afterwards the store may fail."""
     experiment = _experiment(store, study, "stages")
     close_abandoned(store, study)
     tags = {"study": study, "stage": stage, "key": key}
@@ -146,11 +144,10 @@ def arm_run(
     store: Store, study: str, task: str, arm: str, *, init: str, data_digest: str, parameters: Mapping[str, Any],
     metrics: Mapping[str, float | None], folds: Sequence[Mapping[str, float | None]], tags: Mapping[str, str],
 ) -> Run:  # fmt: skip
-    """The closed run of one task and arm; the same result again is the same run.
+    """The closed run of one task and arm; the same result again is the same run. The latest has `current` = true.
 
     `init` is one of `echolung.tracking.arms.INITS` or `imported`, `data_digest` is of the task's split, `folds` are the
     metrics of each outer fold in the order repeat x fold: logged as `fold/<metric>`, a step each.
-    The latest run of a task and arm has the tag `current` = true, older ones false.
     """
     experiment = _experiment(store, study)
     own = {"study": study, "task": task, "arm": arm}

@@ -3,11 +3,11 @@
 `echolung doctor --fix` points them to the folder that the project is in now.
 """
 
-import contextlib
 import re
 import shutil
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 from echolung.core.errors import TrackingError
@@ -18,17 +18,15 @@ _ARTIFACTS = re.compile(r"(/.*/mlruns/artifacts)/")
 def require_here(mlruns: Path) -> None:
     """Raise TrackingError if the database in `mlruns` names artifacts of another project folder."""
     if old := elsewhere(mlruns):
-        raise TrackingError(
-            f"this project was moved or copied: its tracking store still points to {' and '.join(old)}",
-            "Run `echolung doctor --fix` here to point it to this folder.",
-        )
+        problem = f"this project was moved or copied: its tracking store still points to {' and '.join(old)}"
+        raise TrackingError(problem, "Run `echolung doctor --fix` here to point it to this folder.")
 
 
 def elsewhere(mlruns: Path) -> list[str]:
     """Artifact folders of other projects that the database in `mlruns` names; a link to this one is no other."""
     path = mlruns / "mlflow.db"
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=20)) as database:
+        with closing(sqlite3.connect(path, timeout=20)) as database:
             locations = database.execute("SELECT artifact_location FROM experiments").fetchall()
     except sqlite3.Error as error:
         raise TrackingError(f"{path} cannot be used: {error}", "See `echolung doctor`.") from error
@@ -44,10 +42,7 @@ def repair(mlruns: Path) -> str:
         return "The tracking store points to this folder; nothing to fix."
     backup = mlruns / f"mlflow.db.before-fix-{time.strftime('%Y%m%d-%H%M%S')}"
     shutil.copyfile(database, backup)
-    with (
-        contextlib.closing(sqlite3.connect(database)) as here,
-        contextlib.closing(sqlite3.connect(":memory:")) as fixed,
-    ):
+    with closing(sqlite3.connect(database)) as here, closing(sqlite3.connect(":memory:")) as fixed:
         script = "\n".join(here.iterdump())
         for folder in old:
             script = script.replace(f"{folder}/".replace("'", "''"), new.replace("'", "''"))

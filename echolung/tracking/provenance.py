@@ -9,18 +9,14 @@ import psutil
 
 import echolung
 
-WRITTEN = ("params.yaml", "dvc.lock", "README.md", "reports")
-"""Tracked files that DVC and EchoLung write themselves; a change in them is no change of the code."""
+WRITTEN = ("params.yaml", "dvc.lock", "README.md", "reports")  # a change in them is no change of the code
 
 
 def provenance(root: Path) -> dict[str, str]:
     """Tags that say where this process's results come from: version, git revision, DVC stage and experiment.
-
-    `git_revision` ends in "+changed" if tracked files differ from it.
-    """
+    `git_revision` ends in "+changed" if tracked files differ from it."""
     tags = {"echolung_version": echolung.__version__}
-    revision = _git(root, "rev-parse", "HEAD")
-    if revision:
+    if revision := _git(root, "rev-parse", "HEAD"):
         kept = (f":(exclude){path}" for path in WRITTEN)
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *kept)
         tags["git_revision"] = revision + ("+changed" if changed else "")

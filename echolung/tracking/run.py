@@ -19,10 +19,8 @@ class Run:
 
     store: Store
     id: str
-    lost: list[str] = field(default_factory=list, compare=False)
-    """Why something could not be written; nothing else is tried afterwards, since each try may take seconds."""
-    last: list[int] = field(default_factory=list, compare=False)
-    """The last step that the store had when `live` was first called."""
+    lost: list[str] = field(default_factory=list, compare=False)  # why no more is tried: each try may take seconds
+    last: list[int] = field(default_factory=list, compare=False)  # the store's last step when `live` was first called
 
     def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
         """Log numbers at one step; None is left out."""
@@ -62,9 +60,7 @@ class Run:
 
     def live(self, step: int, values: Mapping[str, float | None]) -> None:
         """Log numbers from a training loop in any process, without waiting; `replay` adds what gets lost.
-
-        Steps that the store has are skipped: a loop that resumes from a checkpoint repeats some.
-        """
+        Steps that the store has are skipped: a loop that resumes from a checkpoint repeats some."""
 
         def write(client: Any) -> None:
             if not self.last:

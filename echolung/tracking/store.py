@@ -29,8 +29,7 @@ _ENVIRONMENT = {
 class TrackingSettings(Parameters):
     """Where runs and models are kept. The environment's MLFLOW_TRACKING_URI takes precedence over `uri`."""
 
-    uri: str = ""
-    """A database or an MLflow server; empty for `mlruns/mlflow.db` in the project's folder."""
+    uri: str = ""  # a database or an MLflow server; empty for `mlruns/mlflow.db` in the project's folder
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,8 @@ class Store:
 
 
 def where(root: Path, settings: TrackingSettings | None = None) -> str:
-    """The store's address: the environment's, else the parameters', else a database in `mlruns/`.
-
-    Queued DVC experiments run in a copy of the project that is deleted: they use the project's own store. Relative
-    database paths are below the project: Ray's workers have other working folders.
-    """
+    """The store's address: the environment's, else the parameters', else a database in `mlruns/`, below the project
+    (not below the copy in which a queued DVC experiment runs, or a worker's folder)."""
     chosen = os.environ.get("MLFLOW_TRACKING_URI") or (settings.uri if settings else "") or f"{SQLITE}mlruns/mlflow.db"
     database = chosen.removeprefix(SQLITE)
     return chosen if database == chosen else f"{SQLITE}{workspace(root) / database}"
@@ -70,10 +66,8 @@ def where(root: Path, settings: TrackingSettings | None = None) -> str:
 
 def store(root: Path, settings: TrackingSettings | None = None) -> Store:
     """The store of the project at `root`, initialised.
-
     Raises TrackingError if it is not a database, of another MLflow's schema, locked, does not answer, or points to the
-    folder that the project was moved from.
-    """
+    folder that the project was moved from."""
     home = workspace(root) / "mlruns"
     uri = where(root, settings)
     remote = uri.startswith(("http://", "https://"))

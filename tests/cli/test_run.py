@@ -34,7 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def at(project: Path, study: str, scale: str) -> None:
     """Let params.yaml be this study and scale."""
-    composed = composition.compose(project, study, scale).parameters
+    composed, _ = composition.compose(project, study, scale)
     (project / "params.yaml").write_text(yaml.safe_dump(composed, sort_keys=False))
 
 
@@ -51,15 +51,15 @@ HARD = ["/data/Jürgen", "/a b/c", "a=b", "it's", 'say "x"', "(x)", "#1", "a,b",
 
 @pytest.mark.parametrize("value", HARD)
 def test_hydra_reads_a_value_as_it_was_typed(value: str, project: Path) -> None:
-    found = composition.compose(project, "ward", changes=[f"public_sets={value}"])
-    assert found.parameters["public_sets"] == value
-    shell = subprocess.run(["sh", "-c", f"printf '%s\n' {shlex.join(found.command)}"], capture_output=True, text=True)
-    assert shell.stdout.splitlines() == list(found.command), "the printed line is safe in a shell"
+    parameters, command = composition.compose(project, "ward", changes=[f"public_sets={value}"])
+    assert parameters["public_sets"] == value
+    shell = subprocess.run(["sh", "-c", f"printf '%s\n' {shlex.join(command)}"], capture_output=True, text=True)
+    assert shell.stdout.splitlines() == command, "the printed line is safe in a shell"
 
 
 def test_numbers_lists_and_home_folders_are_what_they_are_meant_to_be(project: Path) -> None:
     changes = ["split.seed=7", "tasks.mine-sick.classes=[a, b]", "public_sets=~/sets", "pretrain.compute.gpu=true"]
-    found = composition.compose(project, "ward", changes=changes).parameters
+    found, _ = composition.compose(project, "ward", changes=changes)
     assert found["split"]["seed"] == 7
     assert found["tasks"]["mine-sick"]["classes"] == ["a", "b"]
     assert found["public_sets"] == str(Path.home() / "sets")
@@ -88,8 +88,8 @@ def test_a_mistake_is_named_before_dvc_is_called(words: list[str], problem: str,
 
 def test_what_is_not_named_stays_at_hand_and_edits_are_not_lost_silently(project: Path) -> None:
     at(project, "ward", "laptop")
-    found = composition.compose(project, changes=["split.seed=1"])
-    assert (found.parameters["study"], found.parameters["scale"]) == ("ward", "laptop")
+    found, _ = composition.compose(project, changes=["split.seed=1"])
+    assert (found["study"], found["scale"]) == ("ward", "laptop")
     assert said() == "dvc repro"
     assert said("--", "-f") == "dvc repro -f"
     values = yaml.safe_load((project / "params.yaml").read_text())

@@ -48,7 +48,7 @@ def prepared(root: Path) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     (root / "dvc.yaml").touch()
-    values = compose(ROOT, "heart-drawn", "demo").parameters
+    values, _ = compose(ROOT, "heart-drawn", "demo")
     values["phantom"]["hearts"] |= {"patients": 8, "frames": 8, "size": 48}
     values["ingest"] = {"size": 48, "sources": {"hearts": values["ingest"]["sources"]["hearts"]}}
     values["encoder"] |= {"width": 24, "depth": 1, "heads": 2, "image_size": 48, "patch": 8}
