@@ -37,10 +37,10 @@ def folds_of(
 
 
 def outer_fold_of(
-    manifest: pd.DataFrame, y: np.ndarray, number: bool = False, **settings: int
+    manifest: pd.DataFrame, y: np.ndarray, fold: int = 0, **settings: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Training and test rows of the first outer fold, and the names of the test videos."""
-    training, test = outer_fold(folds_of(manifest, y, number=number, **settings), 0, 0)
+    """Training and test rows of an outer fold, and the names of the test videos."""
+    training, test = outer_fold(folds_of(manifest, y, **settings), 0, fold)
     return training, test, list(test["sample_id"])
 
 

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import folds_of
+from drawn import manifest_of, outer_fold_of, recordings_of
 from hearts_drawn import DARK, SIDE, ellipse, hearts
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from echolung.core.errors import SettingsError
-from echolung.core.runtime import write_json
 from echolung.data.masks import STRUCTURES
-from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.recordings import Recordings
 from echolung.hearts.volumes import discs
 from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.regression import RegressionTask
@@ -29,7 +28,6 @@ from echolung.methods.ejection_fraction import (
     Reading,
     fraction,
 )
-from echolung.methods.fitting import outer_fold
 from echolung.methods.method import Drawing, Maps
 from echolung.phantom.heart import draw_heart
 
@@ -48,7 +46,7 @@ class Exact:
         return ((shown > 0) & (shown < DARK)).astype(np.uint8)
 
     def save(self, directory: Path) -> None:
-        write_json(directory / "exact.json", {})
+        pass
 
     @classmethod
     def load(cls, directory: Path) -> Exact:
@@ -60,19 +58,22 @@ class Exact:
         return cls()
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Segmentation", Exact)
+
+
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize(("frames", "views"), [(2, ("A4C", "A2C")), (2, ("A4C",)), (50, ("A4C",))])
 def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_references(
-    frames: int, views: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frames: int, views: tuple[str, ...], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "Segmentation", Exact)
     recordings = hearts(tmp_path, 24, frames, views)
     manifest = recordings.parts[0].manifest
-    folds = folds_of(manifest, np.zeros(len(manifest), int))
-    folds["y"] = folds["sample_id"].map(manifest.set_index("sample_id")["ef"]).astype(float)
-    training, test = outer_fold(folds, 0, 0)
+    training, test, asked = outer_fold_of(manifest, manifest["ef"].to_numpy(float), number=True)
     for method, bias in ((EjectionFraction, 0.0), (RawEjectionFraction, -3.0)):
         one = method.fit(EjectionSettings(), TASK, recordings, training, 0, tmp_path)
-        told = one.predict(recordings, list(test["sample_id"]))
+        told = one.predict(recordings, asked)
         error = told[:, 0] - test["y"].to_numpy()
         # Discs of ventricles of 24 to 36 pixels are cut at whole pixels.
         assert np.abs(error - bias).max() < 2.5 and error.mean() == pytest.approx(bias, abs=0.7)
@@ -81,11 +82,9 @@ def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_refer
         if len(views) == 2:
             assert (pd.Series(told[:, 0]).groupby(test["patient_id"].to_numpy()).nunique() == 1).all(), "one answer"
     assert set(Exact.rows["sample_id"]) == set(training["sample_id"])
-    black = manifest.iloc[:1]
-    nothing = Recordings([Part(black, HeldClips({black["sample_id"].iloc[0]: (np.zeros((9, SIDE, SIDE)), 25.0)}))])
-    assert one.predict(nothing, [black["sample_id"].iloc[0]])[0, 0] == pytest.approx(
-        training.groupby("patient_id")["y"].mean().median()
-    )
+    black, median = asked[:1], training.groupby("patient_id")["y"].mean().median()
+    nothing = recordings_of(manifest_of(black, "x", view="A4C"), frames={black[0]: np.zeros((9, SIDE, SIDE))})
+    assert one.predict(nothing, black)[0, 0] == pytest.approx(median)
 
 
 @pytest.mark.parametrize("unit", ["ml", "% of the largest"])
@@ -100,7 +99,7 @@ def test_the_curve_marks_the_beats_of_a_drawn_heart(unit: str) -> None:
 
     pitch = heart.scanner.pixel_grid(96, 96)[2] if unit == "ml" else None
     facts = {"sample_id": "h", "pixel_mm": pitch, "height": 96, "width": 96, "pixel_aspect": 1.0}
-    recordings = Recordings([Part(pd.DataFrame([facts]), HeldClips({"h": (heart.frames, 25.0)}))])
+    recordings = recordings_of(pd.DataFrame([facts]), frames={"h": heart.frames})
     told = {"offset": 2.0, "half": 9.0, "fallback": 50.0, "common": 0.0}
     curve = EjectionFraction(Known(), Reading(), told).explain(recordings, "h").curve
     assert curve is not None and curve.label.endswith(unit)
@@ -127,10 +126,8 @@ def test_two_views_make_biplane_discs_whatever_their_pixels_and_a_common_length_
     assert fraction(views, common=True) == pytest.approx(100 * (1 - 8 * 5 / (10 * 8)), abs=1.0)
 
 
-def test_with_an_official_split_unlabelled_training_patients_are_drawn_too_and_test_patients_never(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "Segmentation", Exact)
+@pytest.mark.usefixtures("exact")
+def test_with_an_official_split_unlabelled_patients_are_drawn_too_and_test_patients_never(tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 20)
     manifest = recordings.parts[0].manifest
     manifest["ef"] = manifest["ef"].where(np.arange(20) % 3 > 0)
@@ -144,16 +141,13 @@ def test_with_an_official_split_unlabelled_training_patients_are_drawn_too_and_t
     assert ((rows == "VAL").to_numpy() == (Exact.rows["inner"] == 0).to_numpy()).all()
 
 
-def test_the_probability_of_weak_falls_with_the_fraction_and_passes_a_half_near_the_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "Segmentation", Exact)
+@pytest.mark.usefixtures("exact")
+def test_the_probability_of_weak_falls_with_the_fraction_and_passes_a_half_near_the_cut(tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 48, views=("A4C", "A2C"))
     manifest = recordings.parts[0].manifest
     weak = (manifest["ef"].astype(float) < 55).to_numpy()
-    training, test = outer_fold(folds_of(manifest, weak.astype(int)), 0, 0)
+    training, test, names = outer_fold_of(manifest, weak.astype(int))
     one = EjectionClass.fit(EjectionSettings(), SIDES, recordings, training, 0, tmp_path)
-    names = list(test["sample_id"])
     p, percent = one.predict(recordings, names), one.percent(recordings, names)
     assert p.sum(axis=1) == pytest.approx(1) and (p > 0).all()
     assert (np.diff(p[np.argsort(percent), 1]) <= 0).all() and np.ptp(p[:, 1]) > 0.5

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from echolung.models.predictor import Predictor
+from echolung.models.rope import rotate, rotation
 from echolung.models.vit import VideoViT
 
 torch.set_num_threads(1)
@@ -18,16 +20,31 @@ def small(**changes: Any) -> VideoViT:
     return VideoViT(VideoViT.Settings(image_size=12, frames=4, clip_fps=8.0, **shape))
 
 
-def test_packed_clips_equal_masked_attention() -> None:
-    """Packed clips of unequal length equal full-length attention in which hidden keys are masked."""
+@pytest.mark.parametrize("class_token", [False, True])
+def test_packed_clips_equal_explicit_softmax_over_the_visible_tokens_of_each(class_token: bool) -> None:
+    """Of unequal length; a class token comes first, and is not rotated."""
     torch.manual_seed(1)
-    model = small()
-    pixels = torch.randn(3, 1, 4, 12, 12)
-    visible = torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [0.9]])
-    assert len(set(visible.sum(1).tolist())) > 1
-
-    expected = reference(model, pixels, visible)
-    torch.testing.assert_close(model(pixels, visible), expected, atol=1e-5, rtol=1e-5)
+    model, pixels, first = small(class_token=class_token), torch.randn(3, 1, 4, 12, 12), int(class_token)
+    visible = torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [1.1]])
+    expected = []
+    for clip, shown in zip(pixels, visible, strict=True):
+        x = model.patch_embed(clip[None])[0][shown]
+        x = torch.cat([model.class_token[None], x]) if class_token else x
+        turn = rotation(shown.nonzero()[:, 0], GRID, model.head_width)
+        for block in model.blocks:
+            q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, -1)).permute(1, 2, 0, 3)
+            q, k = (torch.cat([part[:, :first], rotate(part[:, first:], *turn)], dim=1) for part in (q, k))
+            attended = (q @ k.mT / model.head_width**0.5).softmax(-1) @ v
+            x = x + block.attn.proj(attended.transpose(0, 1).flatten(1))
+            x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
+        expected.append(model.norm(x))
+    tokens = torch.cat([one[first:] for one in expected])
+    torch.testing.assert_close(model(pixels, visible), tokens, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(pixels)[2], expected[2][first:], atol=1e-5, rtol=1e-5)  # the third shows all
+    if class_token:
+        for mask, rows in ((visible, slice(0, 3)), (None, slice(2, 3))):
+            summary, wanted = model.summarised(pixels, mask)[0], torch.stack([one[0] for one in expected])
+            torch.testing.assert_close(summary[rows], wanted[rows], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -45,47 +62,6 @@ def test_the_kernel_of_a_gpu_equals_one_call_per_clip() -> None:
     found.square().mean().backward()
     for ours, theirs in ((found, expected), (model.blocks[0].attn.qkv.weight.grad, gradient)):
         assert (ours.cpu() - theirs).norm() / theirs.norm() < 0.02
-
-
-def reference(model: VideoViT, pixels: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """The same network by explicit softmax over all tokens; returns the visible ones."""
-    from echolung.models.rope import rotate, rotation
-
-    x = model.patch_embed(pixels)
-    turn = rotation(torch.arange(18), GRID, model.head_width)
-    masked = torch.where(visible, 0.0, float("-inf"))[:, None, None, :]
-    for block in model.blocks:
-        q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        scores = rotate(q, *turn) @ rotate(k, *turn).transpose(-1, -2) / model.head_width**0.5 + masked
-        x = x + block.attn.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
-        x = x + block.mlp.fc2(torch.nn.functional.gelu(block.mlp.fc1(block.norm2(x))))
-    return model.norm(x)[visible]
-
-
-def test_a_class_token_takes_part_without_a_position() -> None:
-    """Clip by clip by explicit softmax over [class token, visible tokens], the first of them not rotated."""
-    from echolung.models.rope import rotate, rotation
-
-    torch.manual_seed(3)
-    model, pixels = small(class_token=True), torch.randn(3, 1, 4, 12, 12)
-    visible = torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [1.1]])
-    expected = []
-    for clip, shown in zip(pixels, visible, strict=True):
-        x = torch.cat([model.class_token[None], model.patch_embed(clip[None])[0][shown]])
-        turn = rotation(shown.nonzero()[:, 0], GRID, model.head_width)
-        for block in model.blocks:
-            q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, -1)).permute(1, 2, 0, 3)
-            q, k = (torch.cat([part[:, :1], rotate(part[:, 1:], *turn)], dim=1) for part in (q, k))
-            attended = (q @ k.mT / model.head_width**0.5).softmax(-1) @ v
-            x = x + block.attn.proj(attended.transpose(0, 1).flatten(1))
-            x = x + block.mlp(block.norm2(x))
-        expected.append(model.norm(x))
-    summary, tokens = model.summarised(pixels, visible)
-    torch.testing.assert_close(summary, torch.stack([one[0] for one in expected]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(tokens, torch.cat([one[1:] for one in expected]), atol=1e-5, rtol=1e-5)
-    whole = torch.cat([part[2].view(-1, 48) for part in model.summarised(pixels)])  # the third clip shows all
-    torch.testing.assert_close(whole, expected[2], atol=1e-5, rtol=1e-5)
 
 
 def test_attention_within_frames_is_an_image_encoder_frame_by_frame() -> None:
@@ -110,13 +86,9 @@ def test_token_order_is_time_then_row_then_column() -> None:
     assert difference.nonzero().flatten().tolist() == [9 + 3 + 2]
 
 
-def predictor() -> Predictor:
-    torch.manual_seed(2)
-    return Predictor(encoder_width=48, width=36, depth=2, heads=2, mlp_ratio=2.0, grid=GRID, mask_tokens=2)
-
-
 def test_a_prediction_does_not_depend_on_the_rest_of_the_batch() -> None:
-    model = predictor()
+    torch.manual_seed(2)
+    model = Predictor(encoder_width=48, width=36, depth=2, heads=2, mlp_ratio=2.0, grid=GRID, mask_tokens=2)
     visible = torch.rand(3, 18) < 0.5
     seen = torch.randn(int(visible.sum()), 48)
     together = model(seen, visible, 0)

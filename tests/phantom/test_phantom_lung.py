@@ -1,14 +1,15 @@
-"""The artefacts of the lung: where they are and how they move."""
+"""The scanner against the physics of ultrasound; the artefacts of the lung, where they are and how they move."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.ndimage import map_coordinates
 
 from echolung.phantom.findings import BLine, LungFindings
 from echolung.phantom.lung import LungPatient, LungVideo, draw_lung
-from echolung.phantom.simulator import Scanner
+from echolung.phantom.simulator import Scanner, unit_scatterers
 
 SCANNER = Scanner(
     radius=55, half_angle=0.5, depth=90, frequency=3.5, aperture=16, dynamic_range=60, attenuation=0.35, noise=-58
@@ -16,10 +17,22 @@ SCANNER = Scanner(
 PATIENT = LungPatient(pleura=20, tilt=0, flatness=0, ribs=(), fat=0.4, breath_rate=20, slide=6, scanner=SCANNER)
 HEALTHY = LungFindings(0, a_lines=1.0)
 SIZE = (200, 220)
+DEPTH, MIDDLE = np.arange(2, 88, 0.25), np.linspace(-0.2, 0.2, 80)
 
 
-def draw(findings: LungFindings, frames: int = 8) -> LungVideo:
-    return draw_lung(findings, PATIENT, frames, 10, SIZE, 0)
+def test_speckle_of_a_homogeneous_phantom_is_fully_developed() -> None:
+    """With twelve scatterers per cell."""
+    scanner, envelopes = Scanner(50, 0.5, 90, frequency=3.5, aperture=16, samples=180, beams=120), []
+    count = 12 * scanner.samples * scanner.beams
+    for rng in map(np.random.default_rng, range(4)):
+        depth = rng.uniform(0, scanner.depth, count).astype(np.float32)
+        angle = rng.uniform(1.2 * scanner.angles[0], 1.2 * scanner.angles[-1], count).astype(np.float32)
+        echo = scanner.receive(scanner.deposit(depth, angle, unit_scatterers(rng, count)))
+        envelopes.append(np.abs(echo)[15:-15, 15:-15])
+    ratios = [envelope.mean() / envelope.std() for envelope in envelopes]
+    assert np.mean(ratios) == pytest.approx(np.sqrt(np.pi / (4 - np.pi)), rel=0.03)  # Rayleigh: 1.913
+    sparse = np.concatenate([envelope[::12, ::15].ravel() for envelope in envelopes])  # one resolution cell apart
+    assert scipy.stats.kstest(sparse / sparse.mean(), "rayleigh", args=(0, np.sqrt(2 / np.pi))).pvalue > 0.001
 
 
 def polar(video: LungVideo, frame: int, depth: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -30,12 +43,8 @@ def polar(video: LungVideo, frame: int, depth: np.ndarray, angle: np.ndarray) ->
     return map_coordinates(video.frames[frame].astype(float), [rows, columns], order=1)
 
 
-DEPTH = np.arange(2, 88, 0.25)
-MIDDLE = np.linspace(-0.2, 0.2, 80)
-
-
 def test_a_lines_lie_at_multiples_of_the_depth_of_the_pleura() -> None:
-    video = draw(HEALTHY)
+    video = draw_lung(HEALTHY, PATIENT, 8, 10, SIZE, 0)
     for frame in (0, 7):
         profile = polar(video, frame, DEPTH, MIDDLE).mean(axis=1)
         pleura = float(np.interp(0, video.scanner.angles, video.pleura[frame]))
@@ -48,10 +57,8 @@ def test_a_lines_lie_at_multiples_of_the_depth_of_the_pleura() -> None:
 
 
 def test_b_lines_reach_the_bottom_and_move_with_the_lung() -> None:
-    video = draw(dataclasses.replace(HEALTHY, b_lines=(BLine(0, 1.5, 4),)), frames=20)
-    angle = np.linspace(-0.25, 0.25, 200)
-    bottom = DEPTH > 80
-    found = []
+    video = draw_lung(dataclasses.replace(HEALTHY, b_lines=(BLine(0, 1.5, 4),)), PATIENT, 20, 10, SIZE, 0)
+    angle, bottom, found = np.linspace(-0.25, 0.25, 200), DEPTH > 80, []
     for frame in range(20):
         beams = polar(video, frame, DEPTH, angle)
         bright = np.convolve(beams[DEPTH > 30].mean(axis=0), np.ones(15) / 15, "same")
