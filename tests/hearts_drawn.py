@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from drawn import features_of, manifest_of, save_source
 
 from echolung.data.masks import Masks, write_masks
@@ -42,9 +41,8 @@ def hearts(
             labels = drawn[traced].astype(np.uint8)
             masks[name] = Masks(traced, ("ED", "ES"), labels, ("left ventricle",), 2.0)
             rows.append((name, patient, view, 100 * (1 - q**3) + 3, split))
-    table = pd.DataFrame(rows, columns=["name", "patient", "view", "ef", "split_official"])
-    columns = table[["view", "ef", "split_official"]].to_dict("list")
-    manifest = manifest_of(table["name"], table["patient"], frames=frames, **columns)
+    names, of, views, ef, splits = map(list, zip(*rows, strict=True))
+    manifest = manifest_of(names, of, frames=frames, view=views, ef=ef, split_official=splits)
     save_source(directory / "hearts", manifest, shown)
     write_masks(directory / "hearts" / "masks", SIDE, masks)
     return Recordings.of_sources(directory, ["hearts"])

@@ -153,16 +153,12 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
         })["predictions"]
         for arm, method in fits for fold in range(FOLDS)
     ]  # fmt: skip
-    verdicts = pd.DataFrame(
-        {
-            "task": TASK,
-            "arm": ["jepa", "jepa", "stronger"],
-            "reference": ["random", "majority", "random"],
-            "method": "linear",
-            "outcome": ["undecided", "better", "better"],
-            "text": ["No difference was shown.", "Better than the baseline.", "Better."],
-        }
-    )
+    rows = [
+        ("jepa", "random", "undecided", "No difference was shown."),
+        ("jepa", "majority", "better", "Better than the baseline."),
+        ("stronger", "random", "better", "Better."),
+    ]
+    verdicts = pd.DataFrame(rows, columns=["arm", "reference", "outcome", "text"]).assign(task=TASK, method="linear")
     return {
         arm: Candidate(
             study=STUDY, name=TASK, task=SPEC, arm=arm, seed=0, method=method,

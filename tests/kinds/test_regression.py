@@ -10,12 +10,14 @@ from sklearn import metrics as sklearn_metrics
 from echolung.core.drawing import WIDTH
 from echolung.core.errors import DataError
 from echolung.evaluation.compare import CompareSettings, compare
+from echolung.evaluation.comparison import Comparison
 from echolung.kinds.classification import Classification, ClassificationTask
 from echolung.kinds.regression import Regression, RegressionTask
 from echolung.kinds.regression_figures import bland_altman
 from echolung.methods.arms import Arm
 
 TASK = RegressionTask(kind="regression", source="hearts", label="ef", unit="patient")
+FEW = CompareSettings(bootstrap=200, permutations=200)
 ARMS = {
     "random": Arm(encoder="random", method="linear", role="reference"),
     "mae": Arm(encoder="mae", method="linear", role="candidate"),
@@ -36,9 +38,13 @@ def table(patients: int = 40, folds: int = 4) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(task="ef", seen_in_pretraining=False, split_digest="d")
 
 
+def estimates(found: Comparison, arm: str) -> pd.Series:
+    return found.arms[found.arms["arm"] == arm].set_index("metric")["estimate"]
+
+
 def test_metrics_are_those_of_scikit_learn_on_the_patients_mean_answers() -> None:
     rows = table()
-    found = compare({"ef": rows}, {"ef": TASK}, ARMS, CompareSettings(bootstrap=200, permutations=200))
+    found = compare({"ef": rows}, {"ef": TASK}, ARMS, FEW)
     units = rows.groupby(["arm", "patient_id"])[["prediction", "low", "high", "y_true", "fold"]].mean()
     for arm in ("random", "mae"):
         y, told, fold = (units.loc[arm, name].to_numpy() for name in ("y_true", "prediction", "fold"))
@@ -53,22 +59,20 @@ def test_metrics_are_those_of_scikit_learn_on_the_patients_mean_answers() -> Non
             "coverage": (np.abs(told - y) <= 8).mean(),
             "width": 16.0,
         }
-        mine = found.arms[found.arms["arm"] == arm].set_index("metric")["estimate"]
-        assert mine.to_dict() == pytest.approx(expected)
-        agreement = found.more["agreement"][found.more["agreement"]["arm"] == arm].set_index("metric")
+        assert estimates(found, arm).to_dict() == pytest.approx(expected)
+        agreement = found.more["agreement"].query("arm == @arm").set_index("metric")
         limits = (told - y).mean() + 1.96 * (told - y).std() * np.array([-1, 1])
         assert agreement.loc[["lower limit", "upper limit"], "estimate"].tolist() == pytest.approx(limits)
         assert (agreement["low"] <= agreement["estimate"]).all() and (agreement["estimate"] <= agreement["high"]).all()
-        cutoffs = found.more["cutoffs"][found.more["cutoffs"]["arm"] == arm]
+        cutoffs = found.more["cutoffs"].query("arm == @arm")
         assert cutoffs["metric"].tolist() == ["AUROC of ef < 50", "AUROC of ef < 40"]
         assert cutoffs["estimate"].tolist() == pytest.approx([np.mean(areas[:4]), np.mean(areas[4:])])
-    constant = found.arms[found.arms["arm"] == "constant"].set_index("metric")["estimate"]
+    constant = estimates(found, "constant")
     assert np.isnan(constant["pearson"]) and constant["auroc"] == 0.5, "it orders nobody, in no fold"
     pairs = found.pairs.set_index(["arm", "reference", "metric"])
     assert pairs.loc[("mae", "constant", "mae"), "p_value"] < 0.01
     rows.loc[rows["arm"] == "mae", ["low", "high"]] = [-np.inf, np.inf]
-    found_wide = compare({"ef": rows}, {"ef": TASK}, ARMS, CompareSettings(bootstrap=200, permutations=200))
-    mine = found_wide.arms[found_wide.arms["arm"] == "mae"].set_index("metric")["estimate"]
+    mine = estimates(compare({"ef": rows}, {"ef": TASK}, ARMS, FEW), "mae")
     assert mine["coverage"] == 1 and np.isnan(mine["width"]), "an interval without ends has no width"
     figure = bland_altman(found, {"random": "0.5", "mae": "C0", "constant": "0.7"})
     assert figure is not None and figure.get_size_inches()[0] == pytest.approx(WIDTH)

@@ -114,10 +114,7 @@ def test_positions_of_another_frame_size_are_resampled(tmp_path: Path) -> None:
     small = large.model_copy(update={"image_size": 48, "weights": str(tmp_path / "w.safetensors")})
     rows = initial_encoder(small, 0).backbone.pos_embed[0, 1:].view(3, 3, 192)[..., 0]
     assert torch.allclose(rows, rows[:, :1], atol=1e-4) and (rows[1:] > rows[:-1]).all()  # a ramp
-
-
-def test_positions_without_a_class_token_are_resampled_whole(tmp_path: Path) -> None:
-    large = settings("vit_small_patch14_reg4_dinov2", size=56, frames=1)
+    large = settings("vit_small_patch14_reg4_dinov2", size=56, frames=1)  # its class token has no position
     weights = initial_encoder(large, 0).backbone.state_dict()
     save_file({name: one.contiguous() for name, one in weights.items()}, tmp_path / "w.safetensors")
     same = large.model_copy(update={"weights": str(tmp_path / "w.safetensors")})
