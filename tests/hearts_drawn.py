@@ -1,6 +1,7 @@
 """Drawn ventricles for tests: dark ellipses in bright tissue that shrink, with masks, as ingest leaves them."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,10 @@ def hearts(
     return Recordings.of_sources(directory, ["hearts"])
 
 
-def still_tokens(names: list[str], frames: np.ndarray) -> Features:
-    """Means and deviations of tiles of two frames each, uint8 (n, 2, S, S), as clips and as still frames."""
-    tiles = frames.reshape(len(names), 2, 12, 4, 12, 4)
+def still_tokens(shown: Mapping[str, np.ndarray]) -> Features:
+    """Means and deviations of tiles of two frames each, uint8 (2, S, S) by name, as clips and as still frames."""
+    names = list(shown)
+    tiles = np.stack([*shown.values()]).reshape(len(names), 2, 12, 4, 12, 4)
     tokens = np.stack([tiles.mean(axis=(3, 5)), tiles.std(axis=(3, 5))], axis=-1).reshape(len(names), 2, 144, 2) / 100
     tokens = np.concatenate([tokens, 1 - tokens, np.ones_like(tokens)], axis=-1).astype(np.float16)
     made = features_of(names, tokens.reshape(len(names), 1, 288, 6), (2, 12, 12))

@@ -37,9 +37,7 @@ class Numbers(Tabular):
     ("unit", "y", "expected"),
     [("video", [1, 1, 1, 0, 0, 1], 4 / 6), ("patient", [1, 1, 1, 0, 0, 1], 2 / 4), ("video", [0] * 6, 0.0)],
 )
-def test_majority_is_the_class_frequency_of_the_unit_of_decision(
-    unit: str, y: list[int], expected: float, tmp_path: Path
-) -> None:
+def test_majority_is_the_class_frequency_of_the_unit(unit: str, y: list[int], expected: float, tmp_path: Path) -> None:
     rows = {"sample_id": list("abcdef"), "patient_id": list("ppprst"), "y": np.array(y, float), "inner": 0}
     nothing = Recordings([])
     Majority.fit(None, task(unit), nothing, pd.DataFrame(rows), 0, tmp_path).save(tmp_path)
@@ -49,9 +47,7 @@ def test_majority_is_the_class_frequency_of_the_unit_of_decision(
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("unit", ["video", "patient"])
-def test_a_regression_is_a_pipeline_of_scikit_learn_calibrated_and_with_the_penalty_of_the_inner_folds(
-    classes: int, unit: str, tmp_path: Path
-) -> None:
+def test_a_regression_is_a_calibrated_pipeline_of_scikit_learn(classes: int, unit: str, tmp_path: Path) -> None:
     """Of a number that tells the class and one that does not."""
     random, patient = np.random.default_rng(0), np.repeat(np.arange(30), np.resize([1, 2, 3], 30))
     truth, names = patient // 3 % classes, [f"s/{number}" for number in range(len(patient))]

@@ -65,9 +65,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize(("frames", "views"), [(2, ("A4C", "A2C")), (2, ("A4C",)), (50, ("A4C",))])
-def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_references(
-    frames: int, views: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_fraction_and_offset_are_those_of_the_ellipsoids(frames: int, views: tuple[str, ...], tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 24, frames, views)
     manifest = recordings.parts[0].manifest
     training, test, asked = outer_fold_of(manifest, manifest["ef"].to_numpy(float), number=True)

@@ -60,9 +60,7 @@ def configuration(name: str, method: str, repeat: int, fold: int) -> dict[str, A
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("method", ["linear", "hand-made", "source-only", "majority"])
-def test_every_scored_video_is_predicted_once_out_of_its_fold(
-    data: Path, tmp_path: Path, name: str, method: str
-) -> None:
+def test_every_scored_video_is_predicted_once_out_of_fold(data: Path, tmp_path: Path, name: str, method: str) -> None:
     folds = read_folds(data / "split" / f"{name}.csv")
     places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().to_numpy().tolist()
     given = str(data), str(tmp_path / "work")
@@ -116,9 +114,7 @@ def test_the_deployed_method_is_fitted_on_all_that_the_task_may_train_on(data: P
     assert found.equals(other) == (name == "external")
 
 
-def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fit_is_another_one_if_inputs_changed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """compute.trials keeps results by their configuration: what is new of it is fitted."""
     asked: list[dict[str, Any]] = []
     results = {"predictions": pd.DataFrame({"task": ["cv"]}), "search": pd.DataFrame(), "costs": pd.DataFrame()}

@@ -47,9 +47,7 @@ def test_every_fold_and_penalty_is_solved_as_by_scikit_learn(rows: int, features
             np.testing.assert_allclose(softmax(found), reference.predict_proba(z), rtol=0, atol=5e-4)
 
 
-def test_odd_features_end_and_leave_the_rest_alone_and_what_is_not_solved_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_odd_features_end_and_what_is_not_solved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     y, once, flat = np.repeat([0, 1], 20), np.ones((1, 40)), np.full((40, 5), 3.0)
     x = np.column_stack([y * 1e6, np.random.default_rng(0).normal(size=40), np.full(40, 7.0)])
     solved = solve(x, y, once, [1e6], 2)
@@ -91,9 +89,7 @@ class Study:
 
 @pytest.mark.parametrize("where", ["frame", "regions"])
 @pytest.mark.parametrize("reads", [["mean"], ["std"], ["mean", "std", "change"]])
-def test_the_linear_probe_reads_what_it_is_told_and_its_maps_add_up_to_the_logit(
-    reads: list[str], where: str, tmp_path: Path
-) -> None:
+def test_the_probe_reads_what_it_is_told_and_maps_add_up(reads: list[str], where: str, tmp_path: Path) -> None:
     """Class 1 has the mean of class 0 and a wider spread."""
     study = Study()
     study.tokens[..., 0] *= (1 + 3 * study.y)[:, None, None]

@@ -64,9 +64,7 @@ def test_knn_is_the_weighted_vote_of_the_nearest_and_survives_the_disk(recording
 
 
 @pytest.mark.parametrize("distance", ["neighbours", "mahalanobis"])
-def test_anomalies_are_far_from_the_normals_and_the_threshold_is_theirs(
-    recordings: Recordings, tmp_path: Path, distance: str
-) -> None:
+def test_anomalies_are_far_from_the_normals(recordings: Recordings, tmp_path: Path, distance: str) -> None:
     training, _, names = outer_fold_of(MANIFEST, (Y > 0).astype(int))
     settings = AnomalyBank.Settings.parse({"distance": distance, "k": 3}, "")
     fitted = AnomalyBank.fit(settings, NORMAL, recordings, training, 0, tmp_path)

@@ -90,9 +90,7 @@ def test_what_is_far_away_by_either_description_is_flagged(name: str) -> None:
     assert novelty.distances(both(torn))[0] < novelty.record.threshold
 
 
-def test_many_videos_of_one_patient_do_not_widen_the_threshold_and_the_disk_keeps_the_last_digit(
-    tmp_path: Path,
-) -> None:
+def test_many_videos_of_one_patient_do_not_widen_the_threshold_and_the_disk_keeps_all(tmp_path: Path) -> None:
     known, groups = patients(20, 1, seed=4)
     strange = np.repeat(known[:1] + 10 * known.std(0), 15, axis=0)
     settings = NoveltySettings(false_alarms=0.1)

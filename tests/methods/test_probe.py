@@ -10,7 +10,7 @@ from drawn import manifest_of, outer_fold_of, recordings_of
 from echolung.core.errors import DataError, SettingsError
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import ClassificationTask
-from echolung.methods.cohort import Cohort, unit_log_loss
+from echolung.methods.cohort import unit_log_loss
 from echolung.methods.controls import Majority
 from echolung.methods.probes import selection
 from echolung.methods.probes.linear import Linear
@@ -98,18 +98,6 @@ def test_features_that_are_not_finite_and_searches_that_diverge_are_errors() -> 
     study.tokens[int(name[2:]), 1, 3, 2] = np.inf
     with pytest.raises(DataError, match=f"not finite: {name}"):
         study.fit()
-
-
-def test_videos_are_weighed_and_scored_by_the_unit_of_decision() -> None:
-    rows = pd.DataFrame({"sample_id": list("abcde"), "y": 0.0, "patient_id": list("pppqr"), "inner": [0, 0, 0, 1, -2]})
-    by_video, by_patient = (Cohort.of(rows, unit) for unit in ("video", "patient"))
-    np.testing.assert_allclose(by_video.weights(), np.ones(5))
-    np.testing.assert_allclose(by_patient.weights(), np.array([1, 1, 1, 3, 3]) * 5 / 9)
-    np.testing.assert_allclose(by_patient.weights(held_out=1), np.array([1, 1, 1, 0, 3]) * 5 / 6)
-    assert by_patient.folds.tolist() == [0, 1]
-    p, y, patient = np.array([[[0.9, 0.1]], [[0.5, 0.5]], [[0.2, 0.8]]]), np.array([0, 0, 1]), np.array([7, 7, 3])
-    assert unit_log_loss(p, y, np.arange(3)) == pytest.approx(-np.log([0.9, 0.5, 0.8]).mean())
-    assert unit_log_loss(p, y, patient) == pytest.approx(-np.log([0.7, 0.8]).mean())
 
 
 def test_the_attentive_probe_finds_what_the_mean_dilutes_and_survives_the_disk(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_probe import Study, task
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from echolung.methods.probes.heads import Probe, ProbeForm, ProbeHeads
@@ -58,9 +58,7 @@ def test_heads_answer_and_attend_as_in_the_textbook_all_at_once_or_some() -> Non
         (PoolerHeads, lambda name, part: part.ndim > 1),
     ],
 )
-def test_every_head_ends_where_it_would_end_alone_with_torch_s_adamw(
-    kind: type[Probe], decayed: Callable[[str, nn.Parameter], bool]
-) -> None:
+def test_every_head_ends_where_it_would_alone_with_torch_s_adamw(kind: type[Probe], decayed: Callable) -> None:
     rates, decays, y = [1e-3, 1e-2, 3e-2], [0.0, 0.5, 0.1], torch.tensor([0, 1, 2, 1])
     every, alone = kind(FORM, 3, seed=7).double(), [kind(FORM, 1, seed=7).double() for _ in rates]
     groups = [

@@ -28,6 +28,7 @@ TASK = SegmentationTask.parse({"kind": "segmentation", "source": "hearts", "stru
 TINY = {"encoder": "tu-test_resnet", "image_size": 32, "batch": 4, "precision": "float32"}
 QUICK = DecoderSettings(steps=25, batch=8, channels=8, learning_rate=1e-2)
 ODD, TWIN = "new/odd", "new/twin"
+Pool = tuple[Recordings, pd.DataFrame, pd.DataFrame]
 
 
 def training_and_test(recordings: Recordings) -> tuple[pd.DataFrame, list[str]]:
@@ -143,8 +144,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_pat
 def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 24, noise=10.0)
     part = recordings.parts[0]
-    names = list(part.manifest["sample_id"])
-    features = still_tokens(names, np.stack([part.clips.frames(name) for name in names]))
+    features = still_tokens({name: part.clips.frames(name) for name in part.manifest["sample_id"]})
     both = [Recordings([Part(part.manifest, part.clips, features, masks)]) for masks in (part.masks, {})]
     training, test = training_and_test(recordings)
     settings = DecoderSettings(steps=60, batch=8, channels=16, learning_rate=1e-2, curve=(2, 8, 99), draws=2)
@@ -167,9 +167,6 @@ def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_p
     assert (shown.weights[shown.drawing.labels == 1] > 1).mean() > 0.9, "over 1 is more likely than not"
     with pytest.raises(DataError, match=r"no frame of \d+ recordings is traced: hearts/"):
         MeanMask.fit(None, TASK, both[1], training, 0, tmp_path)
-
-
-# --- Grad-CAM ---
 
 
 class OneByOne(nn.Module):
@@ -203,11 +200,8 @@ def test_the_benchmark_deletes_the_highest_blocks_of_the_sector_and_nothing_else
     assert where == [[[3, 1]], [[2, 0]]]
 
 
-# --- what to annotate next ---
-
-
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recordings, pd.DataFrame, pd.DataFrame]:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     """Twelve labelled hearts, eight like them without masks, and an odd one twice: larger, brighter and to one side."""
     part = hearts(tmp_path_factory.mktemp("pool"), 20, noise=10.0).parts[0]
     known, usual = list(part.manifest["sample_id"][:12]), list(part.manifest["sample_id"][12:])
@@ -217,18 +211,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recordings, pd.DataF
     odd = pixels * np.where(ellipse(SIDE, 9, 20, 2, 12), 0.75, 1.3)
     for name in (ODD, TWIN):
         shown[name] = (odd + random.normal(size=odd.shape)).clip(1, 255).astype(np.uint8)
-    bare = manifest_of(list(shown), list(range(90, 90 + len(shown))), frames=2)
+    bare, labelled = manifest_of(list(shown), list(shown), frames=2), part.manifest.iloc[:12].reset_index(drop=True)
     clips = HeldClips({name: (frames, 25.0) for name, frames in shown.items()})
-    old = np.stack([part.clips.frames(name) for name in known])
-    labelled = part.manifest.iloc[:12].reset_index(drop=True)
-    parts = [
-        Part(labelled, part.clips, still_tokens(known, old), part.masks),
-        Part(bare, clips, still_tokens(list(shown), np.stack(list(shown.values())))),
-    ]
-    return Recordings(parts), labelled, bare
+    old = Part(labelled, part.clips, still_tokens({name: part.clips.frames(name) for name in known}), part.masks)
+    return Recordings([old, Part(bare, clips, still_tokens(shown))]), labelled, bare
 
 
-def asked(pool: tuple[Recordings, pd.DataFrame, pd.DataFrame], budget: int, strategy: Strategy) -> pd.DataFrame:
+def asked(pool: Pool, budget: int, strategy: Strategy) -> pd.DataFrame:
     frames = {str(name): [0, 1] for name in pool[2]["sample_id"]}
     return suggest(TASK, QUICK, *pool, frames, budget, 0, strategy=strategy)[0]
 
@@ -255,9 +244,7 @@ def test_a_batch_is_chosen_by_worth_and_distance_to_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["both", "disagreement", "k-centre"])
-def test_an_unusual_heart_comes_first_and_its_twin_only_where_distance_counts_for_nothing(
-    pool: tuple[Recordings, pd.DataFrame, pd.DataFrame], strategy: Strategy
-) -> None:
+def test_an_unusual_heart_comes_first_and_its_twin_where_distance_is_ignored(pool: Pool, strategy: Strategy) -> None:
     table = asked(pool, 6, strategy)
     assert list(table.columns) == list(COLUMNS)
     order = list(table["sample_id"].unique())
@@ -267,9 +254,7 @@ def test_an_unusual_heart_comes_first_and_its_twin_only_where_distance_counts_fo
     assert table["disagreement"].isna().all() == (strategy == "k-centre")
 
 
-def test_only_what_has_no_masks_is_suggested_once_and_a_smaller_budget_is_its_beginning(
-    pool: tuple[Recordings, pd.DataFrame, pd.DataFrame],
-) -> None:
+def test_only_what_has_no_masks_is_suggested_once_and_a_smaller_budget_is_its_beginning(pool: Pool) -> None:
     table = asked(pool, 99, "both")
     assert sorted(table["sample_id"].unique()) == sorted(pool[2]["sample_id"])
     assert not table.duplicated(["sample_id", "frame"]).any() and table["rank"].max() == len(pool[2])

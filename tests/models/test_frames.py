@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from echolung.core.errors import CheckpointError, SettingsError
 from echolung.models.encoders import initial_encoder
@@ -24,7 +25,7 @@ def settings(model: str, weights: Path | str = "", size: int = 64, frames: int =
 
 
 @pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
+def network() -> nn.Module:
     torch.manual_seed(5)
     return timm.create_model("test_efficientnet", num_classes=7).eval()
 
@@ -53,9 +54,7 @@ PUBLISHED: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_weights_are_found_by_name_or_in_order_and_travel_without_their_file(
-    network: torch.nn.Module, tmp_path: Path, name: str
-) -> None:
+def test_weights_are_found_by_name_or_order_and_travel_alone(network: nn.Module, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (torch.save if path.suffix in (".pth", ".pt") else save_file)(PUBLISHED[name](network.state_dict()), path)
     encoder = initial_encoder(settings("test_efficientnet", path), 0).eval()
@@ -69,7 +68,7 @@ def test_weights_are_found_by_name_or_in_order_and_travel_without_their_file(
     assert (record.settings, record.objective) == (encoder.settings, "imported")
 
 
-def test_files_that_do_not_fit_are_refused(network: torch.nn.Module, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused(network: nn.Module, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"a\.pth does not hold the weights of test_vit: \d+ of \d+ tensors"):
         initial_encoder(settings("test_vit", tmp_path / "a.pth"), 0)

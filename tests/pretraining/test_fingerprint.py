@@ -36,9 +36,7 @@ def test_other_frames_or_rates_of_the_same_videos_start_over(store: ClipStore, o
     assert line.startswith(key)
 
 
-def test_the_code_of_the_objective_and_all_it_uses_is_part_of_a_run(
-    store: ClipStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_code_that_an_objective_uses_is_part_of_a_run(store: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[str]] = []
     monkeypatch.setattr(run_module, "code_digest", lambda *modules: seen.append(set(modules)) or "")
     depends(store)

@@ -59,16 +59,9 @@ def store(tmp_path: Path) -> ClipStore:
     return make_store(tmp_path / "clips")
 
 
-def quiet(step: int, values: dict[str, float | None]) -> None:
-    pass
-
-
-def run(store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = quiet, **training: Any) -> Trained:
-    return train(SeedRun("hearts", settings(**training), ENCODER, (store.directory,), seed, directory), on_metrics)
-
-
-def never(step: int, values: dict[str, float | None]) -> None:
-    raise AssertionError("it trains again")
+def run(store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = None, **training: Any) -> Trained:
+    one = SeedRun("hearts", settings(**training), ENCODER, (store.directory,), seed, directory)
+    return train(one, on_metrics or (lambda step, values: None))
 
 
 def same(first: Trained, second: Trained) -> bool:
@@ -134,11 +127,10 @@ def test_a_run_asked_to_stop_ends_after_the_step_and_resumes_bit_for_bit(store: 
     ("change", "key"),
     [({"learning_rate": 1e-3}, "training.learning_rate"), ({"steps": 7}, "training.steps"), ({"seed": 1}, "seed")],
 )
-def test_other_parameters_start_over_but_not_what_cannot_change_the_result(
-    store: ClipStore, tmp_path: Path, change: dict[str, Any], key: str
-) -> None:
+def test_only_what_changes_the_result_starts_over(store: ClipStore, tmp_path: Path, change: dict, key: str) -> None:
     run(store, tmp_path / "run")
-    run(store, tmp_path / "run", on_metrics=never, log_every=1, checkpoint_every=2, rank_every=3, loaders=2)
+    same_result = {"log_every": 1, "checkpoint_every": 2, "rank_every": 3, "loaders": 2}
+    run(store, tmp_path / "run", on_metrics=pytest.fail, **same_result)  # it takes no step
     before = checkpoint.read_progress(tmp_path / "run")
     changed = run(store, tmp_path / "run", **change)
     after = checkpoint.read_progress(tmp_path / "run")
@@ -153,9 +145,7 @@ def depends(store: ClipStore, device: str = "cpu") -> dict[str, Any]:
     return SeedRun("hearts", settings(), ENCODER, (store.directory,), 0, Path()).fingerprint(device)
 
 
-def test_precision_is_what_the_device_has_and_part_of_a_run(
-    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_precision_is_another_run(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def resolved(precision: str, device: str) -> str:
         return settings(precision=precision).of("hearts").precision_on(device)
 
@@ -196,9 +186,7 @@ def test_it_learns(store: ClipStore, tmp_path: Path) -> None:
     assert seen[20]["effective_rank"] is None and seen[20]["ema"] == 0.9
 
 
-def test_held_out_videos_are_not_trained_on_and_choose_what_is_handed_on(
-    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_videos_choose_what_is_kept(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: dict[int, set[str]] = {}
     clip = TrainingClips._clip
 
@@ -244,9 +232,7 @@ def test_a_pool_without_videos_and_a_diverging_loss_are_errors(store: ClipStore,
 
 
 @pytest.mark.parametrize("said", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you"])
-def test_too_little_memory_is_an_error_with_a_remedy(
-    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
-) -> None:
+def test_full_memory_is_an_error(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError(said)
 
