@@ -24,7 +24,7 @@ from echolung.methods.novelty import Novelty, NoveltySettings, describe, fit_nov
 from echolung.methods.probes.heads import ProbeForm, ProbeHeads
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive
-from echolung.models.encoders import ENCODERS
+from echolung.models.vit import VideoViTSettings
 from echolung.models.weights import initialise, read_record
 from echolung.registry import models as registry
 from echolung.registry.candidate import Candidate
@@ -37,9 +37,7 @@ SIZE, WIDTH, VIEWS = 40, 24, 2
 STUDY, TASK = "phantom", "pocus-pathology"
 CLASSES = ["covid", "pneumonia", "regular"]
 SPEC = ClassificationTask(kind="classification", source="pocus", label="diagnosis", classes=CLASSES, unit="video")
-ENCODER = ENCODERS["video-vit"].Settings.parse(
-    {"kind": "video-vit", "width": WIDTH, "depth": 1, "heads": 2, "image_size": 32, "frames": 4, "clip_fps": 8}, ""
-)
+ENCODER = VideoViTSettings(width=WIDTH, depth=1, heads=2, image_size=32, frames=4, clip_fps=8.0)
 
 # --- models that were never fitted ---
 

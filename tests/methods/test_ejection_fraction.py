@@ -98,15 +98,14 @@ def test_the_curve_marks_the_beats_of_a_drawn_heart(unit: str) -> None:
     pitch = heart.scanner.pixel_grid(96, 96)[2] if unit == "ml" else None
     facts = {"sample_id": "h", "pixel_mm": pitch, "height": 96, "width": 96, "pixel_aspect": 1.0}
     recordings = recordings_of(pd.DataFrame([facts]), frames={"h": heart.frames})
-    told = {"offset": 2.0, "half": 9.0, "fallback": 50.0, "common": 0.0}
-    curve = EjectionFraction(Known(), Reading(), told).explain(recordings, "h").curve
+    facts = {"offset": 2.0, "half": 9.0, "fallback": 50.0, "common": 0.0}
+    curve = EjectionFraction(Known(), Reading(), facts).explain(recordings, "h").curve
     assert curve is not None and curve.label.endswith(unit)
     for name, first in (("end-diastole", beat.end_diastole), ("end-systole", beat.end_systole)):
         away = (np.array(curve.marks[name]) - first + 3) % beat.frames_per_beat - 3
         assert len(away) >= 2 and np.abs(away).max() <= 1, f"{name}: within a frame of where it was drawn"
-    assert [float(text.removeprefix("EF ").rstrip("%")) for text in curve.readings] == pytest.approx(
-        [62] * len(curve.marks["end-systole"]), abs=6
-    )
+    told = [float(text.removeprefix("EF ").rstrip("%")) for text in curve.readings]
+    assert told == pytest.approx([62] * len(curve.marks["end-systole"]), abs=6)
     expected = beat.volumes.max() if unit == "ml" else 100
     assert curve.lines["smoothed"].max() == pytest.approx(expected, rel=0.2)
 

@@ -67,7 +67,8 @@ def test_every_head_ends_where_it_would_alone_with_torch_s_adamw(kind: type[Prob
         for one, rate, decay in zip(alone, rates, decays, strict=True)
         for some in (True, False)
     ]
-    expected, together = torch.optim.AdamW(groups), every.optimiser(torch.tensor(rates), torch.tensor(decays))
+    together = every.optimiser(*(torch.tensor(one, dtype=torch.float64) for one in (rates, decays)))
+    expected = torch.optim.AdamW(groups)
     for _ in range(6):
         every.zero_grad()
         expected.zero_grad()

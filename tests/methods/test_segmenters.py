@@ -31,12 +31,6 @@ ODD, TWIN = "new/odd", "new/twin"
 Pool = tuple[Recordings, pd.DataFrame, pd.DataFrame]
 
 
-def training_and_test(recordings: Recordings) -> tuple[pd.DataFrame, list[str]]:
-    manifest = recordings.parts[0].manifest
-    training, _, names = outer_fold_of(manifest, np.zeros(len(manifest)))
-    return training, names
-
-
 def test_a_structure_that_nobody_traced_is_part_of_the_background() -> None:
     random = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(2, 4, 8, 8, generator=random), torch.zeros(2, 8, 8, dtype=torch.long)
@@ -105,7 +99,7 @@ def test_attention_over_places_and_channels_is_danets() -> None:
 
 def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_path: Path, monkeypatch) -> None:
     recordings = hearts(tmp_path, 12, noise=10.0)
-    training, test = training_and_test(recordings)
+    training, _, test = outer_fold_of(recordings.parts[0].manifest, np.zeros(12))
     settings = UNetSettings(**TINY, steps=9, validate_every=3)
     whole = Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "whole" / "fit")
     save, looks = checkpoint.save, []
@@ -146,7 +140,7 @@ def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_p
     part = recordings.parts[0]
     features = still_tokens({name: part.clips.frames(name) for name in part.manifest["sample_id"]})
     both = [Recordings([Part(part.manifest, part.clips, features, masks)]) for masks in (part.masks, {})]
-    training, test = training_and_test(recordings)
+    training, _, test = outer_fold_of(part.manifest, np.zeros(24))
     settings = DecoderSettings(steps=60, batch=8, channels=16, learning_rate=1e-2, curve=(2, 8, 99), draws=2)
     light = Light.fit(settings, TASK, both[0], training, 0, tmp_path)
     curve = light.search()

@@ -1,12 +1,14 @@
 """Encoders: preprocessing, settings and files, of which damaged or foreign ones are refused, nothing is unpickled; the
 video ViT and the predictor, packed masking against masked attention."""
 
+import math
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +18,7 @@ from echolung.core.errors import CheckpointError, SettingsError
 from echolung.core.runtime import sha256_file
 from echolung.models.encoders import initial_encoder
 from echolung.models.predictor import Predictor
+from echolung.models.rank import effective_rank
 from echolung.models.rope import rotate, rotation
 from echolung.models.vit import VideoViT
 from echolung.models.weights import RECORD, WEIGHTS, EncoderRecord, initialise, load_encoder, save_encoder
@@ -191,3 +194,10 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch() -> None:
     apart = [model(part, visible[[index]], 0) for index, part in enumerate(seen.split(visible.sum(1).tolist()))]
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-6, rtol=1e-5)
     assert together.shape == (int((~visible).sum()), 48)
+
+
+def test_effective_rank_of_known_spectra() -> None:
+    p = np.array([0.7, 0.2, 0.1])
+    for x, rank in ((np.eye(6), 6), (np.ones((5, 8)), 1), (np.diag(p), math.exp(-(p * np.log(p)).sum()))):
+        assert effective_rank(x) == pytest.approx(rank, abs=1e-3)
+    assert effective_rank(np.array([[1.0, np.nan]])) == 0

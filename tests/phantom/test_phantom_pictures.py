@@ -14,9 +14,7 @@ from echolung.phantom.heart import VIEWS, HeartVideo, View, beating_heart, draw_
 from echolung.phantom.lung import LungPatient, LungVideo, draw_lung
 from echolung.phantom.simulator import Scanner, unit_scatterers
 
-SCANNER = Scanner(
-    radius=55, half_angle=0.5, depth=90, frequency=3.5, aperture=16, dynamic_range=60, attenuation=0.35, noise=-58
-)
+SCANNER = Scanner(55, 0.5, 90, frequency=3.5, aperture=16, dynamic_range=60, attenuation=0.35, noise=-58)
 PATIENT = LungPatient(pleura=20, tilt=0, flatness=0, ribs=(), fat=0.4, breath_rate=20, slide=6, scanner=SCANNER)
 HEALTHY = LungFindings(0, a_lines=1.0)
 SIZE = (200, 220)

@@ -61,12 +61,6 @@ def test_sinkhorn_is_the_iteration_on_the_whole_matrix_and_balances_the_prototyp
     assert sinkhorn(extreme, 0.03, 10).isfinite().all(), "the smallest epsilon that settings allow"
 
 
-def naive_standardised(tokens: torch.Tensor) -> torch.Tensor:
-    """Of one frame (places, D): mean 0 and deviation 1 of every channel, in float64."""
-    x = tokens.double()
-    return ((x - x.mean(dim=0)) / x.std(dim=0)).float()
-
-
 def naive_head(head: Head, x: torch.Tensor) -> torch.Tensor:
     """Cosines of the last hidden layer with every direction."""
     first, _, second, _, third = head.mlp
@@ -102,7 +96,8 @@ def test_the_loss_is_that_of_a_loop_over_clips_frames_masks_and_tokens(changes: 
                     expected[name].append(cross_entropy(teacher, student / 0.1))
         visible = drawn.whole[clip]
         completed = made.decoder.everywhere(made.video.student(one, visible[None]), visible[None], 0)[0]
-        every = torch.cat([naive_standardised(frame) for frame in torch.cat(frame_tokens, dim=1)[0].split(PLACES)])
+        each = torch.cat(frame_tokens, dim=1)[0].double().split(PLACES)  # mean 0 and deviation 1 in every frame
+        every = torch.cat([(frame - frame.mean(dim=0)) / frame.std(dim=0) for frame in each]).float()
         if changes is RELEASE:
             completed, every = torch.cat([completed[visible], completed[~visible]]), every[::2]
         elif not changes:  # the first frame of each tubelet

@@ -1,7 +1,7 @@
-"""The training loop: it learns, resumes bit for bit after a kill, and starts over when it has to."""
+"""The training loop: it learns, resumes bit for bit after a kill, and starts over when anything that decides the result
+of a run has changed."""
 
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -18,9 +18,9 @@ from echolung.core.errors import CheckpointError, DataError, SettingsError, Stop
 from echolung.data.clips import ClipStore
 from echolung.models.encoder import Encoder
 from echolung.models.encoders import initial_encoder
-from echolung.models.rank import effective_rank
 from echolung.models.vit import VideoViT
 from echolung.pretraining import checkpoint, loop
+from echolung.pretraining import run as run_module
 from echolung.pretraining.jepa import Jepa
 from echolung.pretraining.loop import Trained, train
 from echolung.pretraining.run import SeedRun
@@ -242,40 +242,25 @@ def test_full_memory_is_an_error(store: ClipStore, tmp_path: Path, monkeypatch: 
     assert "pretrain.training.batch" in caught.value.remedy
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"encoders": {"x": {"objective": "jeppa", "pool": "hearts"}}}, "no objective 'jeppa': did you mean 'jepa'?"),
-        ({"compute": {"workers": 3}}, r"batch of 4 \(hearts\) does not divide among 3 workers"),
-    ],
-)
-def test_mistakes_in_the_section_are_named(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message.replace("?", r"\?")):
-        PretrainSettings.parse(settings().model_dump() | change, "pretrain")
-
-
-def test_an_encoder_overrides_the_training_and_the_settings_of_its_objective() -> None:
+def test_an_encoder_overrides_the_training_and_its_objective_and_mistakes_are_named() -> None:
     values, own = settings().model_dump(), {"objective": "jepa", "pool": "lungs", "training": {"steps": 9}}
     own["settings"] = {"ema": 0.5}
     both = PretrainSettings.parse(values | {"encoders": values["encoders"] | {"lungs": own}}, "pretrain")
     assert [(both.of(name).steps, both.of(name).batch) for name in ("hearts", "lungs")] == [(6, 4), (9, 4)]
     assert [both.objective(name).model_dump()["ema"] for name in ("hearts", "lungs")] == [0.9, 0.5]
     assert both.objective("lungs").model_dump()["predictor_width"] == 24
+    for change, message in (
+        ({"encoders": {"x": own | {"objective": "jeppa"}}}, r"no objective 'jeppa': did you mean 'jepa'\?"),
+        ({"compute": {"workers": 3}}, r"batch of 4 \(hearts\) does not divide among 3 workers"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            PretrainSettings.parse(values | change, "pretrain")
 
 
 def test_schedule_warms_up_holds_and_cools_down() -> None:
     rates = TrainingSettings(batch=1, steps=10, learning_rate=1.0, warmup_steps=4, warmup_from=0.2, cooldown_steps=4)
     expected = [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert [rates.rate(step) for step in range(10)] == pytest.approx(expected)
-    constant = TrainingSettings(batch=1, steps=3, learning_rate=0.5)
-    assert {constant.rate(step) for step in range(3)} == {0.5}
-
-
-def test_effective_rank_of_known_spectra() -> None:
-    p = np.array([0.7, 0.2, 0.1])
-    for x, rank in ((np.eye(6), 6), (np.ones((5, 8)), 1), (np.diag(p), math.exp(-(p * np.log(p)).sum()))):
-        assert effective_rank(x) == pytest.approx(rank, abs=1e-3)
-    assert effective_rank(np.array([[1.0, np.nan]])) == 0
 
 
 def test_every_video_is_seen_once_per_epoch_in_a_new_order(store: ClipStore) -> None:
@@ -283,3 +268,45 @@ def test_every_video_is_seen_once_per_epoch_in_a_new_order(store: ClipStore) -> 
     seen = [sample_id for step in range(7) for sample_id in clips.videos(step)]  # 28 = 4 epochs of 7
     epochs = [seen[start : start + 7] for start in range(0, 28, 7)]
     assert all(sorted(epoch) == store.sample_ids for epoch in epochs) and epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"size": 24', '"size": 32', "frames"),
+        ('"fingerprint": ""', '"fingerprint": "another decoder"', "frames"),
+        ('"fps": 25.0', '"fps": 24.0', "videos"),
+    ],
+)
+def test_other_frames_or_rates_of_the_same_videos_start_over(store: ClipStore, old: str, new: str, key: str) -> None:
+    path, before = store.directory / "index.json", depends(store)
+    path.write_text(path.read_text().replace(old, new))
+    (line,) = checkpoint.differences(depends(store), before)
+    assert line.startswith(key)
+
+
+def test_all_code_that_an_objective_uses_is_part_of_a_run(store: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+    monkeypatch.setattr(run_module, "code_digest", lambda *modules: seen.append(set(modules)) or "")
+    depends(store)
+    used = {f"echolung.{name}" for name in ("models.vit", "models.rope", "pretraining.loop", "pretraining.sampling")}
+    assert used | {"echolung.pretraining.masking", "echolung.models.predictor"} <= seen[0]
+    assert "echolung.models.encoders" not in seen[0], "it imports every kind of encoder"
+
+
+def test_other_starting_weights_start_over(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(initial_encoder(ENCODER, 1).state_dict(), tmp_path / "w.safetensors")
+    encoder = ENCODER.model_copy(update={"weights": "w.safetensors"})
+    run = SeedRun("hearts", settings(), encoder, (store.directory,), 0, tmp_path / "run")
+    before = run.fingerprint()
+    assert before != SeedRun("hearts", settings(), ENCODER, (store.directory,), 0, tmp_path / "run").fingerprint()
+    monkeypatch.chdir("/")  # as a worker on another machine
+    assert run.fingerprint() == before
+    started = Jepa(run.start, settings().objective("hearts"), 0, 6).encoder.patch_embed.proj.weight
+    assert torch.equal(started, initial_encoder(ENCODER, 1).patch_embed.proj.weight)
+    save_file(initial_encoder(ENCODER, 2).state_dict(), tmp_path / "w.safetensors")
+    assert run.fingerprint() != before
+    (tmp_path / "w.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="there are no weights"):
+        run.fingerprint()
