@@ -121,10 +121,8 @@ def test_hearts_are_outside_for_a_model_of_lungs_and_other_lungs_are_not(with_en
         findings = draw_findings(("regular", "covid", "pneumonia")[seed % 3], 2, rng)
         return draw_lung(findings, LungPatient.draw(rng), 10, 25.0, (64, 64), seed).frames
 
-    encoder = None
-    if with_encoder:
-        shape = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=8, clip_fps=25.0)
-        encoder = initial_encoder(shape, 0).eval()
+    shape = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=8, clip_fps=25.0)
+    encoder = initial_encoder(shape, 0).eval() if with_encoder else None
     known = described([lung(seed) for seed in range(30)], encoder)
     novelty = fit_novelty(known, np.arange(30), NoveltySettings(false_alarms=0.1))
     hearts = [draw_heart(40 + seed, 10, 25.0, 64, seed, view=("a4c", "psax")[seed % 2]).frames for seed in range(6)]

@@ -87,6 +87,10 @@ def test_echonet_pediatric_folder(written: dict[str, Written], view: str) -> Non
             areas[int(str(frame))] = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
         ratio = areas[known["end_systole"]] / areas[known["end_diastole"]]
         assert ratio == pytest.approx(known["end_systolic_area"] / known["end_diastolic_area"], rel=0.005)
+        # The volume is proportional to area^2 / length of the long axis (A4C), or to area x length (PSAX).
+        ef = known["ejection_fraction"] / 100
+        left = ratio**2 / (1 - 0.27 * ef) if view == "A4C" else ratio * (1 - 0.27 * ef)
+        assert 1 - left == pytest.approx(ef, abs=0.005)
 
 
 @pytest.mark.parametrize("layout", ["camus", "echonet"])
