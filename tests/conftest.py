@@ -65,26 +65,13 @@ class Project:
 
     def run(self, *command: str, timeout: int = 900, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment in the project's folder."""
-        return subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment(**variables),
-            text=True,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
+        environment = self.environment(**variables)
+        return subprocess.run(command, cwd=self.root, env=environment, text=True, capture_output=True, timeout=timeout)
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         """Start a command in the background, both its outputs in one pipe."""
-        return subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.environment(**variables),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.root, env=self.environment(**variables), **out)
 
     def echolung(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`echolung ARGUMENTS`, with this project's own code."""
@@ -134,18 +121,12 @@ def committed(root: Path) -> Path:
 
 
 TINY = {"kind": "toy-tiles", "image_size": 32, "frames": 8, "clip_fps": 12.0}
+ENCODER = {"width": 64, "depth": 2, "heads": 2, "image_size": 48, "frames": 16, "patch": 16}
 SMALL: dict[str, Any] = {
     "phantom": {
         "hearts": {"layout": "echonet", "patients": 12, "frames": 20, "size": 48, "seed": 1},
-        "pocus": {
-            "layout": "pocus",
-            "patients": 30,
-            "videos_per_patient": 1,
-            "frames": 20,
-            "size": 80,
-            "seed": 2,
-            "nuisance_tied_to_label": 1.0,  # frame sizes give the label away: even untrained probes learn something
-        },
+        # Frame sizes give the label away: even untrained probes learn something.
+        "pocus": {"layout": "pocus", "patients": 30, "frames": 20, "size": 80, "seed": 2, "nuisance_tied_to_label": 1},
     },
     "ingest__size": 48,
     "ingest__sources": {
@@ -154,12 +135,7 @@ SMALL: dict[str, Any] = {
     },
     "split__outer": 3,
     "split__inner": 2,
-    "encoder__width": 64,
-    "encoder__depth": 2,
-    "encoder__heads": 2,
-    "encoder__image_size": 48,
-    "encoder__frames": 16,
-    "encoder__patch": 16,
+    **{f"encoder__{name}": value for name, value in ENCODER.items()},
     "draws": [0, 1],
     "pretrain__seeds": [0],
     "pretrain__training": {"steps": 6, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2},
@@ -178,13 +154,8 @@ SMALL: dict[str, Any] = {
         "toy": {"encoder": "toy", "method": ["toy-ridge"], "role": "candidate"},
     },
     "tasks": {
-        "pocus-pathology": {
-            "kind": "classification",
-            "source": "pocus",
-            "label": "diagnosis",
-            "classes": ["covid", "pneumonia", "regular"],
-            "unit": "video",
-        },
+        "pocus-pathology": {"kind": "classification", "source": "pocus", "label": "diagnosis", "unit": "video"}
+        | {"classes": ["covid", "pneumonia", "regular"]},
         "hearts-ef": {"kind": "number", "source": "hearts", "label": "ef", "unit": "patient"},
     },
     "embed__sources": ["pocus", "hearts"],

@@ -10,7 +10,11 @@ import pandas as pd
 from echolung.data import clips
 from echolung.data.manifest import conform, write_manifest
 from echolung.data.splits import SplitSettings, make_folds
-from echolung.embedding import features
+from echolung.embedding.features import Features
+from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.methods.fitting import outer_fold
+
+Grid = tuple[int, int, int]
 
 
 def manifest_of(names: Sequence[str], patient: Sequence[object], **columns: object) -> pd.DataFrame:
@@ -23,43 +27,54 @@ def manifest_of(names: Sequence[str], patient: Sequence[object], **columns: obje
     return conform(rows.assign(**facts | columns))
 
 
-def folds_of(manifest: pd.DataFrame, y: np.ndarray, how: str = "cv", tested: str = "", **settings: int) -> pd.DataFrame:
-    """Folds of all videos of a manifest, with classes y (V,) called "class 0" and so on."""
+def folds_of(
+    manifest: pd.DataFrame, y: np.ndarray, how: str = "cv", tested: str = "", number: bool = False, **settings: int
+) -> pd.DataFrame:
+    """Folds of all videos of a manifest, with classes y (V,) called "class 0" and so on, or with one `number` each."""
     rows = manifest[["sample_id", "source", "patient_id", "split_group"]].astype(object)
-    rows = rows.assign(y=y.astype(float), stratum=y.astype(int), label=[f"class {k}" for k in y])
+    rows = rows.assign(y=y.astype(float), stratum=0 if number else y.astype(int), label=[f"class {k}" for k in y])
     return make_folds(rows, SplitSettings(**{"outer": 3, "inner": 2} | settings), how, tested)
 
 
-def features_of(
-    names: Sequence[str], tokens: np.ndarray, grid: tuple[int, int, int] | None = None
-) -> features.Features:
+def outer_fold_of(
+    manifest: pd.DataFrame, y: np.ndarray, fold: int = 0, **settings: int
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Training and test rows of an outer fold, and the names of the test videos."""
+    training, test = outer_fold(folds_of(manifest, y, **settings), 0, fold)
+    return training, test, list(test["sample_id"])
+
+
+def features_of(names: Sequence[str], tokens: np.ndarray, grid: Grid | None = None) -> Features:
     """The tokens (V, views, N, D) of an encoder that has seen none of the videos, in memory."""
-    return features.Features.in_memory(names, tokens.astype(np.float16), grid or (tokens.shape[2], 1, 1))
+    return Features.in_memory(names, tokens.astype(np.float16), grid or (tokens.shape[2], 1, 1))
+
+
+def recordings_of(
+    manifest: pd.DataFrame, tokens: np.ndarray | None = None, grid: Grid | None = None, frames: Mapping | None = None
+) -> Recordings:
+    """Recordings in memory: tokens as in `features_of`, frames (T, S, S) at 25 a second by sample id."""
+    known = None if tokens is None else features_of(list(manifest["sample_id"]), tokens, grid)
+    return Recordings([Part(manifest, HeldClips({name: (one, 25.0) for name, one in (frames or {}).items()}), known)])
 
 
 def save_clips(
-    directory: Path, videos: Mapping[str, np.ndarray], fps: float | Sequence[float] = 25.0, fingerprint: str = ""
+    directory: Path, videos: Mapping, fps: float | Sequence[float] = 25.0, fingerprint: str = "", sha256: Sequence = ()
 ) -> clips.ClipStore:
-    """A clip store of frames uint8 (T, S, S) by sample id; that of the n-th is the file sha<n>.npy."""
+    """A clip store of frames uint8 (T, S, S) by sample id; without sha256, that of the n-th is the file sha<n>.npy."""
     directory.mkdir(parents=True, exist_ok=True)
     index, rates = {}, np.resize(fps, len(videos)).tolist()
     for number, (name, frames) in enumerate(videos.items()):
-        np.save(directory / f"sha{number}.npy", frames)
-        index[name] = {"sha256": f"sha{number}", "frames": len(frames), "fps": rates[number]}
+        sha = sha256[number] if sha256 else f"sha{number}"
+        np.save(directory / f"{sha}.npy", frames)
+        index[name] = {"sha256": sha, "frames": len(frames), "fps": rates[number]}
     size = next((frames.shape[1] for frames in videos.values()), 16)
     clips.write_index(directory, size, index, fingerprint)
     return clips.ClipStore.open(directory)
 
 
-def save_source(
-    directory: Path, manifest: pd.DataFrame, frames: Mapping[str, np.ndarray], fingerprint: str = ""
-) -> clips.ClipStore:
+def save_source(directory: Path, manifest: pd.DataFrame, frames: Mapping, fingerprint: str = "") -> clips.ClipStore:
     """Write manifest.parquet and a clip store of the frames uint8 (T, S, S) of some or all of its videos."""
-    rows, index = manifest.set_index("sample_id"), {}
-    (directory / "clips").mkdir(parents=True, exist_ok=True)
-    for name, shown in frames.items():
-        np.save(directory / "clips" / f"{rows['sha256'][name]}.npy", shown)
-        index[name] = {"sha256": rows["sha256"][name], "frames": len(shown), "fps": float(rows["fps"][name])}
-    clips.write_index(directory / "clips", next(iter(frames.values())).shape[1], index, fingerprint)
+    rows = manifest.set_index("sample_id").loc[list(frames)]
+    store = save_clips(directory / "clips", frames, rows["fps"].tolist(), fingerprint, rows["sha256"].tolist())
     write_manifest(directory / "manifest.parquet", manifest)
-    return clips.ClipStore.open(directory / "clips")
+    return store

@@ -1,10 +1,10 @@
 """Drawn ventricles for tests: dark ellipses in bright tissue that shrink, with masks, as ingest leaves them."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from drawn import features_of, manifest_of, save_source
 
 from echolung.data.masks import Masks, write_masks
@@ -42,17 +42,17 @@ def hearts(
             labels = drawn[traced].astype(np.uint8)
             masks[name] = Masks(traced, ("ED", "ES"), labels, ("left ventricle",), 2.0)
             rows.append((name, patient, view, 100 * (1 - q**3) + 3, split))
-    table = pd.DataFrame(rows, columns=["name", "patient", "view", "ef", "split_official"])
-    columns = table[["view", "ef", "split_official"]].to_dict("list")
-    manifest = manifest_of(table["name"], table["patient"], frames=frames, **columns)
+    names, of, views, ef, splits = map(list, zip(*rows, strict=True))
+    manifest = manifest_of(names, of, frames=frames, view=views, ef=ef, split_official=splits)
     save_source(directory / "hearts", manifest, shown)
     write_masks(directory / "hearts" / "masks", SIDE, masks)
     return Recordings.of_sources(directory, ["hearts"])
 
 
-def still_tokens(names: list[str], frames: np.ndarray) -> Features:
-    """Means and deviations of tiles of two frames each, uint8 (n, 2, S, S), as clips and as still frames."""
-    tiles = frames.reshape(len(names), 2, 12, 4, 12, 4)
+def still_tokens(shown: Mapping[str, np.ndarray]) -> Features:
+    """Means and deviations of tiles of two frames each, uint8 (2, S, S) by name, as clips and as still frames."""
+    names = list(shown)
+    tiles = np.stack([*shown.values()]).reshape(len(names), 2, 12, 4, 12, 4)
     tokens = np.stack([tiles.mean(axis=(3, 5)), tiles.std(axis=(3, 5))], axis=-1).reshape(len(names), 2, 144, 2) / 100
     tokens = np.concatenate([tokens, 1 - tokens, np.ones_like(tokens)], axis=-1).astype(np.float16)
     made = features_of(names, tokens.reshape(len(names), 1, 288, 6), (2, 12, 12))

@@ -24,7 +24,7 @@ from echolung.methods.novelty import Novelty, NoveltySettings, describe, fit_nov
 from echolung.methods.probes.heads import ProbeForm, ProbeHeads
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive
-from echolung.models.encoders import ENCODERS
+from echolung.models.vit import VideoViTSettings
 from echolung.models.weights import initialise, read_record
 from echolung.registry import models as registry
 from echolung.registry.candidate import Candidate
@@ -37,9 +37,7 @@ SIZE, WIDTH, VIEWS = 40, 24, 2
 STUDY, TASK = "phantom", "pocus-pathology"
 CLASSES = ["covid", "pneumonia", "regular"]
 SPEC = ClassificationTask(kind="classification", source="pocus", label="diagnosis", classes=CLASSES, unit="video")
-ENCODER = ENCODERS["video-vit"].Settings.parse(
-    {"kind": "video-vit", "width": WIDTH, "depth": 1, "heads": 2, "image_size": 32, "frames": 4, "clip_fps": 8}, ""
-)
+ENCODER = VideoViTSettings(width=WIDTH, depth=1, heads=2, image_size=32, frames=4, clip_fps=8.0)
 
 # --- models that were never fitted ---
 
@@ -153,16 +151,12 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]
         })["predictions"]
         for arm, method in fits for fold in range(FOLDS)
     ]  # fmt: skip
-    verdicts = pd.DataFrame(
-        {
-            "task": TASK,
-            "arm": ["jepa", "jepa", "stronger"],
-            "reference": ["random", "majority", "random"],
-            "method": "linear",
-            "outcome": ["undecided", "better", "better"],
-            "text": ["No difference was shown.", "Better than the baseline.", "Better."],
-        }
-    )
+    rows = [
+        ("jepa", "random", "undecided", "No difference was shown."),
+        ("jepa", "majority", "better", "Better than the baseline."),
+        ("stronger", "random", "better", "Better."),
+    ]
+    verdicts = pd.DataFrame(rows, columns=["arm", "reference", "outcome", "text"]).assign(task=TASK, method="linear")
     return {
         arm: Candidate(
             study=STUDY, name=TASK, task=SPEC, arm=arm, seed=0, method=method,

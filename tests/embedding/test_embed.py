@@ -114,9 +114,7 @@ def test_what_was_embedded_once_is_not_embedded_again(study: Study, encoded: lis
     assert not encoded
 
 
-def test_other_weights_views_videos_frames_rates_or_code_are_embedded(
-    study: Study, encoded: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_tokens_depend_on_embeds_again(study: Study, encoded: list, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [study.embed().record.key]
     changes = {
         "encoder": study.weights("other", seed=1),

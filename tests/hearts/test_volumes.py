@@ -8,8 +8,7 @@ import pytest
 from echolung.core.errors import DataError
 from echolung.hearts.volumes import beats, discs, ejection_fraction, largest, long_axis, volume
 
-SIDE = 161
-MM = 0.5
+SIDE, MM = 161, 0.5
 
 
 def section(length: float, width: float, tilt: float = 0.0, cut: float = 1.0, skew: float = 0.0) -> np.ndarray:
@@ -64,10 +63,9 @@ def test_the_mitral_plane_gives_the_axis_that_a_reader_draws() -> None:
 
 def test_a_speck_does_not_count_and_nothing_has_no_volume() -> None:
     mask = section(70, 32)
-    spoilt = mask.copy()
+    spoilt, empty = mask.copy(), np.zeros_like(mask)
     spoilt[2:5, 2:5] = True
     assert np.array_equal(largest(spoilt), mask)
-    empty = np.zeros_like(mask)
     assert volume((empty, MM)) == volume((empty, MM), (mask, MM)) == 0
     assert not largest(empty).any() and np.isnan(long_axis(empty)).all()
     with pytest.raises(DataError, match="end-diastolic volume of 0"):
@@ -100,8 +98,6 @@ def test_every_whole_beat_is_found_at_any_frame_rate(fps: float, rate: float) ->
         (lambda: beating(2, 50, 60) + 8 * np.cos(np.arange(100) * 2.1), [(0, 25), (50, 75)]),  # a ripple is no beat
     ],
 )
-def test_a_cut_beat_is_left_out_and_a_flat_curve_has_none(
-    curve: Callable[[], np.ndarray], expected: list[tuple[int, int]]
-) -> None:
+def test_a_cut_beat_is_left_out_and_a_flat_curve_has_none(curve: Callable, expected: list) -> None:
     found = beats(curve(), 50)
     assert len(found) == len(expected) and np.abs(np.subtract(found, expected)).max(initial=0) <= 3

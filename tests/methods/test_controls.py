@@ -5,27 +5,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import folds_of, manifest_of
+from drawn import manifest_of, outer_fold_of, recordings_of
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import ClassificationTask
 from echolung.methods.controls import HandMade, Majority, SourceOnly
-from echolung.methods.fitting import outer_fold
 from echolung.methods.handmade import handmade_features
 from echolung.methods.tabular import LogisticSettings, Tabular
+
+SETTINGS = LogisticSettings()
 
 
 def task(unit: str = "video", classes: int = 2) -> ClassificationTask:
     names = ["no", "yes", "maybe"][:classes]
     return ClassificationTask(kind="classification", source="s", label="l", classes=names, unit=unit)
-
-
-SETTINGS = LogisticSettings()
 
 
 class Numbers(Tabular):
@@ -36,24 +34,13 @@ class Numbers(Tabular):
         return recordings.manifest(sample_ids)[["age", "weight_kg"]].astype(float)
 
 
-def study(y: np.ndarray, patient: np.ndarray) -> tuple[Recordings, pd.DataFrame, list[str]]:
-    """Recordings with a number that tells the class and one that does not; training rows; names of test videos."""
-    random = np.random.default_rng(0)
-    names = [f"s/{number}" for number in range(len(y))]
-    manifest = manifest_of(names, patient, age=y + random.normal(size=len(y)), weight_kg=random.normal(size=len(y)))
-    training, test = outer_fold(folds_of(manifest, y), 0, 0)
-    return Recordings([Part(manifest, HeldClips({}))]), training, list(test["sample_id"])
-
-
 @pytest.mark.parametrize(
     ("unit", "y", "expected"),
     [("video", [1, 1, 1, 0, 0, 1], 4 / 6), ("patient", [1, 1, 1, 0, 0, 1], 2 / 4), ("video", [0] * 6, 0.0)],
 )
-def test_majority_is_the_class_frequency_of_the_unit_of_decision(
-    unit: str, y: list[int], expected: float, tmp_path: Path
-) -> None:
+def test_majority_is_the_class_frequency_of_the_unit(unit: str, y: list[int], expected: float, tmp_path: Path) -> None:
     rows = {"sample_id": list("abcdef"), "patient_id": list("ppprst"), "y": np.array(y, float), "inner": 0}
-    nothing = Recordings([Part(manifest_of([], []), HeldClips({}))])
+    nothing = Recordings([])
     Majority.fit(None, task(unit), nothing, pd.DataFrame(rows), 0, tmp_path).save(tmp_path)
     p = Majority.load(tmp_path).predict(nothing, ["x", "y"])
     assert p.tolist() == [pytest.approx([1 - expected, expected])] * 2
@@ -61,12 +48,13 @@ def test_majority_is_the_class_frequency_of_the_unit_of_decision(
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("unit", ["video", "patient"])
-def test_a_regression_is_a_pipeline_of_scikit_learn_calibrated_and_with_the_penalty_of_the_inner_folds(
-    classes: int, unit: str, tmp_path: Path
-) -> None:
-    patient = np.repeat(np.arange(30), np.resize([1, 2, 3], 30))
-    y = patient // 3 % classes
-    recordings, training, test = study(y, patient)
+def test_a_regression_is_a_calibrated_pipeline_of_scikit_learn(classes: int, unit: str, tmp_path: Path) -> None:
+    """Of a number that tells the class and one that does not."""
+    random, patient = np.random.default_rng(0), np.repeat(np.arange(30), np.resize([1, 2, 3], 30))
+    truth, names = patient // 3 % classes, [f"s/{number}" for number in range(len(patient))]
+    age, weight = truth + random.normal(size=len(truth)), random.normal(size=len(truth))
+    recordings = recordings_of(manifest_of(names, patient, age=age, weight_kg=weight))
+    training, _, test = outer_fold_of(recordings.parts[0].manifest, truth)
     x, y = Numbers.table(recordings, training["sample_id"]).to_numpy(), training["y"].to_numpy(int)
     of_patient = pd.factorize(training["patient_id"])[0]
     even = 1 / np.bincount(of_patient)[of_patient] if unit == "patient" else np.ones(len(y))
@@ -115,13 +103,13 @@ def test_a_regression_is_a_pipeline_of_scikit_learn_calibrated_and_with_the_pena
 def test_source_only_reads_the_file_and_not_the_picture(tmp_path: Path) -> None:
     paths = ["/x/a.MP4", "/x/b.mov", "/x/c.mov", "/x/d.mov"]
     manifest = manifest_of([f"s/{name}" for name in "abcd"], "abcd", height=128, frames=32, path=paths)
-    recordings = Recordings([Part(manifest, HeldClips({}))])
+    recordings = recordings_of(manifest)
     expected = {"log_height": 7.0, "log_width": 6.0, "fps": 25.0, "log_frames": 5.0}
     expected |= {"container_.mov": 0.0, "container_.mp4": 1.0, "codec_h264": 1.0}
     assert SourceOnly.table(recordings, ["s/b", "s/a"]).loc["s/a"].to_dict() == expected
     training = manifest[["sample_id", "patient_id"]].assign(y=[0, 1, 0, 1], inner=[0, 0, 1, 1])
     fitted = SourceOnly.fit(SETTINGS, task(), recordings, training, 0, tmp_path)
-    new = Recordings([Part(manifest_of(["s/e"], "e", path="/x/e.avi", codec="vp9"), HeldClips({}))])
+    new = recordings_of(manifest_of(["s/e"], "e", path="/x/e.avi", codec="vp9"))
     assert np.isfinite(fitted.predict(new, ["s/e"])).all(), "containers that training lacks"
 
 
@@ -136,8 +124,7 @@ def test_hand_made_features_see_what_they_are_named_for() -> None:
     }
     shown["moving"] = shown["lines"].copy()
     shown["moving"][1::2, 8:56] = np.roll(shown["lines"][1::2, 8:56], 6, axis=1)
-    clips = HeldClips({name: (frames, 25.0) for name, frames in shown.items()})
-    found = HandMade.table(Recordings([Part(manifest_of(list(shown), "abcd"), clips)]), list(shown))
+    found = HandMade.table(recordings_of(manifest_of(list(shown), "abcd"), frames=shown), list(shown))
     assert found["repetition"]["lines"] > 0.5 > found["repetition"]["flat"] == 0
     assert found["repetition_lag"]["lines"] == pytest.approx(12 / 48)
     assert found["band_7_columns"]["streaks"] > 10 * found["band_7_columns"]["lines"]
@@ -147,5 +134,4 @@ def test_hand_made_features_see_what_they_are_named_for() -> None:
     narrow = np.pad(np.full((5, 3, 32), 90, np.uint8), ((0, 0), (14, 15), (0, 0)))  # fewer rows than there are bands
     for odd in (np.zeros((5, 32, 32), np.uint8), np.full((1, 32, 32), 255, np.uint8), narrow, narrow.swapaxes(1, 2)):
         features = handmade_features(odd)
-        assert list(features) == list(found)
-        assert np.isfinite(list(features.values())).all()
+        assert list(features) == list(found) and np.isfinite(list(features.values())).all()

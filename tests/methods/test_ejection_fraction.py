@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import folds_of
+from drawn import folds_of, manifest_of, outer_fold_of, recordings_of
 from hearts_drawn import DARK, SIDE, ellipse, hearts
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from echolung.core.errors import SettingsError
-from echolung.core.runtime import write_json
 from echolung.data.masks import STRUCTURES
-from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.recordings import Recordings
 from echolung.hearts.volumes import discs
 from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.regression import RegressionTask
@@ -30,7 +29,7 @@ from echolung.methods.ejection_fraction import (
     fraction,
     logistic_curve,
 )
-from echolung.methods.fitting import outer_fold, refit_rows
+from echolung.methods.fitting import refit_rows
 from echolung.methods.method import Drawing, Maps
 from echolung.phantom.heart import draw_heart
 
@@ -49,7 +48,7 @@ class Exact:
         return ((shown > 0) & (shown < DARK)).astype(np.uint8)
 
     def save(self, directory: Path) -> None:
-        write_json(directory / "exact.json", {})
+        pass
 
     @classmethod
     def load(cls, directory: Path) -> Exact:
@@ -61,19 +60,20 @@ class Exact:
         return cls()
 
 
-@pytest.mark.parametrize(("frames", "views"), [(2, ("A4C", "A2C")), (2, ("A4C",)), (50, ("A4C",))])
-def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_references(
-    frames: int, views: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Segmentation", Exact)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize(("frames", "views"), [(2, ("A4C", "A2C")), (2, ("A4C",)), (50, ("A4C",))])
+def test_fraction_and_offset_are_those_of_the_ellipsoids(frames: int, views: tuple[str, ...], tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 24, frames, views)
     manifest = recordings.parts[0].manifest
-    folds = folds_of(manifest, np.zeros(len(manifest), int))
-    folds["y"] = folds["sample_id"].map(manifest.set_index("sample_id")["ef"]).astype(float)
-    training, test = outer_fold(folds, 0, 0)
+    training, test, asked = outer_fold_of(manifest, manifest["ef"].to_numpy(float), number=True)
     for method, bias in ((EjectionFraction, 0.0), (RawEjectionFraction, -3.0)):
         one = method.fit(EjectionSettings(), TASK, recordings, training, 0, tmp_path)
-        told = one.predict(recordings, list(test["sample_id"]))
+        told = one.predict(recordings, asked)
         error = told[:, 0] - test["y"].to_numpy()
         # Discs of ventricles of 24 to 36 pixels are cut at whole pixels.
         assert np.abs(error - bias).max() < 2.5 and error.mean() == pytest.approx(bias, abs=0.7)
@@ -82,11 +82,9 @@ def test_the_fraction_is_that_of_the_ellipsoids_and_the_offset_that_of_the_refer
         if len(views) == 2:
             assert (pd.Series(told[:, 0]).groupby(test["patient_id"].to_numpy()).nunique() == 1).all(), "one answer"
     assert set(Exact.rows["sample_id"]) == set(training["sample_id"])
-    black = manifest.iloc[:1]
-    nothing = Recordings([Part(black, HeldClips({black["sample_id"].iloc[0]: (np.zeros((9, SIDE, SIDE)), 25.0)}))])
-    assert one.predict(nothing, [black["sample_id"].iloc[0]])[0, 0] == pytest.approx(
-        training.groupby("patient_id")["y"].mean().median()
-    )
+    black, median = asked[:1], training.groupby("patient_id")["y"].mean().median()
+    nothing = recordings_of(manifest_of(black, "x", view="A4C"), frames={black[0]: np.zeros((9, SIDE, SIDE))})
+    assert one.predict(nothing, black)[0, 0] == pytest.approx(median)
 
 
 @pytest.mark.parametrize("unit", ["ml", "% of the largest"])
@@ -101,16 +99,15 @@ def test_the_curve_marks_the_beats_of_a_drawn_heart(unit: str) -> None:
 
     pitch = heart.scanner.pixel_grid(96, 96)[2] if unit == "ml" else None
     facts = {"sample_id": "h", "pixel_mm": pitch, "height": 96, "width": 96, "pixel_aspect": 1.0}
-    recordings = Recordings([Part(pd.DataFrame([facts]), HeldClips({"h": (heart.frames, 25.0)}))])
-    told = {"offset": 2.0, "half": 9.0, "fallback": 50.0, "common": 0.0}
-    curve = EjectionFraction(Known(), Reading(), told).explain(recordings, "h").curve
+    recordings = recordings_of(pd.DataFrame([facts]), frames={"h": heart.frames})
+    facts = {"offset": 2.0, "half": 9.0, "fallback": 50.0, "common": 0.0}
+    curve = EjectionFraction(Known(), Reading(), facts).explain(recordings, "h").curve
     assert curve is not None and curve.label.endswith(unit)
     for name, first in (("end-diastole", beat.end_diastole), ("end-systole", beat.end_systole)):
         away = (np.array(curve.marks[name]) - first + 3) % beat.frames_per_beat - 3
         assert len(away) >= 2 and np.abs(away).max() <= 1, f"{name}: within a frame of where it was drawn"
-    assert [float(text.removeprefix("EF ").rstrip("%")) for text in curve.readings] == pytest.approx(
-        [62] * len(curve.marks["end-systole"]), abs=6
-    )
+    told = [float(text.removeprefix("EF ").rstrip("%")) for text in curve.readings]
+    assert told == pytest.approx([62] * len(curve.marks["end-systole"]), abs=6)
     expected = beat.volumes.max() if unit == "ml" else 100
     assert curve.lines["smoothed"].max() == pytest.approx(expected, rel=0.2)
 
@@ -128,10 +125,8 @@ def test_two_views_make_biplane_discs_whatever_their_pixels_and_a_common_length_
     assert fraction(views, common=True) == pytest.approx(100 * (1 - 8 * 5 / (10 * 8)), abs=1.0)
 
 
-def test_with_an_official_split_unlabelled_training_patients_are_drawn_too_and_test_patients_never(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "Segmentation", Exact)
+@pytest.mark.usefixtures("exact")
+def test_with_an_official_split_unlabelled_patients_are_drawn_too_and_test_patients_never(tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 20)
     manifest = recordings.parts[0].manifest
     manifest["ef"] = manifest["ef"].where(np.arange(20) % 3 > 0)
@@ -152,16 +147,13 @@ def test_a_champion_without_an_official_split_reads_every_patient(tmp_path: Path
     assert EjectionFraction.reads(TASK, recordings, rows) == sorted(manifest["sample_id"])
 
 
-def test_the_probability_of_weak_falls_with_the_fraction_and_passes_a_half_near_the_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "Segmentation", Exact)
+@pytest.mark.usefixtures("exact")
+def test_the_probability_of_weak_falls_with_the_fraction_and_passes_a_half_near_the_cut(tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 48, views=("A4C", "A2C"))
     manifest = recordings.parts[0].manifest
     weak = (manifest["ef"].astype(float) < 55).to_numpy()
-    training, test = outer_fold(folds_of(manifest, weak.astype(int)), 0, 0)
+    training, test, names = outer_fold_of(manifest, weak.astype(int))
     one = EjectionClass.fit(EjectionSettings(), SIDES, recordings, training, 0, tmp_path)
-    names = list(test["sample_id"])
     p, percent = one.predict(recordings, names), one.percent(recordings, names)
     assert p.sum(axis=1) == pytest.approx(1) and (p > 0).all()
     assert (np.diff(p[np.argsort(percent), 1]) <= 0).all() and np.ptp(p[:, 1]) > 0.5

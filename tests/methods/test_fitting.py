@@ -58,18 +58,13 @@ def configuration(name: str, method: str, repeat: int, fold: int) -> dict[str, A
     return one | {"method": method, "settings": SEARCH if method == "linear" else {}, "repeat": repeat, "fold": fold}
 
 
-def fits(data: Path, work: Path, name: str, method: str) -> list[dict[str, Any]]:
-    folds = read_folds(data / "split" / f"{name}.csv")
-    places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().to_numpy().tolist()
-    return [fit_one(str(data), str(work), configuration(name, method, *place)) for place in places]
-
-
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("method", ["linear", "hand-made", "source-only", "majority"])
-def test_every_scored_video_is_predicted_once_out_of_its_fold(
-    data: Path, tmp_path: Path, name: str, method: str
-) -> None:
-    folds, results = read_folds(data / "split" / f"{name}.csv"), fits(data, tmp_path / "work", name, method)
+def test_every_scored_video_is_predicted_once_out_of_fold(data: Path, tmp_path: Path, name: str, method: str) -> None:
+    folds = read_folds(data / "split" / f"{name}.csv")
+    places = folds.loc[folds["fold"] >= 0, ["repeat", "fold"]].drop_duplicates().to_numpy().tolist()
+    given = str(data), str(tmp_path / "work")
+    results = [fit_one(*given, configuration(name, method, *place)) for place in places]
     predictions = pd.concat([result["predictions"] for result in results])
     units_of(predictions, name, TASKS[name], Classification())  # raises where the contract is broken
     wanted = ["repeat", "fold", "sample_id", "patient_id", "split_group", "y"]
@@ -119,9 +114,7 @@ def test_the_deployed_method_is_fitted_on_all_that_the_task_may_train_on(data: P
     assert found.equals(other) == (name == "external")
 
 
-def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fit_is_another_one_if_inputs_changed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """compute.trials keeps results by their configuration: what is new of it is fitted."""
     asked: list[dict[str, Any]] = []
     results = {"predictions": pd.DataFrame({"task": ["cv"]}), "search": pd.DataFrame(), "costs": pd.DataFrame()}
@@ -132,18 +125,15 @@ def test_a_fit_is_another_one_if_anything_it_depends_on_changed(
 
     def new(**search: Any) -> dict[str, int]:
         asked.clear()
-        methods = {
-            (arm, name): METHODS[name].Settings(**SEARCH | search if name == "linear" else {})
-            for arm, name, _ in wanted
-        }
+        own = {"linear": SEARCH | search}
+        methods = {(arm, name): METHODS[name].Settings(**own.get(name, {})) for arm, name, _ in wanted}
         compute.fit_task("cv", TASK, wanted, methods, folds, study, tmp_path, seed=3, workers=2)
         fresh = {digest(one): one["method"] for one in asked if digest(one) not in known}
         known.update(fresh)
         return dict(Counter(fresh.values()))
 
     everything = {"linear": 3, "source-only": 3, "majority": 3}
-    assert new() == everything
-    assert new() == {}
+    assert new() == everything and new() == {}
     assert new(reads=["mean"]) == {"linear": 3}
     record = study / "embed" / "s" / "jepa" / "seed0" / "features.json"
     write_json(record, read_json(record) | {"key": "tokens of another encoder"})

@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import features_of, folds_of, manifest_of
+from drawn import manifest_of, outer_fold_of, recordings_of
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from echolung.compute.trials import run_trials
 from echolung.core.errors import CheckpointError, DataError
-from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import ClassificationTask
-from echolung.methods.fitting import outer_fold
 from echolung.methods.hybrid import EndToEnd, HybridSettings, OnTokens, TemporalSettings, drawn, threshold
 from echolung.models.temporal import Layer, Temporal, TemporalShape, augmented_clips
 from echolung.pretraining import checkpoint
@@ -81,27 +80,26 @@ def test_augmentation_is_one_draw_for_all_frames_of_a_clip() -> None:
     assert (moved == moved[:, :1]).all() and len({int(one.sum()) for one in [frame[0], *moved[:, :1]]}) == 4
 
 
-def made(videos: int) -> tuple[Recordings, pd.DataFrame]:
+def made(videos: int, fold: int = 0) -> tuple[Recordings, pd.DataFrame, pd.DataFrame, list[str]]:
     """Six frames of noise; in a third (class 1) a pulse up and as far down. Every fourth is two frames shorter."""
     random, names = np.random.default_rng(0), [f"s/{number:03d}" for number in range(videos)]
     tokens, y = random.normal(size=(videos, 6, 2, 4)), (np.arange(videos) % 3 == 0).astype(int)
     for number, at in zip(np.flatnonzero(y), random.integers(0, 3, videos), strict=False):
         tokens[number, at : at + 2, :, 0] += [[4], [-4]]
     tokens[::4, 4:] = tokens[::4, 3:4]
-    shown = {name: (random.integers(0, 255, (4 + int(name[-1]) % 3, 16, 16), np.uint8), 25.0) for name in names}
-    features, manifest = features_of(names, tokens.reshape(videos, 1, 12, 4), (6, 2, 1)), manifest_of(names, names)
-    return Recordings([Part(manifest, HeldClips(shown), features)]), folds_of(manifest, y)
+    shown = {name: random.integers(0, 255, (4 + int(name[-1]) % 3, 16, 16), np.uint8) for name in names}
+    recordings = recordings_of(manifest_of(names, names), tokens.reshape(videos, 1, 12, 4), (6, 2, 1), shown)
+    return recordings, *outer_fold_of(recordings.parts[0].manifest, y, fold)
 
 
 def test_the_pulse_is_found_and_the_threshold_moves_decisions_only(tmp_path: Path) -> None:
-    recordings, folds = made(120)
-    training, test = outer_fold(folds, 0, 0)
+    recordings, training, test, names = made(120)
     half, frozen = (
         OnTokens.fit(TemporalSettings(**QUICK, steps=100, cut=cut), TASK, recordings, training, 0, tmp_path / cut)
         for cut in ("half", "validation")
     )
     assert [half.reader(recordings)(name, None)[1].sum() for name in ("s/004", "s/005")] == [4, 6]
-    p, moved = (one.predict(recordings, list(test["sample_id"]))[:, 1] for one in (half, frozen))
+    p, moved = (one.predict(recordings, names)[:, 1] for one in (half, frozen))
     assert roc_auc_score(test["y"], p) > 0.85 and (p.argsort() == moved.argsort()).all()
     cut = frozen.search()["threshold"].iloc[0]
     assert cut != 0.5 and ((moved > 0.5) == (p > cut)).all()
@@ -126,13 +124,12 @@ def fit(configuration: dict[str, Any]) -> dict[str, Any]:
         if configuration["kill"] == fold and arguments[1].step == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    recordings, folds = made(60)
-    training, test = outer_fold(folds, 0, fold)
+    recordings, training, _, names = made(60, fold)
     settings = TemporalSettings(**QUICK, steps=8, validate_every=2, balance="sampler", dropout=0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", saved)
         one = OnTokens.fit(settings, TASK, recordings, training, 3, place / str(fold))
-    return {"p": pd.DataFrame(one.predict(recordings, list(test["sample_id"])), columns=["a", "b"])}
+    return {"p": pd.DataFrame(one.predict(recordings, names), columns=["a", "b"])}
 
 
 def test_folds_that_are_killed_go_on_inside_and_end_with_the_same_bits(tmp_path: Path) -> None:
@@ -146,11 +143,10 @@ def test_folds_that_are_killed_go_on_inside_and_end_with_the_same_bits(tmp_path:
 
 
 def test_end_to_end_it_reads_frames_and_says_what_is_wrong(tmp_path: Path) -> None:
-    recordings, folds = made(60)
-    training, test = outer_fold(folds, 0, 0)
+    recordings, training, _, names = made(60)
     spatial = {"model": "test_resnet", "image_size": 32, "frames": 5, "clip_fps": 25.0}
     settings = HybridSettings.parse({**QUICK, "steps": 4, "validate_every": 2, "spatial": spatial, "views": 2}, "x")
-    one, names = EndToEnd.fit(settings, TASK, recordings, training, 0, tmp_path / "work"), list(test["sample_id"])
+    one = EndToEnd.fit(settings, TASK, recordings, training, 0, tmp_path / "work")
     clips = [one.reader(recordings)(name, None) for name in ("s/000", "s/002")]  # of four and of six frames
     assert [valid.sum(axis=1).tolist() for _, valid in clips] == [[4, 4], [5, 5]]
     np.testing.assert_array_equal(clips[1][0], np.stack([recordings.frames("s/002")[at : at + 5] for at in (0, 1)]))

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from drawn import features_of, folds_of, manifest_of
+from drawn import folds_of, manifest_of, outer_fold_of, recordings_of
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from echolung.core.errors import DataError
-from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.recordings import Recordings
 from echolung.kinds.anomaly import Anomaly, AnomalyTask
 from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.predictions import prediction_rows, units_of
@@ -30,11 +29,7 @@ MANIFEST = manifest_of(NAMES, np.arange(36) // 2).assign(split_group=[f"g{i // 2
 def recordings() -> Recordings:
     random = np.random.default_rng(0)
     tokens = random.normal(size=(36, 1, 4, 6)) + 1.5 * np.eye(6)[Y][:, None, None]
-    return Recordings([Part(MANIFEST, HeldClips({}), features_of(NAMES, tokens))])
-
-
-def rows(y: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return outer_fold(folds_of(MANIFEST, y), 0, 0)
+    return recordings_of(MANIFEST, tokens)
 
 
 def vectors(recordings: Recordings, names: Any) -> np.ndarray:
@@ -49,12 +44,12 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_knn_is_the_weighted_vote_of_the_nearest_and_survives_the_disk(recordings: Recordings, tmp_path: Path) -> None:
-    training, test = rows(Y)
+    training, _, asked = outer_fold_of(MANIFEST, Y)
     fitted = Knn.fit(Knn.Settings(k=4), CLASSES, recordings, training, 0, tmp_path)
     fitted.save(tmp_path)
-    found = Knn.load(tmp_path).predict(recordings, list(test["sample_id"]))
+    found = Knn.load(tmp_path).predict(recordings, asked)
     bank = vectors(recordings, training["sample_id"])
-    for vector, answer in zip(vectors(recordings, test["sample_id"]), found, strict=True):
+    for vector, answer in zip(vectors(recordings, asked), found, strict=True):
         votes, near = np.zeros(3), sorted(zip([cosine(vector, one) for one in bank], training["y"], strict=True))
         for similarity, label in near[-4:]:
             votes[int(label)] += np.exp(similarity / 0.07)
@@ -62,20 +57,17 @@ def test_knn_is_the_weighted_vote_of_the_nearest_and_survives_the_disk(recording
     with pytest.raises(DataError, match=f"25 nearest neighbours are asked for, and the bank has {len(training)}"):
         Knn.fit(Knn.Settings(k=25), CLASSES, recordings, training, 0, tmp_path)
     mixed = folds_of(MANIFEST, Y)
-    mixed.loc[mixed["sample_id"] == test["sample_id"].iloc[0], ["fold", "inner_0"]] = [1, 0]
+    mixed.loc[mixed["sample_id"] == asked[0], ["fold", "inner_0"]] = [1, 0]
     with pytest.raises(AssertionError, match="trained on and tested"):
         outer_fold(mixed, 0, 0)
 
 
 @pytest.mark.parametrize("distance", ["neighbours", "mahalanobis"])
-def test_anomalies_are_far_from_the_normals_and_the_threshold_is_theirs(
-    recordings: Recordings, tmp_path: Path, distance: str
-) -> None:
-    training, test = rows((Y > 0).astype(int))
+def test_anomalies_are_far_from_the_normals(recordings: Recordings, tmp_path: Path, distance: str) -> None:
+    training, _, names = outer_fold_of(MANIFEST, (Y > 0).astype(int))
     settings = AnomalyBank.Settings.parse({"distance": distance, "k": 3}, "")
     fitted = AnomalyBank.fit(settings, NORMAL, recordings, training, 0, tmp_path)
     fitted.save(tmp_path)
-    names = list(test["sample_id"])
     found = AnomalyBank.load(tmp_path).predict(recordings, names)
 
     def far(bank: np.ndarray, queries: np.ndarray) -> np.ndarray:

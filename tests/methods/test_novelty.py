@@ -3,26 +3,23 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from drawn import manifest_of, recordings_of
 from scipy import stats
 from sklearn.covariance import LedoitWolf
 
 from echolung.core.errors import DataError
 from echolung.embedding.embed import encode_clips, evaluation_clips
-from echolung.embedding.features import Features
-from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.methods.novelty import Novelty, NoveltySettings, Usual, describe, fit_novelty
 from echolung.models.encoder import Encoder
-from echolung.models.encoders import ENCODERS, initial_encoder
+from echolung.models.encoders import initial_encoder
+from echolung.models.vit import VideoViTSettings
 from echolung.phantom.findings import draw_findings
 from echolung.phantom.heart import draw_heart
 from echolung.phantom.lung import LungPatient, draw_lung
 
-P = 12
 
-
-def patients(count: int, videos: int, seed: int, dimensions: int = P) -> tuple[np.ndarray, np.ndarray]:
+def patients(count: int, videos: int, seed: int, dimensions: int = 12) -> tuple[np.ndarray, np.ndarray]:
     """Descriptions (count * videos, dimensions) that differ between patients more than within, and the patients."""
     random = np.random.default_rng(seed)
     mixing = np.random.default_rng(99).normal(size=(dimensions, dimensions))
@@ -35,22 +32,13 @@ def both(x: np.ndarray) -> dict[str, np.ndarray]:
     return {"tokens": x, "handmade": x}
 
 
-def recordings(frames: list[np.ndarray], tokens: np.ndarray | None = None, grid: tuple[int, ...] = ()) -> Recordings:
-    names = [f"r{place}" for place in range(len(frames))]
-    features = None
-    if tokens is not None:
-        features = Features.in_memory(names, tokens, grid)
-    clips = HeldClips({name: (video, 25.0) for name, video in zip(names, frames, strict=True)})
-    return Recordings([Part(pd.DataFrame({"sample_id": names}), clips, features)])
-
-
-def described(frames: list[np.ndarray], encoder: Encoder | None = None) -> dict[str, np.ndarray]:
-    if encoder is None:
-        asked = recordings(frames)
-    else:
+def described(frames: list[np.ndarray], encoder: Encoder | None) -> dict[str, np.ndarray]:
+    shown = {f"s/{place}": video for place, video in enumerate(frames)}
+    given = {}
+    if encoder:
         views = [encode_clips(encoder, evaluation_clips(video, 25.0, encoder.settings, 2)).numpy() for video in frames]
-        asked = recordings(frames, np.stack(views), encoder.grid)
-    return describe(asked, [f"r{place}" for place in range(len(frames))])
+        given = {"tokens": np.stack(views), "grid": encoder.grid}
+    return describe(recordings_of(manifest_of(list(shown), list(shown)), **given, frames=shown), list(shown))
 
 
 @pytest.mark.parametrize("dimensions", [12, 90])  # fewer and more than there are recordings
@@ -102,7 +90,7 @@ def test_what_is_far_away_by_either_description_is_flagged(name: str) -> None:
     assert novelty.distances(both(torn))[0] < novelty.record.threshold
 
 
-def test_many_videos_of_one_patient_do_not_widen_the_threshold() -> None:
+def test_many_videos_of_one_patient_do_not_widen_the_threshold_and_the_disk_keeps_all(tmp_path: Path) -> None:
     known, groups = patients(20, 1, seed=4)
     strange = np.repeat(known[:1] + 10 * known.std(0), 15, axis=0)
     settings = NoveltySettings(false_alarms=0.1)
@@ -110,6 +98,9 @@ def test_many_videos_of_one_patient_do_not_widen_the_threshold() -> None:
     everyone, of = np.concatenate([known, strange]), np.concatenate([groups, np.full(15, 99)])
     together = fit_novelty(both(everyone), of, settings)
     assert together.record.threshold < alone.distances(both(strange[:1]))[0]
+    together.save(tmp_path)
+    again = Novelty.load(tmp_path, together.record)
+    np.testing.assert_array_equal(again.distances(both(known)), together.distances(both(known)))
 
 
 def test_few_patients_cannot_show_a_small_rate_and_nonsense_is_refused() -> None:
@@ -130,29 +121,11 @@ def test_hearts_are_outside_for_a_model_of_lungs_and_other_lungs_are_not(with_en
         findings = draw_findings(("regular", "covid", "pneumonia")[seed % 3], 2, rng)
         return draw_lung(findings, LungPatient.draw(rng), 10, 25.0, (64, 64), seed).frames
 
-    encoder = None
-    if with_encoder:
-        shape = {
-            "kind": "video-vit",
-            "width": 24,
-            "depth": 1,
-            "heads": 2,
-            "image_size": 48,
-            "frames": 8,
-            "clip_fps": 25,
-        }
-        encoder = initial_encoder(ENCODERS["video-vit"].Settings.parse(shape, ""), 0).eval()
+    shape = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=8, clip_fps=25.0)
+    encoder = initial_encoder(shape, 0).eval() if with_encoder else None
     known = described([lung(seed) for seed in range(30)], encoder)
     novelty = fit_novelty(known, np.arange(30), NoveltySettings(false_alarms=0.1))
     hearts = [draw_heart(40 + seed, 10, 25.0, 64, seed, view=("a4c", "psax")[seed % 2]).frames for seed in range(6)]
     assert (novelty.distances(described(hearts, encoder)) > novelty.record.threshold).mean() >= 5 / 6
     fresh = described([lung(seed) for seed in range(100, 110)], encoder)
     assert (novelty.distances(fresh) > novelty.record.threshold).mean() <= 0.4
-
-
-def test_it_comes_back_from_disk_to_the_last_digit(tmp_path: Path) -> None:
-    known, groups = patients(12, 1, seed=8)
-    novelty = fit_novelty(both(known), groups, NoveltySettings())
-    novelty.save(tmp_path)
-    again = Novelty.load(tmp_path, novelty.record)
-    np.testing.assert_array_equal(again.distances(both(known)), novelty.distances(both(known)))

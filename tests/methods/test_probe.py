@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import features_of, folds_of, manifest_of
+from drawn import manifest_of, outer_fold_of, recordings_of
 
 from echolung.core.errors import DataError, SettingsError
-from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.recordings import Recordings
 from echolung.kinds.classification import ClassificationTask
-from echolung.methods.cohort import Cohort, unit_log_loss
+from echolung.methods.cohort import unit_log_loss
 from echolung.methods.controls import Majority
-from echolung.methods.fitting import outer_fold
 from echolung.methods.probes import selection
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive
@@ -35,14 +34,12 @@ class Study:
         self.patient = np.sort(np.concatenate([np.arange(patients), random.integers(patients, size=patients - 3)]))
         self.tokens = random.normal(size=(2 * patients - 3, VIEWS, TOKENS, WIDTH)) + 2 * random.normal(size=WIDTH)
         self.tokens[:, :, 2] += signal * 2.5 * random.normal(size=(3, WIDTH))[self.patient % 3][:, None]
-        folds = folds_of(self.recordings().parts[0].manifest, self.patient % 3, outer=3, inner=3)
-        self.training, test = outer_fold(folds, 0, 0)
-        self.test, self.y = list(test["sample_id"]), test["y"].to_numpy(int)
+        self.manifest = manifest_of([f"s/{number:03d}" for number in range(len(self.tokens))], self.patient)
+        self.training, test, self.test = outer_fold_of(self.manifest, self.patient % 3, inner=3)
+        self.y = test["y"].to_numpy(int)
 
     def recordings(self) -> Recordings:
-        names = [f"s/{number:03d}" for number in range(len(self.tokens))]
-        part = Part(manifest_of(names, self.patient), HeldClips({}), features_of(names, self.tokens))
-        return Recordings([part])
+        return recordings_of(self.manifest, self.tokens)
 
     def fit(self, unit: str = "video", rows: pd.DataFrame | None = None, **changes: object) -> Attentive:
         settings = Attentive.Settings(**SEARCH | {"attention_head_width": 8} | changes)
@@ -103,18 +100,6 @@ def test_features_that_are_not_finite_and_searches_that_diverge_are_errors() -> 
         study.fit()
 
 
-def test_videos_are_weighed_and_scored_by_the_unit_of_decision() -> None:
-    rows = pd.DataFrame({"sample_id": list("abcde"), "y": 0.0, "patient_id": list("pppqr"), "inner": [0, 0, 0, 1, -2]})
-    by_video, by_patient = (Cohort.of(rows, unit) for unit in ("video", "patient"))
-    np.testing.assert_allclose(by_video.weights(), np.ones(5))
-    np.testing.assert_allclose(by_patient.weights(), np.array([1, 1, 1, 3, 3]) * 5 / 9)
-    np.testing.assert_allclose(by_patient.weights(held_out=1), np.array([1, 1, 1, 0, 3]) * 5 / 6)
-    assert by_patient.folds.tolist() == [0, 1]
-    p, y, patient = np.array([[[0.9, 0.1]], [[0.5, 0.5]], [[0.2, 0.8]]]), np.array([0, 0, 1]), np.array([7, 7, 3])
-    assert unit_log_loss(p, y, np.arange(3)) == pytest.approx(-np.log([0.9, 0.5, 0.8]).mean())
-    assert unit_log_loss(p, y, patient) == pytest.approx(-np.log([0.7, 0.8]).mean())
-
-
 def test_the_attentive_probe_finds_what_the_mean_dilutes_and_survives_the_disk(tmp_path: Path) -> None:
     study = Study(signal=0.6, seed=1)
     probe = study.fit(learning_rates=[1e-2], weight_decays=[0.1], epochs=15)
@@ -129,9 +114,5 @@ def test_the_attentive_probe_finds_what_the_mean_dilutes_and_survives_the_disk(t
     assert (maps.weights.shape, maps.signed) == ((VIEWS, TOKENS, 1, 1), False)
     np.testing.assert_allclose(maps.weights.mean(axis=(1, 2, 3)), 1, rtol=1e-6)  # 1 is an even share
     assert (maps.weights.argmax(axis=1) == 2).all(), "where the class shows"
-
-
-def test_the_search_ends_when_the_inner_folds_see_nothing_better() -> None:
-    study = Study(signal=0.6, seed=1)
     fits = study.fit(learning_rates=[1e-2], weight_decays=[0.1], epochs=200, patience=3).search()
-    assert fits["epoch"].max() == fits.loc[fits["chosen"], "epoch"].item() + 3 < 200
+    assert fits["epoch"].max() == fits.loc[fits["chosen"], "epoch"].item() + 3 < 200, "it ends when nothing is better"

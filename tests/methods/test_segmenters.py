@@ -1,31 +1,34 @@
-"""Networks that draw: what they learn from, that a killed run goes on bit by bit, and what their answers are."""
+"""Networks that draw: what they learn from, that a killed run goes on bit by bit, and what their answers are.
 
+And two uses of them: Grad-CAM, and what to annotate next."""
+
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import folds_of
-from hearts_drawn import hearts, still_tokens
+from deletion import deleted
+from drawn import manifest_of, outer_fold_of
+from hearts_drawn import SIDE, ellipse, hearts, still_tokens
+from torch import Tensor, nn
 
 from echolung.core.errors import DataError, SettingsError
-from echolung.embedding.recordings import Part, Recordings
+from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.segmentation import SegmentationTask, measured
-from echolung.methods.fitting import outer_fold
+from echolung.methods.gradcam import grad_cam
 from echolung.methods.segmentation import DecoderSettings, Light, MeanMask, Segmentation, UNetSettings
+from echolung.methods.suggestion import COLUMNS, Strategy, choose, disagreement, suggest
 from echolung.models.segmentation import DualAttention, UNet, augmented, dice_and_entropy, prepared
 from echolung.pretraining import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = SegmentationTask.parse({"kind": "segmentation", "source": "hearts", "structures": ["left ventricle"]}, "x")
 TINY = {"encoder": "tu-test_resnet", "image_size": 32, "batch": 4, "precision": "float32"}
-
-
-def training_and_test(recordings: Recordings) -> tuple[pd.DataFrame, list[str]]:
-    manifest = recordings.parts[0].manifest
-    training, test = outer_fold(folds_of(manifest, np.zeros(len(manifest), int)), 0, 0)
-    return training, list(test["sample_id"])
+QUICK = DecoderSettings(steps=25, batch=8, channels=8, learning_rate=1e-2)
+ODD, TWIN = "new/odd", "new/twin"
+Pool = tuple[Recordings, pd.DataFrame, pd.DataFrame]
 
 
 def test_a_structure_that_nobody_traced_is_part_of_the_background() -> None:
@@ -96,7 +99,7 @@ def test_attention_over_places_and_channels_is_danets() -> None:
 
 def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_path: Path, monkeypatch) -> None:
     recordings = hearts(tmp_path, 12, noise=10.0)
-    training, test = training_and_test(recordings)
+    training, _, test = outer_fold_of(recordings.parts[0].manifest, np.zeros(12))
     settings = UNetSettings(**TINY, steps=9, validate_every=3)
     whole = Segmentation.fit(settings, TASK, recordings, training, 0, tmp_path / "whole" / "fit")
     save, looks = checkpoint.save, []
@@ -135,10 +138,9 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_best_look_is_kept(tmp_pat
 def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_path: Path) -> None:
     recordings = hearts(tmp_path, 24, noise=10.0)
     part = recordings.parts[0]
-    names = list(part.manifest["sample_id"])
-    features = still_tokens(names, np.stack([part.clips.frames(name) for name in names]))
+    features = still_tokens({name: part.clips.frames(name) for name in part.manifest["sample_id"]})
     both = [Recordings([Part(part.manifest, part.clips, features, masks)]) for masks in (part.masks, {})]
-    training, test = training_and_test(recordings)
+    training, _, test = outer_fold_of(part.manifest, np.zeros(24))
     settings = DecoderSettings(steps=60, batch=8, channels=16, learning_rate=1e-2, curve=(2, 8, 99), draws=2)
     light = Light.fit(settings, TASK, both[0], training, 0, tmp_path)
     curve = light.search()
@@ -159,3 +161,101 @@ def test_a_light_decoder_reads_tokens_where_the_mean_mask_looks_at_nothing(tmp_p
     assert (shown.weights[shown.drawing.labels == 1] > 1).mean() > 0.9, "over 1 is more likely than not"
     with pytest.raises(DataError, match=r"no frame of \d+ recordings is traced: hearts/"):
         MeanMask.fit(None, TASK, both[1], training, 0, tmp_path)
+
+
+class OneByOne(nn.Module):
+    """Its logits are a linear map of the layer `tissue` at every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tissue, self.head = nn.Conv2d(1, 5, 3, padding=1), nn.Conv2d(5, 4, 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.head(self.tissue(frames[:, None].float()))
+
+
+def test_it_is_the_logits_positive_part_where_they_are_linear_in_the_layer() -> None:
+    torch.manual_seed(0)
+    net, x = OneByOne().eval(), np.random.default_rng(0).integers(0, 9, (20, 6, 8), dtype=np.uint8)
+    found = grad_cam(net, net.tissue, x, 2)  # more frames than are held at a time
+    logits = net(torch.from_numpy(x))[:, 2] - net.head.bias[2]
+    np.testing.assert_allclose(found, logits.relu().detach().numpy(), atol=1e-5)
+    assert found.shape == x.shape and found.min() == 0 < found.max()
+
+
+def test_the_benchmark_deletes_the_highest_blocks_of_the_sector_and_nothing_else() -> None:
+    frames = np.random.default_rng(0).integers(1, 255, (2, 32, 32), dtype=np.uint8)
+    frames[:, :16] = 0
+    score = np.zeros((2, 4, 4))
+    score[:, 0] = 9.0  # outside the sector
+    score[0, 3, 1] = score[1, 2, 0] = 1.0
+    changed = deleted(frames, score, 1 / 8) != frames
+    where = [np.argwhere(one.reshape(4, 8, 4, 8).any(axis=(1, 3))).tolist() for one in changed]
+    assert where == [[[3, 1]], [[2, 0]]]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """Twelve labelled hearts, eight like them without masks, and an odd one twice: larger, brighter and to one side."""
+    part = hearts(tmp_path_factory.mktemp("pool"), 20, noise=10.0).parts[0]
+    known, usual = list(part.manifest["sample_id"][:12]), list(part.manifest["sample_id"][12:])
+    shown = {name: np.asarray(part.clips.frames(name)) for name in usual}
+    random = np.random.default_rng(1)
+    pixels = 100 + 10 * random.normal(size=(2, SIDE, SIDE))
+    odd = pixels * np.where(ellipse(SIDE, 9, 20, 2, 12), 0.75, 1.3)
+    for name in (ODD, TWIN):
+        shown[name] = (odd + random.normal(size=odd.shape)).clip(1, 255).astype(np.uint8)
+    bare, labelled = manifest_of(list(shown), list(shown), frames=2), part.manifest.iloc[:12].reset_index(drop=True)
+    clips = HeldClips({name: (frames, 25.0) for name, frames in shown.items()})
+    old = Part(labelled, part.clips, still_tokens({name: part.clips.frames(name) for name in known}), part.masks)
+    return Recordings([old, Part(bare, clips, still_tokens(shown))]), labelled, bare
+
+
+def asked(pool: Pool, budget: int, strategy: Strategy) -> pd.DataFrame:
+    frames = {str(name): [0, 1] for name in pool[2]["sample_id"]}
+    return suggest(TASK, QUICK, *pool, frames, budget, 0, strategy=strategy)[0]
+
+
+def test_disagreement_is_one_minus_the_soft_dice_of_every_pair() -> None:
+    p = np.random.default_rng(0).random((3, 2, 2, 5, 5)).astype(np.float32)
+    for frame, told in enumerate(disagreement(p)):
+        dice = [2 * (a * b).sum() / ((a * a).sum() + (b * b).sum())
+                for one, other in itertools.combinations(p[:, frame].astype(float), 2)
+                for a, b in zip(one, other, strict=True)]  # fmt: skip
+        assert told == pytest.approx(1 - np.mean(dice))
+    assert disagreement(np.repeat(p[:1], 4, axis=0)) == pytest.approx(0)
+    halves = np.zeros((2, 1, 1, 4, 4), np.float32)
+    halves[0, ..., :2], halves[1, ..., 2:] = 1, 1
+    assert disagreement(halves) == pytest.approx(1)
+
+
+def test_a_batch_is_chosen_by_worth_and_distance_to_what_is_there() -> None:
+    x, known = np.array([[4.0], [4.1], [-2.0], [0.1]]), np.array([[0.0]])
+    assert [at for at, _ in choose(x, known, np.ones(4), 3, spread=True)] == [1, 2, 3]
+    assert choose(x, known, np.array([1.0, 1.0, 9.0, 1.0]), 1, spread=True) == [(2, 2.0)]
+    assert [at for at, _ in choose(x, known, np.array([3.0, 4.0, 1.0, 2.0]), 9, spread=False)] == [1, 0, 3, 2]
+    assert dict(choose(x, known, np.ones(4), 4, spread=True))[0] == pytest.approx(0.1), "from the twin before it"
+
+
+@pytest.mark.parametrize("strategy", ["both", "disagreement", "k-centre"])
+def test_an_unusual_heart_comes_first_and_its_twin_where_distance_is_ignored(pool: Pool, strategy: Strategy) -> None:
+    table = asked(pool, 6, strategy)
+    assert list(table.columns) == list(COLUMNS)
+    order = list(table["sample_id"].unique())
+    assert order[0] in (ODD, TWIN)
+    assert ({ODD, TWIN} <= set(order[:2])) == (strategy == "disagreement")
+    assert ({ODD, TWIN} <= set(order)) == (strategy == "disagreement")
+    assert table["disagreement"].isna().all() == (strategy == "k-centre")
+
+
+def test_only_what_has_no_masks_is_suggested_once_and_a_smaller_budget_is_its_beginning(pool: Pool) -> None:
+    table = asked(pool, 99, "both")
+    assert sorted(table["sample_id"].unique()) == sorted(pool[2]["sample_id"])
+    assert not table.duplicated(["sample_id", "frame"]).any() and table["rank"].max() == len(pool[2])
+    for _, frames in table.groupby("rank"):
+        assert frames["disagreement"].is_monotonic_decreasing and frames["sample_id"].nunique() == 1
+    few = asked(pool, 3, "both")
+    pd.testing.assert_frame_equal(few, table[: len(few)])
+    assert list(asked(pool, 99, "random")["sample_id"]) != list(table["sample_id"])
+    with pytest.raises(DataError, match="no recording has masks yet"):
+        suggest(TASK, QUICK, pool[0], pool[1].iloc[:0], pool[2], {}, 1, 0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_encoder import Bomb
 from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2Model
 
@@ -150,20 +151,14 @@ def test_what_goes_out_comes_back_bit_for_bit(theirs: VJEPA2Model, tmp_path: Pat
             close(model(video, skip_predictor=True).last_hidden_state, encoder(video.transpose(1, 2)))
 
 
-class Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (print, ("this ran",))
-
-
-def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"encoder": Evil()}))
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"encoder": Bomb()}))
     torch.save({"encoder": {"a": 1}}, tmp_path / "empty.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"{}")
     (tmp_path / "folder").mkdir()
     for name in ("evil.pt", "empty.pt", "cut.safetensors", "folder", "absent.pt"):
         with pytest.raises(CheckpointError, match=rf"{name} cannot be read as weights"):
             read_tensors(tmp_path / name)
-    assert "this ran" not in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="holds no video ViT"):
         vit_shape({"conv_stem.weight": torch.zeros(3)}, "lite0.pth")
     odd = {"patch_embed.proj.weight": torch.zeros(100, 1, 2, 16, 16), "blocks.0.mlp.fc1.weight": torch.zeros(400, 100)}

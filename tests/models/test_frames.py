@@ -1,5 +1,6 @@
 """timm backbones frame by frame: tokens, and weights from files of other people."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from echolung.core.errors import CheckpointError, SettingsError
 from echolung.models.encoders import initial_encoder
@@ -23,7 +25,7 @@ def settings(model: str, weights: Path | str = "", size: int = 64, frames: int =
 
 
 @pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
+def network() -> nn.Module:
     torch.manual_seed(5)
     return timm.create_model("test_efficientnet", num_classes=7).eval()
 
@@ -41,27 +43,20 @@ def test_tokens_are_the_last_feature_map_of_every_frame(model: str, size: int, g
     torch.testing.assert_close(tokens[:, each : 2 * each], alone[:, :each], rtol=1e-4, atol=1e-5)
 
 
-def files(network: torch.nn.Module, folder: Path) -> dict[str, Path]:
-    """The same weights as people publish them."""
-    state = network.state_dict()
-    renamed = {f"layer.{number}": tensor for number, tensor in enumerate(state.values())}
-    saved: dict[str, Any] = {
-        "plain.pth": state,
-        "nested.pt": {"state_dict": state},
-        "parallel.pth": {f"module.{name}": tensor for name, tensor in state.items()},
-        "renamed.pth": renamed,
-    }
-    for name, content in saved.items():
-        torch.save(content, folder / name)
-    save_file(state, folder / "plain.safetensors")
-    return {path.name: path for path in folder.iterdir()}
+PUBLISHED: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "plain.pth": lambda state: state,
+    "nested.pt": lambda state: {"state_dict": state},
+    "parallel.pth": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "renamed.pth": lambda state: {f"layer.{number}": tensor for number, tensor in enumerate(state.values())},
+    "plain.safetensors": lambda state: state,
+}
+"""The same weights as people publish them."""
 
 
-@pytest.mark.parametrize("name", ["plain.pth", "nested.pt", "parallel.pth", "renamed.pth", "plain.safetensors"])
-def test_weights_are_found_by_name_or_in_order_and_travel_without_their_file(
-    network: torch.nn.Module, tmp_path: Path, name: str
-) -> None:
-    path = files(network, tmp_path)[name]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_are_found_by_name_or_order_and_travel_alone(network: nn.Module, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    (torch.save if path.suffix in (".pth", ".pt") else save_file)(PUBLISHED[name](network.state_dict()), path)
     encoder = initial_encoder(settings("test_efficientnet", path), 0).eval()
     pixels = encoder.pixels(CLIPS)
     expected = network.forward_features(pixels.transpose(1, 2).flatten(0, 1))
@@ -73,7 +68,7 @@ def test_weights_are_found_by_name_or_in_order_and_travel_without_their_file(
     assert (record.settings, record.objective) == (encoder.settings, "imported")
 
 
-def test_files_that_do_not_fit_are_refused(network: torch.nn.Module, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused(network: nn.Module, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"a\.pth does not hold the weights of test_vit: \d+ of \d+ tensors"):
         initial_encoder(settings("test_vit", tmp_path / "a.pth"), 0)
@@ -85,18 +80,20 @@ def test_files_that_do_not_fit_are_refused(network: torch.nn.Module, tmp_path: P
     with pytest.raises(SettingsError, match="no model 'test_efficientnt'") as caught:
         Frames(settings("test_efficientnt"))
     assert "Did you mean 'test_efficientnet'" in caught.value.remedy
+    with pytest.raises(SettingsError, match="kind 'frames', which takes no masks"):  # a convolutional network
+        Mae(settings("test_efficientnet"), MaeSettings(), 0, 1)
 
 
-def test_masked_tokens_are_those_of_the_shown_patches_alone() -> None:
+def test_masked_tokens_are_those_of_the_shown_patches_alone_and_cover_its_pixels() -> None:
     encoder = initial_encoder(settings("vit_tiny_patch16_224", size=48, frames=2), 0)
     assert isinstance(encoder, Frames) and encoder.maskable and encoder.grid == (2, 3, 3)
     pixels = encoder.pixels(torch.randint(0, 255, (3, 2, 48, 48), dtype=torch.uint8))
+    assert torch.equal(encoder.tubelets(pixels)[1, 9 + 5], pixels[1, 0, 1, 16:32, 32:48].flatten())
     shown = torch.zeros(3, 9, dtype=torch.bool)
     shown[0, [1, 5]] = shown[1, [0, 4, 8]] = shown[2, [2, 3]] = True
     with torch.no_grad():
         packed = encoder(pixels, shown.repeat(1, 2))
-        net = encoder.backbone
-        expected = []
+        net, expected = encoder.backbone, []
         for clip in range(3):  # one frame at a time
             for frame in range(2):
                 tokens = net._pos_embed(net.patch_embed(pixels[clip, :, frame][None]))
@@ -105,18 +102,6 @@ def test_masked_tokens_are_those_of_the_shown_patches_alone() -> None:
         torch.testing.assert_close(packed, torch.cat(expected))
         every = encoder(pixels, torch.ones(3, 18, dtype=torch.bool))
         torch.testing.assert_close(every.view(3, 18, -1), encoder(pixels))
-
-
-def test_a_convolutional_network_cannot_be_pretrained() -> None:
-    with pytest.raises(SettingsError, match="kind 'frames', which takes no masks"):
-        Mae(settings("test_efficientnet"), MaeSettings(), 0, 1)
-
-
-def test_a_tubelet_is_the_pixels_that_its_token_covers() -> None:
-    encoder = initial_encoder(settings("vit_tiny_patch16_224", size=48, frames=2), 0)
-    pixels = torch.randn(2, 3, 2, 48, 48)
-    found = encoder.tubelets(pixels)
-    assert torch.equal(found[1, 9 + 5], pixels[1, 0, 1, 16:32, 32:48].flatten())
 
 
 def test_positions_of_another_frame_size_are_resampled(tmp_path: Path) -> None:
@@ -128,10 +113,7 @@ def test_positions_of_another_frame_size_are_resampled(tmp_path: Path) -> None:
     small = large.model_copy(update={"image_size": 48, "weights": str(tmp_path / "w.safetensors")})
     rows = initial_encoder(small, 0).backbone.pos_embed[0, 1:].view(3, 3, 192)[..., 0]
     assert torch.allclose(rows, rows[:, :1], atol=1e-4) and (rows[1:] > rows[:-1]).all()  # a ramp
-
-
-def test_positions_without_a_class_token_are_resampled_whole(tmp_path: Path) -> None:
-    large = settings("vit_small_patch14_reg4_dinov2", size=56, frames=1)
+    large = settings("vit_small_patch14_reg4_dinov2", size=56, frames=1)  # its class token has no position
     weights = initial_encoder(large, 0).backbone.state_dict()
     save_file({name: one.contiguous() for name, one in weights.items()}, tmp_path / "w.safetensors")
     same = large.model_copy(update={"weights": str(tmp_path / "w.safetensors")})

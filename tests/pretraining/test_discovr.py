@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ from echolung.pretraining.discovr import Discovr, DiscovrSettings, Head, sinkhor
 
 torch.set_num_threads(1)
 
-ENCODER = VideoViT.Settings(
-    width=24, depth=2, heads=2, image_size=24, frames=4, clip_fps=8.0, patch=8, class_token=True
-)
+SHAPE = {"width": 24, "depth": 2, "heads": 2, "image_size": 24, "frames": 4, "patch": 8}
+ENCODER = VideoViT.Settings(**SHAPE, clip_fps=8.0, class_token=True)
 SMALL: dict[str, Any] = {
     "decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2, "prototypes": 16,
     "head_hidden": 32, "head_bottleneck": 12, "head_out": 20, "local_masks": 2, "visible": 0.3,
 }  # fmt: skip
 RELEASE = {"aligned": False, "centring": "probabilities", "ema": (0.99, 0.99), "centre_momentum": 0.8}
 PLACES, CLIPS = 9, 4
+BATCH = torch.randint(0, 256, (CLIPS, 4, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
 
 
 def objective(encoder: Any = ENCODER, steps: int = 10, **changes: Any) -> Discovr:
@@ -40,17 +41,12 @@ def objective(encoder: Any = ENCODER, steps: int = 10, **changes: Any) -> Discov
     return made
 
 
-def batch() -> torch.Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randint(0, 256, (CLIPS, 4, 24, 24), dtype=torch.uint8, generator=generator)
-
-
 def masks(made: Discovr) -> Any:
     return made.draw(CLIPS, torch.Generator().manual_seed(1))
 
 
 def test_sinkhorn_is_the_iteration_on_the_whole_matrix_and_balances_the_prototypes() -> None:
-    scores = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    scores = F.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     for iterations in (1, 10, 200):
         q = np.exp(scores.double().numpy().T / 0.1)
         q /= q.sum()
@@ -63,12 +59,6 @@ def test_sinkhorn_is_the_iteration_on_the_whole_matrix_and_balances_the_prototyp
     torch.testing.assert_close(shares.sum(dim=0), torch.full((8,), 40 / 8), rtol=1e-3, atol=0)
     extreme = torch.stack([torch.ones(6), -torch.ones(6)], dim=1)
     assert sinkhorn(extreme, 0.03, 10).isfinite().all(), "the smallest epsilon that settings allow"
-
-
-def naive_standardised(tokens: torch.Tensor) -> torch.Tensor:
-    """Of one frame (places, D): mean 0 and deviation 1 of every channel, in float64."""
-    x = tokens.double()
-    return ((x - x.mean(dim=0)) / x.std(dim=0)).float()
 
 
 def naive_head(head: Head, x: torch.Tensor) -> torch.Tensor:
@@ -87,7 +77,7 @@ def cross_entropy(teacher: torch.Tensor, student: torch.Tensor) -> float:
 @pytest.mark.parametrize("changes", [{}, {"branches": ("video",)}, RELEASE])
 @torch.no_grad()
 def test_the_loss_is_that_of_a_loop_over_clips_frames_masks_and_tokens(changes: dict[str, Any]) -> None:
-    made, clips = objective(**changes), batch()
+    made, clips = objective(**changes), BATCH
     drawn, pixels = masks(made), made.video.student.pixels(clips)
     expected: dict[str, list[float]] = {"video": [], "image": [], "clusters": []}
     rows, targets = torch.empty(0, 24), torch.empty(0, 24)
@@ -106,7 +96,8 @@ def test_the_loss_is_that_of_a_loop_over_clips_frames_masks_and_tokens(changes: 
                     expected[name].append(cross_entropy(teacher, student / 0.1))
         visible = drawn.whole[clip]
         completed = made.decoder.everywhere(made.video.student(one, visible[None]), visible[None], 0)[0]
-        every = torch.cat([naive_standardised(frame) for frame in torch.cat(frame_tokens, dim=1)[0].split(PLACES)])
+        each = torch.cat(frame_tokens, dim=1)[0].double().split(PLACES)  # mean 0 and deviation 1 in every frame
+        every = torch.cat([(frame - frame.mean(dim=0)) / frame.std(dim=0) for frame in each]).float()
         if changes is RELEASE:
             completed, every = torch.cat([completed[visible], completed[~visible]]), every[::2]
         elif not changes:  # the first frame of each tubelet
@@ -126,14 +117,14 @@ def test_the_loss_is_that_of_a_loop_over_clips_frames_masks_and_tokens(changes: 
 @pytest.mark.parametrize("centring", ["logits", "probabilities"])
 def test_teachers_follow_centres_move_and_prototypes_stay_of_unit_length(centring: str) -> None:
     made = objective(steps=11, centring=centring, ema=(0.9, 1.0))
-    branch, pixels = made.each["image"], made.video.student.pixels(batch())
+    branch, pixels = made.each["image"], made.video.student.pixels(BATCH)
     with torch.no_grad():
         logits = branch.teacher_head(branch.teacher.summarised(pixels)[0])
         mean = logits.mean(0) if centring == "logits" else ((logits - branch.centre) / 0.04).softmax(-1).mean(0)
         centre = 0.9 * branch.centre + 0.1 * mean
         of_head, old = 0.1 * branch.head.directions + 0.9 * branch.teacher_head.directions, made.handed_on.state_dict()
         expected = {name: 0.1 * made.video.student.state_dict()[name] + 0.9 * weight for name, weight in old.items()}
-    loss, _ = made(batch(), masks(made), slice(0, CLIPS))
+    loss, _ = made(BATCH, masks(made), slice(0, CLIPS))
     loss.backward()
     assert all(one.grad is not None for one in made.parameters() if one.requires_grad), "nothing is idle"
     with torch.no_grad():
@@ -161,9 +152,9 @@ def test_either_branch_is_handed_on_by_the_shape_of_the_encoder() -> None:
     assert ours.handed_on is ours.each["video"].teacher and theirs.handed_on is theirs.each["image"].teacher
     assert theirs.handed_on.settings == image and theirs.choices["student"] is theirs.each["image"].student
     for made in (ours, theirs):  # one training, whichever is kept
-        loss, _ = made(batch(), masks(made), slice(0, CLIPS))
-        assert float(loss.detach()) == pytest.approx(float(ours(batch(), masks(ours), slice(0, CLIPS))[0].detach()))
-        judged, _ = made(batch(), masks(made), slice(0, CLIPS), made.choices["teacher"])
+        loss, _ = made(BATCH, masks(made), slice(0, CLIPS))
+        assert float(loss.detach()) == pytest.approx(float(ours(BATCH, masks(ours), slice(0, CLIPS))[0].detach()))
+        judged, _ = made(BATCH, masks(made), slice(0, CLIPS), made.choices["teacher"])
         assert not torch.equal(judged, loss), "the teacher in the place of the student"
     start = ours.video.student.state_dict()
     assert all(torch.equal(weight, start[name]) for name, weight in initial_encoder(ENCODER, 0).state_dict().items())
@@ -171,20 +162,20 @@ def test_either_branch_is_handed_on_by_the_shape_of_the_encoder() -> None:
 
 def test_what_it_cannot_train_is_refused_and_a_collapse_is_said() -> None:
     frame = {"attention": "frame", "tubelet": 1}
-    with pytest.raises(SettingsError, match="class token"):
-        objective(ENCODER.model_copy(update={"class_token": False}))
-    with pytest.raises(SettingsError, match="which `branches` leaves out"):
-        objective(ENCODER.model_copy(update=frame), branches=("video",))
-    with pytest.raises(SettingsError, match="multiple of tubelet"):
-        objective(ENCODER.model_copy(update=frame | {"frames": 3}))
-    with pytest.raises(SettingsError, match="branches"):
-        objective(branches=("image",))
+    for message, change, options in (
+        ("class token", {"class_token": False}, {}),
+        ("which `branches` leaves out", frame, {"branches": ("video",)}),
+        ("multiple of tubelet", frame | {"frames": 3}, {}),
+        ("branches", {}, {"branches": ("image",)}),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            objective(ENCODER.model_copy(update=change), **options)
     with pytest.raises(SettingsError, match="tubelet must be 1"):
         VideoViT.Settings.parse(ENCODER.model_dump() | {"attention": "frame"}, "")
     made = objective()
     with torch.no_grad():
         made.prototypes.copy_(made.prototypes[:1].expand_as(made.prototypes))
-    made(batch(), masks(made), slice(0, CLIPS))
+    made(BATCH, masks(made), slice(0, CLIPS))
     with pytest.raises(TrialError, match="collapsed: at step 8 every token suits all 16 alike"):
         made.after_step(7)
 
@@ -195,7 +186,7 @@ def worker(rank: int, rendezvous: str) -> None:
     found = []
     for rows in (slice(0, CLIPS), slice(2 * rank, 2 * rank + 2)):
         made = objective()
-        loss, _ = made(batch()[rows], masks(made), rows)
+        loss, _ = made(BATCH[rows], masks(made), rows)
         loss.backward()
         gradients = [one.grad for one in made.parameters() if one.requires_grad]
         found.append([loss.detach(), *gradients, *(branch.fresh for branch in made.each.values())])
@@ -205,10 +196,6 @@ def worker(rank: int, rendezvous: str) -> None:
 
 
 def test_two_workers_equal_one(tmp_path: Path) -> None:
-    context, rendezvous = multiprocessing.get_context("fork"), f"file://{tmp_path / 'rendezvous'}"
-    workers = [context.Process(target=worker, args=(rank, rendezvous)) for rank in range(2)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
-    assert [one.exitcode for one in workers] == [0, 0]
+    rendezvous = f"file://{tmp_path / 'rendezvous'}"
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as workers:
+        list(workers.map(worker, range(2), [rendezvous] * 2))  # raises what a worker raises

@@ -1,16 +1,14 @@
-"""The training loop: it learns, resumes bit for bit after a kill, and starts over when it has to."""
+"""The training loop: it learns, resumes bit for bit after a kill, and starts over when anything that decides the result
+of a run has changed."""
 
 import json
-import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from drawn import save_clips
@@ -18,10 +16,11 @@ from safetensors.torch import save_file
 
 from echolung.core.errors import CheckpointError, DataError, SettingsError, Stopped, TrialError
 from echolung.data.clips import ClipStore
-from echolung.models.encoder import Encoder, effective_rank
+from echolung.models.encoder import Encoder
 from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViT
 from echolung.pretraining import checkpoint, loop
+from echolung.pretraining import run as run_module
 from echolung.pretraining.jepa import Jepa
 from echolung.pretraining.loop import Trained, train
 from echolung.pretraining.run import SeedRun
@@ -60,28 +59,23 @@ def store(tmp_path: Path) -> ClipStore:
     return make_store(tmp_path / "clips")
 
 
-def quiet(step: int, values: dict[str, float | None]) -> None:
-    pass
-
-
-def run(store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = quiet, **training: Any) -> Trained:
-    return train(SeedRun("hearts", settings(**training), ENCODER, (store.directory,), seed, directory), on_metrics)
-
-
-def never(step: int, values: dict[str, float | None]) -> None:
-    raise AssertionError("it trains again")
+def run(store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = None, **training: Any) -> Trained:
+    one = SeedRun("hearts", settings(**training), ENCODER, (store.directory,), seed, directory)
+    return train(one, on_metrics or (lambda step, values: None))
 
 
 def same(first: Trained, second: Trained) -> bool:
-    ours, theirs = first.encoder.state_dict(), second.encoder.state_dict()
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+    """Weights and history, but for what the clock says."""
+    ours, theirs = (one.encoder.state_dict() for one in (first, second))
+    clock = ["seconds", "clips_per_second", "eta_seconds"]
+    histories = [one.history.drop(columns=clock) for one in (first, second)]
+    return all(torch.equal(ours[name], theirs[name]) for name in ours) and histories[0].equals(histories[1])
 
 
-TIMES = ["seconds", "clips_per_second", "eta_seconds"]
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def steps_done(directory: Path) -> int:
+    progress = checkpoint.read_progress(directory)
+    assert progress is not None
+    return progress.step
 
 
 @pytest.mark.parametrize(("where", "done"), [("step", 2), ("write", 3)])
@@ -90,30 +84,25 @@ def test_a_run_killed_in_a_step_or_a_checkpoint_resumes_bit_for_bit(
 ) -> None:
     def in_step(step: int, values: dict[str, float | None]) -> None:
         if (where, step) == ("step", 3):
-            kill()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def in_write(tensors: Any, path: Path, metadata: dict[str, str]) -> None:
         save_file(tensors, path, metadata)
         if (where, json.loads(metadata["progress"])["step"]) == ("write", 4):
             os.truncate(path, path.stat().st_size // 2)
-            kill()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", in_write)
-        options = {"on_metrics": in_step, "log_every": 1}
-        child = multiprocessing.get_context("fork").Process(
-            target=run, args=(store, tmp_path / "parts"), kwargs=options
-        )
+        given = store, tmp_path / "parts", 0, in_step
+        child = multiprocessing.get_context("fork").Process(target=run, args=given, kwargs={"log_every": 1})
         child.start()
         child.join()
     assert child.exitcode == -signal.SIGKILL
-    progress = checkpoint.read_progress(tmp_path / "parts")
-    assert progress is not None and progress.step == done
-    parts = run(store, tmp_path / "parts", log_every=1)
-    whole = run(store, tmp_path / "whole", log_every=1)
-    assert same(whole, parts)
+    assert steps_done(tmp_path / "parts") == done
+    parts, whole = (run(store, tmp_path / name, log_every=1) for name in ("parts", "whole"))
     assert parts.history["step"].tolist() == [1, 2, 3, 4, 5, 6]
-    pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), parts.history.drop(columns=TIMES))
+    assert same(whole, parts)
 
 
 def test_a_run_asked_to_stop_ends_after_the_step_and_resumes_bit_for_bit(store: ClipStore, tmp_path: Path) -> None:
@@ -128,20 +117,20 @@ def test_a_run_asked_to_stop_ends_after_the_step_and_resumes_bit_for_bit(store: 
     with pytest.raises(Stopped, match="hearts seed 0 stopped after step 3 of 6") as caught:
         train(one, ask)
     assert (caught.value.exit_code, caught.value.remedy) == (75, "It goes on from step 3.")
-    progress = checkpoint.read_progress(tmp_path / "parts")
-    assert progress is not None and progress.step == 3
+    assert steps_done(tmp_path / "parts") == 3
     stop.write_text("")
     parts, whole = train(one, ask), run(store, tmp_path / "whole")
     assert same(whole, parts) and seen == [2, 4, 6]
-    pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), parts.history.drop(columns=TIMES))
 
 
 @pytest.mark.parametrize(
     ("change", "key"),
     [({"learning_rate": 1e-3}, "training.learning_rate"), ({"steps": 7}, "training.steps"), ({"seed": 1}, "seed")],
 )
-def test_other_parameters_start_over(store: ClipStore, tmp_path: Path, change: dict[str, Any], key: str) -> None:
+def test_only_what_changes_the_result_starts_over(store: ClipStore, tmp_path: Path, change: dict, key: str) -> None:
     run(store, tmp_path / "run")
+    same_result = {"log_every": 1, "checkpoint_every": 2, "rank_every": 3, "loaders": 2}
+    run(store, tmp_path / "run", on_metrics=pytest.fail, **same_result)  # it takes no step
     before = checkpoint.read_progress(tmp_path / "run")
     changed = run(store, tmp_path / "run", **change)
     after = checkpoint.read_progress(tmp_path / "run")
@@ -156,9 +145,7 @@ def depends(store: ClipStore, device: str = "cpu") -> dict[str, Any]:
     return SeedRun("hearts", settings(), ENCODER, (store.directory,), 0, Path()).fingerprint(device)
 
 
-def test_precision_is_what_the_device_has_and_part_of_a_run(
-    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_precision_is_another_run(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def resolved(precision: str, device: str) -> str:
         return settings(precision=precision).of("hearts").precision_on(device)
 
@@ -174,21 +161,14 @@ def test_precision_is_what_the_device_has_and_part_of_a_run(
         torch.testing.assert_close(weight, exact.encoder.state_dict()[name], atol=2e-3, rtol=0)
 
 
-def test_what_cannot_change_the_result_does_not_start_over(store: ClipStore, tmp_path: Path) -> None:
-    run(store, tmp_path / "run")
-    run(store, tmp_path / "run", on_metrics=never, log_every=1, checkpoint_every=2, rank_every=3, loaders=2)
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:-50], lambda data: b"\x80\x04pickle", lambda data: b""])
-def test_a_damaged_checkpoint_is_an_error_with_a_remedy(
-    store: ClipStore, tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_a_damaged_checkpoint_is_an_error_with_a_remedy(store: ClipStore, tmp_path: Path) -> None:
     run(store, tmp_path / "run")
     path = tmp_path / "run" / checkpoint.NAME
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match="damaged") as caught:
-        run(store, tmp_path / "run")
-    assert str(path) in caught.value.remedy
+    for damaged in (path.read_bytes()[:-50], b"\x80\x04pickle", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged") as caught:
+            run(store, tmp_path / "run")
+        assert str(path) in caught.value.remedy
 
 
 def test_it_learns(store: ClipStore, tmp_path: Path) -> None:
@@ -206,9 +186,7 @@ def test_it_learns(store: ClipStore, tmp_path: Path) -> None:
     assert seen[20]["effective_rank"] is None and seen[20]["ema"] == 0.9
 
 
-def test_held_out_videos_are_not_trained_on_and_choose_what_is_handed_on(
-    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_videos_choose_what_is_kept(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: dict[int, set[str]] = {}
     clip = TrainingClips._clip
 
@@ -238,24 +216,23 @@ def test_held_out_videos_are_not_trained_on_and_choose_what_is_handed_on(
 
 def test_a_group_may_scale_the_learning_rate(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = Jepa.parameter_groups
-    monkeypatch.setattr(
-        Jepa, "parameter_groups", lambda self, decay: [one | {"lr_scale": 0.0} for one in groups(self, decay)]
-    )
+    none = {"lr_scale": 0.0}
+    monkeypatch.setattr(Jepa, "parameter_groups", lambda self, decay: [one | none for one in groups(self, decay)])
     trained, initial = run(store, tmp_path / "run").encoder.state_dict(), initial_encoder(ENCODER, 0).state_dict()
     assert all(torch.equal(weight, initial[name]) for name, weight in trained.items())
 
 
-def test_a_diverging_loss_is_an_error_with_a_remedy(store: ClipStore, tmp_path: Path) -> None:
+def test_a_pool_without_videos_and_a_diverging_loss_are_errors(store: ClipStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no videos"):
+        run(make_store(tmp_path / "empty", videos=0), tmp_path / "run")
     with pytest.raises(TrialError, match=r"diverged.* at step \d \(videos hearts/\d, ") as caught:
         run(store, tmp_path / "run", learning_rate=1e30, clip_gradient=None, warmup_steps=0)
     assert "learning_rate" in caught.value.remedy
-    assert checkpoint.read_progress(tmp_path / "run") is not None, "the last good one is kept"
+    assert steps_done(tmp_path / "run") > 0, "the last good one is kept"
 
 
 @pytest.mark.parametrize("said", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you"])
-def test_too_little_memory_is_an_error_with_a_remedy(
-    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
-) -> None:
+def test_full_memory_is_an_error(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError(said)
 
@@ -265,54 +242,71 @@ def test_too_little_memory_is_an_error_with_a_remedy(
     assert "pretrain.training.batch" in caught.value.remedy
 
 
-def test_a_pool_without_videos_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no videos"):
-        run(make_store(tmp_path / "empty", videos=0), tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"encoders": {"x": {"objective": "jeppa", "pool": "hearts"}}}, "no objective 'jeppa': did you mean 'jepa'?"),
-        ({"compute": {"workers": 3}}, r"batch of 4 \(hearts\) does not divide among 3 workers"),
-    ],
-)
-def test_mistakes_in_the_section_are_named(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message.replace("?", r"\?")):
-        PretrainSettings.parse(settings().model_dump() | change, "pretrain")
-
-
-def test_an_encoder_overrides_the_training_and_the_settings_of_its_objective() -> None:
+def test_an_encoder_overrides_the_training_and_its_objective_and_mistakes_are_named() -> None:
     values, own = settings().model_dump(), {"objective": "jepa", "pool": "lungs", "training": {"steps": 9}}
     own["settings"] = {"ema": 0.5}
     both = PretrainSettings.parse(values | {"encoders": values["encoders"] | {"lungs": own}}, "pretrain")
     assert [(both.of(name).steps, both.of(name).batch) for name in ("hearts", "lungs")] == [(6, 4), (9, 4)]
     assert [both.objective(name).model_dump()["ema"] for name in ("hearts", "lungs")] == [0.9, 0.5]
     assert both.objective("lungs").model_dump()["predictor_width"] == 24
+    for change, message in (
+        ({"encoders": {"x": own | {"objective": "jeppa"}}}, r"no objective 'jeppa': did you mean 'jepa'\?"),
+        ({"compute": {"workers": 3}}, r"batch of 4 \(hearts\) does not divide among 3 workers"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            PretrainSettings.parse(values | change, "pretrain")
 
 
 def test_schedule_warms_up_holds_and_cools_down() -> None:
     rates = TrainingSettings(batch=1, steps=10, learning_rate=1.0, warmup_steps=4, warmup_from=0.2, cooldown_steps=4)
     expected = [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert [rates.rate(step) for step in range(10)] == pytest.approx(expected)
-    constant = TrainingSettings(batch=1, steps=3, learning_rate=0.5)
-    assert [constant.rate(step) for step in range(3)] == [0.5] * 3
-
-
-def test_effective_rank_of_known_spectra() -> None:
-    assert effective_rank(np.eye(6)) == pytest.approx(6, abs=1e-3)
-    assert effective_rank(np.ones((5, 8))) == pytest.approx(1, abs=1e-3)
-    p = np.array([0.7, 0.2, 0.1])
-    assert effective_rank(np.diag(p)) == pytest.approx(math.exp(-(p * np.log(p)).sum()), abs=1e-3)
-    assert effective_rank(np.array([[1.0, np.nan]])) == 0
 
 
 def test_every_video_is_seen_once_per_epoch_in_a_new_order(store: ClipStore) -> None:
     clips = TrainingClips(store, ENCODER, CropSettings(), seed=0, batch=4, rows=slice(0, 4))
     seen = [sample_id for step in range(7) for sample_id in clips.videos(step)]  # 28 = 4 epochs of 7
     epochs = [seen[start : start + 7] for start in range(0, 28, 7)]
-    assert all(sorted(epoch) == store.sample_ids for epoch in epochs)
-    assert epochs[0] != epochs[1]
+    assert all(sorted(epoch) == store.sample_ids for epoch in epochs) and epochs[0] != epochs[1]
 
 
-# --- what decides the result of a run, and so whether it goes on or starts over ---
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"size": 24', '"size": 32', "frames"),
+        ('"fingerprint": ""', '"fingerprint": "another decoder"', "frames"),
+        ('"fps": 25.0', '"fps": 24.0', "videos"),
+    ],
+)
+def test_other_frames_or_rates_of_the_same_videos_start_over(store: ClipStore, old: str, new: str, key: str) -> None:
+    path, before = store.directory / "index.json", depends(store)
+    path.write_text(path.read_text().replace(old, new))
+    (line,) = checkpoint.differences(depends(store), before)
+    assert line.startswith(key)
+
+
+def test_all_code_that_an_objective_uses_is_part_of_a_run(store: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+    monkeypatch.setattr(run_module, "code_digest", lambda *modules: seen.append(set(modules)) or "")
+    depends(store)
+    used = {f"echolung.{name}" for name in ("models.vit", "models.rope", "pretraining.loop", "pretraining.sampling")}
+    assert used | {"echolung.pretraining.masking", "echolung.models.predictor"} <= seen[0]
+    assert "echolung.models.encoders" not in seen[0], "it imports every kind of encoder"
+
+
+def test_other_starting_weights_start_over(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(initial_encoder(ENCODER, 1).state_dict(), tmp_path / "w.safetensors")
+    encoder = ENCODER.model_copy(update={"weights": "w.safetensors"})
+    run = SeedRun("hearts", settings(), encoder, (store.directory,), 0, tmp_path / "run")
+    before = run.fingerprint()
+    assert before != SeedRun("hearts", settings(), ENCODER, (store.directory,), 0, tmp_path / "run").fingerprint()
+    monkeypatch.chdir("/")  # as a worker on another machine
+    assert run.fingerprint() == before
+    started = Jepa(run.start, settings().objective("hearts"), 0, 6).encoder.patch_embed.proj.weight
+    assert torch.equal(started, initial_encoder(ENCODER, 1).patch_embed.proj.weight)
+    save_file(initial_encoder(ENCODER, 2).state_dict(), tmp_path / "w.safetensors")
+    assert run.fingerprint() != before
+    (tmp_path / "w.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="there are no weights"):
+        run.fingerprint()

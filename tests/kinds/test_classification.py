@@ -1,13 +1,20 @@
-"""A task takes exactly the rows it names, and says which rows stop it."""
+"""Classification: a task takes exactly the rows it names, metrics are those of scikit-learn, figures stay legible."""
+
+import io
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn import metrics as sklearn_metrics
 
 from echolung.core.errors import DataError, SettingsError
+from echolung.evaluation.comparison import Comparison
+from echolung.kinds import metrics
 from echolung.kinds.anomaly import Anomaly, AnomalyTask
 from echolung.kinds.classification import Classification, ClassificationTask
+from echolung.kinds.figures import ACROSS, confusions, roc_curves
+from echolung.reports.figures import arm_colours
 
 KIND = Classification()
 MANIFEST = pd.DataFrame(
@@ -35,6 +42,9 @@ def test_classes_are_numbered_in_the_order_of_the_parameters() -> None:
     assert (str(rows["y"].dtype), str(rows["stratum"].dtype)) == ("float64", "int64")
     turned = KIND.labelled(pathology(classes=["regular", "pneumonia", "covid"]), MANIFEST)
     assert turned["y"].tolist() == [2, 2, 1, 0, 0]
+    for where in ("{collection: x}", "{lying: no}"):
+        rows = KIND.labelled(pathology(where=yaml.safe_load(where)), MANIFEST)
+        assert rows["sample_id"].tolist() == ["pocus/a", "pocus/c", "pocus/d"]
 
 
 @pytest.mark.parametrize(
@@ -55,12 +65,6 @@ def test_a_class_is_the_same_in_yaml_and_in_a_table_however_it_is_written(writte
     rows = KIND.labelled(task, table)
     assert rows["y"].tolist() == [0, 1, 0]
     assert rows["label"].tolist() == [task.classes[k] for k in (0, 1, 0)]
-
-
-@pytest.mark.parametrize("where", ["{collection: x}", "{lying: no}"])
-def test_where_keeps_only_matching_rows(where: str) -> None:
-    rows = KIND.labelled(pathology(where=yaml.safe_load(where)), MANIFEST)
-    assert rows["sample_id"].tolist() == ["pocus/a", "pocus/c", "pocus/d"]
 
 
 @pytest.mark.parametrize(
@@ -129,3 +133,77 @@ def test_predictions_are_checked_and_answered_in_the_names_of_the_classes() -> N
     told = {"predicted": "string", "p_covid": "double", "p_pneumonia": "double", "p_regular": "double"}
     assert KIND.answer_columns(pathology()) == told and list(answer) == list(told)
     assert KIND.bar(pathology()) == {"balanced_accuracy": 1 / 3}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_decisions_losses_and_rankings_match_scikit_learn(classes: int) -> None:
+    generator = np.random.default_rng(classes)
+    y = np.append(np.arange(classes), generator.integers(0, classes, 90))
+    # One decimal: ties between scores are common, as with the majority control.
+    p = np.round(generator.dirichlet(np.ones(classes), len(y)) + 0.7 * np.eye(classes)[y], 1) + 0.01
+    p /= p.sum(axis=1, keepdims=True)
+    predicted, one_hot, once = p.argmax(axis=1), np.eye(classes)[y], np.ones((1, len(y)))
+    confusion = metrics.confusion_matrix(y, predicted, classes, once)[0]
+    assert (confusion == sklearn_metrics.confusion_matrix(y, predicted)).all()
+    assert metrics.balanced_accuracy(confusion) == pytest.approx(sklearn_metrics.balanced_accuracy_score(y, predicted))
+    assert metrics.macro_f1(confusion) == pytest.approx(sklearn_metrics.f1_score(y, predicted, average="macro"))
+    assert metrics.mcc(confusion) == pytest.approx(sklearn_metrics.matthews_corrcoef(y, predicted))
+    assert metrics.sensitivity(confusion) == pytest.approx(sklearn_metrics.recall_score(y, predicted, average=None))
+    for k, value in enumerate(metrics.specificity(confusion)):
+        assert value == pytest.approx(sklearn_metrics.recall_score(y != k, predicted != k))
+    assert metrics.log_losses(y, p).mean() == pytest.approx(sklearn_metrics.log_loss(y, p))
+    brier = ((p - one_hot) ** 2).sum(axis=1).mean() / (2 if classes == 2 else 1)
+    assert metrics.brier_scores(y, p).mean() == pytest.approx(brier)
+    assert np.isfinite(metrics.log_losses(np.array([0]), np.array([[0.0, 1.0]]))).all(), "an impossible truth"
+    for k in range(classes):
+        area = metrics.auroc(y == k, p[:, k], once)[0]
+        assert area == pytest.approx(sklearn_metrics.roc_auc_score(y == k, p[:, k]))
+        precision = metrics.average_precision(y == k, p[:, k], once)[0]
+        assert precision == pytest.approx(sklearn_metrics.average_precision_score(y == k, p[:, k]))
+
+
+def test_a_resample_may_lack_a_class() -> None:
+    confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    assert metrics.balanced_accuracy(confusion) == pytest.approx((0.75 + 1) / 2)
+    assert metrics.macro_f1(confusion) == pytest.approx((6 / 7 + 8 / 9) / 2)
+    assert metrics.mcc(np.array([[5, 0], [5, 0]])) == 0.0
+
+
+def comparison(tasks: int, arms: int, name: str, cells: pd.DataFrame) -> Comparison:
+    """The same cells for every task and arm."""
+    keys = [(f"task{task}", f"a-long-name-{arm}", "linear", "x") for task in range(tasks) for arm in range(arms)]
+    rows = pd.DataFrame(keys, columns=["task", "arm", "method", "class"])
+    table, empty = rows.assign(role="candidate", primary=True), pd.DataFrame()
+    return Comparison(table, empty, empty, empty, empty, more={name: rows.merge(cells, how="cross")})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "arms", "lines"), [(1, 7, [4, 3]), (3, 7, [4, 3] * 3), (3, 2, [4, 2]), (2, 4, [4, 4]), (1, 1, [1])]
+)
+def test_no_more_matrices_than_fit_beside_one_another(tasks: int, arms: int, lines: list[int]) -> None:
+    cells = pd.DataFrame([(a, p, 5, 1) for a in "xy" for p in "xy"], columns=["actual", "predicted", "count", "seeds"])
+    figure = confusions(comparison(tasks, arms, "confusion", cells), {})
+    assert figure is not None
+    shown = [panel for panel in figure.axes if panel.has_data()]
+    assert [panel.get_title(loc="left") or panel.get_title() for panel in shown] == [
+        f"task{task}\na-long-name-{arm}" for task in range(tasks) for arm in range(arms)
+    ]
+    places = pd.Series([panel.get_subplotspec().rowspan.start for panel in shown])
+    assert places.value_counts(sort=False).tolist() == lines and max(lines) <= ACROSS
+
+
+@pytest.mark.parametrize(("tasks", "arms"), [(7, 9), (3, 2), (1, 9)])
+def test_curves_keep_their_room_beside_a_long_legend_and_arms_their_colours(tasks: int, arms: int) -> None:
+    points = pd.DataFrame({"false_positive_rate": [0.0, 0.5, 1.0], "true_positive_rate": [0.0, 0.7, 1.0]})
+    made = comparison(tasks, arms, "roc", points)
+    colours = arm_colours(made)
+    assert len(set(colours.values())) == arms
+    figure = roc_curves(made, colours)
+    assert figure is not None
+    figure.savefig(io.BytesIO(), format="png")  # lays it out
+    shown = [panel for panel in figure.axes if panel.has_data()]
+    assert len(shown) == tasks
+    width, height = figure.get_size_inches()
+    for panel in shown:
+        box = panel.get_position()
+        assert min(box.width * width, box.height * height) > 1.5, "inches"
