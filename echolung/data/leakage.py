@@ -27,8 +27,6 @@ from threadpoolctl import threadpool_limits
 from echolung.core.runtime import atomic_path, code_digest, digest
 from echolung.data.clips import ClipStore
 
-PAIR_COLUMNS = ("sample_a", "sample_b", "similarity", "same_patient")
-
 QUERIES, SEEN = 12, 64
 GLANCE, GLANCE_BLUR = 32, 2.0
 GLANCE_FLOOR = 0.6
@@ -81,9 +79,9 @@ def near_duplicates(manifest: pd.DataFrame, frames_of: Callable[[str], np.ndarra
         for (first, second), value in similar.items()
         if value >= threshold
     ]
-    pairs = pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).astype({"similarity": float, "same_patient": bool})
-    order = ["similarity", "sample_a", "sample_b"]
-    return pairs.sort_values(order, ascending=[False, True, True], ignore_index=True)
+    columns = ["sample_a", "sample_b", "similarity", "same_patient"]
+    pairs = pd.DataFrame(rows, columns=columns).astype({"similarity": float, "same_patient": bool})
+    return pairs.sort_values(["similarity", *columns[:2]], ascending=[False, True, True], ignore_index=True)
 
 
 def find_pairs(manifest: pd.DataFrame, stores: Mapping[str, ClipStore], threshold: float, cache: Path) -> pd.DataFrame:
@@ -106,11 +104,8 @@ def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     own = manifest["split_group"].fillna(patients).astype(str) if "split_group" in manifest else patients
     group_of = dict(zip(manifest["sample_id"].astype(str), own, strict=True))
     links = list(zip(own, own.groupby(patients.to_numpy()).transform("first"), strict=True))
-    links += [
-        (group_of[first], group_of[second])
-        for first, second in zip(pairs["sample_a"], pairs["sample_b"], strict=True)
-        if first in group_of and second in group_of
-    ]
+    copies = pairs[["sample_a", "sample_b"]].apply(lambda side: side.map(group_of)).dropna()
+    links += copies.itertuples(index=False)
     names = pd.Index(sorted(own.unique()))
     ends = [names.get_indexer(list(side)) for side in zip(*links, strict=True)]
     _, component = connected_components(coo_array((np.ones(len(links)), ends), shape=(len(names),) * 2), directed=False)
@@ -229,7 +224,9 @@ def _correlation(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
     middles = _middles(frame, SIGHT, SIGHT_BLUR, 1)
     templates = np.pad(middles, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
     target = _contrast(_resize(other[None], SIGHT), SIGHT_BLUR)[0]
-    spectrum, box = np.fft.rfft2(target), _box_spectrum()
+    box = np.zeros(target.shape, np.float32)
+    box[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
+    spectrum, box = np.fft.rfft2(target), np.conj(np.fft.rfft2(box))
     # Sums over the window at every shift give the local mean and spread that the correlation is normalised by.
     sums = np.fft.irfft2(spectrum * box, target.shape)
     squares = np.fft.irfft2(np.fft.rfft2(target**2) * box, target.shape)
@@ -254,13 +251,6 @@ def _middle_weights(size: int, step: int) -> np.ndarray:
     side, window = round(size * SCALES[-1]), size - 2 * MARGIN * size // SIGHT
     scaled = [_weights(side, round(size * scale)) for scale in SCALES[::step]]
     return np.stack([one[(len(one) - window) // 2 :][:window] for one in scaled])
-
-
-@functools.cache
-def _box_spectrum() -> np.ndarray:
-    box = np.zeros((SIGHT, SIGHT), np.float32)
-    box[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
-    return np.conj(np.fft.rfft2(box))
 
 
 def _contrast(pictures: np.ndarray, blur: float) -> np.ndarray:

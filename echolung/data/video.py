@@ -86,17 +86,9 @@ def decode(path: Path, size: int | None = None) -> Video:
         frames, (height, width) = _held(path, packets.chunks(), size, packets.pixel_aspect)
     if not len(frames):
         raise VideoError(f"{path} has no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
-    fps = packets.fps()
-    return Video(
-        frames=frames,
-        fps=fps or 1.0,
-        frames_declared=int(packets.header.num_frames_from_header or packets.read),
-        codec=str(packets.header.codec),
-        height=height,
-        width=width,
-        pixel_aspect=packets.pixel_aspect(),
-        damage=packets.damage(),
-    )
+    declared, codec = int(packets.header.num_frames_from_header or packets.read), str(packets.header.codec)
+    aspect = packets.pixel_aspect()
+    return Video(frames, packets.fps() or 1.0, declared, codec, height, width, aspect, packets.damage())
 
 
 def _decode_dicom(path: Path, size: int | None) -> Video:
@@ -105,9 +97,8 @@ def _decode_dicom(path: Path, size: int | None) -> Video:
     frames = source.frames()
     chunks = (np.stack([first, *itertools.islice(frames, CHUNK - 1)]) for first in frames)
     held, shape = _held(path, chunks, size, lambda: source.pixel_aspect)
-    return Video(
-        held, source.fps or 1.0, source.count, "dicom", *shape, source.pixel_aspect, source.damage, source.pixel_mm
-    )
+    known = source.pixel_aspect, source.damage, source.pixel_mm
+    return Video(held, source.fps or 1.0, source.count, "dicom", *shape, *known)
 
 
 def _held(
@@ -128,16 +119,14 @@ def _held(
 
 
 def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
-    """Write grey frames uint8 (T, H, W) as a video; the suffix of `path` chooses the container.
+    """Write grey frames uint8 (T, H, W) as a video, whole or not at all; the suffix of `path` chooses the container.
 
-    The file is written whole or not at all. Raises VideoError if FFmpeg cannot write it.
+    Raises VideoError if FFmpeg cannot write it.
     """
     require_ffmpeg()
     import torch
     from torchcodec.encoders import Encoder
 
-    if frames.ndim != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise VideoError(f"cannot write {path}: frames are {frames.dtype} {frames.shape}", "Give uint8 (T, H, W).")
     _, height, width = frames.shape
     settings = dict(_ENCODERS[codec])
     if codec == "h264" and (height % 2 or width % 2):
@@ -153,7 +142,6 @@ def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
         except (RuntimeError, ValueError) as error:
             if disk_error(error) is not None:
                 raise
-            raise VideoError(
-                f"cannot write {path} as {codec}, {width}x{height} at {fps:g} frames per second ({reason(error)})",
-                "Choose a container, size and frame rate that the codec allows (MPEG-2: 24, 25, 30, 50 or 60).",
-            ) from None
+            wanted = f"{codec}, {width}x{height} at {fps:g} frames per second"
+            remedy = "Choose a container, size and frame rate that the codec allows (MPEG-2: 24, 25, 30, 50 or 60)."
+            raise VideoError(f"cannot write {path} as {wanted} ({reason(error)})", remedy) from None

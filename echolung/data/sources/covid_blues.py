@@ -39,15 +39,12 @@ def scan(root: Path, source: str) -> Scan:
     parts = stems.str.extract(NAME)
     strange = stems[~stems.str.fullmatch(NAME)]
     if len(strange):
-        raise DataError(
-            f"COVID-BLUES: names are not patient_<id>_<point>: {listed(strange)}",
-            f"Rename or remove them. {HOW_TO_GET}",
-        )
+        problem = f"COVID-BLUES: names are not patient_<id>_<point>: {listed(strange)}"
+        raise DataError(problem, f"Rename or remove them. {HOW_TO_GET}")
     covid = layout.numbers(PATIENTS, patients["cov_test"], 0, 1, patients["patient_id"], whole=True)
     tests = pd.Series(list(covid), index=patients["patient_id"])
     if len(odd := [name for name, of_one in tests.groupby(level=0) if of_one.nunique(dropna=False) > 1]):
         raise DataError(f"{root / PATIENTS} has two results of the test for {listed(odd)}", "Keep one row per patient.")
-    of_patient = tests.to_dict()
     rows = severity.reindex(stems).fillna("").reset_index(drop=True)
     manifest = pd.DataFrame(
         {
@@ -58,7 +55,7 @@ def scan(root: Path, source: str) -> Scan:
             "collection": "covid-blues",
             "view": parts["point"],
             "license": layout.license(LICENSE),
-            "covid": parts["patient"].map(of_patient),
+            "covid": parts["patient"].map(tests.to_dict()),
             "severity": layout.numbers(SEVERITY, rows["Severity Score"], 0, 3, stems, whole=True),
             "a_lines": layout.choices(SEVERITY, rows["A-lines"], YES_NO, stems),
             "b_lines": layout.choices(SEVERITY, rows["B-lines"], YES_NO, stems),

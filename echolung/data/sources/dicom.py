@@ -12,6 +12,7 @@ the same patient has one pseudonym in all folders, and nobody without the key ca
 of a row is the file's own: rename files that are called by a name.
 """
 
+import contextlib
 import hmac
 import os
 import secrets
@@ -29,9 +30,7 @@ FIELDS = (
     *("MediaStorageSOPClassUID", "Manufacturer", "PatientID", "StudyInstanceUID"),
     *("SOPInstanceUID", "Rows", "Columns", "NumberOfFrames"),
 )
-HOW_TO_GET = (
-    "Export the recordings as DICOM files (not as a single DICOMDIR); set `root` to the folder that holds them."
-)
+HOW_TO_GET = "Export the recordings as DICOM files (not as one DICOMDIR); set `root` to the folder that holds them."
 SALT = "ECHOLUNG_SALT"
 IN_REGION = "what is burnt into the image region itself cannot be told: look at the frames before you pass them on"
 
@@ -45,14 +44,10 @@ def scan(root: Path, source: str) -> Scan:
     rows, others = [], []
     for name in sorted(layout.files):
         path = root / name
-        if not dicom.detected(path):
-            others.append(name)
-            continue
-        try:
+        kind, maker, person, study, *instance = [""] * len(FIELDS)
+        with contextlib.suppress(VideoError):  # the reason is named when it is decoded
             kind, maker, person, study, *instance = dicom.texts(path, *FIELDS)
-        except VideoError:
-            kind, maker, person, study, *instance = [""] * len(FIELDS)  # the reason is named when it is decoded
-        if kind == DIRECTORY:
+        if kind == DIRECTORY or not dicom.detected(path):
             others.append(name)
             continue
         study = study or name

@@ -165,10 +165,8 @@ class Layout:
             raise DataError(f"{self.root / table}, column {texts.name} must be {kind}: {rows}", "Correct these rows.")
 
     def _absent(self, kind: str, path: Path) -> DataError:
-        there = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
-        return DataError(
-            f"{self.what}: no {kind} {path} ({path.parent} holds: {listed(there) or 'nothing'})", self.how_to_get
-        )
+        there = listed(sorted(os.listdir(path.parent))) if path.parent.is_dir() else ""
+        return DataError(f"{self.what}: no {kind} {path} ({path.parent} holds: {there or 'nothing'})", self.how_to_get)
 
     def text(self, name: str) -> str:
         """The text of a file, decoded; raises DataError if it is missing or not text."""
@@ -197,10 +195,8 @@ class Layout:
         leaving = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(root)]
         outside = [path for path in leaving if not (path.is_symlink() and DVC_OBJECT.search(os.path.realpath(path)))]
         if outside:
-            raise DataError(
-                f"{self.what}: videos must be inside {self.root}: {listed(outside)}",
-                "Copy them there, or set `root` to a folder that holds them all.",
-            )
+            problem = f"{self.what}: videos must be inside {self.root}: {listed(outside)}"
+            raise DataError(problem, "Copy them there, or set `root` to a folder that holds them all.")
         return paths
 
 
