@@ -17,10 +17,8 @@ from echolung.core.errors import VideoError
 DOWNLOAD_REMEDY = "Copy or download the file again; if the original is damaged, leave it out."
 ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
 
-ENOUGH = 512
-"""Bytes of a file's beginning that `opened` needs."""
-MOVIE_HEADER = 1 << 24
-"""Largest `moov` box that is searched for the pixel aspect ratio of an mp4 file."""
+ENOUGH = 512  # bytes of a file's beginning that `opened` needs
+MOVIE_HEADER = 1 << 24  # largest `moov` box that is searched for the pixel aspect ratio of an mp4 file
 
 # Boxes that an ISO media file (mp4, mov, m4v, 3gp) may begin with.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"udta", b"uuid", b"junk", b"pict", b"prfl")

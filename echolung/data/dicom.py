@@ -23,10 +23,8 @@ from echolung.data.packets import CUT_REMEDY, MAX_DECODED, MAX_FRAMES, MAX_PIXEL
 PREAMBLE, MARK = 128, b"DICM"
 MODALITY, VOLUME = "US", "1.2.840.10008.5.1.4.1.1.6.2"  # Enhanced US Volume Storage
 CM = 3  # PhysicalUnitsXDirection
-SMALLEST = 16
-"""Pixels that a region has at least in either direction."""
-MOVING_SD, MOVING_SHARE = 4.0, 0.02
-"""A pixel moves if its grey value varies by this much (SD); a moving area is at least this share of the picture."""
+SMALLEST = 16  # pixels that a region has at least in either direction
+MOVING_SD, MOVING_SHARE = 4.0, 0.02  # a pixel moves if its grey value varies by this SD, an area from this share on
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 DECODERS = "pip install python-gdcm"
 LEAVE_OUT = "Remove it from the folder, or export the recording again as an ultrasound cine or still."

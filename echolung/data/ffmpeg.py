@@ -6,8 +6,7 @@ from pathlib import Path
 
 from echolung.core.errors import DependencyError
 
-MAX_ALLOCATION = 160 << 20
-"""Most bytes that FFmpeg may allocate at once: enough for a plane of the largest frame at its greatest bit depth."""
+MAX_ALLOCATION = 160 << 20  # bytes at once: enough for a plane of the largest frame at its greatest bit depth
 
 FFMPEG_REMEDY = """Install FFmpeg's shared libraries (version 4 to 9):
   Debian, Ubuntu:  apt-get install ffmpeg

@@ -45,15 +45,13 @@ class SourceSettings(Parameters):
 
     layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "camus_stills", "dicom", "folder"]
     root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
-    split: Names = ()
-    """Read only this part of the official split (TRAIN, say), or these; all if left out."""
+    split: Names = ()  # read only this part of the official split (TRAIN, say), or these; all if left out
 
 
 class IngestSettings(Parameters):
     """The sources of a study by name, and the size of their stored frames."""
 
-    size: int = pydantic.Field(ge=16, le=1024)
-    """Side of the stored square frames, in pixels."""
+    size: int = pydantic.Field(ge=16, le=1024)  # side of the stored square frames, in pixels
     sources: dict[Key, SourceSettings]
 
 
@@ -62,15 +60,11 @@ class Ingested:
     """A source, decoded into the cache: everything that the ingest stage writes."""
 
     manifest: pd.DataFrame
-    tracings: pd.DataFrame
-    """One row per traced frame, for the gate; see `echolung.data.masks.rasterised`."""
-    masks: dict[str, Masks]
-    """Masks of every recording with a frame that is traced, by sample id."""
-    clips: dict[str, Facts]
-    """Facts of every video that has frames, by sample id."""
+    tracings: pd.DataFrame  # one row per traced frame, for the gate; see `echolung.data.masks.rasterised`
+    masks: dict[str, Masks]  # of every recording with a frame that is traced, by sample id
+    clips: dict[str, Facts]  # of every video that has frames, by sample id
     size: int
-    cache: Path
-    """The folder of the frames, named by the fingerprint."""
+    cache: Path  # the folder of the frames, named by the fingerprint
 
     def write(self, directory: Path) -> None:
         """Write clips/ and masks/ (the stores) and manifest.parquet below `directory`."""

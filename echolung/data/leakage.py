@@ -14,7 +14,6 @@ Dimension letters: V videos, Q frames a video asks with, T it is seen by, G side
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,25 +32,20 @@ GLANCE_FLOOR = 0.6
 """Pairs with a lower correlation are not moved. Copies are above; so are 1 in 50 lungs of one machine, most hearts."""
 MOVED_FLOOR = 0.75
 """Pairs with a lower correlation after moves are not registered. Small frames are smooth: copies are above."""
-BEST = 5
-"""How many frames must look alike: a video that contains part of another one is its copy, too."""
+BEST = 5  # how many frames must look alike: a video that contains part of another one is its copy, too
 SIGHT, SIGHT_BLUR, MARGIN = 64, 1.0, 8
-CONTRAST_FLOOR = 8.0
-"""Contrast (grey levels) below which detail counts less, so that compression noise in dark parts does not count."""
+CONTRAST_FLOOR = 8.0  # grey levels below which detail counts less: compression noise in dark parts does not count
 SCALES = np.arange(0.84, 1.181, 0.02)
 
 
-@dataclass(frozen=True)
 class _Look:
-    """A video as it is compared: `frames` uint8 (T, S', S'') and their small high-passed versions (T, G * G)."""
+    """A video as it is compared."""
 
-    frames: np.ndarray
-    glance: np.ndarray
-
-    @property
-    def queries(self) -> np.ndarray:
-        """Indices of the frames it is searched with, (Q,); short videos repeat some."""
-        return np.linspace(0, len(self.frames) - 1, QUERIES).round().astype(int)
+    def __init__(self, frames: np.ndarray) -> None:
+        self.frames = frames  # uint8 (T, S', S'')
+        self.glance = _glance(frames)  # their small high-passed versions, (T, G * G)
+        # Indices of the frames it is searched with, (Q,); short videos repeat some.
+        self.queries = np.linspace(0, len(frames) - 1, QUERIES).round().astype(int)
 
 
 def near_duplicates(manifest: pd.DataFrame, frames_of: Callable[[str], np.ndarray], threshold: float) -> pd.DataFrame:
@@ -123,8 +117,8 @@ def _looks(frames: np.ndarray) -> tuple[_Look, _Look]:
     seen = np.unique(np.linspace(0, len(frames) - 1, SEEN).round().astype(int))
     whole = np.asarray(frames[seen])
     content = _content(whole)
-    look = _Look(whole, _glance(whole))
-    return look, look if content.shape == whole.shape else _Look(content, _glance(content))
+    look = _Look(whole)
+    return look, look if content.shape == whole.shape else _Look(content)
 
 
 def _content(frames: np.ndarray) -> np.ndarray:

@@ -43,16 +43,11 @@ class Tracing:
 class Masks:
     """The traced frames of one recording, in the order of its frames."""
 
-    frames: np.ndarray
-    """Their indices in `ClipStore.frames`: int64 (T,), ascending."""
-    phases: tuple[str, ...]
-    """ED, ES or "" (between, or not known) of each."""
-    maps: np.ndarray
-    """Label maps uint8 (T, S, S): position in STRUCTURES + 1."""
-    structures: tuple[str, ...]
-    """What was traced: other structures are unknown, not background."""
-    spacing: float
-    """mm per pixel of the store, which are square; NaN where the source does not say."""
+    frames: np.ndarray  # their indices in `ClipStore.frames`: int64 (T,), ascending
+    phases: tuple[str, ...]  # ED, ES or "" (between, or not known) of each
+    maps: np.ndarray  # label maps uint8 (T, S, S): position in STRUCTURES + 1
+    structures: tuple[str, ...]  # what was traced: other structures are unknown, not background
+    spacing: float  # mm per pixel of the store, which are square; NaN where the source does not say
 
 
 def filled(polygon: np.ndarray, size: int) -> np.ndarray:

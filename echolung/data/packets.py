@@ -18,21 +18,14 @@ from echolung.core.errors import VideoError
 from echolung.data.containers import DOWNLOAD_REMEDY, Source, opened, pixel_aspect
 from echolung.data.ffmpeg import reason
 
-CHUNK = 32
-"""Most frames held at full size at a time, while decoding and encoding."""
-CHUNK_BYTES = 1 << 24
-"""Most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB."""
-MAX_PIXELS = 4096 * 4096
-"""Most pixels of a frame; larger ones would fill the memory. No scanner's screen has a third of it."""
-MAX_FRAMES = 10_000
-"""Most frames of a file, whatever their size: over six minutes; recordings have hundreds."""
-MAX_DECODED = 1 << 32
-"""Most pixels of all frames of a file together: over three minutes of 1024 x 768 at 25 frames per second."""
+CHUNK = 32  # most frames held at full size at a time, while decoding and encoding
+CHUNK_BYTES = 1 << 24  # most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB
+MAX_PIXELS = 4096 * 4096  # of a frame: larger ones would fill the memory; no scanner has a screen of a third of it
+MAX_FRAMES = 10_000  # most frames of a file, whatever their size: over six minutes; recordings have hundreds
+MAX_DECODED = 1 << 32  # pixels of all frames of a file: over three minutes of 1024 x 768 at 25 frames per second
 CUT_REMEDY = "Cut it into shorter videos: ffmpeg -ss 0 -t 60 -i VIDEO part-1.mp4, then -ss 60, and so on."
-FRAME_RATES = (1.0, 1000.0)
-"""Lowest and highest frames per second that a recording can have."""
-PIXEL_ASPECTS = (0.2, 5.0)
-"""Narrowest and widest pixels that a recording can have, width / height."""
+FRAME_RATES = (1.0, 1000.0)  # lowest and highest frames per second that a recording can have
+PIXEL_ASPECTS = (0.2, 5.0)  # narrowest and widest pixels that a recording can have, width / height
 _EARLIEST = -1e9  # seconds; FFmpeg's "no timestamp" reads as about -1e14
 
 

@@ -22,14 +22,10 @@ How = Literal["cv", "official", "external"]
 
 TEXT_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "label")
 TABLE_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "y", "stratum", "label")
-UNUSED, ALWAYS_TRAINED = -1, -2
-"""Values of `inner_j`: not in the training set of outer fold j; in it, and never held out by an inner fold."""
-NOT_TESTED = -1
-"""Value of `fold`: a row that is only trained on."""
-DRAWS = 5
-"""Divisions that are tried at most; the most even one is kept."""
-MANY = 500
-"""With more groups than this the first division that lacks nothing is kept: it is even enough."""
+UNUSED, ALWAYS_TRAINED = -1, -2  # of `inner_j`: not trained on in outer fold j; trained on, in no inner fold
+NOT_TESTED = -1  # value of `fold`: a row that is only trained on
+DRAWS = 5  # divisions that are tried at most; the most even one is kept
+MANY = 500  # with more groups than this the first division that lacks nothing is kept: it is even enough
 
 
 class SplitSettings(Parameters):

@@ -89,9 +89,8 @@ def _interstitial(severity: int, rng: Rng) -> LungFindings:
     lowest, highest = {1: (1, 4), 2: (2, 6), 3: (3, 8)}[severity]
     lines = _b_lines(int(rng.integers(lowest, highest)), rng)
     irregularity = float(np.clip(rng.normal((0.0, 0.3, 0.55, 0.75)[severity], 0.15), 0, 1))
-    white_lung = rng.uniform(0.35, 1.0) if severity == 3 and rng.random() < 0.7 else 0.0
-    a_lines = rng.uniform(0.2, 1.0) / severity
-    return LungFindings(severity, lines, consolidations, irregularity, white_lung, a_lines=a_lines)
+    white = rng.uniform(0.35, 1.0) if severity == 3 and rng.random() < 0.7 else 0.0
+    return LungFindings(severity, lines, consolidations, irregularity, white, a_lines=rng.uniform(0.2, 1.0) / severity)
 
 
 def _b_lines(count: int, rng: Rng) -> tuple[BLine, ...]:

@@ -43,12 +43,9 @@ def outline(s: Floats | float) -> Floats:
 
 
 def contraction(phase: Floats, systole: float) -> Floats:
-    """Ejected fraction of the stroke volume at phase in [0, 1) of a beat: 0 at end-diastole, 1 at `systole`.
-
-    Filling has an early wave, a pause and an atrial kick.
-    """
+    """Ejected fraction of the stroke volume at phase in [0, 1) of a beat: 0 at end-diastole, 1 at `systole`."""
     ejected = 0.5 * (1 - np.cos(np.pi * phase / systole))
-    filling = (phase - systole) / (1 - systole)
+    filling = (phase - systole) / (1 - systole)  # an early wave, a pause and an atrial kick
     early, kick = np.clip(filling / 0.45, 0, 1), np.clip((filling - 0.7) / 0.3, 0, 1)
     filled = 0.72 * 0.5 * (1 - np.cos(np.pi * early)) + 0.28 * 0.5 * (1 - np.cos(np.pi * kick))
     return np.where(phase < systole, ejected, 1 - filled).astype(np.float32)

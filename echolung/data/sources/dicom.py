@@ -51,20 +51,14 @@ def scan(root: Path, source: str) -> Scan:
             others.append(name)
             continue
         study = study or name
-        patient = _pseudonym(salt, person or study)
-        rows.append(
-            {
-                "sample_id": f"{source}/{patient}/{_pseudonym(salt, study)}/{_pseudonym(salt, *instance)}",
-                "source": source,
-                "path": str(path),
-                "patient_id": f"{source}/{patient}",
-                "collection": maker or "unknown",
-            }
-        )
+        patient = f"{source}/{_pseudonym(salt, person or study)}"
+        recording = f"{patient}/{_pseudonym(salt, study)}/{_pseudonym(salt, *instance)}"
+        rows.append((recording, source, str(path), patient, maker or "unknown"))
     if not rows:
         raise DataError(f"{root} holds no DICOM file", HOW_TO_GET)
     left = [f"{len(others)} files are no DICOM recording: {listed(others)}"] if others else []
-    return Scan(pd.DataFrame(rows), notes=(*layout.notes, *left, IN_REGION))
+    manifest = pd.DataFrame(rows, columns=["sample_id", "source", "path", "patient_id", "collection"])
+    return Scan(manifest, notes=(*layout.notes, *left, IN_REGION))
 
 
 def _pseudonym(salt: bytes, *parts: str) -> str:

@@ -23,10 +23,8 @@ PATIENT, SOURCE_ID = "Patient ID / Name", "Source ID"
 COLUMNS = ("Filename", "Label", "License", PATIENT, SOURCE_ID)
 DIAGNOSES = {"covid-19": "covid", "bacterial pneumonia": "pneumonia", "viral pneumonia": "viral", "regular": "regular"}
 PREFIXES = {"cov": "covid", "pneu": "pneumonia", "vir": "viral", "reg": "regular"}
-HOW_TO_GET = (
-    "POCUS is at https://github.com/jannisborn/covid19_ultrasound (git clone); set `root` to its folder data, or to "
-    f"one that holds {TABLE} and convex/."
-)
+CLONE = "git clone https://github.com/jannisborn/covid19_ultrasound"
+HOW_TO_GET = f"{CLONE}; set `root` to its folder data, or to one that holds {TABLE} and convex/."
 
 # `Source ID` of the videos by a convex probe, named by what their `URL (Video Name)` and `Title` point to.
 COLLECTIONS = {"1": "butterfly", "2": "pocus-atlas", "3": "clarius", "4": "grepmed", "5": "everyday-ultrasound"}
