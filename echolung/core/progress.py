@@ -4,8 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
-Progress = Callable[[float, int], None]
-"""Called as `progress(done, total)` while long work advances."""
+Progress = Callable[[float, int], None]  # called as `progress(done, total)` while long work advances
 
 _listener: ContextVar[Progress | None] = ContextVar("listener", default=None)
 

@@ -47,10 +47,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-_REFUSALS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EEXIST, errno.EIO),
-}
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSALS |= {errno.ENOTDIR, errno.EEXIST, errno.EIO}
 _CUT = re.compile(r"\d+ requested and \d+ written")  # numpy, which does not say why
 
 
@@ -189,10 +187,10 @@ def _sign(handle: int) -> None:
 def code_digest(*modules: str) -> str:
     """A digest of what the named modules or packages do: their syntax trees without comments and docstrings.
 
-    It is part of the key of cached work (checkpoints, finished trials, decoded clips): changed code makes it again, a
-    changed comment does not.
+    It is in the key of cached work (checkpoints, trials, decoded clips): changed code makes it again, comments do not.
     """
     trees: dict[str, str] = {}
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for module in modules:
         spec = importlib.util.find_spec(module)
         assert spec is not None and spec.origin is not None, f"no module {module}"
@@ -201,10 +199,7 @@ def code_digest(*modules: str) -> str:
         for file in files:
             tree = ast.parse(file.read_text())
             for node in ast.walk(tree):
-                if (
-                    isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-                    and ast.get_docstring(node) is not None
-                ):
+                if isinstance(node, documented) and ast.get_docstring(node) is not None:
                     node.body = node.body[1:]
             trees[f"{module}:{file.relative_to(origin.parent)}"] = ast.dump(tree)
     return digest(trees)

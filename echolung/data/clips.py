@@ -20,10 +20,9 @@ REMEDY = "Run `dvc repro` to ingest the source again."
 
 
 def clip_indices(total_frames: int, fps: float, frames: int, clip_fps: float, start_seconds: float) -> np.ndarray:
-    """Indices of the frames of a clip: int64 (frames,), each in [0, total_frames).
+    """Indices of the frames of a clip: int64 (frames,), each in [0, total_frames), of which there must be one.
 
     Frame k of the clip is the one shown at `start_seconds + k / clip_fps`; beyond the end the last frame repeats.
-    `total_frames` is 1 or more.
     """
     seconds = start_seconds + np.arange(frames) / clip_fps
     # A time exactly between two frames belongs to the later one.
@@ -50,11 +49,8 @@ class ClipStore:
     """The decoded videos of one source or several: frames uint8 (T, S, S) per video, memory-mapped from disk."""
 
     def __init__(self, directory: Path, size: int, clips: dict[str, dict[str, object]], fingerprint: str) -> None:
-        self.directory = directory
-        self.size = size
-        self.fingerprint = fingerprint
-        """Digest of the size and the code that made the frames."""
-        self._clips = clips
+        self.directory, self.size, self._clips = directory, size, clips
+        self.fingerprint = fingerprint  # digest of the size and the code that made the frames
 
     @classmethod
     def open(cls, *directories: Path) -> ClipStore:

@@ -17,25 +17,20 @@ from echolung.core.errors import VideoError
 DOWNLOAD_REMEDY = "Copy or download the file again; if the original is damaged, leave it out."
 ACCEPTED = "mp4, mov, avi, mkv, webm, mpeg, mts, wmv, flv, ogg, gif"
 
-ENOUGH = 512
-"""Bytes of a file's beginning that `opened` needs."""
-MOVIE_HEADER = 1 << 24
-"""Largest `moov` box that is searched for the pixel aspect ratio of an mp4 file."""
+ENOUGH = 512  # bytes of a file's beginning that `opened` needs
+MOVIE_HEADER = 1 << 24  # largest `moov` box that is searched for the pixel aspect ratio of an mp4 file
 
 # Boxes that an ISO media file (mp4, mov, m4v, 3gp) may begin with.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"udta", b"uuid", b"junk", b"pict", b"prfl")
 _NO_VIDEO_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"M4A ", b"M4B ")  # the same boxes: pictures, sound
-_PREFIXES = {
-    b"\x1a\x45\xdf\xa3": "mkv or webm",
-    b"GIF87a": "gif",
-    b"GIF89a": "gif",
-    b"\x00\x00\x01\xba": "mpeg",
-    b"\x00\x00\x01\xb3": "mpeg",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "wmv",
-    b"FLV\x01": "flv",
-    b"OggS": "ogg",
+_PREFIXES: dict[str, bytes | tuple[bytes, ...]] = {
+    "mkv or webm": b"\x1a\x45\xdf\xa3",
+    "gif": (b"GIF87a", b"GIF89a"),
+    "mpeg": (b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"),
+    "wmv": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    "flv": b"FLV\x01",
+    "ogg": b"OggS",
 }
-_OTHERS = ((0, b"version https://git-lfs", "it is a Git LFS pointer: run `git lfs pull`"),)
 _TRANSPORT = 0x47  # every 188 bytes of an MPEG transport stream, or every 192 of a camcorder's
 
 
@@ -49,7 +44,7 @@ def container(head: bytes) -> str | None:
         marks = head[first::step]
         if len(head) >= ENOUGH and len(marks) >= 2 and set(marks) == {_TRANSPORT}:
             return "mts"
-    return next((name for prefix, name in _PREFIXES.items() if head.startswith(prefix)), None)
+    return next((name for name, prefix in _PREFIXES.items() if head.startswith(prefix)), None)
 
 
 class Source:
@@ -98,10 +93,7 @@ def regular(path: Path) -> Iterator[io.FileIO]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """A file that begins like a video container.
-
-    Raises VideoError naming the file if it cannot be read, is empty or is something else.
-    """
+    """A file that begins like a video container; VideoError naming it if it cannot be read, is empty or is none."""
     with regular(path) as stream:
         if os.fstat(stream.fileno()).st_size == 0:
             raise VideoError(f"{path} is empty (0 bytes)", DOWNLOAD_REMEDY)
@@ -109,16 +101,14 @@ def opened(path: Path) -> Iterator[Source]:
         stream.seek(0)
         kind = container(head)
         if kind is None:
-            fault = next((what for at, mark, what in _OTHERS if head.startswith(mark, at)), "whatever its name says")
+            pointer = head.startswith(b"version https://git-lfs")
+            fault = "it is a Git LFS pointer: run `git lfs pull`" if pointer else "whatever its name says"
             raise VideoError(f"{path} holds no video ({fault})", f"Convert it to one of {ACCEPTED}, or leave it out.")
         yield Source(path, stream, kind)
 
 
 def pixel_aspect(source: Source) -> Fraction | None:
-    """Width / height of a pixel as an mp4 or mov container says; None if it does not.
-
-    torchcodec only knows what the codec's own header says.
-    """
+    """Width / height of a pixel as an mp4 or mov says, which torchcodec does not read; None if it has none."""
     at, across, down = source.seek(0, os.SEEK_CUR), 0, 0
     if source.container == "mp4 or mov":
         movie = _movie_header(source)

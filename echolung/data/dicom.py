@@ -23,10 +23,8 @@ from echolung.data.packets import CUT_REMEDY, MAX_DECODED, MAX_FRAMES, MAX_PIXEL
 PREAMBLE, MARK = 128, b"DICM"
 MODALITY, VOLUME = "US", "1.2.840.10008.5.1.4.1.1.6.2"  # Enhanced US Volume Storage
 CM = 3  # PhysicalUnitsXDirection
-SMALLEST = 16
-"""Pixels that a region has at least in either direction."""
-MOVING_SD, MOVING_SHARE = 4.0, 0.02
-"""A pixel moves if its grey value varies by this much (SD); a moving area is at least this share of the picture."""
+SMALLEST = 16  # pixels that a region has at least in either direction
+MOVING_SD, MOVING_SHARE = 4.0, 0.02  # a pixel moves if its grey value varies by this SD, an area from this share on
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 DECODERS = "pip install python-gdcm"
 LEAVE_OUT = "Remove it from the folder, or export the recording again as an ultrasound cine or still."
@@ -34,16 +32,12 @@ LEAVE_OUT = "Remove it from the folder, or export the recording again as an ultr
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Where the image is: columns and rows of the box, half-open, clipped to the picture.
+    """Where the image is."""
 
-    whole: whether the header's box lay inside the picture; if not, neither it nor its spacing can be trusted.
-    spacing: width and height of a pixel in mm, where they are known and can be trusted.
-    """
-
-    columns: tuple[int, int]
+    columns: tuple[int, int]  # of the box, half-open, clipped to the picture
     rows: tuple[int, int]
-    whole: bool
-    spacing: tuple[float, float] | None
+    whole: bool  # whether the header's box lay inside the picture; if not, neither it nor its spacing can be trusted
+    spacing: tuple[float, float] | None  # width and height of a pixel in mm, where they are known and can be trusted
 
 
 def detected(path: Path) -> bool:
@@ -91,10 +85,8 @@ class Recording:
         self.path = path
         self._data = data = header(path, pixels=True)
         with _named(path):
-            if data.get("Modality") != MODALITY:
-                raise VideoError(
-                    f"{path} is of the modality {data.get('Modality') or '(none)'}, not {MODALITY}", LEAVE_OUT
-                )
+            if (modality := data.get("Modality") or "(none)") != MODALITY:
+                raise VideoError(f"{path} is of the modality {modality}, not {MODALITY}", LEAVE_OUT)
             if data.get("SOPClassUID") == VOLUME:
                 raise VideoError(f"{path} is a 3D volume", LEAVE_OUT)
             if "PixelData" not in data:
@@ -110,11 +102,8 @@ class Recording:
         spacing = self.region.spacing if self.region else None
         self.pixel_mm = spacing[1] if spacing else None
         self.pixel_aspect = spacing[0] / spacing[1] if spacing else 1.0
+        self.damage = f"{path} does not say its frame rate" if self.count > 1 and self.fps is None else ""
         self._shown = self._mask()
-
-    @property
-    def damage(self) -> str:
-        return f"{self.path} does not say its frame rate" if self.count > 1 and self.fps is None else ""
 
     def frames(self) -> Iterator[np.ndarray]:
         """Grey frames uint8 (H, W), cut to the region."""
@@ -135,9 +124,9 @@ class Recording:
             if kind == "PALETTE COLOR":
                 bits = int(data.RedPaletteColorLookupTableDescriptor[2])
             for frame in iter_pixels(data):  # YBR comes as RGB
-                shown = apply_color_lut(frame, data) if kind == "PALETTE COLOR" else frame
-                shown = shown >> (bits - 8)
-                yield 255 - shown if kind == "MONOCHROME1" else _luma(shown)
+                shown = (apply_color_lut(frame, data) if kind == "PALETTE COLOR" else frame) >> (bits - 8)
+                shown = (shown @ LUMA).round() if shown.ndim == 3 else shown
+                yield 255 - shown if kind == "MONOCHROME1" else shown
 
     def _mask(self) -> np.ndarray:
         """The pixels that are shown, bool (H, W): the region; what moves in it if its box left the picture."""
@@ -147,10 +136,12 @@ class Recording:
             if self.region.whole:
                 return shown
         moving = self._moving() if self.count > 1 else None
-        if self.region is None and moving is None:
+        if moving is not None:
+            return shown & moving if self.region else moving
+        if self.region is None:
             problem = f"{self.path} has no region of 2D tissue in its header and no moving area to take for it"
             raise VideoError(problem, "It may show names: black them out and export it as a video, or leave it out.")
-        return shown & moving if self.region and moving is not None else shown if moving is None else moving
+        return shown
 
     def _moving(self) -> np.ndarray | None:
         """The largest area that varies over time, without gaps along rows: bool (H, W); None if it is small."""
@@ -158,10 +149,8 @@ class Recording:
         for frame in self._grey():
             total += frame, np.square(frame, dtype=np.float64)
         mean, square = total / self.count
-        pieces, found = ndimage.label(ndimage.binary_opening(square - mean**2 > MOVING_SD**2))
-        if not found:
-            return None
-        area = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+        pieces, _ = ndimage.label(ndimage.binary_opening(square - mean**2 > MOVING_SD**2))
+        area = pieces == 1 + np.argmax(np.bincount(pieces.ravel(), minlength=2)[1:])
         if area.mean() < MOVING_SHARE:
             return None
         left, right = (np.logical_or.accumulate(side, 1) for side in (area, area[:, ::-1]))
@@ -193,8 +182,3 @@ def region(data: Any) -> Region | None:
             known = whole and units == {CM} and across > 0 and down > 0
             found.append(Region(columns, rows, whole, (across, down) if known else None))
     return max(found, key=lambda one: np.ptp(one.columns) * np.ptp(one.rows), default=None)
-
-
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """RGB (H, W, 3), or grey (H, W) as it is -> grey (H, W)."""
-    return (pixels @ LUMA).round() if pixels.ndim == 3 else pixels

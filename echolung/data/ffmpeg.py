@@ -6,8 +6,7 @@ from pathlib import Path
 
 from echolung.core.errors import DependencyError
 
-MAX_ALLOCATION = 160 << 20
-"""Most bytes that FFmpeg may allocate at once: enough for a plane of the largest frame at its greatest bit depth."""
+MAX_ALLOCATION = 160 << 20  # bytes at once: enough for a plane of the largest frame at its greatest bit depth
 
 FFMPEG_REMEDY = """Install FFmpeg's shared libraries (version 4 to 9):
   Debian, Ubuntu:  apt-get install ffmpeg
@@ -24,7 +23,7 @@ def require_ffmpeg() -> int:
     try:
         import torchcodec
     except (ImportError, OSError, RuntimeError) as error:
-        raise DependencyError(f"torchcodec cannot be imported ({first_line(error)})", FFMPEG_REMEDY) from None
+        raise DependencyError(f"torchcodec cannot be imported ({reason(error)})", FFMPEG_REMEDY) from None
     if torchcodec.ffmpeg_major_version is None:
         raise DependencyError("FFmpeg's shared libraries are not installed", FFMPEG_REMEDY)
     _bound_allocations(Path(torchcodec.__file__).parent, int(torchcodec.ffmpeg_major_version))
@@ -41,16 +40,10 @@ def _bound_allocations(package: Path, major: int) -> None:
         raise DependencyError(f"FFmpeg {major} does not accept a memory limit ({error})", FFMPEG_REMEDY) from None
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def reason(error: BaseException) -> str:
-    """FFmpeg's message, without the position in torchcodec's source that precedes it."""
-    line = first_line(error)
-    if ".cpp:" in line:
-        line = line.split(".cpp:", 1)[1].split(",", 1)[-1].strip()
+    """The first line of FFmpeg's message, without the position in torchcodec's source that precedes it."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = line.partition(".cpp:")[2].partition(",")[2].strip() or line
     return line if len(line) <= 160 else line[:157] + "..."
 
 

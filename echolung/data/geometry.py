@@ -10,8 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-FLOATS_AT_ONCE = 1 << 22
-"""Pixels that `Letterbox.frames` holds as floats at a time: 16 MB, whatever the length and size of a video."""
+FLOATS_AT_ONCE = 1 << 22  # pixels that `Letterbox.frames` holds as floats at a time: 16 MB, for a video of any size
 
 
 class Letterbox:
@@ -24,10 +23,8 @@ class Letterbox:
         shown = width * pixel_aspect
         scale = size / max(height, shown)
         self.source, self.size = (height, width), size
-        self.inner = max(1, round(height * scale)), max(1, round(shown * scale))
-        """Height and width of the picture in the square."""
-        self.corner = (size - self.inner[0]) // 2, (size - self.inner[1]) // 2
-        """Row and column of its first pixel."""
+        self.inner = max(1, round(height * scale)), max(1, round(shown * scale))  # height and width of the picture
+        self.corner = (size - self.inner[0]) // 2, (size - self.inner[1]) // 2  # row and column of its first pixel
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2), x before y, of the source -> float64 (..., 2) of the square."""
@@ -46,10 +43,8 @@ class Letterbox:
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Labels (..., H, W) -> the same labels (..., S, S): those of the nearest pixel, 0 around the picture."""
-        nearest = [
-            (np.arange(inner) + 0.5) * given // inner for inner, given in zip(self.inner, self.source, strict=True)
-        ]
-        rows, columns = (one.astype(np.int64) for one in nearest)
+        sides = zip(self.inner, self.source, strict=True)
+        rows, columns = (((np.arange(inner) + 0.5) * given // inner).astype(np.int64) for inner, given in sides)
         moved = np.zeros((*mask.shape[:-2], self.size, self.size), mask.dtype)
         self._picture(moved)[:] = mask[..., rows[:, None], columns]
         return moved

@@ -20,20 +20,10 @@ import numpy as np
 import pandas as pd
 import pydantic
 
+from echolung.core import runtime
 from echolung.core.errors import DataError, VideoError
 from echolung.core.parameters import Key, Names, Parameters
 from echolung.core.progress import Progress
-from echolung.core.runtime import (
-    atomic_directory,
-    atomic_path,
-    code_digest,
-    digest,
-    link,
-    read_json,
-    sha256_file,
-    workspace,
-    write_json,
-)
 from echolung.data import video
 from echolung.data.clips import write_index
 from echolung.data.containers import regular
@@ -55,15 +45,13 @@ class SourceSettings(Parameters):
 
     layout: Literal["echonet", "echonet_pediatric", "pocus", "covid_blues", "camus", "camus_stills", "dicom", "folder"]
     root: Annotated[Path, pydantic.AfterValidator(Path.expanduser)]
-    split: Names = ()
-    """Read only this part of the official split (TRAIN, say), or these; all if left out."""
+    split: Names = ()  # read only this part of the official split (TRAIN, say), or these; all if left out
 
 
 class IngestSettings(Parameters):
     """The sources of a study by name, and the size of their stored frames."""
 
-    size: int = pydantic.Field(ge=16, le=1024)
-    """Side of the stored square frames, in pixels."""
+    size: int = pydantic.Field(ge=16, le=1024)  # side of the stored square frames, in pixels
     sources: dict[Key, SourceSettings]
 
 
@@ -72,24 +60,20 @@ class Ingested:
     """A source, decoded into the cache: everything that the ingest stage writes."""
 
     manifest: pd.DataFrame
-    tracings: pd.DataFrame
-    """One row per traced frame, for the gate; see `echolung.data.masks.rasterised`."""
-    masks: dict[str, Masks]
-    """Masks of every recording with a frame that is traced, by sample id."""
-    clips: dict[str, Facts]
-    """Facts of every video that has frames, by sample id."""
+    tracings: pd.DataFrame  # one row per traced frame, for the gate; see `echolung.data.masks.rasterised`
+    masks: dict[str, Masks]  # of every recording with a frame that is traced, by sample id
+    clips: dict[str, Facts]  # of every video that has frames, by sample id
     size: int
-    cache: Path
-    """The folder of the frames, named by the fingerprint."""
+    cache: Path  # the folder of the frames, named by the fingerprint
 
     def write(self, directory: Path) -> None:
         """Write clips/ and masks/ (the stores) and manifest.parquet below `directory`."""
-        with atomic_directory(directory / "clips") as store:
+        with runtime.atomic_directory(directory / "clips") as store:
             for content in {facts["sha256"] for facts in self.clips.values()}:
-                link(self.cache / f"{content}.npy", store / f"{content}.npy")
+                runtime.link(self.cache / f"{content}.npy", store / f"{content}.npy")
             write_index(store, self.size, self.clips, self.cache.name)
         write_manifest(directory / "manifest.parquet", self.manifest)
-        with atomic_directory(directory / "masks") as store:
+        with runtime.atomic_directory(directory / "masks") as store:
             write_masks(store, self.size, self.masks)
 
 
@@ -105,9 +89,7 @@ def ingest(
 
     Relative roots of sources, and so the paths in the manifest, are relative to `root`. A video that cannot be decoded
     is a row with 0 frames and its `decode_error`; it is tried again next time. `on_progress` counts the videos to
-    decode.
-
-    Raises DataError (layout, duplicate ids), DependencyError (no FFmpeg).
+    decode. Raises DataError (layout, duplicate ids), DependencyError (no FFmpeg).
     """
     require_ffmpeg()
     chosen, size = settings.sources[source], settings.size
@@ -119,7 +101,8 @@ def ingest(
     files = [(path, *found.further.get(name, ())) for path, name in zip(paths, manifest["sample_id"], strict=True)]
     if not chosen.root.is_absolute():
         manifest["path"] = pd.Series([os.path.relpath(path, root) for path in paths], dtype="string")
-    cache = workspace(root) / "data" / "cache" / "clips" / digest({"code": code_digest(*CODE), "size": size})
+    made = runtime.digest({"code": runtime.code_digest(*CODE), "size": size})
+    cache = runtime.workspace(root) / "data" / "cache" / "clips" / made
     hashed = _hashed(files, workers)
     wanted = {content: parts for parts, (content, fault) in zip(files, hashed, strict=True) if not fault}
     known = _cached(cache, wanted, workers, on_message)
@@ -166,7 +149,7 @@ def _cached(folder: Path, contents: Iterable[str], workers: int, on_message: Cal
     known: dict[str, Facts] = {}
     for content, (frames, _) in zip(there, found, strict=True):
         with contextlib.suppress(DataError):
-            facts = read_json(folder / f"{content}.json")
+            facts = runtime.read_json(folder / f"{content}.json")
             if facts["frames_sha256"] == frames:
                 known[content] = facts
     if len(known) < len(there):
@@ -181,16 +164,13 @@ def _decode_into(folder: Path, size: int, item: tuple[str, tuple[Path, ...]]) ->
         decoded = _joined([video.decode(path, size) for path in files], files)
     except VideoError as error:
         return _failed(content, error.problem)
-    with atomic_path(folder / f"{content}.npy") as temporary:
+    with runtime.atomic_path(folder / f"{content}.npy") as temporary:
         np.save(temporary, decoded.frames, allow_pickle=False)
-        written = sha256_file(temporary)
-    facts = {name: getattr(decoded, name, None) for name in VIDEO_COLUMNS} | {
-        "sha256": content,
-        "frames_sha256": written,
-        "frames": len(decoded.frames),
-        "decode_error": decoded.damage or None,
-    }
-    write_json(folder / f"{content}.json", facts)
+        written = runtime.sha256_file(temporary)
+    facts = {name: getattr(decoded, name, None) for name in VIDEO_COLUMNS}
+    facts |= {"sha256": content, "frames_sha256": written}
+    facts |= {"frames": len(decoded.frames), "decode_error": decoded.damage or None}
+    runtime.write_json(folder / f"{content}.json", facts)
     return facts
 
 

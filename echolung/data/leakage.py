@@ -14,7 +14,6 @@ Dimension letters: V videos, Q frames a video asks with, T it is seen by, G side
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,33 +26,26 @@ from threadpoolctl import threadpool_limits
 from echolung.core.runtime import atomic_path, code_digest, digest
 from echolung.data.clips import ClipStore
 
-PAIR_COLUMNS = ("sample_a", "sample_b", "similarity", "same_patient")
-
 QUERIES, SEEN = 12, 64
 GLANCE, GLANCE_BLUR = 32, 2.0
 GLANCE_FLOOR = 0.6
 """Pairs with a lower correlation are not moved. Copies are above; so are 1 in 50 lungs of one machine, most hearts."""
 MOVED_FLOOR = 0.75
 """Pairs with a lower correlation after moves are not registered. Small frames are smooth: copies are above."""
-BEST = 5
-"""How many frames must look alike: a video that contains part of another one is its copy, too."""
+BEST = 5  # how many frames must look alike: a video that contains part of another one is its copy, too
 SIGHT, SIGHT_BLUR, MARGIN = 64, 1.0, 8
-CONTRAST_FLOOR = 8.0
-"""Contrast (grey levels) below which detail counts less, so that compression noise in dark parts does not count."""
+CONTRAST_FLOOR = 8.0  # grey levels below which detail counts less: compression noise in dark parts does not count
 SCALES = np.arange(0.84, 1.181, 0.02)
 
 
-@dataclass(frozen=True)
 class _Look:
-    """A video as it is compared: `frames` uint8 (T, S', S'') and their small high-passed versions (T, G * G)."""
+    """A video as it is compared."""
 
-    frames: np.ndarray
-    glance: np.ndarray
-
-    @property
-    def queries(self) -> np.ndarray:
-        """Indices of the frames it is searched with, (Q,); short videos repeat some."""
-        return np.linspace(0, len(self.frames) - 1, QUERIES).round().astype(int)
+    def __init__(self, frames: np.ndarray) -> None:
+        self.frames = frames  # uint8 (T, S', S'')
+        self.glance = _glance(frames)  # their small high-passed versions, (T, G * G)
+        # Indices of the frames it is searched with, (Q,); short videos repeat some.
+        self.queries = np.linspace(0, len(frames) - 1, QUERIES).round().astype(int)
 
 
 def near_duplicates(manifest: pd.DataFrame, frames_of: Callable[[str], np.ndarray], threshold: float) -> pd.DataFrame:
@@ -81,9 +73,9 @@ def near_duplicates(manifest: pd.DataFrame, frames_of: Callable[[str], np.ndarra
         for (first, second), value in similar.items()
         if value >= threshold
     ]
-    pairs = pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).astype({"similarity": float, "same_patient": bool})
-    order = ["similarity", "sample_a", "sample_b"]
-    return pairs.sort_values(order, ascending=[False, True, True], ignore_index=True)
+    columns = ["sample_a", "sample_b", "similarity", "same_patient"]
+    pairs = pd.DataFrame(rows, columns=columns).astype({"similarity": float, "same_patient": bool})
+    return pairs.sort_values(["similarity", *columns[:2]], ascending=[False, True, True], ignore_index=True)
 
 
 def find_pairs(manifest: pd.DataFrame, stores: Mapping[str, ClipStore], threshold: float, cache: Path) -> pd.DataFrame:
@@ -106,11 +98,8 @@ def split_groups(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     own = manifest["split_group"].fillna(patients).astype(str) if "split_group" in manifest else patients
     group_of = dict(zip(manifest["sample_id"].astype(str), own, strict=True))
     links = list(zip(own, own.groupby(patients.to_numpy()).transform("first"), strict=True))
-    links += [
-        (group_of[first], group_of[second])
-        for first, second in zip(pairs["sample_a"], pairs["sample_b"], strict=True)
-        if first in group_of and second in group_of
-    ]
+    copies = pairs[["sample_a", "sample_b"]].apply(lambda side: side.map(group_of)).dropna()
+    links += copies.itertuples(index=False)
     names = pd.Index(sorted(own.unique()))
     ends = [names.get_indexer(list(side)) for side in zip(*links, strict=True)]
     _, component = connected_components(coo_array((np.ones(len(links)), ends), shape=(len(names),) * 2), directed=False)
@@ -128,8 +117,8 @@ def _looks(frames: np.ndarray) -> tuple[_Look, _Look]:
     seen = np.unique(np.linspace(0, len(frames) - 1, SEEN).round().astype(int))
     whole = np.asarray(frames[seen])
     content = _content(whole)
-    look = _Look(whole, _glance(whole))
-    return look, look if content.shape == whole.shape else _Look(content, _glance(content))
+    look = _Look(whole)
+    return look, look if content.shape == whole.shape else _Look(content)
 
 
 def _content(frames: np.ndarray) -> np.ndarray:
@@ -229,7 +218,9 @@ def _correlation(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
     middles = _middles(frame, SIGHT, SIGHT_BLUR, 1)
     templates = np.pad(middles, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
     target = _contrast(_resize(other[None], SIGHT), SIGHT_BLUR)[0]
-    spectrum, box = np.fft.rfft2(target), _box_spectrum()
+    box = np.zeros(target.shape, np.float32)
+    box[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
+    spectrum, box = np.fft.rfft2(target), np.conj(np.fft.rfft2(box))
     # Sums over the window at every shift give the local mean and spread that the correlation is normalised by.
     sums = np.fft.irfft2(spectrum * box, target.shape)
     squares = np.fft.irfft2(np.fft.rfft2(target**2) * box, target.shape)
@@ -254,13 +245,6 @@ def _middle_weights(size: int, step: int) -> np.ndarray:
     side, window = round(size * SCALES[-1]), size - 2 * MARGIN * size // SIGHT
     scaled = [_weights(side, round(size * scale)) for scale in SCALES[::step]]
     return np.stack([one[(len(one) - window) // 2 :][:window] for one in scaled])
-
-
-@functools.cache
-def _box_spectrum() -> np.ndarray:
-    box = np.zeros((SIGHT, SIGHT), np.float32)
-    box[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
-    return np.conj(np.fft.rfft2(box))
 
 
 def _contrast(pictures: np.ndarray, blur: float) -> np.ndarray:

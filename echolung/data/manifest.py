@@ -61,11 +61,9 @@ def conform(rows: pd.DataFrame) -> pd.DataFrame:
     frame["split_group"] = frame["split_group"].fillna(frame["patient_id"])
     repeated = frame.loc[frame["sample_id"].duplicated(keep=False)]
     if len(repeated):
-        raise DataError(
-            f"{repeated['sample_id'].nunique()} sample ids are repeated: "
-            + listed(f"{row.sample_id} ({row.path})" for row in repeated.itertuples()),
-            "Give every video its own name, and list it once.",
-        )
+        named = listed(f"{row.sample_id} ({row.path})" for row in repeated.itertuples())
+        problem = f"{repeated['sample_id'].nunique()} sample ids are repeated: {named}"
+        raise DataError(problem, "Give every video its own name, and list it once.")
     return frame
 
 

@@ -21,7 +21,6 @@ from echolung.data.geometry import Letterbox
 STRUCTURES: tuple[str, ...] = ("left ventricle", "myocardium", "left atrium")
 """The label of a structure in a mask is its position here + 1; 0 is background."""
 INDEX, MAPS = "index.json", "masks.npy"
-ROWS = ("sample_id", "frame", "phase", "problem", "pieces")
 REMEDY = "Run `dvc repro` to ingest the source again."
 
 
@@ -44,16 +43,11 @@ class Tracing:
 class Masks:
     """The traced frames of one recording, in the order of its frames."""
 
-    frames: np.ndarray
-    """Their indices in `ClipStore.frames`: int64 (T,), ascending."""
-    phases: tuple[str, ...]
-    """ED, ES or "" (between, or not known) of each."""
-    maps: np.ndarray
-    """Label maps uint8 (T, S, S): position in STRUCTURES + 1."""
-    structures: tuple[str, ...]
-    """What was traced: other structures are unknown, not background."""
-    spacing: float
-    """mm per pixel of the store, which are square; NaN where the source does not say."""
+    frames: np.ndarray  # their indices in `ClipStore.frames`: int64 (T,), ascending
+    phases: tuple[str, ...]  # ED, ES or "" (between, or not known) of each
+    maps: np.ndarray  # label maps uint8 (T, S, S): position in STRUCTURES + 1
+    structures: tuple[str, ...]  # what was traced: other structures are unknown, not background
+    spacing: float  # mm per pixel of the store, which are square; NaN where the source does not say
 
 
 def filled(polygon: np.ndarray, size: int) -> np.ndarray:
@@ -79,7 +73,7 @@ def rasterised(tracings: Iterable[Tracing], manifest: pd.DataFrame, size: int) -
     for one in tracings:
         tracings_of.setdefault(one.sample_id, []).append(one)
     made: dict[str, Masks] = {}
-    rows: list[dict[str, object]] = []
+    rows: list[tuple[object, ...]] = []
     decoded = manifest[manifest["frames"] > 0]
     shapes = decoded[["height", "width", "pixel_aspect", "frames", "pixel_mm"]].to_numpy(float, na_value=np.nan)
     for name, (height, width, aspect, total, pixel_mm) in zip(decoded["sample_id"], shapes, strict=True):
@@ -91,7 +85,7 @@ def rasterised(tracings: Iterable[Tracing], manifest: pd.DataFrame, size: int) -
             for frame, drawn in enumerate(maps, one.frame):
                 fault = problem or (f"there are {total:g} frames" if frame >= total else None)
                 phase, pieces = one.phases.get(frame, ""), ndimage.label(drawn == 1)[1]
-                rows.append(dict(zip(ROWS, (name, frame, phase, fault, pieces), strict=True)))
+                rows.append((name, frame, phase, fault, pieces))
                 if fault is None:
                     kept[frame] = phase, drawn
         if kept:
@@ -103,7 +97,7 @@ def rasterised(tracings: Iterable[Tracing], manifest: pd.DataFrame, size: int) -
                 structures=STRUCTURES if all(isinstance(one.drawn, Path) for one in traced) else STRUCTURES[:1],
                 spacing=pixel_mm * height / box.inner[0],
             )
-    return made, pd.DataFrame(rows, columns=list(ROWS))
+    return made, pd.DataFrame(rows, columns=["sample_id", "frame", "phase", "problem", "pieces"])
 
 
 def _moved(tracing: Tracing, box: Letterbox) -> tuple[np.ndarray, str | None]:

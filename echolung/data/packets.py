@@ -6,6 +6,7 @@ frames, among them 24 of the 56 healthy POCUS videos: by index 268 of 280 frames
 Dimension letters: T frames, H W pixels.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,21 +18,14 @@ from echolung.core.errors import VideoError
 from echolung.data.containers import DOWNLOAD_REMEDY, Source, opened, pixel_aspect
 from echolung.data.ffmpeg import reason
 
-CHUNK = 32
-"""Most frames held at full size at a time, while decoding and encoding."""
-CHUNK_BYTES = 1 << 24
-"""Most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB."""
-MAX_PIXELS = 4096 * 4096
-"""Most pixels of a frame; larger ones would fill the memory. No scanner's screen has a third of it."""
-MAX_FRAMES = 10_000
-"""Most frames of a file, whatever their size: over six minutes; recordings have hundreds."""
-MAX_DECODED = 1 << 32
-"""Most pixels of all frames of a file together: over three minutes of 1024 x 768 at 25 frames per second."""
+CHUNK = 32  # most frames held at full size at a time, while decoding and encoding
+CHUNK_BYTES = 1 << 24  # most bytes of grey frames held at full size at a time, unless one frame has more: 16 MB
+MAX_PIXELS = 4096 * 4096  # of a frame: larger ones would fill the memory; no scanner has a screen of a third of it
+MAX_FRAMES = 10_000  # most frames of a file, whatever their size: over six minutes; recordings have hundreds
+MAX_DECODED = 1 << 32  # pixels of all frames of a file: over three minutes of 1024 x 768 at 25 frames per second
 CUT_REMEDY = "Cut it into shorter videos: ffmpeg -ss 0 -t 60 -i VIDEO part-1.mp4, then -ss 60, and so on."
-FRAME_RATES = (1.0, 1000.0)
-"""Lowest and highest frames per second that a recording can have."""
-PIXEL_ASPECTS = (0.2, 5.0)
-"""Narrowest and widest pixels that a recording can have, width / height."""
+FRAME_RATES = (1.0, 1000.0)  # lowest and highest frames per second that a recording can have
+PIXEL_ASPECTS = (0.2, 5.0)  # narrowest and widest pixels that a recording can have, width / height
 _EARLIEST = -1e9  # seconds; FFmpeg's "no timestamp" reads as about -1e14
 
 
@@ -53,7 +47,9 @@ class Packets:
             said = source.fault or reason(error).replace("Could not open input buffer: ", "").rstrip(".").lower()
             raise VideoError(f"{self.path} is not a video, or its end is missing ({said})", DOWNLOAD_REMEDY) from None
         self.converter = ColorConverter(device="cpu")
-        self.stated_aspect = self._stated_aspect(source)
+        # As a pixel is shown: by the container, else by the codec's header, else square.
+        aspect = float(pixel_aspect(source) or self.header.pixel_aspect_ratio or 1)
+        self.stated_aspect = 1 / aspect if round(self.header.rotation or 0) % 180 == 90 else aspect
         self.size = (self.header.height or 0, self.header.width or 0)  # of the first frame, as soon as it is decoded
         self.read = self.refused = self.frames = 0
         self.broken = ""
@@ -62,9 +58,12 @@ class Packets:
         self.end = -np.inf  # seconds at which the last frame ends
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Grey frames, uint8 (t <= CHUNK, H, W)."""
+        """Grey frames, uint8 (t <= CHUNK, H, W). Packets are counted first: no file is refused after long work."""
+        from torchcodec.decoders import Demuxer
+
         _check_pixels(self.path, *self.size)
-        self._check_length(self._count())
+        with opened(self.path) as again, contextlib.suppress(RuntimeError, ValueError):  # what is damaged is decoded
+            self._check_length(sum(1 for _ in itertools.islice(Demuxer(again), MAX_FRAMES + 1)))
         chunk: list[np.ndarray] = []
         for raw in self._raw_frames():
             chunk.append(luma(self._rgb(raw)))
@@ -78,37 +77,33 @@ class Packets:
         try:
             return np.asarray(self.converter.convert(raw).data.numpy())
         except RuntimeError as error:
-            raise VideoError(
-                f"{self.path}: its pixels ({raw.pixel_format}) cannot be converted to grey ({reason(error)})",
-                "Convert it: ffmpeg -i VIDEO -pix_fmt yuv420p out.mp4",
-            ) from None
+            problem = f"{self.path}: its pixels ({raw.pixel_format}) cannot be converted to grey ({reason(error)})"
+            raise VideoError(problem, "Convert it: ffmpeg -i VIDEO -pix_fmt yuv420p out.mp4") from None
 
     def _raw_frames(self) -> Iterator[Any]:
-        while True:
-            try:
-                packet = next(self.demuxer, None)
-            except RuntimeError as error:
-                self.broken = reason(error)
-                break
-            if packet is None:
-                break
-            self.read += 1
+        for packet in self._packets():
             try:
                 ready = self.decoder.decode(packet)
             except RuntimeError:
                 self.refused += 1
-                continue
-            yield from map(self._seen, ready)
+            else:
+                yield from map(self._seen, ready)
         yield from map(self._seen, self.decoder.drain())
+
+    def _packets(self) -> Iterator[Any]:
+        try:
+            for packet in self.demuxer:
+                self.read += 1
+                yield packet
+        except RuntimeError as error:
+            self.broken = reason(error)
 
     def _seen(self, raw: Any) -> Any:
         size = (raw.height, raw.width)
         self.size = size if self.frames == 0 else self.size
         if size != self.size:
-            raise VideoError(
-                f"{self.path} changes its frame size, {self.size} to {size} (height, width)",
-                "Cut it into one file per size.",
-            )
+            problem = f"{self.path} changes its frame size, {self.size} to {size} (height, width)"
+            raise VideoError(problem, "Cut it into one file per size.")
         _check_pixels(self.path, *size)
         if raw.pts_seconds > _EARLIEST:
             self.first = self.first or (self.frames, raw.pts_seconds)
@@ -118,16 +113,6 @@ class Packets:
         self._check_length(self.frames)
         return raw
 
-    def _count(self) -> int:
-        """The packets of the file, counted first so that no file is refused after long work; 0 if it is damaged."""
-        from torchcodec.decoders import Demuxer
-
-        with opened(self.path) as again:
-            try:
-                return sum(1 for _ in itertools.islice(Demuxer(again), MAX_FRAMES + 1))
-            except (RuntimeError, ValueError):
-                return 0
-
     def _check_length(self, frames: int) -> None:
         """Refuse a file of so many frames or packets if no recording can be that long."""
         pixels = frames * max(1, self.size[0] * self.size[1])
@@ -136,11 +121,6 @@ class Packets:
         if pixels > MAX_DECODED:
             limit = f"{MAX_DECODED / 1e6:.0f} million pixels"
             raise VideoError(f"{self.path}: its {frames} frames or more exceed the limit of {limit}", CUT_REMEDY)
-
-    def _stated_aspect(self, source: Source) -> float:
-        """Width / height of a pixel as it is shown, by the container, else by the codec's header, else 1."""
-        aspect = float(pixel_aspect(source) or self.header.pixel_aspect_ratio or 1)
-        return 1 / aspect if round(self.header.rotation or 0) % 180 == 90 else aspect
 
     def pixel_aspect(self) -> float:
         """Width / height of a pixel; 1 where the file says nothing, or nothing possible (see `damage`)."""
@@ -197,10 +177,8 @@ class Packets:
 
 def _check_pixels(path: Path, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise VideoError(
-            f"the frames of {path} are {width} x {height} pixels, more than the limit of {MAX_PIXELS} (4096 x 4096)",
-            "Make it smaller: ffmpeg -i VIDEO -vf scale=1024:-2 out.mp4",
-        )
+        problem = f"the frames of {path} are {width} x {height} pixels, over the limit of {MAX_PIXELS} (4096 x 4096)"
+        raise VideoError(problem, "Make it smaller: ffmpeg -i VIDEO -vf scale=1024:-2 out.mp4")
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:

@@ -22,14 +22,10 @@ How = Literal["cv", "official", "external"]
 
 TEXT_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "label")
 TABLE_COLUMNS = ("sample_id", "source", "patient_id", "split_group", "y", "stratum", "label")
-UNUSED, ALWAYS_TRAINED = -1, -2
-"""Values of `inner_j`: not in the training set of outer fold j; in it, and never held out by an inner fold."""
-NOT_TESTED = -1
-"""Value of `fold`: a row that is only trained on."""
-DRAWS = 5
-"""Divisions that are tried at most; the most even one is kept."""
-MANY = 500
-"""With more groups than this the first division that lacks nothing is kept: it is even enough."""
+UNUSED, ALWAYS_TRAINED = -1, -2  # of `inner_j`: not trained on in outer fold j; trained on, in no inner fold
+NOT_TESTED = -1  # value of `fold`: a row that is only trained on
+DRAWS = 5  # divisions that are tried at most; the most even one is kept
+MANY = 500  # with more groups than this the first division that lacks nothing is kept: it is even enough
 
 
 class SplitSettings(Parameters):
@@ -88,12 +84,9 @@ def _one_split(rows: pd.DataFrame, tested: pd.Series, held_out: pd.Series, setti
     training = ~rows["split_group"].isin(rows.loc[tested, "split_group"])
     held_out = rows["split_group"].isin(rows.loc[held_out, "split_group"])
     for name, part in (("test", tested), ("train on", training & ~held_out)):
-        absent = sorted(set(rows["stratum"]) - set(rows.loc[part, "stratum"]))
-        if absent:
-            raise DataError(
-                f"no video of {listed(_named(rows, stratum) for stratum in absent)} to {name}",
-                "Leave the class out of the task, or set `folds: cv` without `train`.",
-            )
+        if absent := sorted(set(rows["stratum"]) - set(rows.loc[part, "stratum"])):
+            problem = f"no video of {listed(_named(rows, stratum) for stratum in absent)} to {name}"
+            raise DataError(problem, "Leave the class out of the task, or set `folds: cv` without `train`.")
     if held_out.any():
         inner = pd.Series(np.where(held_out, 0, ALWAYS_TRAINED), rows.index).where(training, UNUSED)
     else:
@@ -110,10 +103,8 @@ def deciding_folds(folds: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame
         return folds
     rows = folds[(folds["fold"] == NOT_TESTED) & (folds["inner_0"] != UNUSED)]
     tested = rows["inner_0"] == rows["inner_0"][rows["inner_0"] >= 0].min()
-    table, nothing = rows[list(TABLE_COLUMNS)], pd.Series(False, index=rows.index)
-    return _one_split(table, tested, nothing, settings).sort_values(
-        ["fold", "patient_id", "sample_id"], ignore_index=True
-    )
+    deciding = _one_split(rows[list(TABLE_COLUMNS)], tested, pd.Series(False, index=rows.index), settings)
+    return deciding.sort_values(["fold", "patient_id", "sample_id"], ignore_index=True)
 
 
 def _as_sides(names: pd.Series) -> pd.Series:
@@ -123,9 +114,9 @@ def _as_sides(names: pd.Series) -> pd.Series:
 def _official_sides(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     """TRAIN, VAL or TEST of every row."""
     sides = rows["sample_id"].map(_as_sides(table.set_index(table["sample_id"].astype(str))["split_official"]))
-    remedy = "Set `folds: cv` for the task, or name TRAIN, TEST (and VAL) in the source's own split."
     named = set(sides.fillna("nothing"))
     if not {"TRAIN", "TEST"} <= named <= {"TRAIN", "VAL", "TEST"}:
+        remedy = "Set `folds: cv` for the task, or name TRAIN, TEST (and VAL) in the source's own split."
         raise DataError(f"the official split of {listed(rows['source'].unique())} says {listed(sorted(named))}", remedy)
     return sides
 
@@ -145,11 +136,9 @@ def _assign(rows: pd.DataFrame, folds: int, parameter: str, least: int, *seed: o
     scarce = groups[groups < least]
     if len(scarce) or total < folds:
         counted = ", ".join(f"{_named(rows, stratum)} has {count}" for stratum, count in scarce.items())
-        raise DataError(
-            f"fewer patients than folds: {counted or 'all classes have few'} independent patients (of {total} in all)"
-            f" for {folds} folds of {parameter}",
-            f"Set {parameter} lower, leave the class out of the task, or add patients.",
-        )
+        counted = f"{counted or 'all classes have few'} independent patients (of {total} in all)"
+        problem = f"fewer patients than folds: {counted} for {folds} folds of {parameter}"
+        raise DataError(problem, f"Set {parameter} lower, leave the class out of the task, or add patients.")
     drawn: list[tuple[tuple[int, int, int, int], pd.Series]] = []
     units = rows.drop_duplicates(["split_group", "stratum"])
     for draw in range(DRAWS):
@@ -167,10 +156,9 @@ def _assign(rows: pd.DataFrame, folds: int, parameter: str, least: int, *seed: o
             break
     (lacking, *_), fold = min(drawn, key=lambda one: one[0])
     if lacking:
-        raise DataError(
-            f"no class may miss a fold, and {len(drawn)} divisions into {folds} folds of {parameter} all do that",
-            f"Set {parameter} lower, add patients, or leave a class with few patients out of the task.",
-        )
+        problem = f"no class may miss a fold, and {len(drawn)} divisions into {folds} folds of {parameter} all do that"
+        remedy = f"Set {parameter} lower, add patients, or leave a class with few patients out of the task."
+        raise DataError(problem, remedy)
     return fold
 
 
@@ -185,12 +173,11 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[list(TABLE_COLUMNS)].reset_index(drop=True)
     unknown = rows["sample_id"][rows[["patient_id", "split_group", "y", "stratum"]].isna().any(axis=1)]
     if len(unknown):
-        raise DataError(
-            f"{len(unknown)} videos have no patient, group or label: {listed(unknown)}",
-            "Name the patient of every video: without it, a patient could be on both sides of a split.",
-        )
-    kinds = dict.fromkeys(TEXT_COLUMNS, "str")
-    return rows.astype({**kinds, "y": "float64", "stratum": "int64"}).sort_values("sample_id", ignore_index=True)
+        problem = f"{len(unknown)} videos have no patient, group or label: {listed(unknown)}"
+        remedy = "Name the patient of every video: without it, a patient could be on both sides of a split."
+        raise DataError(problem, remedy)
+    kinds = dict.fromkeys(TEXT_COLUMNS, "str") | {"y": "float64", "stratum": "int64"}
+    return rows.astype(kinds).sort_values("sample_id", ignore_index=True)
 
 
 def fold_columns(outer: int) -> list[str]:
@@ -201,7 +188,7 @@ def fold_columns(outer: int) -> list[str]:
 def write_folds(path: Path, folds: pd.DataFrame) -> None:
     """Write folds atomically as a csv from which `read_folds` restores them exactly."""
     with atomic_path(path) as temporary:
-        temporary.write_text(_csv(folds), newline="")
+        folds.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_folds(path: Path) -> pd.DataFrame:
@@ -219,8 +206,4 @@ def read_folds(path: Path) -> pd.DataFrame:
 def folds_digest(folds: pd.DataFrame) -> str:
     """16 hexadecimal digits that two tables share only if they divide the same videos in the same way."""
     ordered = folds.sort_values(["repeat", "sample_id"], ignore_index=True)
-    return hashlib.sha256(_csv(ordered).encode()).hexdigest()[:16]
-
-
-def _csv(folds: pd.DataFrame) -> str:
-    return folds.to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(ordered.to_csv(index=False, lineterminator="\n").encode()).hexdigest()[:16]

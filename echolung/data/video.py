@@ -1,7 +1,4 @@
-"""Decodes and encodes video files.
-
-Dimension letters: T frames, H W pixels.
-"""
+"""Decodes and encodes video files. Dimension letters: T frames, H W pixels."""
 
 import dataclasses
 import itertools
@@ -19,8 +16,7 @@ from echolung.data.ffmpeg import reason, require_ffmpeg
 from echolung.data.geometry import letterbox
 from echolung.data.packets import CHUNK, CUT_REMEDY, Packets
 
-MAX_BYTES = 320 << 20
-"""Most bytes of the frames that `decode` returns; it holds them once."""
+MAX_BYTES = 320 << 20  # most bytes of the frames that `decode` returns; it holds them once
 Codec = Literal["mjpeg", "h264", "mpeg4", "mpeg2video", "gif"]
 
 # Fine quantisers keep the speckle; one thread makes the bytes reproducible.
@@ -37,41 +33,31 @@ _ENCODERS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A decoded video.
+    """A decoded video."""
 
-    frames: grey, 0 black to 255 white: uint8 (T, H, W) as stored, or letterboxed to (T, size, size).
-    fps: frames per second, measured from the timestamps if there are any; 1 if it is unknown (see damage).
-    frames_declared: frames that the container declares; if it declares none, the compressed frames in it.
-    height, width: pixels of a frame in the file.
-    pixel_aspect: width / height of such a pixel; 1 if it is square or the file does not say.
-    damage: what is wrong with the file although it gave `frames`; "" if nothing.
-    pixel_mm: height of such a pixel in mm; None if the file does not say.
-    """
-
-    frames: np.ndarray
-    fps: float
-    frames_declared: int
+    frames: np.ndarray  # grey, 0 black to 255 white: uint8 (T, H, W) as stored, or letterboxed to (T, size, size)
+    fps: float  # frames per second, measured from the timestamps if there are any; 1 if it is unknown (see damage)
+    frames_declared: int  # by the container; if it declares none, the compressed frames in it
     codec: str
-    height: int
+    height: int  # pixels of a frame in the file
     width: int
-    pixel_aspect: float
-    damage: str
-    pixel_mm: float | None = None
+    pixel_aspect: float  # width / height of such a pixel; 1 if it is square or the file does not say
+    damage: str  # what is wrong with the file although it gave `frames`; "" if nothing
+    pixel_mm: float | None = None  # height of such a pixel in mm; None if the file does not say
 
 
 def decode(path: Path, size: int | None = None) -> Video:
     """Decode every frame of a video to grey, from the first to the last.
 
-    With `size` the frames are letterboxed to a square, with square pixels whatever the file's are. This is done in
-    chunks, so that a long video is never in memory at full size.
+    With `size` the frames are letterboxed to a square, with square pixels whatever the file's are: in chunks, so that a
+    long video is never in memory at full size.
 
     `Video.damage` is set if the file holds less than it should: the codec refused some packets, or the file ends before
     the frame count and the duration of its header. A header that counts more frames than are *shown* is not damage (a
     .mov trimmed by an edit list). MPEG and Ogg streams state no length, so a clean cut goes unnoticed.
 
-    Raises VideoError naming the file if it is not a video, if nothing can be decoded, if its frames change size or are
-    larger than MAX_PIXELS, or if there are more than MAX_FRAMES, MAX_DECODED or MAX_BYTES allow; DependencyError
-    without FFmpeg.
+    Raises VideoError naming the file if it is not a video, if nothing can be decoded, if its frames change size, or if
+    MAX_PIXELS, MAX_FRAMES, MAX_DECODED or MAX_BYTES are exceeded; DependencyError without FFmpeg.
     """
     if path.name.endswith(nifti.SUFFIXES):
         stills, aspect, spacing = nifti.read(path)
@@ -86,17 +72,9 @@ def decode(path: Path, size: int | None = None) -> Video:
         frames, (height, width) = _held(path, packets.chunks(), size, packets.pixel_aspect)
     if not len(frames):
         raise VideoError(f"{path} has no frame that can be decoded ({packets.refused} refused)", DOWNLOAD_REMEDY)
-    fps = packets.fps()
-    return Video(
-        frames=frames,
-        fps=fps or 1.0,
-        frames_declared=int(packets.header.num_frames_from_header or packets.read),
-        codec=str(packets.header.codec),
-        height=height,
-        width=width,
-        pixel_aspect=packets.pixel_aspect(),
-        damage=packets.damage(),
-    )
+    declared, codec = int(packets.header.num_frames_from_header or packets.read), str(packets.header.codec)
+    aspect = packets.pixel_aspect()
+    return Video(frames, packets.fps() or 1.0, declared, codec, height, width, aspect, packets.damage())
 
 
 def _decode_dicom(path: Path, size: int | None) -> Video:
@@ -105,9 +83,8 @@ def _decode_dicom(path: Path, size: int | None) -> Video:
     frames = source.frames()
     chunks = (np.stack([first, *itertools.islice(frames, CHUNK - 1)]) for first in frames)
     held, shape = _held(path, chunks, size, lambda: source.pixel_aspect)
-    return Video(
-        held, source.fps or 1.0, source.count, "dicom", *shape, source.pixel_aspect, source.damage, source.pixel_mm
-    )
+    fps, aspect = source.fps or 1.0, source.pixel_aspect
+    return Video(held, fps, source.count, "dicom", *shape, aspect, source.damage, source.pixel_mm)
 
 
 def _held(
@@ -128,16 +105,14 @@ def _held(
 
 
 def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
-    """Write grey frames uint8 (T, H, W) as a video; the suffix of `path` chooses the container.
+    """Write grey frames uint8 (T, H, W) as a video, whole or not at all; the suffix of `path` chooses the container.
 
-    The file is written whole or not at all. Raises VideoError if FFmpeg cannot write it.
+    Raises VideoError if FFmpeg cannot write it.
     """
     require_ffmpeg()
     import torch
     from torchcodec.encoders import Encoder
 
-    if frames.ndim != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise VideoError(f"cannot write {path}: frames are {frames.dtype} {frames.shape}", "Give uint8 (T, H, W).")
     _, height, width = frames.shape
     settings = dict(_ENCODERS[codec])
     if codec == "h264" and (height % 2 or width % 2):
@@ -153,7 +128,6 @@ def encode(path: Path, frames: np.ndarray, fps: float, codec: Codec) -> None:
         except (RuntimeError, ValueError) as error:
             if disk_error(error) is not None:
                 raise
-            raise VideoError(
-                f"cannot write {path} as {codec}, {width}x{height} at {fps:g} frames per second ({reason(error)})",
-                "Choose a container, size and frame rate that the codec allows (MPEG-2: 24, 25, 30, 50 or 60).",
-            ) from None
+            wanted = f"{codec}, {width}x{height} at {fps:g} frames per second"
+            remedy = "Choose a container, size and frame rate that the codec allows (MPEG-2: 24, 25, 30, 50 or 60)."
+            raise VideoError(f"cannot write {path} as {wanted} ({reason(error)})", remedy) from None

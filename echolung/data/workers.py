@@ -24,22 +24,20 @@ def as_done(work: Callable[[Item], Result], items: Sequence[Item], workers: int)
     `work`, items and results must be picklable. Each process computes in one thread, leaves Ctrl-C to the caller and
     ends with it. Raises DataError if a process is killed.
     """
-    if min(workers, len(items)) <= 1:
+    count = min(workers, len(items))
+    if count <= 1:
         with threadpoolctl.threadpool_limits(1):
             for place, item in enumerate(items):
                 yield place, work(item)
         return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start
-    )
+    pool = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start)
     try:
         futures = {pool.submit(work, item): place for place, item in enumerate(items)}
         for future in concurrent.futures.as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
-        raise DataError(
-            "a worker process was killed (out of memory?)", "Rerun with fewer `workers`: finished work is kept."
-        ) from None
+        remedy = "Rerun with fewer `workers`: finished work is kept."
+        raise DataError("a worker process was killed (out of memory?)", remedy) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

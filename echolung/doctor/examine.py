@@ -16,8 +16,8 @@ def examine(
 ) -> tuple[str, list[Finding]]:
     """Name and findings of the study of params.yaml, or of what conf/ composes; "" if the parameters are not valid."""
     settings, found = parameters(root, study, scale, changes)
-    compute = settings.pretrain.compute if settings else None
-    findings = [machine.python(root), machine.ffmpeg(), machine.gpu(bool(compute and compute.gpu)), machine.ray()]
+    gpu = settings is not None and settings.pretrain.compute.gpu
+    findings = [machine.python(root), machine.ffmpeg(), machine.gpu(gpu), machine.ray()]
     findings += [machine.folders(root), *machine.git(root), found]
     if settings is None:
         return "", findings

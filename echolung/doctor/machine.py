@@ -11,8 +11,7 @@ from pathlib import Path
 from echolung.core.errors import EcholungError
 from echolung.doctor.findings import Finding, failed
 
-ROOM = 5.0
-"""GB that should be free: the demo leaves about 1 GB, the lung study at the scale `laptop` about 3."""
+ROOM = 5.0  # GB that should be free: the demo leaves about 1 GB, the lung study at the scale `laptop` about 3
 SECONDS = 2.0  # within which a Ray cluster must answer
 
 
@@ -47,8 +46,7 @@ def gpu(wanted: bool) -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return Finding("GPU", "ok", ", ".join(names))
+        return Finding("GPU", "ok", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
     if wanted:
         remedy = "Set pretrain.compute.gpu to false, or install a driver that torch can use (nvidia-smi)."
         return Finding("GPU", "error", "pretrain.compute.gpu asks for one, and torch finds none", remedy)

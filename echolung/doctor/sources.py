@@ -42,10 +42,8 @@ def weights(root: Path, settings: Settings) -> list[Finding]:
     """One finding per file of weights that an encoder starts from and that is not there."""
     shapes = {name: settings.shape(name) for name in (*settings.initial(), *settings.pretrain.encoders)}
     files = {path: name for name, shape in shapes.items() if (path := shape.weights)}
-    remedy = (
-        "`echolung weights import FILE NAME` puts a file below data/weights; `python benchmarks/natural_images.py"
-        " FOLDER` makes those of study lung; or remove the rows that name it."
-    )
+    remedy = "`echolung weights import FILE NAME` puts a file below data/weights; or remove the rows that name it. "
+    remedy += "Those of study lung are made by `python benchmarks/natural_images.py FOLDER`."
     return [
         Finding(name, "error", f"there are no weights {path}", remedy)
         for path, name in files.items()
@@ -57,14 +55,11 @@ def _files(key: str, folder: Path, manifest: pd.DataFrame, notes: tuple[str, ...
     """How many videos and patients there are, and which files cannot be videos."""
     said = f"{len(manifest)} videos of {manifest['patient_id'].nunique()} patients in {folder}"
     bad = []
-    for path in manifest["path"]:
-        if path.endswith(nifti.SUFFIXES):
-            continue
+    for path in map(Path, manifest["path"]):
         try:
-            if dicom.detected(Path(path)):
-                continue
-            with opened(Path(path)):
-                pass
+            if not path.name.endswith(nifti.SUFFIXES) and not dicom.detected(path):
+                with opened(path):
+                    pass
         except VideoError as error:
             bad.append(error)
     if bad:

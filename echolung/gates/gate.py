@@ -20,16 +20,14 @@ from echolung.core.runtime import read_json, write_json
 if TYPE_CHECKING:
     from echolung.gates.expectations import Table
 
-KEPT_ROWS = 50
-"""Offending rows kept per expectation in the findings; `unexpected_count` counts all of them."""
+KEPT_ROWS = 50  # offending rows kept per expectation in the findings; `unexpected_count` counts all of them
 PRINTED_ROWS = 8
 
 
 def check(stage: str, key: str, tables: Mapping[str, pd.DataFrame], directory: Path, **facts: Any) -> None:
     """Run the suite SUITES[stage] on `tables`; `facts` are the suite's own keyword arguments.
 
-    Writes <directory>/<stage>-<key>.json. Raises GateError naming the first failed critical expectation and the rows
-    that violate it.
+    Writes <directory>/<stage>-<key>.json. Raises GateError naming the first failed critical expectation and its rows.
     """
     from echolung.gates.suites import SUITES
 
@@ -57,11 +55,10 @@ def check(stage: str, key: str, tables: Mapping[str, pd.DataFrame], directory: P
 
 
 def read_findings(directory: Path) -> list[dict[str, Any]]:
-    """The findings of all gates in a directory, sorted by file name.
+    """The findings of all gates in a directory, sorted by file name; raises DataError for a damaged file.
 
     Each: stage, key, success, summary {expectations, passed, failed, warnings}, rows {table: count} and expectations
     [{table, expectation, meaning, severity, success, observed, unexpected_count, unexpected_rows [text]}].
-    Raises DataError for a damaged file.
     """
     return [read_json(path) for path in sorted(directory.glob("*.json"))]
 
@@ -73,11 +70,9 @@ def _validate(tables: Sequence[Table]) -> list[dict[str, Any]]:
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("stage").add_dataframe_asset("table")
-    whole = asset.add_batch_definition_whole_dataframe("whole")
-    found = []
+    source, found = context.data_sources.pandas_default, []
     for table in tables:
-        batch = whole.get_batch({"dataframe": table.rows.reset_index(drop=True)})
+        batch = source.read_dataframe(table.rows.reset_index(drop=True))
         report = {"result_format": "COMPLETE", "unexpected_index_column_names": list(table.identity)}
         for expectation in table.expectations:
             found.append(_finding(table, expectation, batch.validate(expectation, result_format=report)))

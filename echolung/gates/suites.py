@@ -22,14 +22,13 @@ DECODED_SHARE = 0.8
 """A video with fewer of its declared frames is truncated; intact public files declare up to 9% too many."""
 NOT_COLLAPSED = Between(column="effective_rank", min_value=1.5, description="not collapsed: effective rank is over 1.5")
 """Below it features carry almost no information; identical features have rank 1."""
-HELD_OUT, UNUSED = -3, -1
-"""Sides of a split besides the inner folds 0.. and -2 (always trained on)."""
+HELD_OUT, UNUSED = -3, -1  # sides of a split besides the inner folds 0.. and -2 (always trained on)
 
 
 def phantom(tables: Tables) -> list[Table]:
     """videos: one row per drawn video."""
     expectations = [
-        *filled("file", "patient", "frames", "mean"),
+        *filled(*DRAWN_COLUMNS),
         Unique(column="file", description="every video has its own file"),
         Between(column="frames", min_value=2, description="a video has at least 2 frames"),
         Between(column="mean", min_value=1, max_value=254, description="the picture is neither black nor white"),
@@ -51,16 +50,13 @@ def ingest(tables: Tables, *, labels: Sequence[str] = ()) -> list[Table]:
         video_frames=frames.where(~manifest["codec"].isin(["nifti", "dicom"])).astype("Int64"),  # a still has one
         overstated=(declared - frames).where((share >= DECODED_SHARE) & (share < 1)).astype("Int64"),
     )
+    whole = f"the video is not truncated: at least {DECODED_SHARE:.0%} of its declared frames decode"
     expectations = [
         Null(column="decode_error", description="the video decodes without an error"),
-        *filled("sample_id", "source", "path", "sha256", "patient_id", "frames", "fps", "height", "width"),
+        *filled(*VIDEO_COLUMNS),
         Unique(column="sample_id", description="every video has its own sample_id"),
         Between(column="video_frames", min_value=2, description="a video has at least 2 frames"),
-        Between(
-            column="decoded_share",
-            min_value=DECODED_SHARE,
-            description=f"the video is not truncated: at least {DECODED_SHARE:.0%} of its declared frames decode",
-        ),
+        Between(column="decoded_share", min_value=DECODED_SHARE, description=whole),
         Null(column="overstated", description="the container declares no more frames than decode", severity="warning"),
         Between(column="fps", min_value=1, max_value=1000, description="the frame rate is 1 to 1000 per second"),
         Between(column="height", min_value=16, description="frames are at least 16 pixels high"),
@@ -74,18 +70,15 @@ def ingest(tables: Tables, *, labels: Sequence[str] = ()) -> list[Table]:
 def _tracings(tracings: pd.DataFrame) -> list[Table]:
     """One row per traced frame, and one per traced recording."""
     frames = tracings.assign(pieces=tracings["pieces"].where(tracings["problem"].isna()).astype("Int64"))
-    whole = Between(column="pieces", max_value=1, description="the left ventricle is one piece", severity="warning")
     expectations = [
         Null(column="problem", description="the mask fits its frame"),
         Between(column="pieces", min_value=1, description="the left ventricle is not empty"),
-        whole,
+        Between(column="pieces", max_value=1, description="the left ventricle is one piece", severity="warning"),
     ]
-    both = tracings.groupby("sample_id")["phase"].agg(lambda phases: {"ED", "ES"} <= set(phases))
+    both = tracings.groupby("sample_id")["phase"].agg(lambda one: {"ED", "ES"} <= set(one)).reset_index(name="both")
     traced = true("both", "end-diastole and end-systole are traced", severity="warning")
-    return [
-        Table("tracings", frames, ["sample_id", "frame"], expectations),
-        Table("traced recordings", both.reset_index(name="both"), ["sample_id"], [traced]),
-    ]
+    judged = [Table("tracings", frames, ["sample_id", "frame"], expectations)]
+    return [*judged, Table("traced recordings", both, ["sample_id"], [traced])]
 
 
 def split(tables: Tables, *, outer: int, inner: int, repeats: int) -> list[Table]:
@@ -103,9 +96,8 @@ def split(tables: Tables, *, outer: int, inner: int, repeats: int) -> list[Table
     for name, (least, most) in ranges.items():
         meaning = f"{name} is {least} to {most}"
         expectations.append(Between(column=name, min_value=least, max_value=most, description=meaning))
-    sides = _sides(folds, outer)
+    sides, at = _sides(folds, outer), ["repeat", "outer"]
     used = sides[sides["side"] != UNUSED]
-    at = ["repeat", "outer"]
     placed = true("placed", "has an inner fold exactly where it is not held out")
     judged = [
         Table("folds", folds, ["repeat", "sample_id"], expectations),
@@ -179,7 +171,7 @@ def _encoders(seeds: pd.DataFrame, expectations: Sequence[Any]) -> Table:
     """Rows `seed` (and `arm`, where there are several): every seed its own encoder with finite weights."""
     rows = seeds if "arm" in seeds else seeds.assign(arm="")
     common = [
-        *filled("seed", "steps", "finite", "weights_sha256"),
+        *filled(*SEED_COLUMNS),
         UniqueTogether(column_list=["arm", "seed"], description="every encoder has its own seed"),
         UniqueTogether(column_list=["arm", "weights_sha256"], description="no two seeds give the same weights"),
         true("finite", "all weights are finite"),
@@ -210,8 +202,7 @@ def fit(tables: Tables, *, split_digest: str, columns: Sequence[str], valid: str
     predictions, bool); the fact `valid` says in words what that means.
     """
     predictions, folds = tables["predictions"], tables["folds"]
-    values = predictions[list(columns)].to_numpy(dtype=float)
-    shown = pd.Series([" ".join(f"{value:.4g}" for value in row) for row in values], predictions.index)
+    shown = predictions[list(columns)].astype(float).map("{:.4g}".format).agg(" ".join, axis=1)
     rows = predictions.assign(invalid=shown.where(~predictions["valid"].astype(bool)))
     expectations = [
         *filled(*PREDICTION_COLUMNS),
@@ -219,9 +210,8 @@ def fit(tables: Tables, *, split_digest: str, columns: Sequence[str], valid: str
         UniqueTogether(column_list=[*FIT, "sample_id"], description="a video is predicted once per fit and repeat"),
         InSet(column="split_digest", value_set=[split_digest], description=f"was made on split {split_digest}"),
     ]
-    scored = folds[folds["fold"] >= 0].set_index(["repeat", "sample_id"])
-    expected = predictions[FIT[:3]].drop_duplicates().merge(scored["fold"].reset_index(), how="cross")
-    keys = [*FIT, "sample_id"]
+    scored, keys = folds.loc[folds["fold"] >= 0, ["repeat", "sample_id", "fold"]], [*FIT, "sample_id"]
+    expected = predictions[FIT[:3]].drop_duplicates().merge(scored, how="cross")
     expected["missing"] = ~pd.MultiIndex.from_frame(expected[keys]).isin(pd.MultiIndex.from_frame(predictions[keys]))
     coverage = expected.groupby([*FIT, "fold"], as_index=False).agg(missing=("missing", "sum"))
     whole = Between(column="missing", max_value=0, description="every video that the fold holds out is predicted")
@@ -240,7 +230,8 @@ def fit(tables: Tables, *, split_digest: str, columns: Sequence[str], valid: str
 def compare(tables: Tables, *, losses: Mapping[str, str]) -> list[Table]:
     """arms and pairs: the tables of a Comparison. `losses`: task -> its loss, the one metric that is always defined."""
     judged = []
-    for name, keys, value in (("arms", ARM_KEYS, "estimate"), ("pairs", PAIR_KEYS, "difference")):
+    probable = Between(column="p_value", min_value=0, max_value=1, description="p_value is a probability")
+    for name, keys, value, also in (("arms", ARM_KEYS, "estimate", []), ("pairs", PAIR_KEYS, "difference", [probable])):
         rows = tables[name]
         rows = rows.assign(defined=rows[value].notna() | (rows["metric"] != rows["task"].map(losses)))
         expectations = [
@@ -249,10 +240,7 @@ def compare(tables: Tables, *, losses: Mapping[str, str]) -> list[Table]:
             true("defined", f"the {value} of the task's loss is a number"),
             Between(column=value, min_value=-1e6, max_value=1e6, description=f"{value} is finite"),
         ]
-        if name == "pairs":
-            probability = "p_value is a probability"
-            expectations.append(Between(column="p_value", min_value=0, max_value=1, description=probability))
-        judged.append(Table(name, rows, keys, expectations))
+        judged.append(Table(name, rows, keys, [*expectations, *also]))
     return judged
 
 
@@ -270,42 +258,27 @@ FIT = ["arm", "arm_seed", "method", "repeat"]
 ARM_KEYS = ["task", "arm", "method", "metric"]
 PAIR_KEYS = ["task", "arm", "method", "reference", "reference_method", "metric"]
 INTERVAL = ["low", "high", "n_patients", "n_groups"]
-PREDICTION_COLUMNS = [
-    "task", *FIT, "fold", "sample_id", "patient_id", "split_group", "y_true", "seen_in_pretraining", "split_digest",
-    "valid",
-]  # fmt: skip
+COMPARED = {"arms": [*ARM_KEYS, "estimate", *INTERVAL], "pairs": [*PAIR_KEYS, "difference", "p_value", *INTERVAL]}
+PREDICTION_COLUMNS = ["task", *FIT, "fold", "sample_id", "patient_id", "split_group", "y_true"]
+PREDICTION_COLUMNS += ["seen_in_pretraining", "split_digest", "valid"]
 COST_COLUMNS = ["task", *FIT, "fold", "fitted", "fit_seconds", "ask_seconds"]
 FOLD_COLUMNS = ["sample_id", "patient_id", "split_group", "y", "stratum", "label", "repeat", "fold"]
-MANIFEST_COLUMNS = [
-    "sample_id", "source", "path", "sha256", "patient_id", "frames", "frames_declared", "fps", "height", "width",
-    "decode_error",
-]  # fmt: skip
+VIDEO_COLUMNS = ["sample_id", "source", "path", "sha256", "patient_id", "frames", "fps", "height", "width"]
+DRAWN_COLUMNS = ["file", "patient", "frames", "mean"]
 SEED_COLUMNS = ["seed", "steps", "finite", "weights_sha256"]
-RERUN = "Rerun the stage: `dvc repro`."
+TRAINED_COLUMNS = [*SEED_COLUMNS, "loss_first", "loss_last", "effective_rank", "videos"]
+FEATURE_COLUMNS = ["arm", "seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]
+RERUN, REPAIR = "Rerun the stage: `dvc repro`.", "Repair these files, or remove them from the source."
 
 SUITES: dict[str, Suite] = {
-    "phantom": Suite({"videos": ["file", "patient", "frames", "mean"]}, phantom, "Correct `phantom:` in the study."),
-    "ingest": Suite({"manifest": MANIFEST_COLUMNS}, ingest, "Repair these files, or remove them from the source."),
+    "phantom": Suite({"videos": DRAWN_COLUMNS}, phantom, "Correct `phantom:` in the study."),
+    "ingest": Suite({"manifest": [*VIDEO_COLUMNS, "frames_declared", "decode_error"]}, ingest, REPAIR),
     "split": Suite({"folds": FOLD_COLUMNS}, split, "Correct the labels and patients of the source, or `split:`."),
     "initialise": Suite({"seeds": SEED_COLUMNS}, initialise, "Give every encoder of an arm its own seed."),
-    "pretrain": Suite(
-        {"seeds": [*SEED_COLUMNS, "loss_first", "loss_last", "effective_rank", "videos"]},
-        pretrain,
-        "Rerun with another seed or a lower learning rate.",
-    ),
-    "search": Suite(
-        {"trials": ["trial", "steps", "score", "error"]}, search, "Narrow `search:`: a recipe there diverges."
-    ),
-    "embed": Suite(
-        {"features": ["arm", "seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]},
-        embed,
-        "Check how the encoder was trained: these features carry no information.",
-    ),
+    "pretrain": Suite({"seeds": TRAINED_COLUMNS}, pretrain, "Rerun with another seed or a lower learning rate."),
+    "search": Suite({"trials": ["trial", "steps", "score", "error"]}, search, "Narrow `search:`: a recipe diverges."),
+    "embed": Suite({"features": FEATURE_COLUMNS}, embed, "These features say nothing: check the encoder's training."),
     "fit": Suite({"predictions": PREDICTION_COLUMNS, "folds": FOLD_COLUMNS, "costs": COST_COLUMNS}, fit, RERUN),
-    "compare": Suite(
-        {"arms": [*ARM_KEYS, "estimate", *INTERVAL], "pairs": [*PAIR_KEYS, "difference", "p_value", *INTERVAL]},
-        compare,
-        "Check the predictions of these arms.",
-    ),
+    "compare": Suite(COMPARED, compare, "Check the predictions of these arms."),
     "report": Suite({"artifacts": ["name", "bytes"]}, report, RERUN),
 }

@@ -1,16 +1,14 @@
 """Volumes and ejection fractions from masks of the left ventricle, by the formulas of clinical practice.
 
 Discs (modified Simpson, Lang et al. 2015, 10.1016/j.echo.2014.10.003) cut the long axis of each frame into n slices of
-equal height: V = pi/4 L/n sum(a_i b_i), with a = b = the diameters d of one view, or those of two views at right angles
-and the longer axis.
+equal height: V = pi/4 L/n sum(a_i b_i), a = b in one view, or a and b of two views at right angles and the longer L.
 
 Masks are bool (H, W) with square pixels, apex towards the top as in apical views; `spacing` is mm per pixel. Without it
 (NaN, or 1) volumes have no unit and ejection fractions are still right. Points are (x, y) in pixels, as in
 `echolung.data.geometry`. An empty mask has the volume 0.
 
-Some references are not made so. Those of CAMUS's current release give end-diastole and end-systole one common length
-(`disc_volume` with the length 1 for both): they leave out the shortening and read 8 points lower on average
-(benchmarks/ef_references.py).
+Not all references are made so. CAMUS's current release gives end-diastole and end-systole one length (`disc_volume`
+with length 1 for both), which leaves out the shortening and reads 8 points lower (benchmarks/ef_references.py).
 """
 
 import numpy as np
@@ -19,18 +17,14 @@ from scipy import ndimage
 from echolung.core.errors import DataError
 
 DISCS = 20
-SHORTEST_BEAT = 0.3
-"""Seconds from one end-systole to the next: 200 beats per minute."""
-MITRAL_GAP = 3
-"""Pixels between cavity and atrium that still count as the mitral plane."""
+SHORTEST_BEAT = 0.3  # seconds from one end-systole to the next: 200 beats per minute
+MITRAL_GAP = 3  # pixels between cavity and atrium that still count as the mitral plane
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
     """The largest of the mask's connected components (sides, not corners): bool (H, W)."""
-    pieces, count = ndimage.label(mask)
-    if count < 2:
-        return np.asarray(mask, bool)
-    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    pieces, _ = ndimage.label(mask)
+    return pieces == 1 + np.argmax(np.bincount(pieces.ravel(), minlength=2)[1:])
 
 
 def long_axis(mask: np.ndarray, atrium: np.ndarray | None = None) -> np.ndarray:
@@ -99,8 +93,7 @@ def beats(volumes: np.ndarray, fps: float) -> list[tuple[int, int]]:
 
     End-systole is a minimum with a prominence of half the range (5th to 95th percentile), SHORTEST_BEAT or more
     from the next; end-diastole is the largest volume since the end-systole before. Either may be an end of the curve.
-    A beat that the recording cuts, which shows by a volume more than a quarter of the range from full or empty, is left
-    out. There may be none.
+    A beat that the recording cuts (a volume over a quarter of the range from full or empty) is left out.
     """
     from scipy import signal  # a second to import
 

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from echolung.phantom.simulator import Rng
+
 Pattern = Literal["regular", "pneumonia", "covid"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 _HALF_VIEW = 24.0  # half of the visible pleura, approximately
@@ -48,18 +50,8 @@ class LungFindings:
     effusion: float = 0.0  # thickness of the fluid
     a_lines: float = 1.0  # strength of the reverberation
 
-    @property
-    def shows_a_lines(self) -> bool:
-        """Whether a reader would report A-lines."""
-        return self.a_lines > 0.4 and self.white_lung < 0.5
 
-    @property
-    def shows_b_lines(self) -> bool:
-        """Whether a reader would report B-lines."""
-        return bool(self.b_lines) or self.white_lung > 0
-
-
-def draw_severity(pattern: Pattern, rng: np.random.Generator) -> int:
+def draw_severity(pattern: Pattern, rng: Rng) -> int:
     """A severity score 0..3 for one video; videos of sick patients can score 0."""
     chances = {
         "regular": (0.93, 0.07, 0.0, 0.0),
@@ -69,7 +61,7 @@ def draw_severity(pattern: Pattern, rng: np.random.Generator) -> int:
     return int(rng.choice(4, p=chances[pattern]))
 
 
-def draw_findings(pattern: Pattern, severity: int, rng: np.random.Generator) -> LungFindings:
+def draw_findings(pattern: Pattern, severity: int, rng: Rng) -> LungFindings:
     """Random findings for one video."""
     if severity == 0:
         count = int(rng.choice(3, p=(0.72, 0.2, 0.08)))
@@ -79,43 +71,29 @@ def draw_findings(pattern: Pattern, severity: int, rng: np.random.Generator) -> 
     return _interstitial(severity, rng)
 
 
-def _bacterial(severity: int, rng: np.random.Generator) -> LungFindings:
+def _bacterial(severity: int, rng: Rng) -> LungFindings:
     half_width = rng.uniform(8, 13) if severity == 2 else rng.uniform(13, 27)
-    main = Consolidation(
-        position=rng.uniform(-12, 12),
-        half_width=half_width,
-        depth=half_width * rng.uniform(1.0, 1.8),
-        bronchograms=int(rng.integers(2, 6) * (1 + severity // 3)),
-    )
-    return LungFindings(
-        severity,
-        _b_lines(int(rng.integers(0, 3)), rng),
-        (main,),
-        irregularity=rng.uniform(0.1, 0.55),
-        effusion=rng.uniform(3, 9) if rng.random() < 0.3 else 0.0,
-        a_lines=rng.uniform(0.2, 0.7),
-    )
+    position, depth = rng.uniform(-12, 12), half_width * rng.uniform(1.0, 1.8)
+    main = Consolidation(position, half_width, depth, bronchograms=int(rng.integers(2, 6) * (1 + severity // 3)))
+    lines, irregularity = _b_lines(int(rng.integers(0, 3)), rng), rng.uniform(0.1, 0.55)
+    fluid = rng.uniform(3, 9) if rng.random() < 0.3 else 0.0
+    return LungFindings(severity, lines, (main,), irregularity, effusion=fluid, a_lines=rng.uniform(0.2, 0.7))
 
 
-def _interstitial(severity: int, rng: np.random.Generator) -> LungFindings:
+def _interstitial(severity: int, rng: Rng) -> LungFindings:
     small = int(rng.choice(4, p=(0.25, 0.4, 0.25, 0.1))) if severity >= 2 else 0
     consolidations = tuple(
         Consolidation(rng.uniform(-_HALF_VIEW, _HALF_VIEW), half, half * rng.uniform(0.7, 1.3), int(rng.integers(0, 2)))
         for half in rng.uniform(2.5, 6.5 if severity == 2 else 9, small)
     )
     lowest, highest = {1: (1, 4), 2: (2, 6), 3: (3, 8)}[severity]
-    return LungFindings(
-        severity,
-        _b_lines(int(rng.integers(lowest, highest)), rng),
-        consolidations,
-        irregularity=float(np.clip(rng.normal((0.0, 0.3, 0.55, 0.75)[severity], 0.15), 0, 1)),
-        white_lung=rng.uniform(0.35, 1.0) if severity == 3 and rng.random() < 0.7 else 0.0,
-        a_lines=rng.uniform(0.2, 1.0) / severity,
-    )
+    lines = _b_lines(int(rng.integers(lowest, highest)), rng)
+    irregularity = float(np.clip(rng.normal((0.0, 0.3, 0.55, 0.75)[severity], 0.15), 0, 1))
+    white = rng.uniform(0.35, 1.0) if severity == 3 and rng.random() < 0.7 else 0.0
+    return LungFindings(severity, lines, consolidations, irregularity, white, a_lines=rng.uniform(0.2, 1.0) / severity)
 
 
-def _b_lines(count: int, rng: np.random.Generator) -> tuple[BLine, ...]:
+def _b_lines(count: int, rng: Rng) -> tuple[BLine, ...]:
     return tuple(
-        BLine(rng.uniform(-_HALF_VIEW, _HALF_VIEW), float(rng.uniform(0.6, 2.4)), rng.uniform(-4, 5))
-        for _ in range(count)
+        BLine(rng.uniform(-_HALF_VIEW, _HALF_VIEW), rng.uniform(0.6, 2.4), rng.uniform(-4, 5)) for _ in range(count)
     )

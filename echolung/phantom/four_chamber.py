@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echolung.phantom.motion import WIDEST, Breathing, HeartAnatomy, Motion, Pose, Ventricle, outline
-from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
+from echolung.phantom.simulator import Complexes, Floats, Rng, SmoothField, decibels, single, unit_scatterers
 
 _RIGHT_WALL = 4.0
 _LEAFLETS = 480  # scatterers
@@ -23,7 +23,7 @@ _FULLNESS = WIDEST / 2 * (np.pi / 2 + _CUT * np.sqrt(1 - _CUT**2) + np.arcsin(_C
 class FourChamber:
     """A beating heart in the apical four-chamber view, and its position relative to the probe."""
 
-    def __init__(self, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: np.random.Generator) -> None:
+    def __init__(self, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: Rng) -> None:
         self.ventricle = ventricle
         self.anatomy, self.walls = self.section()
         anatomy = self.anatomy
@@ -104,7 +104,7 @@ class FourChamber:
 
         return at
 
-    def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: np.random.Generator) -> Floats:
+    def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: Rng) -> Floats:
         """Echo level in dB relative to average muscle, of tissue at (x, z) at end-diastole in the beam at `beam`."""
         anatomy = self.anatomy
         length, half_width = anatomy.length, anatomy.diameter / 2
@@ -126,7 +126,7 @@ class FourChamber:
         level = np.where(z < 0, 0.0, np.where(z < length, -13.0, -10.0))  # chest wall; lungs; behind the heart
         level = np.where(atrial_wall, 2.0, level)
         level = np.where(pericardium, 5.0, np.where(right_wall, 2.0, np.where(muscle, 0.0, level)))
-        level += 2.5 * SmoothField.draw(rng, 6, 9)(x, z) * np.where(muscle, 0.6, 1.0)
+        level += 2.5 * SmoothField(rng, 6, 9)(x, z) * np.where(muscle, 0.6, 1.0)
         # Muscle reflects best where the beam is perpendicular to it: side walls are darker, as in patients.
         slope = np.gradient(half_width * outline(np.linspace(0, 1, 201)), length / 200)
         along = np.interp(z, np.linspace(0, length, 201), np.clip(slope, -3, 3))
@@ -136,7 +136,7 @@ class FourChamber:
         level += np.where(muscle, 7 * facing**2 - 3, 0) + np.where(lining, 3 + 3 * facing, 0)
         for hinge_x, hinge_z in _hinges(anatomy):
             level = np.where(np.hypot(x - hinge_x, z - hinge_z) < 3.2, 8.0, level)
-        return np.where(cavities, -30.0 + 2 * SmoothField.draw(rng, 10, 10)(x, z), level).astype(np.float32)
+        return np.where(cavities, -30.0 + 2 * SmoothField(rng, 10, 10)(x, z), level).astype(np.float32)
 
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
         """Scatterers that do not move with the tissue, the mitral and tricuspid leaflets: x, z and amplitude, (N,).

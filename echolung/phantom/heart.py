@@ -1,9 +1,8 @@
 """A beating, breathing heart in one of three views, drawn from scatterers that move with the tissue.
 
 Scatterers are placed once, at end-diastole, with the echogenicity of their tissue. The view moves them with the beat
-(four_chamber.py, short_axis.py), and the whole heart moves with the breath (motion.py). Reverberation in the chest
-wall and rib shadows do not move. Lengths are millimetres. Dimension letters: T frames, H W pixels, R depth samples,
-A beams, N scatterers.
+(four_chamber.py, short_axis.py), the breath the whole heart (motion.py). Reverberation and rib shadows do not move.
+Lengths are millimetres. Dimension letters: T frames, H W pixels, R depth samples, A beams, N scatterers.
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from echolung.data.masks import filled
 from echolung.phantom.four_chamber import FourChamber, TwoChamber
 from echolung.phantom.motion import Breathing, HeartAnatomy, Pose, Ventricle
 from echolung.phantom.short_axis import ShortAxis
-from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, single, unit_scatterers
+from echolung.phantom.simulator import Complexes, Floats, Rng, Scanner, SmoothField, decibels, single, unit_scatterers
 
 View = Literal["a4c", "a2c", "psax"]
 VIEWS: tuple[View, ...] = get_args(View)
@@ -63,23 +62,14 @@ class HeartVideo:
         return self.pixels(frame, *self.heart.border(frame, count))
 
 
-def beating_heart(
-    view: View, ef: float, frames: int, fps: float, rng: np.random.Generator, still_wall: int = 0
-) -> Heart:
-    """A random heart that ejects `ef` percent; generators in the same state give the same heart in every view.
-
-    `still_wall`: see `Ventricle`; the short axis does not show it.
-    """
-    assert not still_wall or view != "psax"
+def beating_heart(view: View, ef: float, frames: int, fps: float, rng: Rng, still_wall: int = 0) -> Heart:
+    """A random heart, in every view the same if `rng` is in the same state; the short axis shows no `still_wall`."""
     ventricle = Ventricle(HeartAnatomy(rng, ef), ef, frames, fps, int(rng.integers(1000)), still_wall)
     return _DRAWN[view](ventricle, Breathing(rng), np.arange(frames) / fps, rng)
 
 
-def heart_scanner(deepest: float, rng: np.random.Generator, size: int, noise: float = 0.0) -> Scanner:
-    """A phased array that reaches below `deepest` with random gain settings, sampled for `size` pixels.
-
-    `noise`: dB more than usual.
-    """
+def heart_scanner(deepest: float, rng: Rng, size: int, noise: float = 0.0) -> Scanner:
+    """A phased array that reaches below `deepest` with random gain settings, for `size` pixels; `noise`: dB more."""
     return Scanner(
         radius=0,
         half_angle=np.deg2rad(rng.uniform(37, 41)),
@@ -96,19 +86,9 @@ def heart_scanner(deepest: float, rng: np.random.Generator, size: int, noise: fl
 
 
 def draw_heart(
-    ef: float,
-    frames: int,
-    fps: float,
-    size: int,
-    seed: int,
-    view: View = "a4c",
-    still_wall: int = 0,
-    noise: float = 0.0,
+    ef: float, frames: int, fps: float, size: int, seed: int, view: View = "a4c", still_wall: int = 0, noise: float = 0
 ) -> HeartVideo:
-    """Draw a heart that ejects `ef` percent of its volume, uint8 frames (frames, size, size).
-
-    `seed` and `ef` determine the heart, in every view and at every `noise`.
-    """
+    """Frames uint8 (frames, size, size); `seed` and `ef` determine the heart, in every view and at every `noise`."""
     rng = np.random.default_rng(seed)
     heart = beating_heart(view, ef, frames, fps, rng, still_wall)
     scanner = heart_scanner(heart.deepest, rng, size, noise)
@@ -120,10 +100,8 @@ def draw_heart(
     positions = [tissue(t) for t in range(beat)]
     echo = np.empty((frames, scanner.samples, scanner.beams), np.complex64)
     for t in range(frames):
-        pose = heart.poses.at(t)
-        field = scanner.deposit(
-            *_beam_position(pose, *(tissue(t) if t in abnormal else positions[t % beat])), amplitude
-        )
+        pose, position = heart.poses.at(t), tissue(t) if t in abnormal else positions[t % beat]
+        field = scanner.deposit(*_beam_position(pose, *position), amplitude)
         moving_x, moving_z, strength = heart.moving(t)
         depth, angle = _beam_position(pose, moving_x, moving_z)
         field += scanner.deposit(depth, angle, strength / np.sqrt(_cell(scanner, depth)))
@@ -138,7 +116,7 @@ def _beam_position(pose: Pose, x: Floats, z: Floats) -> tuple[Floats, Floats]:
     return np.hypot(lateral, axial), np.arctan2(lateral, axial)
 
 
-def _scatterers(heart: Heart, scanner: Scanner, rng: np.random.Generator) -> tuple[Floats, Floats, Complexes]:
+def _scatterers(heart: Heart, scanner: Scanner, rng: Rng) -> tuple[Floats, Floats, Complexes]:
     """Scatterers of all tissue in view, at end-diastole: x, z and complex amplitude, each (N,)."""
     spread = float(scanner.angles[-1] - scanner.angles[0])
     reach = scanner.depth + 2 * _MARGIN
@@ -160,7 +138,7 @@ def _cell(scanner: Scanner, depth: Floats) -> Floats:
     return (scanner.depth / scanner.samples) * spacing * np.maximum(depth, 1)
 
 
-def _near_field_clutter(scanner: Scanner, rng: np.random.Generator) -> Complexes:
+def _near_field_clutter(scanner: Scanner, rng: Rng) -> Complexes:
     """Static reverberation just below the probe, (R, A)."""
     level = rng.uniform(2, 7) - scanner.depths * rng.uniform(0.5, 0.9)
     bands = 3 * np.cos(2 * np.pi * scanner.depths / rng.uniform(5, 8))
@@ -168,9 +146,9 @@ def _near_field_clutter(scanner: Scanner, rng: np.random.Generator) -> Complexes
     return white * decibels(level + bands)[:, None]
 
 
-def _acoustic_window(scanner: Scanner, rng: np.random.Generator) -> Floats:
+def _acoustic_window(scanner: Scanner, rng: Rng) -> Floats:
     """Transmission of each beam, (1, A): ribs and lung shadow one or both sides."""
     share = scanner.angles / scanner.half_angle
     left, right = rng.uniform(0, 12, 2)
     loss = left * np.clip(-share - 0.45, 0, 1) ** 2 * 4 + right * np.clip(share - 0.45, 0, 1) ** 2 * 4
-    return decibels(-loss - 1.5 * SmoothField.draw(rng, 0.25, 1)(share))[None, :]
+    return decibels(-loss - 1.5 * SmoothField(rng, 0.25, 1)(share))[None, :]

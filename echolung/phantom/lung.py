@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echolung.phantom.findings import LungFindings
-from echolung.phantom.simulator import Complexes, Floats, Scanner, SmoothField, decibels, unit_scatterers
+from echolung.phantom.simulator import Complexes, Floats, Rng, Scanner, SmoothField, decibels, unit_scatterers
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LungPatient:
     scanner: Scanner  # a convex probe
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, noise: float = 0.0) -> LungPatient:
+    def draw(cls, rng: Rng, noise: float = 0.0) -> LungPatient:
         """A random patient; `noise`: dB by which the receiver is noisier than usual."""
         left, right = -rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0)
         ribs = ((), (left,), (right,), (left, right))[rng.choice(4, p=(0.3, 0.2, 0.2, 0.3))]
@@ -116,28 +116,26 @@ def _specular(patient: LungPatient, scanner: Scanner) -> Floats:
     return np.exp(-0.5 * (np.arctan(slope) / 0.13) ** 2).astype(np.float32)
 
 
-def _contact(scanner: Scanner, rng: np.random.Generator) -> Floats:
+def _contact(scanner: Scanner, rng: Rng) -> Floats:
     """Transmission of each beam through the skin, (1, A): the ends of a curved probe often have no contact."""
     share = np.abs(scanner.angles / scanner.half_angle + rng.uniform(-0.15, 0.15))
     loss = rng.uniform(4, 22) * np.clip(share - 0.55, 0, 1) ** 2 * 4
-    return decibels(-loss - SmoothField.draw(rng, 0.2, 1)(share))[None]
+    return decibels(-loss - SmoothField(rng, 0.2, 1)(share))[None]
 
 
-def _chest_wall(
-    patient: LungPatient, scanner: Scanner, pleura: Floats, rng: np.random.Generator
-) -> tuple[Complexes, Floats]:
+def _chest_wall(patient: LungPatient, scanner: Scanner, pleura: Floats, rng: Rng) -> tuple[Complexes, Floats]:
     """Scatterers of the chest wall and its ribs, (R, A), and the transmission behind the ribs, 0..1, (R, A)."""
     depth = scanner.depths[:, None]
     along = (scanner.angles * patient.per_radian)[None, :]
     share = depth / pleura[None, :]
-    sway = 0.06 * SmoothField.draw(rng, 18, 9)(along, depth)
+    sway = 0.06 * SmoothField(rng, 18, 9)(along, depth)
     layer = share + sway
-    fat = -14 + 12 * np.exp(-(((SmoothField.draw(rng, 9, 1.6)(along, depth)) / 0.25) ** 2))  # with bright septa
+    fat = -14 + 12 * np.exp(-(((SmoothField(rng, 9, 1.6)(along, depth)) / 0.25) ** 2))  # with bright septa
     muscle = -7 + 6 * np.cos(2 * np.pi * (depth / rng.uniform(2.4, 3.6) + 10 * sway))
     level = np.where(layer < patient.fat, fat, muscle)
     level = np.where(depth < rng.uniform(1.2, 2.2), 8, level)
     level = np.where(np.abs(layer - patient.fat) < 0.025, 6, level)  # fascia
-    level += 2 * SmoothField.draw(rng, 14, 5)(along, depth)
+    level += 2 * SmoothField(rng, 14, 5)(along, depth)
     white = unit_scatterers(rng, scanner.samples * scanner.beams).reshape(scanner.samples, scanner.beams)
     wall = white * decibels(np.where(share < 0.985, level, -80))
     # The pleura reflects the layers of the wall once more: faint stripes just below it.
@@ -160,15 +158,13 @@ def _chest_wall(
 class _Lung:
     """Scatterers and reflectors of the sliding lung, in its own coordinates: along and below its surface."""
 
-    def __init__(
-        self, findings: LungFindings, patient: LungPatient, scanner: Scanner, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, findings: LungFindings, patient: LungPatient, scanner: Scanner, rng: Rng) -> None:
         self._findings, self._patient, self._scanner = findings, patient, scanner
         self._specular = _specular(patient, scanner)
         self._per_radian = np.float32(patient.per_radian)
         # Bumps and breaks of a diseased pleura; a fine grain that makes sliding visible.
-        self._bumps, self._breaks = SmoothField.draw(rng, 4, 1), SmoothField.draw(rng, 3, 1)
-        self._grain = SmoothField.draw(rng, 1.1, 1)
+        self._bumps, self._breaks = SmoothField(rng, 4, 1), SmoothField(rng, 3, 1)
+        self._grain = SmoothField(rng, 1.1, 1)
         view = float(scanner.angles[-1]) * self._per_radian
         reach, room = view + patient.slide + 2, scanner.depth - 0.7 * patient.pleura
         count = round(scanner.samples * room / scanner.depth * scanner.beams * reach / view)  # one per cell
@@ -190,7 +186,7 @@ class _Lung:
         """Depth of the surface of the lung below the pleural line: fluid and bumps."""
         return np.float32(self._findings.effusion) + np.float32(0.7 * self._findings.irregularity) * self._bumps(along)
 
-    def _echogenicity(self, along: Floats, below: Floats, rng: np.random.Generator) -> Floats:
+    def _echogenicity(self, along: Floats, below: Floats, rng: Rng) -> Floats:
         """Amplitude of the lung's scatterers."""
         white = self._findings.white_lung
         level = decibels(-19 - 0.22 * below) + decibels(-30 + 27 * white - 0.05 * below) * (white > 0)
@@ -198,7 +194,7 @@ class _Lung:
             ring = 1 + 0.3 * np.cos(2 * np.pi * below / rng.uniform(1.5, 4))
             beam = np.exp(-0.5 * ((along - line.position) / line.width) ** 2)
             level += decibels(line.level - 0.03 * below) * ring * beam
-        ragged = SmoothField.draw(rng, 1.8, 1.8)
+        ragged = SmoothField(rng, 1.8, 1.8)
         for spot in self._findings.consolidations:
             across = (along - spot.position) / spot.half_width
             floor = spot.depth * np.sqrt(np.clip(1 - across**2, 0, 1))
@@ -206,7 +202,7 @@ class _Lung:
             inside = (np.abs(across) < 1) & (below < floor)
             border = (np.abs(across) < 1) & (np.abs(below - floor) < 0.9)
             beneath = (np.abs(across) < 0.9) & (below > floor)
-            tissue = decibels(-17 + 2.5 * SmoothField.draw(rng, 3, 3)(along, below))
+            tissue = decibels(-17 + 2.5 * SmoothField(rng, 3, 3)(along, below))
             for _ in range(spot.bronchograms):
                 x = spot.position + spot.half_width * rng.uniform(-0.6, 0.6)
                 z, lean = spot.depth * rng.uniform(0.15, 0.75), rng.uniform(-0.8, 0.8)

@@ -1,8 +1,8 @@
 """How a heart moves, independent of the view: the beat of its left ventricle in closed form, and the breath.
 
 The ventricle is an ellipsoid cut at the mitral plane: each section across its axis is an ellipse, with one diameter in
-the four-chamber view and the other in the two-chamber view. Breathing moves the heart as a rigid body, by a few
-millimetres. In the heart's frame x runs across and z away from the probe; its origin depends on the view.
+the four-chamber view and the other in the two-chamber view. Breathing moves the heart as a rigid body. In the heart's
+frame x runs across and z away from the probe; its origin depends on the view.
 Lengths are millimetres, volumes millilitres, ejection fractions percent, angles radians, times seconds.
 Dimension letters: T frames, N points.
 """
@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echolung.phantom.simulator import Floats
+from echolung.phantom.simulator import Floats, Rng
 
-Motion = Callable[[int], tuple[Floats, Floats]]
-"""Positions x and z, each (N,), of points in a frame."""
+Motion = Callable[[int], tuple[Floats, Floats]]  # positions x and z, each (N,), of points in a frame
 
 WIDEST = 0.62  # where along the axis, from apex (0) to mitral plane (1), the ventricle is widest
 FULLNESS = 1 - ((1 - WIDEST) ** 3 + WIDEST**3) / (3 * WIDEST**2)  # volume / volume of the enclosing cylinder
@@ -27,7 +26,7 @@ _SYSTOLE = 0.36  # of a beat
 class HeartAnatomy:
     """Random dimensions of a heart at end-diastole, and its rate; a low ejection fraction `ef` makes it wide."""
 
-    def __init__(self, rng: np.random.Generator, ef: float) -> None:
+    def __init__(self, rng: Rng, ef: float) -> None:
         self.length = rng.uniform(74, 90)  # of the left ventricle, apex to mitral plane
         self.diameter = self.length * (rng.uniform(0.46, 0.58) + 0.1 * np.clip((50 - ef) / 30, 0, 1))
         self.wall = rng.uniform(8, 11.5)
@@ -44,12 +43,9 @@ def outline(s: Floats | float) -> Floats:
 
 
 def contraction(phase: Floats, systole: float) -> Floats:
-    """Ejected fraction of the stroke volume at phase in [0, 1) of a beat: 0 at end-diastole, 1 at `systole`.
-
-    Filling has an early wave, a pause and an atrial kick.
-    """
+    """Ejected fraction of the stroke volume at phase in [0, 1) of a beat: 0 at end-diastole, 1 at `systole`."""
     ejected = 0.5 * (1 - np.cos(np.pi * phase / systole))
-    filling = (phase - systole) / (1 - systole)
+    filling = (phase - systole) / (1 - systole)  # an early wave, a pause and an atrial kick
     early, kick = np.clip(filling / 0.45, 0, 1), np.clip((filling - 0.7) / 0.3, 0, 1)
     filled = 0.72 * 0.5 * (1 - np.cos(np.pi * early)) + 0.28 * 0.5 * (1 - np.cos(np.pi * kick))
     return np.where(phase < systole, ejected, 1 - filled).astype(np.float32)
@@ -124,11 +120,10 @@ class Pose:
 class Breathing:
     """Quiet breathing, 12 to 20 breaths a minute; inspiration moves the heart away from the probe and to one side.
 
-    The displacement is cos^4(pi (t / period - phase)), which stays longer near expiration (0): Lujan et al. 1999,
-    Medical Physics 26:715.
+    The displacement is cos^4(pi (t / period - phase)), longer near expiration (0): Lujan 1999, Medical Physics 26:715.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: Rng) -> None:
         self.period = 60 / rng.uniform(12, 20)
         self.phase = rng.random()  # at time 0; 0 is full inspiration
         self.lateral = rng.uniform(1, 4) * rng.choice((-1, 1))  # displacement of the heart at full inspiration

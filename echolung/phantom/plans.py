@@ -1,7 +1,6 @@
 """The patients and videos of a phantom data set, planned before anything is drawn.
 
-A plan holds everything needed to draw one video, so any process can draw any plan and get the same frames. Plans are a
-function of the settings.
+A plan holds all that is needed to draw one video, so any process draws the same frames. Settings determine the plans.
 """
 
 import functools
@@ -17,6 +16,7 @@ from echolung.phantom.findings import PATTERNS, LungFindings, Pattern, draw_find
 from echolung.phantom.heart import View
 from echolung.phantom.lung import LungPatient
 from echolung.phantom.settings import Layout, PhantomSettings
+from echolung.phantom.simulator import Rng
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ Plan = HeartPlan | LungPlan
 def plan(settings: PhantomSettings) -> list[Plan]:
     """The videos of a data set, sorted by patient."""
     plans: list[Plan] = []
-    layouts: dict[Layout, Callable[[PhantomSettings, np.random.Generator, int], Sequence[Plan]]] = {
+    layouts: dict[Layout, Callable[[PhantomSettings, Rng, int], Sequence[Plan]]] = {
         "echonet": _adult,
         "echonet_pediatric": _child,
         "camus": _two_views,
@@ -100,14 +100,14 @@ def plan(settings: PhantomSettings) -> list[Plan]:
     return plans
 
 
-def _adult(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
+def _adult(settings: PhantomSettings, rng: Rng, number: int) -> list[HeartPlan]:
     ef = _ejection_fraction(rng, weak=0.25)
     name = "0X" + hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:16].upper()
     seed = derived_seed(settings.seed, "heart", number)
     return [_heart(settings, rng, f"Videos/{name}.avi", name, _split(number), "a4c", ef, seed)]
 
 
-def _child(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
+def _child(settings: PhantomSettings, rng: Rng, number: int) -> list[HeartPlan]:
     """One examination with one video per view. Hearts have adult sizes."""
     ef, facts, plans = _ejection_fraction(rng, weak=0.12), _draw_child(rng), []
     name = hashlib.sha256(f"{settings.seed}/child/{number}".encode()).hexdigest()
@@ -121,7 +121,7 @@ def _child(settings: PhantomSettings, rng: np.random.Generator, number: int) -> 
     return plans
 
 
-def _two_views(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[HeartPlan]:
+def _two_views(settings: PhantomSettings, rng: Rng, number: int) -> list[HeartPlan]:
     """One heart in both apical views."""
     ef, name = _ejection_fraction(rng, weak=0.25), f"patient{number + 1:04d}"
     still = int(rng.choice((-1, 1))) if rng.random() < settings.still_walls else 0
@@ -134,15 +134,12 @@ def _split(number: int) -> str:
     return "TRAIN" if number % 8 < 6 else ("VAL", "TEST")[number % 2]
 
 
-def _heart(settings: PhantomSettings, rng: np.random.Generator, *fields: Any) -> HeartPlan:
+def _heart(settings: PhantomSettings, rng: Rng, *fields: Any) -> HeartPlan:
     return HeartPlan(_frames(settings, rng), settings.fps, settings.size, settings.noise, *fields)
 
 
-def _draw_child(rng: np.random.Generator) -> dict[str, Any]:
-    """A random child of 0 to 18 years: sex, completed years, kg and cm, of which one may be missing, as in real data.
-
-    Weight follows the rules of thumb of paediatric life support. The drawing does not depend on them.
-    """
+def _draw_child(rng: Rng) -> dict[str, Any]:
+    """A child of 0 to 18 years: sex, completed years, kg (as paediatric life support estimates it), cm; gaps occur."""
     years = rng.uniform(0, 18.99)
     weight = (4 + 6 * years if years < 1 else 2 * years + 8 if years < 6 else 3 * years + 7) * rng.uniform(0.8, 1.25)
     height = (50 + 25 * years if years < 1 else min(75 + 6.2 * (years - 1), 172)) * rng.uniform(0.94, 1.06)
@@ -154,14 +151,14 @@ def _draw_child(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _ejection_fraction(rng: np.random.Generator, weak: float) -> float:
+def _ejection_fraction(rng: Rng, weak: float) -> float:
     """Percent, distributed as in a hospital: mostly 55-70; a share `weak` of the hearts goes down to 15."""
     if rng.random() < weak:
         return float(np.clip(rng.normal(36, 9), 15, 52))
     return float(np.clip(rng.normal(61, 6), 45, 78))
 
 
-def _pocus(settings: PhantomSettings, rng: np.random.Generator, number: int, earlier: list[Plan]) -> list[LungPlan]:
+def _pocus(settings: PhantomSettings, rng: Rng, number: int, earlier: list[Plan]) -> list[LungPlan]:
     diagnosis = _diagnoses(settings.patients)[number]
     source = _source(settings, diagnosis, rng)
     patient: dict[str, Any] = {"patient": str(number + 1), "diagnosis": diagnosis, "positive": diagnosis == "covid"}
@@ -179,7 +176,7 @@ def _pocus(settings: PhantomSettings, rng: np.random.Generator, number: int, ear
     return plans
 
 
-def _covid_blues(settings: PhantomSettings, rng: np.random.Generator, number: int) -> list[LungPlan]:
+def _covid_blues(settings: PhantomSettings, rng: Rng, number: int) -> list[LungPlan]:
     positive = number % 2 == 0
     # The PCR test detects the virus, not lung disease: some positive lungs are healthy, some negative ones are not.
     shares = (0.22, 0.0, 0.78) if positive else (0.82, 0.11, 0.07)
@@ -193,26 +190,21 @@ def _covid_blues(settings: PhantomSettings, rng: np.random.Generator, number: in
     return [_lung(settings, rng, f"lus_videos/patient_{number + 1}_{point}.mp4", **patient) for point in points]
 
 
-def _lung(settings: PhantomSettings, rng: np.random.Generator, file: str, **patient: Any) -> LungPlan:
+def _lung(settings: PhantomSettings, rng: Rng, file: str, **patient: Any) -> LungPlan:
     source, diagnosis = patient["source"], patient["diagnosis"]
     height = 2 * round(settings.size * source.scale / 2)  # chroma subsampling needs even sizes
-    return LungPlan(
-        file=file,
-        findings=draw_findings(diagnosis, draw_severity(diagnosis, rng), rng),
-        frames=_frames(settings, rng),
-        size=(height, 2 * round(height * source.aspect / 2)),
-        seed=derived_seed(settings.seed, settings.layout, file),
-        **patient,
-    )
+    size, seed = (height, 2 * round(height * source.aspect / 2)), derived_seed(settings.seed, settings.layout, file)
+    findings, frames = draw_findings(diagnosis, draw_severity(diagnosis, rng), rng), _frames(settings, rng)
+    return LungPlan(file=file, findings=findings, frames=frames, size=size, seed=seed, **patient)
 
 
-def _source(settings: PhantomSettings, diagnosis: Pattern, rng: np.random.Generator) -> Source:
+def _source(settings: PhantomSettings, diagnosis: Pattern, rng: Rng) -> Source:
     """A patient's source: the one tied to the diagnosis, or a random one."""
     bound, free = rng.random() < settings.nuisance_tied_to_label, SOURCES[rng.integers(len(SOURCES))]
     return _TIED[diagnosis] if bound else free
 
 
-def _frames(settings: PhantomSettings, rng: np.random.Generator) -> int:
+def _frames(settings: PhantomSettings, rng: Rng) -> int:
     return max(8, round(settings.frames * rng.uniform(0.8, 1.2)))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echolung.phantom.motion import Breathing, Motion, Pose, Ventricle, outline
-from echolung.phantom.simulator import Complexes, Floats, SmoothField, decibels, single, unit_scatterers
+from echolung.phantom.simulator import Complexes, Floats, Rng, SmoothField, decibels, single, unit_scatterers
 
 _RIGHT_WALL = 3.5
 _PAPILLARY = 480  # scatterers
@@ -29,7 +29,7 @@ class ShortAxis:
     The section of the left ventricle is nearly a circle, with a constant shape throughout the beat.
     """
 
-    def __init__(self, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: np.random.Generator) -> None:
+    def __init__(self, ventricle: Ventricle, breathing: Breathing, times: Floats, rng: Rng) -> None:
         self.ventricle, anatomy = ventricle, ventricle.anatomy
         level = float(outline(rng.uniform(0.5, 0.62)))
         # Amplitude and direction: oval, triangular.
@@ -106,7 +106,7 @@ class ShortAxis:
 
         return at
 
-    def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: np.random.Generator) -> Floats:
+    def echogenicity(self, x: Floats, z: Floats, beam: Floats, rng: Rng) -> Floats:
         """Echo level in dB relative to average muscle, of tissue at (x, z) at end-diastole in the beam at `beam`."""
         distance, clock = np.hypot(x, z), _clock(x, z)
         inner, outer, right = self._full * self._shape(clock), self._outer(clock), self._right(clock)
@@ -119,13 +119,13 @@ class ShortAxis:
         behind = z > self._outer(np.pi)
         level = np.where(z < _CHEST - self.rest.depth + 3, 0.0, np.where(behind, -6.0, -12.0))  # else lungs
         level = np.where(pericardium, 4.0, np.where(right_wall, 2.0, np.where(muscle, 0.0, level)))
-        level += 2.5 * SmoothField.draw(rng, 7, 7)(x, z) * np.where(muscle, 0.5, 1.0)
+        level += 2.5 * SmoothField(rng, 7, 7)(x, z) * np.where(muscle, 0.5, 1.0)
         # The ring reflects best in front and behind, where the beam is perpendicular to it.
         facing = np.abs(np.cos(clock + beam - self.rest.tilt))
         lining = muscle & ((distance < inner + 1.8) | ((beyond > -1.8) & (right > 0)))
         squarely = np.where(muscle, 11 * facing**2 - 6, 0) + np.where(lining, 2 + 4 * facing, 0)
         level += squarely + np.where(pericardium | right_wall, 6 * facing - 3, 0)
-        return np.where(cavities, -30.0 + 2 * SmoothField.draw(rng, 10, 10)(x, z), level).astype(np.float32)
+        return np.where(cavities, -30.0 + 2 * SmoothField(rng, 10, 10)(x, z), level).astype(np.float32)
 
     def moving(self, frame: int) -> tuple[Floats, Floats, Complexes]:
         """Scatterers that do not move with the tissue, the papillary muscles: x, z and amplitude, each (N,)."""

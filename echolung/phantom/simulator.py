@@ -5,11 +5,8 @@ exp(-4 pi i r / wavelength) to a polar grid; the point-spread function is a Gaus
 across it that widens with depth. The phase depends on the range of each scatterer, so speckle forms by interference,
 moves with the tissue and decorrelates like real speckle.
 
-Lengths are millimetres, angles radians from the axis of the probe. Dimension letters: T frames, R depth samples,
-A beams, N scatterers, H W pixels.
+Lengths are millimetres, angles radians from the probe's axis. T frames, R depths, A beams, N scatterers, H W pixels.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +19,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Complexes = NDArray[np.complexfloating[Any, Any]]
+Rng = np.random.Generator
 
 SPEED_OF_SOUND = 1.54  # mm per microsecond, soft tissue
+_WAVES = 12  # of a smooth field
 _PAD = 0.12  # part of the sector on either side that is not shown, because the periodic beam filter wraps around there
 
 
@@ -121,7 +120,7 @@ class Scanner:
         # Viewing complex columns as pairs of real ones halves the cost.
         return (self._pulse_matrix @ echo.view(np.float32)).view(np.complex64)
 
-    def grey(self, echo: Complexes, rng: np.random.Generator) -> Floats:
+    def grey(self, echo: Complexes, rng: Rng) -> Floats:
         """Attenuation, receiver noise, gain and compression: echo (T, R, A) -> grey 0..255 (T, R, A).
 
         At a gain of 0 dB an echo of unit amplitude at the surface has 60% of white.
@@ -162,24 +161,19 @@ class Scanner:
         return frames.reshape(-1, height, width)
 
 
-@dataclass(frozen=True)
 class SmoothField:
     """A smooth random function of the plane with zero mean and unit variance: a sum of random plane waves."""
 
-    waves: Floats  # (K, 2) radians per mm
-    phases: Floats  # (K,)
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, scale_x: float, scale_y: float, waves: int = 12) -> SmoothField:
+    def __init__(self, rng: Rng, scale_x: float, scale_y: float) -> None:
         """`scale_x`, `scale_y`: correlation lengths along the axes."""
-        vectors = rng.standard_normal((waves, 2)) / [scale_x, scale_y]
-        return cls(vectors.astype(np.float32), rng.uniform(0, 2 * np.pi, waves).astype(np.float32))
+        self._waves = (rng.standard_normal((_WAVES, 2)) / [scale_x, scale_y]).astype(np.float32)  # radians per mm
+        self._phases = rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32)
 
     def __call__(self, x: Floats, y: Floats | float = 0.0) -> Floats:
         total = np.zeros(np.broadcast(x, y).shape, np.float32)
-        for (kx, ky), phase in zip(self.waves, self.phases, strict=True):
+        for (kx, ky), phase in zip(self._waves, self._phases, strict=True):
             total += np.cos(kx * x + ky * y + phase)
-        return total * np.float32(np.sqrt(2 / len(self.phases)))
+        return total * np.float32(np.sqrt(2 / _WAVES))
 
 
 def decibels(value: Floats | float) -> Floats:
@@ -187,7 +181,7 @@ def decibels(value: Floats | float) -> Floats:
     return np.asarray(10 ** (np.asarray(value, np.float32) / 20), np.float32)
 
 
-def unit_scatterers(rng: np.random.Generator, count: int) -> Complexes:
+def unit_scatterers(rng: Rng, count: int) -> Complexes:
     """Circular complex Gaussian amplitudes of unit variance, (count,)."""
     return (rng.standard_normal((count, 2), dtype=np.float32) * np.float32(np.sqrt(0.5))).view(np.complex64)[:, 0]
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from echolung.core.errors import SettingsError
 from echolung.core.progress import Progress
 from echolung.core.runtime import atomic_directory, derived_seed
-from echolung.data import nifti, video
+from echolung.data import nifti
+from echolung.data.video import Codec, encode
 from echolung.data.workers import as_done
 from echolung.phantom.findings import Pattern, draw_findings, draw_severity
 from echolung.phantom.four_chamber import FourChamber
@@ -27,19 +28,17 @@ from echolung.phantom.heart import HeartVideo, draw_heart
 from echolung.phantom.lung import LungPatient, draw_lung
 from echolung.phantom.plans import HeartPlan, LungPlan, plan
 from echolung.phantom.settings import PhantomSettings
-from echolung.phantom.tables import TABLES
+from echolung.phantom.tables import LICENSE, TABLES
 
-_CODECS: dict[str, video.Codec] = {
-    ".avi": "mjpeg", ".mp4": "mpeg4", ".mov": "mpeg4", ".mpeg": "mpeg2video", ".gif": "gif",
-}  # fmt: skip
+# Every build of FFmpeg writes these; some lack x264.
+_CODECS: dict[str, Codec] = {".mp4": "mpeg4", ".mov": "mpeg4", ".avi": "mpeg4", ".mpeg": "mpeg2video", ".gif": "gif"}
 _FPS = 25.0
 
 
 def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Progress) -> pd.DataFrame:
     """Draw a data set into the folder `root`, which is created (or replaced) once everything is drawn.
 
-    The result does not depend on `workers`. Returns one row per video: file, patient, frames, mean (grey value), and
-    the ground truth.
+    `workers` do not change it. Returns one row per video: file, patient, frames, mean (grey value), and the truth.
     """
     plans = plan(settings)
     drawn: dict[int, dict[str, Any]] = {}
@@ -49,6 +48,8 @@ def write(settings: PhantomSettings, root: Path, workers: int, on_progress: Prog
             on_progress(len(drawn), len(plans))
         videos = pd.DataFrame([drawn[index] for index in range(len(plans))])
         TABLES[settings.layout](target, videos)
+        if settings.layout != "pocus":  # whose table has it for every video
+            (target / "LICENSE").write_text(f"License of these videos: {LICENSE}\n")
     return videos.drop(columns=["child", "tracings", "source", "findings", "anatomy"], errors="ignore")
 
 
@@ -63,11 +64,9 @@ def write_lung(path: Path, pattern: Pattern, seed: int, frames: int, size: int, 
     severity = 0 if pattern == "regular" else max(2, draw_severity(pattern, rng))
     findings = draw_findings(pattern, severity, rng)
     lung = draw_lung(findings, patient, frames, _FPS, (size, size), seed)
-    video.encode(path, lung.frames, _FPS, _CODECS[suffix])
-    return (
-        f"{path} written: {pattern}, severity {severity}, {len(findings.b_lines)} B-lines, "
-        f"{len(findings.consolidations)} consolidations."
-    )
+    encode(path, lung.frames, _FPS, _CODECS[suffix])
+    found = f"{len(findings.b_lines)} B-lines, {len(findings.consolidations)} consolidations"
+    return f"{path} written: {pattern}, severity {severity}, {found}."
 
 
 def _draw(one: HeartPlan | LungPlan, root: Path) -> dict[str, Any]:
@@ -81,11 +80,13 @@ def _heart(one: HeartPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any
     heart = draw_heart(*known)
     ventricle, areas = heart.heart.ventricle, heart.heart.areas
     full, empty = ventricle.end_diastole, ventricle.end_systole
-    apical = path.name.endswith(nifti.SUFFIXES)
-    if apical:
+    points: list[dict[str, Any]] = []
+    if path.name.endswith(nifti.SUFFIXES):
         _sequence(path, heart)
     else:
-        video.encode(path, heart.frames, one.fps, "mjpeg")
+        for name, frame in (("No Diastolic", full), ("No Systolic", empty)):
+            points += _polygon(one, heart, frame, name) if one.child else _discs(heart, frame)
+        encode(path, heart.frames, one.fps, "mjpeg")
     return heart.frames, {
         "abnormal_frames": len(range(one.frames)[ventricle.abnormal]),
         "end_diastolic_volume": float(ventricle.volumes[full]),
@@ -94,12 +95,7 @@ def _heart(one: HeartPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any
         "end_systolic_area": float(areas[empty]),
         "end_diastole": full,
         "end_systole": empty,
-        "tracings": [
-            {"FileName": path.name, **point}
-            for name, frame in (("No Diastolic", full), ("No Systolic", empty))
-            if not apical
-            for point in (_polygon(one, heart, frame, name) if one.child else _discs(heart, frame))
-        ],
+        "tracings": [{"FileName": path.name, **point} for point in points],
     }
 
 
@@ -130,7 +126,5 @@ def _polygon(one: HeartPlan, heart: HeartVideo, frame: int, missing: str) -> lis
 
 def _lung(one: LungPlan, path: Path) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     lung = draw_lung(one.findings, one.anatomy, one.frames, one.source.fps, one.size, one.seed)
-    # Every build of FFmpeg writes these; some lack x264.
-    codecs: dict[str, video.Codec] = {".gif": "gif", ".mpeg": "mpeg2video"}
-    video.encode(path, lung.frames, one.source.fps, codecs.get(path.suffix, "mpeg4"))
+    encode(path, lung.frames, one.source.fps, _CODECS[path.suffix.lower()])
     return lung.frames, {"severity": one.findings.severity}

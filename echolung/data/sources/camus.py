@@ -9,9 +9,8 @@ Layout:
                                                    (drawn hearts: AbnormalFrames too)
     database_split/subgroup_{training,validation,testing}.txt           patients, one per line
 
-`scan` makes one recording of each patient and view: the half sequence, else ED followed by ES at 1 frame per second.
-`scan_stills` makes one recording of each still, without masks: a clip of it shows that frame throughout; its `label` is
-ED or ES.
+`scan` makes one recording of each patient and view: the half sequence, else ED followed by ES.
+`scan_stills` makes one of each still, `label` ED or ES, without masks: a clip of it shows that frame throughout.
 """
 
 import re
@@ -32,10 +31,8 @@ PHASES_FPS = 3.0
 """Of ED and ES alone, which lie about a third of a second apart; at the 1 of files without a rate, a clip of a second
 ends before end-systole."""
 LICENSE = "CC BY-NC-SA 4.0, non-commercial research"
-HOW_TO_GET = (
-    "CAMUS is at https://humanheart-project.creatis.insa-lyon.fr/database (CAMUS_public, after registration); set "
-    f"`root` to the folder that holds {FOLDER}/ and {SPLIT_FOLDER}/."
-)
+SITE = "https://humanheart-project.creatis.insa-lyon.fr/database"
+HOW_TO_GET = f"Register at {SITE} for CAMUS_public; set `root` to the folder that holds {FOLDER}/ and {SPLIT_FOLDER}/."
 Info = dict[str, str]
 
 
@@ -56,8 +53,7 @@ def scan(root: Path, source: str) -> Scan:
         frame_of = {"ED": 0, "ES": 1}
         if sequence:
             frame_of = {phase: int(info[phase]) - 1 for phase in frame_of if info.get(phase, "").isdecimal()}
-        missing = [phase for phase in PHASES if phase not in (frame_of if sequence else files)]
-        if missing:
+        if missing := [phase for phase in PHASES if phase not in (frame_of if sequence else files)]:
             incomplete.append(f"{patient} {view} (no {' and '.join(missing)}{' in its cfg' if sequence else ''})")
             continue
         parts = [root / sequence] if sequence else [root / files[phase] for phase in PHASES]
@@ -122,24 +118,23 @@ def _manifest(layout: Layout, source: str, rows: list[tuple[str, str, str, str, 
     def number(key: str, high: float) -> pd.Series:
         return layout.numbers("Info_*.cfg", told(key), 0, high, names)
 
-    return pd.DataFrame(
-        {
-            "sample_id": names,
-            "source": source,
-            "path": [row[1] for row in rows],
-            "patient_id": [f"{source}/{row[2]}" for row in rows],
-            "collection": "camus",
-            "view": [f"A{row[3][0]}C" for row in rows],
-            "split_official": [split_of[row[2]] for row in rows],
-            "license": layout.license(LICENSE),
-            "ef": number("EF", 100),
-            "fps": number("FrameRate", 1000).where(np.array(["half_sequence" in row[1] for row in rows]), PHASES_FPS),
-            "abnormal_frames": number("AbnormalFrames", 1e6),
-            "image_quality": told("ImageQuality").replace("", None),
-            "sex": told("Sex").replace("", None),
-            "age": number("Age", 120),
-        }
-    )
+    columns = {
+        "sample_id": names,
+        "source": source,
+        "path": [row[1] for row in rows],
+        "patient_id": [f"{source}/{row[2]}" for row in rows],
+        "collection": "camus",
+        "view": [f"A{row[3][0]}C" for row in rows],
+        "split_official": [split_of[row[2]] for row in rows],
+        "license": layout.license(LICENSE),
+        "ef": number("EF", 100),
+        "fps": number("FrameRate", 1000).where(np.array(["half_sequence" in row[1] for row in rows]), PHASES_FPS),
+        "abnormal_frames": number("AbnormalFrames", 1e6),
+        "image_quality": told("ImageQuality").replace("", None),
+        "sex": told("Sex").replace("", None),
+        "age": number("Age", 120),
+    }
+    return pd.DataFrame(columns)
 
 
 def _info(layout: Layout, patient: str, view: str) -> Info:

@@ -12,6 +12,7 @@ the same patient has one pseudonym in all folders, and nobody without the key ca
 of a row is the file's own: rename files that are called by a name.
 """
 
+import contextlib
 import hmac
 import os
 import secrets
@@ -29,9 +30,7 @@ FIELDS = (
     *("MediaStorageSOPClassUID", "Manufacturer", "PatientID", "StudyInstanceUID"),
     *("SOPInstanceUID", "Rows", "Columns", "NumberOfFrames"),
 )
-HOW_TO_GET = (
-    "Export the recordings as DICOM files (not as a single DICOMDIR); set `root` to the folder that holds them."
-)
+HOW_TO_GET = "Export the recordings as DICOM files (not as one DICOMDIR); set `root` to the folder that holds them."
 SALT = "ECHOLUNG_SALT"
 IN_REGION = "what is burnt into the image region itself cannot be told: look at the frames before you pass them on"
 
@@ -45,31 +44,21 @@ def scan(root: Path, source: str) -> Scan:
     rows, others = [], []
     for name in sorted(layout.files):
         path = root / name
-        if not dicom.detected(path):
-            others.append(name)
-            continue
-        try:
+        kind, maker, person, study, *instance = [""] * len(FIELDS)
+        with contextlib.suppress(VideoError):  # the reason is named when it is decoded
             kind, maker, person, study, *instance = dicom.texts(path, *FIELDS)
-        except VideoError:
-            kind, maker, person, study, *instance = [""] * len(FIELDS)  # the reason is named when it is decoded
-        if kind == DIRECTORY:
+        if kind == DIRECTORY or not dicom.detected(path):
             others.append(name)
             continue
         study = study or name
-        patient = _pseudonym(salt, person or study)
-        rows.append(
-            {
-                "sample_id": f"{source}/{patient}/{_pseudonym(salt, study)}/{_pseudonym(salt, *instance)}",
-                "source": source,
-                "path": str(path),
-                "patient_id": f"{source}/{patient}",
-                "collection": maker or "unknown",
-            }
-        )
+        patient = f"{source}/{_pseudonym(salt, person or study)}"
+        recording = f"{patient}/{_pseudonym(salt, study)}/{_pseudonym(salt, *instance)}"
+        rows.append((recording, source, str(path), patient, maker or "unknown"))
     if not rows:
         raise DataError(f"{root} holds no DICOM file", HOW_TO_GET)
     left = [f"{len(others)} files are no DICOM recording: {listed(others)}"] if others else []
-    return Scan(pd.DataFrame(rows), notes=(*layout.notes, *left, IN_REGION))
+    manifest = pd.DataFrame(rows, columns=["sample_id", "source", "path", "patient_id", "collection"])
+    return Scan(manifest, notes=(*layout.notes, *left, IN_REGION))
 
 
 def _pseudonym(salt: bytes, *parts: str) -> str:

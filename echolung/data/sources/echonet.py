@@ -34,15 +34,12 @@ NAME = r"(?P<patient>[^-]+)-[^-]+-[^-]+"
 SIDES: dict[str, object] = {"train": "TRAIN", "val": "VAL", "test": "TEST"}
 FOLDS: dict[str, object] = {str(fold): str(fold) for fold in range(10)}
 LICENSE = "Stanford University Dataset Research Use Agreement"
-HOW_TO_GET = (
-    "EchoNet-{} is downloaded after registration at https://echonet.github.io/{}; set `root` to the folder that holds "
-    "{}."
-)
+HOW_TO_GET = "Register at https://echonet.github.io/{}, download the set, and set `root` to the folder that holds {}."
 
 
 def scan(root: Path, source: str) -> Scan:
     """EchoNet-Dynamic: one row per line of FileList.csv."""
-    layout = Layout(root, "EchoNet-Dynamic", HOW_TO_GET.format("Dynamic", "dynamic", f"{TABLE} and {FOLDER}/"))
+    layout = Layout(root, "EchoNet-Dynamic", HOW_TO_GET.format("dynamic", f"{TABLE} and {FOLDER}/"))
     _, rows = _videos(layout, source, "", ("FileName", "EF", "Split"), SIDES)
     manifest = rows.assign(patient_id=rows["sample_id"], collection="echonet-dynamic", view="A4C")
     tracings = _tracings(layout, source, TRACINGS, ("X1", "Y1", "X2", "Y2"), _outline)
@@ -52,7 +49,7 @@ def scan(root: Path, source: str) -> Scan:
 def scan_pediatric(root: Path, source: str) -> Scan:
     """EchoNet-Pediatric: one row per line of either FileList.csv."""
     holds = f"{' and '.join(VIEWS)}, each with {TABLE} and {FOLDER}/"
-    layout = Layout(root, "EchoNet-Pediatric", HOW_TO_GET.format("Pediatric", "pediatric", holds))
+    layout = Layout(root, "EchoNet-Pediatric", HOW_TO_GET.format("pediatric", holds))
     manifest = pd.concat([_children(layout, source, view) for view in VIEWS], ignore_index=True)
     found = [_tracings(layout, source, f"{view}/{TRACINGS}", ("X", "Y"), lambda points: points) for view in VIEWS]
     return Scan(manifest, [tracing for of_view in found for tracing in of_view], tuple(layout.notes))
@@ -63,10 +60,8 @@ def _children(layout: Layout, source: str, view: str) -> pd.DataFrame:
     table, rows = _videos(layout, source, f"{view}/", columns, FOLDS)
     names, path = table["FileName"].map(stem), f"{view}/{TABLE}"
     if len(strange := names[~names.str.fullmatch(NAME)]):
-        raise DataError(
-            f"{layout.root / path}: names are not patient-examination-instance: {listed(strange)}",
-            "Correct them: the patient is known by the name.",
-        )
+        problem = f"{layout.root / path}: names are not patient-examination-instance: {listed(strange)}"
+        raise DataError(problem, "Correct them: the patient is known by the name.")
     return rows.assign(
         patient_id=source + "/" + names.str.extract(NAME)["patient"],
         collection="echonet-pediatric",

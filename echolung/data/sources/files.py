@@ -22,8 +22,7 @@ LICENSE_LINE = "License of these videos:"
 """First line of the LICENSE of a set in a public layout that is not the public set itself, for example a phantom."""
 VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".avi", ".gif", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv"))
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
-"""Where a link made by DVC leads: to a file of its cache, named by its content."""
+DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # where a link made by DVC leads
 UTF8_REMEDY = "Save it again as CSV in UTF-8 (in a spreadsheet: Save as, CSV UTF-8)."
 
 
@@ -115,12 +114,10 @@ class Layout:
         """
         near = [self._alike.get(_key(path), []) for path in paths]
         found = [path if path in self.files or len(one) != 1 else one[0] for path, one in zip(paths, near, strict=True)]
-        assumed = [(path, file) for path, file in zip(paths, found, strict=True) if path != file]
-        if assumed:
+        if assumed := [(path, file) for path, file in zip(paths, found, strict=True) if path != file]:
             note = f"of {len(paths)} names are spelled differently from their files (case or suffix)"
             self.notes.append(f"{len(assumed)} {note}: '{assumed[0][0]}' is {assumed[0][1]}")
-            taken = sorted({file for _, file in assumed if found.count(file) > 1})
-            if taken:
+            if taken := sorted({file for _, file in assumed if found.count(file) > 1}):
                 raise DataError(f"{self.what}: several rows mean the file {listed(taken)}", "Keep one row per video.")
         return self._inside(self.root / path for path in found)
 
@@ -165,10 +162,8 @@ class Layout:
             raise DataError(f"{self.root / table}, column {texts.name} must be {kind}: {rows}", "Correct these rows.")
 
     def _absent(self, kind: str, path: Path) -> DataError:
-        there = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
-        return DataError(
-            f"{self.what}: no {kind} {path} ({path.parent} holds: {listed(there) or 'nothing'})", self.how_to_get
-        )
+        there = listed(sorted(os.listdir(path.parent))) if path.parent.is_dir() else ""
+        return DataError(f"{self.what}: no {kind} {path} ({path.parent} holds: {there or 'nothing'})", self.how_to_get)
 
     def text(self, name: str) -> str:
         """The text of a file, decoded; raises DataError if it is missing or not text."""
@@ -197,10 +192,8 @@ class Layout:
         leaving = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(root)]
         outside = [path for path in leaving if not (path.is_symlink() and DVC_OBJECT.search(os.path.realpath(path)))]
         if outside:
-            raise DataError(
-                f"{self.what}: videos must be inside {self.root}: {listed(outside)}",
-                "Copy them there, or set `root` to a folder that holds them all.",
-            )
+            problem = f"{self.what}: videos must be inside {self.root}: {listed(outside)}"
+            raise DataError(problem, "Copy them there, or set `root` to a folder that holds them all.")
         return paths
 
 

@@ -26,11 +26,9 @@ def scan(root: Path, source: str) -> Scan:
     layout = Layout(root, "folder of videos", HOW_TO_GET)
     table = layout.table(TABLE, ("path", "patient", "label"), also=OPTIONAL, prefix="label_")
     for column in ("path", "patient"):
-        empty = table.index[table[column] == ""]
-        if len(empty):
-            raise DataError(
-                f"{root / TABLE}: {column} is empty in lines {listed(empty)}", "Fill it in for every video."
-            )
+        if len(empty := table.index[table[column] == ""]):
+            problem = f"{root / TABLE}: {column} is empty in lines {listed(empty)}"
+            raise DataError(problem, "Fill it in for every video.")
     paths = table["path"].str.replace("\\", "/").map(os.path.normpath)
     rows = {
         "sample_id": source + "/" + paths.map(lambda path: os.path.splitext(path)[0]),

@@ -29,8 +29,7 @@ MASKS, MASK = "masks", re.compile(r"(.+)_(\d+)(?:_(ED|ES))?\.nii(?:\.gz)?")
 def scan(layout: str, root: Path, source: str, split: Sequence[str] = ()) -> Scan:
     """Read the data set at `root` as `source`, with a manifest of every column; decodes nothing.
 
-    With `split` only the recordings of these parts of the official split. Raises DataError if the set is not as its
-    layout says, or lacks a part.
+    With `split` only these parts of the official split. Raises DataError if the set is not as its layout says.
     """
     found = SOURCES[layout](root, source)
     manifest = conform(found.manifest)

@@ -11,6 +11,7 @@ COVID), so every video keeps its `collection`. Viral pneumonia is a diagnosis of
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,46 +21,19 @@ from echolung.data.sources.files import Layout, Scan, stem
 TABLE, FOLDERS = "dataset_metadata.csv", ("convex", "pocus_videos/convex")
 PATIENT, SOURCE_ID = "Patient ID / Name", "Source ID"
 COLUMNS = ("Filename", "Label", "License", PATIENT, SOURCE_ID)
-DIAGNOSES = {
-    "covid-19": "covid",
-    "bacterial pneumonia": "pneumonia",
-    "viral pneumonia": "viral",
-    "regular": "regular",
-}
+DIAGNOSES = {"covid-19": "covid", "bacterial pneumonia": "pneumonia", "viral pneumonia": "viral", "regular": "regular"}
 PREFIXES = {"cov": "covid", "pneu": "pneumonia", "vir": "viral", "reg": "regular"}
-HOW_TO_GET = (
-    "POCUS is at https://github.com/jannisborn/covid19_ultrasound (git clone); set `root` to its folder data, or to "
-    f"one that holds {TABLE} and convex/."
-)
+CLONE = "git clone https://github.com/jannisborn/covid19_ultrasound"
+HOW_TO_GET = f"{CLONE}; set `root` to its folder data, or to one that holds {TABLE} and convex/."
 
 # `Source ID` of the videos by a convex probe, named by what their `URL (Video Name)` and `Title` point to.
-COLLECTIONS = {
-    "1": "butterfly",
-    "2": "pocus-atlas",
-    "3": "clarius",
-    "4": "grepmed",
-    "5": "everyday-ultrasound",
-    "6": "radiopaedia",
-    "7": "bcpocus",
-    "8": "youtube-8",
-    "9": "nephropocus",
-    "14": "charlotte",
-    "15": "bja-education-2016",
-    "16": "litfl",
-    "17": "st-emlyns",
-    "18": "northumbria",
-    "21": "advances-thoracic-2015",
-    "22": "clinical-review-2007",
-    "24": "h1n1-chest-ultrasound-2012",
-    "25": "pregnant-women-2020",
-    "30": "dialytic-recommendations-2020",
-    "34": "wfumb",
-    "35": "ultraschalltagung",
-    "39": "volpicelli-2020",
-    "40": "denault-2020",
-    "44": "youtube-44",
-    "45": "emdocs",
-}
+COLLECTIONS = {"1": "butterfly", "2": "pocus-atlas", "3": "clarius", "4": "grepmed", "5": "everyday-ultrasound"}
+COLLECTIONS |= {"6": "radiopaedia", "7": "bcpocus", "8": "youtube-8", "9": "nephropocus", "14": "charlotte"}
+COLLECTIONS |= {"15": "bja-education-2016", "16": "litfl", "17": "st-emlyns", "18": "northumbria"}
+COLLECTIONS |= {"21": "advances-thoracic-2015", "22": "clinical-review-2007", "24": "h1n1-chest-ultrasound-2012"}
+COLLECTIONS |= {"25": "pregnant-women-2020", "30": "dialytic-recommendations-2020", "34": "wfumb"}
+COLLECTIONS |= {"35": "ultraschalltagung", "39": "volpicelli-2020", "40": "denault-2020", "44": "youtube-44"}
+COLLECTIONS |= {"45": "emdocs"}
 
 # In these rows a comma in a comment moved the cells one column to the right: `Patient ID / Name` holds the age, 40.
 # The patient is 7, who has pneumonia videos from the same page of litfl.com.
@@ -83,21 +57,20 @@ def scan(root: Path, source: str) -> Scan:
     return Scan(pd.DataFrame(rows), notes=tuple(layout.notes))
 
 
-def _rows_by_stem(table: pd.DataFrame, stems: set[str], where: Path) -> dict[str, dict[str, str]]:
-    """The table's row of each file; raises DataError if rows of one file contradict each other."""
+def _rows_by_stem(table: pd.DataFrame, stems: set[str], where: Path) -> dict[Any, Any]:
+    """The table's row of each file, numbers as "36", not as a spreadsheet's "36.0"; DataError if rows contradict."""
     table = table.assign(stem=table["Filename"].map(stem).str.lower())
     table = table.loc[table["stem"].isin(stems), ["stem", *COLUMNS[1:]]].drop_duplicates()
-    twice = sorted(set(table["stem"][table["stem"].duplicated()]))
-    if twice:
+    if twice := sorted(set(table["stem"][table["stem"].duplicated()])):
         raise DataError(f"{where} has rows that contradict each other for {listed(twice)}", "Keep one row per video.")
-    records = table.set_index("stem").to_dict("index")
-    return {str(stem): {str(key): str(cell) for key, cell in row.items()} for stem, row in records.items()}
+    whole = {name: table[name].str.removesuffix(".0") for name in (PATIENT, SOURCE_ID)}
+    return table.assign(**whole).set_index("stem").to_dict("index")
 
 
 def _row(path: Path, source: str, known: dict[str, str]) -> dict[str, object]:
-    source_id = _whole(known.get(SOURCE_ID, ""))
+    source_id = known.get(SOURCE_ID, "")
     collection = COLLECTIONS.get(source_id, f"source-{source_id}" if source_id else "unknown")
-    patient = SLIPPED_PATIENTS.get(path.stem.lower()) or _whole(known.get(PATIENT, "")) or f"{collection}-{path.stem}"
+    patient = SLIPPED_PATIENTS.get(path.stem.lower()) or known.get(PATIENT) or f"{collection}-{path.stem}"
     recorded = RECORDING_SET.search(path.stem)
     return {
         "sample_id": f"{source}/{path.stem}",
@@ -118,14 +91,8 @@ def _diagnosis(path: Path, label: str) -> object:
         return named or pd.NA
     diagnosis = DIAGNOSES.get(label.lower())
     if diagnosis is None:
-        raise DataError(
-            f"{TABLE}: label '{label}' of {path.name} is not one of {', '.join(DIAGNOSES)}", "Correct that row."
-        )
+        problem = f"{TABLE}: label '{label}' of {path.name} is not one of {', '.join(DIAGNOSES)}"
+        raise DataError(problem, "Correct that row.")
     if named not in (None, diagnosis):
         raise DataError(f"{TABLE} labels {path.name} '{label}', but its name says {named}", "Correct one of them.")
     return diagnosis
-
-
-def _whole(cell: str) -> str:
-    """ "36.0", as a spreadsheet writes a number, is 36; names and empty cells stay."""
-    return cell.removesuffix(".0")
