@@ -28,20 +28,16 @@ from echolung.reports.tables import table_markdown
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=4, clip_fps=8.0, tubelet=2, patch=8)
-EF = {"label": "ef", "unit": "patient", "unlabelled": "leave out", "quantiles": 1, "coverage": 0.5}
+GIVEN = {"source": "camus", "folds": "official"}
+MASKS = {"kind": "segmentation", "groups": {"view": ["A4C", "A2C"]}}
+EF = {"kind": "regression", "label": "ef", "unit": "patient", "unlabelled": "leave out", "quantiles": 1}
 TASKS: dict[str, Task] = {
-    name: KINDS[kind].Settings.parse({"kind": kind, "source": "camus", "folds": "official", **values}, name)
-    for name, kind, values in (
-        ("masks", "segmentation", {"groups": {"view": ["A4C", "A2C"]}}),
-        ("ef", "regression", EF),
-    )
+    "masks": KINDS["segmentation"].Settings.parse(GIVEN | MASKS, "masks"),
+    "ef": KINDS["regression"].Settings.parse(GIVEN | EF | {"coverage": 0.5}, "ef"),
 }
 UNET = {"encoder": "tu-test_resnet", "image_size": 32, "steps": 4, "validate_every": 2, "batch": 4}
-SETTINGS = {
-    "segmentation": UNET,
-    "ejection-fraction": {**UNET, "length": "common"},
-    "light-decoder": {"steps": 60, "learning_rate": 1e-2},
-}
+LIGHT = {"steps": 60, "learning_rate": 1e-2}
+SETTINGS = {"segmentation": UNET, "ejection-fraction": UNET | {"length": "common"}, "light-decoder": LIGHT}
 FITS = {
     "masks": [("random", "light-decoder"), ("unet", "segmentation"), ("mean-mask", "mean-mask")],
     "ef": [("random", "linear"), ("unet", "ejection-fraction"), ("constant", "constant"), ("hand-made", "hand-made")],
@@ -94,19 +90,15 @@ def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> No
     predictions = {}
     for name, task in TASKS.items():
         rows = kind_of(task).labelled(task, manifest).assign(split_group=lambda rows: rows["patient_id"])
-        folds = make_folds(rows, SplitSettings(), "official")
-        write_folds(tmp_path / "data" / "split" / f"{name}.csv", folds)
+        write_folds(tmp_path / "data" / "split" / f"{name}.csv", make_folds(rows, SplitSettings(), "official"))
         given = {"task_name": name, "task": task.model_dump(mode="json")}
         given |= dict.fromkeys(("arm_seed", "repeat", "fold", "seed"), 0)
-        fitted = [
-            fit_one(str(tmp_path / "data"), str(tmp_path / "work"), given | {
-                "arm": arm, "method": method, "settings": SETTINGS.get(method, {})})
-            for arm, method in FITS[name]
-        ]  # fmt: skip
-        table = pd.concat([one["predictions"] for one in fitted], ignore_index=True)
-        columns = kind_of(task).columns(task)
-        assert not kind_of(task).wrong(task, table[columns].to_numpy(float)).any()
-        predictions[name] = table
+        tables = []
+        for arm, method in FITS[name]:
+            asked = given | {"arm": arm, "method": method, "settings": SETTINGS.get(method, {})}
+            tables.append(fit_one(str(tmp_path / "data"), str(tmp_path / "work"), asked)["predictions"])
+        predictions[name] = pd.concat(tables, ignore_index=True)
+        assert not kind_of(task).wrong(task, predictions[name][kind_of(task).columns(task)].to_numpy(float)).any()
     found = compare(predictions, TASKS, ARMS, CompareSettings(bootstrap=100, permutations=200))
     of_arm = found.arms.set_index(["task", "arm", "metric"])["estimate"]
     assert of_arm["masks", "random", "dice_loss"] < of_arm["masks", "mean-mask", "dice_loss"], "it reads"

@@ -3,7 +3,6 @@
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -24,20 +23,14 @@ def looked_for(source: str) -> Path:
     return Path(settings["root"].replace("${public_sets}", study["public_sets"]))
 
 
-def committed(source: str) -> dict[str, Any]:
-    return dict(yaml.safe_load((ROOT / looked_for(source)).with_suffix(".dvc").read_text()))
-
-
 @pytest.mark.parametrize("source", IMPORTS)
 def test_an_import_is_pinned_and_lands_where_the_study_looks(source: str) -> None:
-    _, url, path = IMPORTS[source]
-    known = committed(source)
+    known = yaml.safe_load((ROOT / looked_for(source)).with_suffix(".dvc").read_text())
     (dependency,), (out,) = known["deps"], known["outs"]
-    assert (dependency["repo"]["url"], dependency["path"]) == (url, path)
+    assert (dependency["repo"]["url"], dependency["path"]) == IMPORTS[source][1:]
     assert re.fullmatch("[0-9a-f]{40}", dependency["repo"]["rev_lock"])
     assert dependency["repo"]["rev"] == dependency["repo"]["rev_lock"]  # so that `dvc update` stays there, too
-    assert out["path"] == looked_for(source).name
-    assert known["frozen"]
+    assert out["path"] == looked_for(source).name and known["frozen"]
 
 
 def test_git_keeps_the_imports_and_not_what_they_fetch() -> None:

@@ -17,16 +17,11 @@ def test_clip_indices_are_the_frames_on_screen() -> None:
         total, frames = int(rng.integers(1, 60)), int(rng.integers(1, 20))
         fps, clip_fps = float(rng.uniform(5, 60)), float(rng.uniform(2, 30))
         start = float(rng.uniform(0, 1.2 * total / fps))
-        naive = []
-        for k in range(frames):
-            started = [i for i in range(total) if i / fps <= start + k / clip_fps + 1e-9]
-            naive.append(started[-1])
+        times = [start + k / clip_fps + 1e-9 for k in range(frames)]
+        naive = [max(i for i in range(total) if i / fps <= time) for time in times]
         assert clip_indices(total, fps, frames, clip_fps, start).tolist() == naive
-
-
-@pytest.mark.parametrize("fps", [22.25, 25.0, 29.97, 30.0, 60000 / 1001])
-def test_sampling_at_the_video_rate_takes_every_frame_once(fps: float) -> None:
-    assert clip_indices(5000, fps, 5000, fps, 0.0).tolist() == list(range(5000))
+    for fps in (22.25, 25.0, 29.97, 30.0, 60000 / 1001):
+        assert clip_indices(5000, fps, 5000, fps, 0.0).tolist() == list(range(5000)), "at its own rate every frame once"
 
 
 def test_evaluation_starts_cover_the_video_evenly_and_stay_inside() -> None:
@@ -35,19 +30,11 @@ def test_evaluation_starts_cover_the_video_evenly_and_stay_inside() -> None:
         total, frames, views = int(rng.integers(1, 300)), int(rng.integers(1, 33)), int(rng.integers(1, 6))
         fps, clip_fps = float(rng.uniform(5, 60)), float(rng.uniform(2, 30))
         starts = evaluation_starts(total, fps, frames, clip_fps, views)
-        assert starts.shape == (views,)
-        span, length = (total - 1) / fps, (frames - 1) / clip_fps
-        if length >= span:
-            assert (starts == 0).all()
-            continue
-        assert starts.min() >= 0
-        assert starts.max() + length <= span + 1e-9
-        if views == 1:
-            assert starts[0] == pytest.approx((span - length) / 2)
-        else:
-            assert starts[0] == 0
-            assert starts[-1] + length == pytest.approx(span)
-            assert np.diff(starts) == pytest.approx(np.full(views - 1, (span - length) / (views - 1)))
+        room = (total - 1) / fps - (frames - 1) / clip_fps
+        expected = np.linspace(0, room, views) if views > 1 else np.array([room / 2])
+        assert starts == pytest.approx(expected if room > 0 else np.zeros(views))
+        assert starts.min() >= 0 and (starts.max() <= room + 1e-9 or room <= 0)
+        if views > 1 and room > 0:
             assert clip_indices(total, fps, frames, clip_fps, starts[-1])[-1] == total - 1
 
 
@@ -58,22 +45,18 @@ def noise(frames: int, seed: int) -> np.ndarray:
 def test_store_reads_by_memory_map(tmp_path: Path) -> None:
     one, two = noise(30, 1), noise(3, 2)
     store = save_clips(tmp_path, {"one": one, "two": two}, [10.0, 11.0])
-    assert store.sample_ids == ["one", "two"]
+    assert store.sample_ids == ["one", "two"] and store.size == 16
     assert "one" in store and "three" not in store
-    assert store.size == 16
-    assert isinstance(store.frames("one"), np.memmap)
-    assert not store.frames("one").flags.writeable
+    assert isinstance(store.frames("one"), np.memmap) and not store.frames("one").flags.writeable
     assert np.array_equal(store.frames("one"), one)
     assert (store.fps("two"), store.sha256("two")) == (11.0, "sha1")
-    clip = read_clip(store, "one", 8, 5.0, 1.0)
-    assert np.array_equal(clip, one[[10, 12, 14, 16, 18, 20, 22, 24]])
+    assert np.array_equal(read_clip(store, "one", 8, 5.0, 1.0), one[10:25:2])
     assert np.array_equal(read_clip(store, "two", 4, 11.0, 0.0), two[[0, 1, 2, 2]])
 
 
 def test_store_names_what_is_wrong_with_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist") as caught:
+    with pytest.raises(DataError, match=r"does not exist.*dvc repro"):
         ClipStore.open(tmp_path / "none")
-    assert "dvc repro" in caught.value.remedy
     store = save_clips(tmp_path, {name: noise(4, seed) for seed, name in enumerate("abc")})
     with pytest.raises(DataError, match="no video 'zz'"):
         store.frames("zz")
@@ -82,9 +65,8 @@ def test_store_names_what_is_wrong_with_it(tmp_path: Path) -> None:
     paths["b"].write_bytes(paths["b"].read_bytes()[:300])
     np.save(paths["c"], np.array([{"code": "never run"}], dtype=object), allow_pickle=True)
     for name, path in paths.items():
-        with pytest.raises(DataError, match="missing or damaged") as caught:
+        with pytest.raises(DataError, match=rf"{path} \({name}\) is missing or damaged"):
             store.frames(name)
-        assert str(path) in caught.value.problem
 
 
 def test_several_stores_are_read_as_one(tmp_path: Path) -> None:

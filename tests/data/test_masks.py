@@ -28,9 +28,8 @@ def test_a_polygon_lies_where_its_pixels_are_and_beyond_the_last_frame_it_is_nam
     square = np.array([[9.5, 4.5], [19.5, 4.5], [19.5, 14.5], [9.5, 14.5]])  # columns 10-19, rows 5-14
     tracings = [Tracing("a/x", 7, square, {7: "ES"}), Tracing("a/x", 2, square, {2: "ED"}), Tracing("a/z", 0, square)]
     masks, rows = rasterised([*tracings, Tracing("a/y", 8, square)], videos, 20)
-    assert list(masks) == ["a/x"]
     made = masks["a/x"]
-    assert made.frames.tolist() == [2, 7] and made.phases == ("ED", "ES")
+    assert list(masks) == ["a/x"] and made.frames.tolist() == [2, 7] and made.phases == ("ED", "ES")
     assert made.structures == STRUCTURES[:1] and made.spacing == 1.0
     expected = np.zeros((20, 20), bool)
     expected[5 + 2 : 5 + 7, 5:10] = True  # half the size, five rows down

@@ -6,55 +6,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 from sklearn import metrics as sklearn_metrics
+from synthetic import ARMS
 
 from echolung.core.errors import DataError, SettingsError
+from echolung.evaluation import comparison as module
 from echolung.evaluation.compare import CompareSettings, compare
-from echolung.evaluation.comparison import (
-    Comparison,
-    headlines,
-    judged_only,
-    nested_metrics,
-    read_comparison,
-    write_comparison,
-)
+from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.evaluation.verdicts import PairFacts, verdict
-from echolung.kinds.classification import Classification, ClassificationTask
+from echolung.kinds.classification import Classification
 from echolung.methods.arms import Arm
 
-KIND = {"kind": "classification", "label": "l"}
-LUNG = ClassificationTask(**KIND, source="pocus", classes=["covid", "NA", "no"], unit="video")
-BLUES = ClassificationTask(**KIND, source="blues", classes=["0", "1"], unit="patient")
+LUNG = synthetic.LUNG.model_copy(update={"classes": ["covid", "NA", "no"]})
+BLUES = synthetic.BLUES.model_copy(update={"main": True})
 TASKS = {"lung": LUNG, "blues": BLUES}
 QUICK = CompareSettings(bootstrap=200, permutations=200)
-BOTH = ("attentive", "linear")
-ARMS = {
-    "random": Arm(encoder="random", method=BOTH, role="reference"),
-    "jepa": Arm(encoder="jepa", method=BOTH, role="candidate"),
-    "hand-made": Arm(method="hand-made", role="control"),
-}
-STRENGTH = {"random": 0.5, "jepa": 2.0, "hand-made": 0.5, "majority": 0.0}
-FITS = [("random", method, seed) for method in BOTH for seed in range(3)] + [("jepa", method, 0) for method in BOTH]
+STRENGTHS = {"random": (3, 0.5), "jepa": (1, 2.0), "majority": (1, 0.0)}
 
 
-def predictions(
-    task: str, fits: list[tuple[str, str, int]] = FITS, patients: int = 24, repeats: int = 2, folds: int = 4
-) -> pd.DataFrame:
-    """Predictions of `fits` and the baseline: 1 to 3 videos per patient, every class in every fold."""
-    random, classes = np.random.default_rng(0), len(TASKS[task].classes)
-    patient = np.repeat(np.arange(patients), np.resize([1, 3, 2, 2], patients))
-    y, group, frames = patient % classes, patient // classes, []
-    for arm, method, seed in [*fits, ("majority", "majority", 0)]:
-        for repeat in range(repeats):
-            scores = random.normal(0, arm != "majority", (len(y), classes))
-            scores += STRENGTH.get(arm, 1.5) * np.eye(classes)[y]
-            p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-            frame = pd.DataFrame(p, columns=[f"p_{k}" for k in range(classes)])
-            frame["fold"] = (group // 2 if repeat else group) % folds
-            frame["sample_id"] = [f"{task}/v{number:03d}" for number in range(len(y))]
-            frame["patient_id"] = frame["split_group"] = [f"{task}/p{one}" for one in patient]
-            frames.append(frame.assign(y_true=y.astype(float), arm=arm, arm_seed=seed, method=method, repeat=repeat))
-    return pd.concat(frames, ignore_index=True).assign(task=task, seen_in_pretraining=False, split_digest="d1")
+def predictions(task: str, strengths=STRENGTHS, arms=ARMS, patients: int = 24, **folds: int) -> pd.DataFrame:
+    """Of 1 to 3 videos per patient."""
+    patient, classes = np.repeat(np.arange(patients), np.resize([1, 3, 2, 2], patients)), len(TASKS[task].classes)
+    return synthetic.predictions(task, classes, strengths, arms, patient, **{"repeats": 2, "folds": 4} | folds)
 
 
 TABLES = {name: predictions(name) for name in TASKS}
@@ -138,7 +112,7 @@ def test_differences_are_those_of_the_estimates_and_lie_in_their_intervals(compa
 
 
 def test_a_fold_without_a_class_is_noted_and_one_fold_alone_has_no_test_between_folds() -> None:
-    table = predictions("blues", [("random", "linear", 0)], patients=10, repeats=1)
+    table = predictions("blues", {"random": (1, 0.5), "majority": (1, 0.0)}, patients=10, repeats=1)
     table["fold"] = np.where((table["y_true"] == 1) | (table["patient_id"] == "blues/p0"), 1, 0)
     notes = only(compared({"blues": table}).arms, metric="auroc")["note"]
     assert notes.str.startswith("1 of 2 fold-class pairs lack a class and are left out").all()
@@ -177,8 +151,7 @@ def test_roles_decide_who_is_compared_with_whom_and_the_first_method_judges() ->
         "deeper": Arm(encoder="random", method="attentive", role="reference"),
         "mae": Arm(encoder="mae", method=("linear", "attentive"), role="candidate", against=("deeper",)),
     }
-    fits = [(arm, method, 0) for arm, one in arms.items() for method in one.method]
-    found = compared({"lung": predictions("lung", fits)}, arms)
+    found = compared({"lung": predictions("lung", dict.fromkeys(arms, (1, 0.5)) | STRENGTHS, arms)}, arms)
     assert found.pairs[found.pairs["primary"]].groupby("arm")["reference"].agg(set).to_dict() == {
         "jepa": {"random", "deeper", "hand-made", "majority"},
         "mae": {"deeper", "hand-made", "majority"},
@@ -210,7 +183,7 @@ def test_an_encoder_that_saw_the_videos_is_marked_and_left_out_of_the_family() -
 
 
 def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
-    lung = predictions("lung", [("random", "attentive", seed) for seed in range(3)])
+    lung = predictions("lung", {"random": (3, 0.5), "majority": (1, 0.0)})
     found = compared({"lung": pd.concat([lung, only(lung, arm="random").assign(arm="jepa")])})
     tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
     assert (tested["p_value"], abs(tested["difference"]) < 1e-12) == (1.0, True)
@@ -219,8 +192,7 @@ def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
     assert outcome == "undecided"
     assert text.startswith("No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)")
     assert text.endswith("No difference was shown for the recipe (3 and 3 seeds as a sample: p = 1.00 after Holm).")
-    better = [(arm, "attentive", seed) for arm in ("jepa", "random") for seed in range(3)]
-    found = compared({"lung": predictions("lung", better)})
+    found = compared({"lung": predictions("lung", STRENGTHS | {"jepa": (3, 2.0)})})
     tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
     assert tested["p_value"] < 0.05 and tested["p_recipe"] < 0.05
     assert "So did the recipe, on this task (3 and 3 seeds" in sentence(found, "lung", "jepa", "random")[1]
@@ -240,18 +212,18 @@ def test_the_order_of_rows_and_other_methods_change_nothing(comparison: Comparis
 def test_tables_survive_the_disk(comparison: Comparison, tmp_path: Path) -> None:
     more = comparison.more | {"agreement": pd.DataFrame({"task": ["lung"], "bias": [0.5], "yes": [True], "NA": ["1"]})}
     wanted = {"mine": {"area": {"task": "lung", "arm": "jepa", "metric": "auroc"}}}
-    write_comparison(Comparison(**vars(comparison) | {"more": more}), tmp_path, wanted)
-    again = read_comparison(tmp_path)
+    module.write_comparison(Comparison(**vars(comparison) | {"more": more}), tmp_path, wanted)
+    again = module.read_comparison(tmp_path)
     for (name, read), written in zip(vars(again).items(), vars(comparison).values(), strict=True):
         for one in more if name == "more" else [""]:
             pd.testing.assert_frame_equal(read[one] if one else read, more[one] if one else written, check_dtype=False)
     assert set(again.more["confusion"]["actual"]) == {"covid", "NA", "no", "0", "1"}
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics.pop("mine") == {"area": metrics["lung"]["jepa"]["auroc"]}
-    assert metrics == nested_metrics(comparison)
+    assert metrics == module.nested_metrics(comparison)
     for cells, problem in (({"arm": "jepa"}, "fits [0-9]+ rows, not one"), ({"arms": "jepa"}, "no column arms")):
         with pytest.raises(SettingsError, match=problem):
-            headlines(comparison, {"mine": {"area": cells}})
+            module.headlines(comparison, {"mine": {"area": cells}})
     area = estimate(comparison, "lung", "jepa", "auroc")["estimate"]
     assert metrics["lung"]["jepa"]["auroc"] == pytest.approx(area, abs=1e-6)
     assert set(again.of_tasks(["lung"]).more["roc"]["task"]) == {"lung"}
@@ -259,7 +231,7 @@ def test_tables_survive_the_disk(comparison: Comparison, tmp_path: Path) -> None
     assert list(plots["roc/lung-NA"]) == ["false_positive_rate", "jepa", "random", "majority"]
     assert len(plots["confusion/lung-random"]) == 3 * 48
     with pytest.raises(DataError, match=r"types\.json does not exist.*dvc repro"):
-        read_comparison(tmp_path / "nowhere")
+        module.read_comparison(tmp_path / "nowhere")
 
 
 def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:

@@ -39,9 +39,8 @@ def test_pocus_is_understood() -> None:
 
 def test_covid_blues_is_understood() -> None:
     frame = scanned("covid_blues")
-    assert len(frame) == 362
     covid = frame.groupby("patient_id")["covid"]
-    assert covid.nunique().eq(1).all()
+    assert len(frame) == 362 and covid.nunique().eq(1).all()
     assert covid.first().value_counts().to_dict() == {1: 33, 0: 30}
     assert frame["severity"].value_counts().to_dict() == {0: 120, 1: 111, 2: 83, 3: 48}
     assert frame["b_lines"].value_counts().to_dict() == {1: 235, 0: 127}
