@@ -84,9 +84,6 @@ def test_a_stage_works_in_the_folder_it_is_started_in(tmp_path: Path, monkeypatc
     assert workspace(copy) == workspace(tmp_path) == tmp_path
 
 
-# --- several clones ---
-
-
 def test_every_output_of_the_pipeline_is_in_the_run_cache() -> None:
     """What DVC does not cache, or keeps between runs, a second clone would have to compute again."""
     for name, stage_ in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():

@@ -43,8 +43,6 @@ def said(*words: str) -> str:
     return done.output.strip().splitlines()[-1] if done.exit_code == 0 else done.output
 
 
-# --- values as people type them ---
-
 HARD = ["/data/Jürgen", "/a b/c", "a=b", "it's", 'say "x"', "(x)", "#1", "a,b", "[x]/y", "{a", "a;b|c&d!", "ends in \\",
         "$HOME", "x y ", "c:\\d", "choice(1,2)", "*?@%"]  # fmt: skip
 
@@ -75,9 +73,6 @@ def test_a_mistake_is_named_before_dvc_is_called(project: Path) -> None:
     ]:
         done = CliRunner().invoke(main, ["run", option, value])
         assert done.exit_code == 1 and problem in done.output and "Traceback" not in done.output
-
-
-# --- the study at hand ---
 
 
 def test_what_is_not_named_stays_at_hand_and_edits_are_not_lost_silently(project: Path) -> None:

@@ -7,19 +7,8 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import DataError, SettingsError
-from echolung.data.splits import (
-    ALWAYS_TRAINED,
-    NOT_TESTED,
-    UNUSED,
-    SplitSettings,
-    deciding_folds,
-    fold_columns,
-    fold_counts,
-    folds_digest,
-    make_folds,
-    read_folds,
-    write_folds,
-)
+from echolung.data import splits
+from echolung.data.splits import UNUSED, SplitSettings, folds_digest, make_folds, read_folds, write_folds
 
 
 def labelled(table: pd.DataFrame, source: str = "set") -> pd.DataFrame:
@@ -91,8 +80,8 @@ def test_cross_validation_for_any_cohort(seed: int) -> None:
     table = cohort(seed)
     chosen = settings(outer=3 + seed % 3, inner=2 + seed % 3, repeats=1 + seed % 2, seed=seed)
     folds = make_folds(table, chosen)
-    assert list(folds.columns) == fold_columns(chosen.outer)
-    assert fold_counts(table, chosen) == {"outer": chosen.outer, "inner": chosen.inner, "repeats": chosen.repeats}
+    assert list(folds.columns) == splits.fold_columns(chosen.outer)
+    assert splits.fold_counts(table, chosen) == chosen.model_dump(include={"outer", "inner", "repeats"})
     check_sides(folds, chosen.outer)
     classes = set(table["stratum"])
     for _, repeat in folds.groupby("repeat"):
@@ -115,14 +104,14 @@ def test_an_official_split_is_kept_and_leaks_nothing(seed: int, validation: bool
     sides = np.random.default_rng(seed).choice(["train", "TRAIN ", "Val", "TEST"], len(table), p=[0.4, 0.2, 0.2, 0.2])
     table["split_official"] = np.where((sides == "Val") & ~np.array(validation), "TRAIN", sides)
     folds = make_folds(table, settings(repeats=3), "official").set_index("sample_id")
-    counts = fold_counts(table, settings(repeats=3), "official")
+    counts = splits.fold_counts(table, settings(repeats=3), "official")
     assert counts == {"outer": 1, "inner": 1 if validation else 3, "repeats": 1}
     check_sides(folds, 1)
     side = table.set_index("sample_id")["split_official"].str.strip().str.upper().reindex(folds.index)
-    assert ((folds["fold"] == 0) == (side == "TEST")).all() and set(folds["fold"]) == {0, NOT_TESTED}
+    assert ((folds["fold"] == 0) == (side == "TEST")).all() and set(folds["fold"]) == {0, splits.NOT_TESTED}
     training = folds[(side != "TEST") & ~folds["split_group"].isin(folds.loc[side == "TEST", "split_group"])]
     assert (training["inner_0"] != UNUSED).all()
-    assert set(training["inner_0"]) == ({ALWAYS_TRAINED, 0} if validation else {0, 1, 2})
+    assert set(training["inner_0"]) == ({splits.ALWAYS_TRAINED, 0} if validation else {0, 1, 2})
     assert (folds.loc[(side != "TEST").to_numpy() & ~folds.index.isin(training.index), "inner_0"] == UNUSED).all()
     assert (training.loc[side[training.index] == "VAL", "inner_0"] == 0).all()
 
@@ -132,14 +121,14 @@ def test_champions_are_chosen_without_the_test_patients() -> None:
     groups = table["split_group"].astype("category").cat.codes
     table["split_official"] = np.select([groups % 5 == 0, groups % 5 == 1], ["TEST", "VAL"], "TRAIN")
     folds = make_folds(table, settings(), "official")
-    deciding = deciding_folds(folds, settings())
+    deciding = splits.deciding_folds(folds, settings())
     side = table.set_index("sample_id")["split_official"].reindex(deciding["sample_id"]).to_numpy()
     assert set(side) == {"TRAIN", "VAL"} and ((deciding["fold"] == 0) == (side == "VAL")).all()
     trained = deciding[side == "TRAIN"]
     assert set(trained["split_group"]).isdisjoint(deciding.loc[side == "VAL", "split_group"])
     assert set(trained["inner_0"]) == set(range(settings().inner)), "inner folds of their own"
     crossed = make_folds(table, settings(), "cv")
-    assert deciding_folds(crossed, settings()) is crossed
+    assert splits.deciding_folds(crossed, settings()) is crossed
 
 
 def test_what_an_official_split_lacks_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Videos are written and read back whole; files that cannot be read are named with a remedy, damage is reported."""
+"""Videos are written and read back whole, damage is reported, and FFmpeg could open nothing but the file's bytes."""
 
 import struct
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from echolung.data import packets, video
+from echolung.core.errors import VideoError
+from echolung.data import containers, packets, video
 from echolung.data.geometry import letterbox
 
 FILES = ["mjpeg.avi", "h264.mp4", "h264.mov", "mpeg4.avi", "mpeg2video.mpeg", "gif.gif"]
@@ -118,3 +119,41 @@ def test_damage_in_the_middle_is_reported(tmp_path: Path) -> None:
     content[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
     path.write_bytes(content)
     assert "damaged" in video.decode(path).damage
+
+
+# --- what FFmpeg is given ---
+
+HEADS: dict[bytes, str | None] = {  # besides those that tests/test_hostile.py reads
+    b"\x00\x00\x00\x08wide": "mp4 or mov",
+    (bytes(4) + b"\x47" + bytes(187)) * 3: "mts",
+    b"RIFF\x00\x00\x00\x00WAVE": None,
+    b"\x00\x00\x00\x20ftypheic": None,
+    b"\x00\x00\x00\x20ftypM4A ": None,
+    b"GIF8": None,
+}
+
+
+def test_a_container_is_known_by_its_first_bytes() -> None:
+    assert {head: containers.container(head[: containers.ENOUGH]) for head in HEADS} == HEADS
+
+
+LISTS = [
+    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nbeside.ts\n#EXT-X-ENDLIST\n",
+    "ffconcat version 1.0\nfile beside.ts\n",
+]
+
+
+@pytest.mark.parametrize("text", LISTS, ids=["HLS", "ffconcat"])
+def test_even_a_playlist_that_reaches_ffmpeg_opens_nothing(text: str, tmp_path, monkeypatch) -> None:
+    """If the check of the first bytes failed, FFmpeg would still have only bytes and no way to open anything."""
+    from torchcodec.decoders import VideoDecoder
+
+    frames = np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)
+    video.encode(tmp_path / "beside.ts", frames, 25, "mpeg2video")
+    path = tmp_path / "list.mp4"
+    path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert len(VideoDecoder(path)) >= 7, "FFmpeg no longer follows such lists: this test proves nothing"
+    monkeypatch.setattr(containers, "container", lambda head: "mp4 or mov")
+    with pytest.raises(VideoError):
+        video.decode(path)

@@ -70,9 +70,6 @@ def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytes
     assert verdict("x", [Finding("", "warning", "")]) == (True, "Study x can run. Warnings: 1.")
 
 
-# --- the machine ---
-
-
 def test_the_code_and_the_programs_are_those_of_this_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.python(root).level == "ok"
     other = root / "bin"
@@ -124,9 +121,6 @@ def test_stages_need_room_inside_the_project(root: Path, monkeypatch: pytest.Mon
     (root / "data").rename(root.parent / "large disk")
     (root / "data").symlink_to(root.parent / "large disk")
     stops(machine.folders(root), "data is a link to ", "Move the whole project")
-
-
-# --- the project ---
 
 
 def test_another_study_is_examined_as_it_would_run(root: Path) -> None:

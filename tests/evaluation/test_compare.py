@@ -49,10 +49,8 @@ def only(table: pd.DataFrame, **where: str) -> pd.DataFrame:
     return table
 
 
-def estimate(found: Comparison, task: str, arm: str, metric: str, method: str = "attentive") -> pd.Series:
-    rows = only(found.arms, task=task, arm=arm, method=method, metric=metric)
-    assert len(rows) == 1
-    return rows.iloc[0]
+def estimate(found: Comparison, task: str, arm: str, metric: str, method: str = "attentive") -> float:
+    return only(found.arms, task=task, arm=arm, method=method, metric=metric)["estimate"].item()
 
 
 def sentence(found: Comparison, task: str, arm: str, reference: str) -> tuple[str, str]:
@@ -67,19 +65,16 @@ def test_decisions_are_taken_on_the_mean_over_repeats_and_losses_weigh_patients_
         mean = mine.groupby("sample_id")[[*columns, "y_true"]].mean()
         predicted = mean[columns].to_numpy().argmax(axis=1)
         by_seed.append(sklearn_metrics.balanced_accuracy_score(mean["y_true"], predicted))
-    found = estimate(comparison, "lung", "random", "balanced_accuracy")
-    assert (found["estimate"], found["seed_low"]) == pytest.approx((np.mean(by_seed), min(by_seed)))
+    found = only(comparison.arms, task="lung", arm="random", method="attentive", metric="balanced_accuracy")
+    assert found[["estimate", "seed_low"]].to_numpy()[0] == pytest.approx((np.mean(by_seed), min(by_seed)))
     assert only(comparison.more["confusion"], task="lung", arm="random", method="linear")["count"].sum() == 3 * 48
     mine = only(TABLES["lung"], arm="jepa", method="attentive")
     losses = pd.Series(-np.log(mine[columns].to_numpy()[np.arange(len(mine)), mine["y_true"].astype(int)]))
     expected = losses.groupby(mine["patient_id"].to_numpy()).mean().mean()
-    assert estimate(comparison, "lung", "jepa", "log_loss")["estimate"] == pytest.approx(expected)
-    areas = [
-        sklearn_metrics.roc_auc_score(fold["y_true"] == k, fold[column])
-        for _, fold in mine.groupby(["repeat", "fold"])
-        for k, column in enumerate(columns)
-    ]
-    assert estimate(comparison, "lung", "jepa", "auroc")["estimate"] == pytest.approx(np.mean(areas))
+    assert estimate(comparison, "lung", "jepa", "log_loss") == pytest.approx(expected)
+    folds = [fold for _, fold in mine.groupby(["repeat", "fold"])]
+    areas = [sklearn_metrics.roc_auc_score(fold["y_true"] == k, fold[f"p_{k}"]) for fold in folds for k in range(3)]
+    assert estimate(comparison, "lung", "jepa", "auroc") == pytest.approx(np.mean(areas))
     of_fold = losses.groupby([mine[name].to_numpy() for name in ("repeat", "fold", "patient_id")]).mean()
     by_fold = only(comparison.folds, task="lung", arm="jepa", method="attentive", metric="log_loss")["value"]
     assert by_fold.tolist() == pytest.approx(of_fold.groupby(level=[0, 1]).mean().tolist())
@@ -90,9 +85,9 @@ def test_patient_figures_use_the_mean_probability_of_the_patients_videos(compari
     units = only(TABLES["blues"], **jepa).groupby(["repeat", "fold", "patient_id"])[["p_0", "p_1", "y_true"]].mean()
     folds = [fold for _, fold in units.groupby(level=["repeat", "fold"])]
     areas = [sklearn_metrics.roc_auc_score(fold["y_true"], fold["p_1"]) for fold in folds]
-    assert estimate(comparison, "blues", "jepa", "auroc")["estimate"] == pytest.approx(np.mean(areas))
+    assert estimate(comparison, "blues", "jepa", "auroc") == pytest.approx(np.mean(areas))
     loss = sklearn_metrics.log_loss(units["y_true"], units[["p_0", "p_1"]])
-    assert estimate(comparison, "blues", "jepa", "log_loss")["estimate"] == pytest.approx(loss)
+    assert estimate(comparison, "blues", "jepa", "log_loss") == pytest.approx(loss)
     by_fold = only(comparison.folds, **jepa, metric="auroc")
     assert by_fold["value"].tolist() == pytest.approx(areas)
     assert (by_fold["step"].tolist(), by_fold["n_patients"].tolist()) == ([*range(8)], [6, 6, 6, 6, 8, 8, 4, 4])
@@ -104,11 +99,11 @@ def test_patient_figures_use_the_mean_probability_of_the_patients_videos(compari
 def test_differences_are_those_of_the_estimates_and_lie_in_their_intervals(comparison: Comparison) -> None:
     for pair in comparison.pairs.itertuples():
         arms = (pair.arm, pair.method), (pair.reference, pair.reference_method)
-        mine, other = (estimate(comparison, pair.task, arm, pair.metric, method)["estimate"] for arm, method in arms)
+        mine, other = (estimate(comparison, pair.task, arm, pair.metric, method) for arm, method in arms)
         assert pair.difference == pytest.approx(mine - other)
         assert pair.low - 1e-9 <= pair.difference <= pair.high + 1e-9
         assert (pair.n_patients, pair.n_groups, pair.n_videos) == (24, 24, 48)
-    assert estimate(comparison, "lung", "majority", "auroc", "majority")["estimate"] == 0.5
+    assert estimate(comparison, "lung", "majority", "auroc", "majority") == 0.5
 
 
 def test_a_fold_without_a_class_is_noted_and_one_fold_alone_has_no_test_between_folds() -> None:
@@ -132,8 +127,7 @@ def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(
     ]
     assert family["p_holm"].min() == pytest.approx(min(1, 2 * family["p_value"].min()))
     outcome, text = sentence(comparison, "lung", "jepa", "random")
-    assert outcome == "better"
-    assert text.startswith("jepa predicted better than random (mean of 3 seeds): Brier score")
+    assert outcome == "better" and text.startswith("jepa predicted better than random (mean of 3 seeds): Brier score")
     assert "after Holm; 24 patients, 48 videos" in text
     assert text.endswith("Pretraining seeds: 1. This is about these weights, not about pretraining in general.")
     assert "majority (the baseline, which ignores the video)" in sentence(comparison, "lung", "jepa", "majority")[1]
@@ -189,8 +183,8 @@ def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
     assert (tested["p_value"], abs(tested["difference"]) < 1e-12) == (1.0, True)
     assert tested["p_recipe"] == tested["p_recipe_holm"] == pytest.approx(1)
     outcome, text = sentence(found, "lung", "jepa", "random")
-    assert outcome == "undecided"
-    assert text.startswith("No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)")
+    shown = "No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)"
+    assert outcome == "undecided" and text.startswith(shown)
     assert text.endswith("No difference was shown for the recipe (3 and 3 seeds as a sample: p = 1.00 after Holm).")
     found = compared({"lung": predictions("lung", STRENGTHS | {"jepa": (3, 2.0)})})
     tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
@@ -224,7 +218,7 @@ def test_tables_survive_the_disk(comparison: Comparison, tmp_path: Path) -> None
     for cells, problem in (({"arm": "jepa"}, "fits [0-9]+ rows, not one"), ({"arms": "jepa"}, "no column arms")):
         with pytest.raises(SettingsError, match=problem):
             module.headlines(comparison, {"mine": {"area": cells}})
-    area = estimate(comparison, "lung", "jepa", "auroc")["estimate"]
+    area = estimate(comparison, "lung", "jepa", "auroc")
     assert metrics["lung"]["jepa"]["auroc"] == pytest.approx(area, abs=1e-6)
     assert set(again.of_tasks(["lung"]).more["roc"]["task"]) == {"lung"}
     plots = Classification().plots(again)
@@ -243,18 +237,15 @@ def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:
     once, known, wrong = (compared({"blues": table}) for table in tables)
     assert {*known.pairs[["n_patients", "n_groups"]].itertuples(index=False, name=None)} == {(48, 24)}
     assert known.verdicts["text"].str.contains("48 patients (24 independent groups), 96 videos", regex=False).all()
-    for found, expected in (
-        (known.arms, once.arms),
-        (known.pairs.assign(estimate=known.pairs["p_value"]), once.pairs.assign(estimate=once.pairs["p_value"])),
-        (known.more["classes"], once.more["classes"]),
-    ):
-        columns = ["estimate", "low", "high"]
-        np.testing.assert_allclose(found[columns].to_numpy(float), expected[columns].to_numpy(float), rtol=0, atol=1e-9)
+    for table, columns in (("arms", ["estimate"]), ("pairs", ["difference", "p_value"]), ("classes", ["estimate"])):
+        copied, alone = (one.more[table] if table == "classes" else getattr(one, table) for one in (known, once))
+        numbers = [*columns, "low", "high"]
+        np.testing.assert_allclose(copied[numbers].to_numpy(float), alone[numbers].to_numpy(float), rtol=0, atol=1e-9)
     pair = {"arm": "jepa", "reference": "random", "method": "attentive", "metric": "brier"}
     narrow, wide = (only(one.pairs, **pair).eval("high - low").item() for one in (wrong, known))
     assert narrow < 0.85 * wide
-    assert once.secondary["test"].str.startswith("DeLong").any()
-    assert not known.secondary["test"].str.startswith("DeLong").any()  # it takes patients to be independent
+    delong = [one.secondary["test"].str.startswith("DeLong").any() for one in (once, known)]
+    assert delong == [True, False], "it takes patients to be independent"
 
 
 TABLE = TABLES["lung"]

@@ -76,9 +76,6 @@ def arm(tracking: Store, study: str, balanced_accuracy: float = 0.7) -> Run:
     )  # fmt: skip
 
 
-# --- processes that end badly ---
-
-
 def test_the_runs_of_terminated_and_vanished_processes_are_closed(interrupted, tracking: Store) -> None:
     """That of a vanished one by the next stage of its study, whichever it is."""
     terminated, vanished = interrupted[1]["terminated"], interrupted[1]["killed"]
@@ -109,9 +106,6 @@ def test_a_failing_stage_keeps_its_reason(tracking: Store) -> None:
     assert found.data.params["outer"] == "5" and found.data.params["more.a"] == "[1, 2]"
 
 
-# --- provenance ---
-
-
 def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tracking.root
     (root / ".gitignore").write_text("mlruns")
@@ -132,9 +126,6 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     assert told()["git_revision"] == revision
     (root / "file").write_text("two")
     assert told()["git_revision"] == f"{revision}+changed"
-
-
-# --- a pretraining trial ---
 
 
 def test_a_resumed_trial_continues_the_same_run_and_the_same_line(tracking: Store) -> None:
@@ -190,9 +181,6 @@ def test_a_stage_outlives_its_store_and_warns_once(tracking, monkeypatch, capsys
     assert series(tracking, run, "effective_rank") == [(2, 5.0)]
 
 
-# --- one run per task x arm ---
-
-
 def test_the_same_result_is_the_same_run_and_a_new_one_becomes_current(tracking: Store) -> None:
     first = arm(tracking, "again")
     assert arm(tracking, "again").id == first.id
@@ -215,9 +203,6 @@ def test_a_run_cut_off_while_it_was_written_is_replaced(tracking: Store, monkeyp
     assert (status(tracking, run.id), tags(tracking, run)["current"]) == ("FINISHED", "true")
     experiment = tracking.client().get_experiment_by_name("echolung-cut").experiment_id
     assert len(tracking.client().search_runs([experiment], "tags.current = 'true'")) == 1
-
-
-# --- a store that cannot be used ---
 
 
 def test_a_database_of_another_mlflow_is_not_touched(tracking: Store, tmp_path: Path) -> None:
