@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hearts_drawn import SIDE, ellipse
 
+from echolung.data import nifti
 from echolung.data.clips import ClipStore
 from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.manifest import read_manifest
@@ -64,9 +64,7 @@ def camus(root: Path, patients: int = 16) -> None:
                 drawn[ellipse(SIDE, 4, 6, x, y + 16 * s + 4) & (drawn == 0)] = 3
                 pixels = random.normal(np.where(drawn == 1, 30, np.where(drawn == 3, 60, 110)), 8).clip(1, 255)
                 for name, image in (("", pixels.astype(np.uint8)), ("_gt", drawn)):
-                    content = nibabel.Nifti1Image(image.T, None)
-                    content.header.set_zooms((1.5, 1.5))
-                    nibabel.save(content, folder / f"{patient}_{view}_{phase}{name}.nii.gz")
+                    nifti.write(folder / f"{patient}_{view}_{phase}{name}.nii.gz", image[None], 1.5)
             ef = f"EF: {100 * (1 - q**3):.1f}\n" if number % 5 or number % 4 == 3 else ""
             (folder / f"Info_{view}.cfg").write_text(f"ED: 1\n{ef}")
     (root / "database_split").mkdir()
@@ -80,9 +78,9 @@ def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> No
     source, encoder = tmp_path / "data" / "ingest" / "camus", tmp_path / "encoder"
     ingest("camus", settings, tmp_path).write(source)
     manifest, store = read_manifest(source / "manifest.parquet"), ClipStore.open(source / "clips")
-    masks = read_masks(source / "masks")
+    traced = {name: one.frames for name, one in read_masks(source / "masks").items()}
     save_encoder(encoder, initial_encoder(SHAPE, 0), EncoderRecord(settings=SHAPE, arm="random", objective="", seed=0))
-    out, traced = tmp_path / "data/embed/camus/random/seed0", {name: one.frames for name, one in masks.items()}
+    out = tmp_path / "data/embed/camus/random/seed0"
     embed(encoder, "random", manifest, store, EmbedSettings(sources=("camus",)), out, tmp_path / "cache", traced=traced)
     one, still = str(manifest["sample_id"][5]), store.frames(str(manifest["sample_id"][5]))[1]
     tokens = load_encoder(encoder)[0].encode(torch.from_numpy(np.stack([[still] * 4])))

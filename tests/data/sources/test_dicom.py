@@ -1,7 +1,6 @@
 """Ultrasound DICOM: only the image region is stored, patients are pseudonyms, and what is no image is named."""
 
 import base64
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,6 @@ pytest_plugins = ["small_models"]
 
 scan = partial(scan_layout, "dicom", source="ward")
 WARD = IngestSettings.parse({"size": 32, "sources": {"ward": {"layout": "dicom", "root": "export"}}}, "")
-REAL = Path(os.environ.get("ECHOLUNG_REAL_DATA", Path(__file__).parents[4] / "shared" / "data")) / "dicom"
 HEIGHT, WIDTH = 60, 80
 BOX = (20, 59, 10, 49)
 """Columns and rows of the region, both ends included, as DICOM writes them."""
@@ -215,19 +213,3 @@ def test_a_model_answers_for_a_file_and_for_its_bytes(folder: Path, model: Model
     table = answer(model, pd.DataFrame({"content": [base64.b64encode(path.read_bytes()).decode()]}))
     assert table["damage"].eq("").all() and table["p_covid"].between(0, 1).all()
     assert table["distance"][0] == model.predict([path])["distance"][0]
-
-
-def test_real_files_of_two_machines(tmp_path: Path) -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"{REAL} does not exist: set ECHOLUNG_REAL_DATA to the folder that holds it")
-    cine = decode(REAL / "color3d_jpeg_baseline.dcm")
-    assert cine.frames.shape == (120, 480, 640) and cine.fps == pytest.approx(30, abs=0.01)
-    assert cine.pixel_mm == pytest.approx(0.5105, abs=1e-4)
-    assert not cine.frames[:, :31].any() and not cine.frames[:, 415:].any() and not cine.frames[:, :, 596:].any()
-    assert cine.frames[:, 100:300, 250:400].mean() > 20
-    still = decode(REAL / "JPGLosslessP14SV1_1s_1f_8b.dcm")
-    assert still.frames.shape == (1, 768, 1024) and still.pixel_mm == pytest.approx(0.2548, abs=1e-4)
-    odd = decode(REAL / "examples_ybr_color.dcm")  # its box is that of a picture twice as large
-    assert odd.pixel_mm is None and odd.frames.any() and not odd.frames[:, 205:].any()
-    with pytest.raises(VideoError, match=r"color-pl.dcm has no region"):
-        decode(REAL / "color-pl.dcm")
