@@ -19,6 +19,7 @@ from echolung.pretraining import checkpoint
 from echolung.pretraining.settings import PretrainSettings
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("session")
 SHAPE = VideoViT.Settings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
 TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
 TRAINING = {"steps": 8, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2, "held_out": 0.2}
@@ -58,7 +59,6 @@ def test_a_readout_finds_what_the_labels_are_about_and_unknown_values_are_no_sea
         SearchSettings.parse(SEARCH | {"space": {"steps": [1]}}, "search")
 
 
-@pytest.mark.usefixtures("session")
 def test_the_whole_grid_is_tried_the_worse_stop_early_and_the_best_comes_first(data: Path, tmp_path: Path) -> None:
     trials, curves = run(data, tmp_path, Readout(data, "bright", TASK, 1), rungs=2)
     assert len(trials) == 4 and trials["trial"].nunique() == 4 and len(trials[list(SPACE)].drop_duplicates()) == 4
@@ -70,7 +70,6 @@ def test_the_whole_grid_is_tried_the_worse_stop_early_and_the_best_comes_first(d
     assert (curves["clips"] == 4 * curves["step"]).all()
 
 
-@pytest.mark.usefixtures("session")
 def test_the_held_out_loss_needs_no_labels_and_a_recipe_that_diverges_comes_last(data: Path, tmp_path: Path) -> None:
     space = {"training.learning_rate": [1e-3, 1e30]}
     trials, _ = run(data, tmp_path / "a", None, space=space, rungs=0)
@@ -81,7 +80,6 @@ def test_the_held_out_loss_needs_no_labels_and_a_recipe_that_diverges_comes_last
         run(data, tmp_path / "b", None, space={"training.learning_rate": [1e30]})
 
 
-@pytest.mark.usefixtures("session")
 def test_an_interrupted_search_goes_on_and_other_labels_are_another_search(data: Path, tmp_path: Path) -> None:
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in tmp_path.glob(f"*/{checkpoint.NAME}")}

@@ -19,6 +19,7 @@ from echolung.compute.trials import run_trials
 from echolung.core import progress
 from echolung.core.errors import DataError, Stopped, TrialError
 
+pytestmark = pytest.mark.usefixtures("session")
 WORKERS = 2
 
 
@@ -52,7 +53,6 @@ def configurations(directory: Path, *numbers: int) -> list[dict[str, Any]]:
     return [{"x": x, "log": str(directory / "log"), "_key": x} for x in numbers]
 
 
-@pytest.mark.usefixtures("session")
 def test_results_are_in_order_and_exact_and_no_trial_runs_twice(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     place = (tmp_path / "t", "fit", WORKERS, lambda *p: seen.append(p))
@@ -75,7 +75,6 @@ def stepwise(config: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.usefixtures("session")
 def test_a_long_trial_shows_how_far_it_is(tmp_path: Path) -> None:
     seen: list[tuple[float, int]] = []
     run_trials(stepwise, [{"x": 1}, {"x": 2}], tmp_path / "t", "fit", WORKERS, lambda *p: seen.append(p))
@@ -83,7 +82,6 @@ def test_a_long_trial_shows_how_far_it_is(tmp_path: Path) -> None:
     assert {done for done, _ in seen} >= {0.1, 0.5, 0.9}, "tenths of a trial"
 
 
-@pytest.mark.usefixtures("session")
 def test_a_killed_trial_is_retried_and_failing_ones_are_named_after_the_others_have_finished(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     place = (tmp_path / "t", "fit", WORKERS)
@@ -98,14 +96,12 @@ def test_a_killed_trial_is_retried_and_failing_ones_are_named_after_the_others_h
     assert runs(tmp_path) == [0, 1, 1, 2, 3], "1 was killed and retried, and kept"
 
 
-@pytest.mark.usefixtures("session")
 def test_a_local_session_listens_on_the_loopback_address_only() -> None:
     found = [one for child in psutil.Process().children(recursive=True) for one in child.net_connections("inet")]
     listening = {one.laddr.ip.removeprefix("::ffff:") for one in found if one.status == psutil.CONN_LISTEN}
     assert listening and listening <= {"127.0.0.1", "::1"}
 
 
-@pytest.mark.usefixtures("session")
 def test_damaged_results_cost_only_those_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = (configurations(tmp_path, 1, 2, 3, 4), tmp_path / "t", "fit", WORKERS)
     first = run_trials(square, *place)
@@ -127,7 +123,6 @@ def last(config: dict[str, Any]) -> dict[str, Any]:
     return square(config)
 
 
-@pytest.mark.usefixtures("session")
 def test_no_trial_begins_once_it_is_asked_to_stop_and_the_next_call_does_the_rest(tmp_path: Path) -> None:
     place, stop = (configurations(tmp_path, 1, 2, 3), tmp_path / "t", "fit", WORKERS), tmp_path / "stop"
     seen: list[int] = []

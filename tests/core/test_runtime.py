@@ -129,14 +129,11 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
 SEED = int.from_bytes(hashlib.sha256(b'["phantom", "1"]').digest()[:4], "little") & 0x7FFFFFFF
 
 
-def test_digest_depends_on_values_and_not_on_order() -> None:
+def test_digests_see_values_and_code_and_not_order_and_comments(tmp_path: Path, monkeypatch) -> None:
     assert runtime.digest({"a": 1, "b": [2, 3]}) == runtime.digest({"b": [2, 3], "a": 1})
     assert runtime.digest({"a": 1}) != runtime.digest({"a": 2})
     assert len({runtime.derived_seed("fold", i, j) for i in range(20) for j in range(20)}) == 400
     assert runtime.derived_seed("phantom", 1) == SEED, "other machines draw the same phantoms and folds"
-
-
-def test_code_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     digests = []
     for text in ('"""Doc."""\n    return x + 1\n', "# why\n    return x + 1\n", "return x + 2\n"):

@@ -44,10 +44,7 @@ class Study:
         lines = [f"{name},p{number},{'ab'[number % 2]}" for number, name in enumerate(names)]
         (self.videos / "videos.csv").write_text("\n".join(["path,patient,label", *lines]) + "\n")
 
-    def settings(self, size: int = SIZE) -> IngestSettings:
-        return IngestSettings.parse({"size": size, "sources": {"mine": {"layout": "folder", "root": "videos"}}}, "")
-
-    def ingest(self, size: int = SIZE, workers: int = 1) -> pd.DataFrame:
+    def ingest(self, size: int = SIZE) -> pd.DataFrame:
         """As the stage does it: DVC removes the output first."""
         self.decodes, messages = 0, []
 
@@ -55,7 +52,8 @@ class Study:
             self.decodes += 1
             assert (done, total >= done) == (self.decodes, True)
 
-        found = ingest("mine", self.settings(size), self.root, workers, count, messages.append)
+        values = {"size": size, "sources": {"mine": {"layout": "folder", "root": "videos"}}}
+        found = ingest("mine", IngestSettings.parse(values, ""), self.root, 1, count, messages.append)
         self.said = "\n".join(messages)
         shutil.rmtree(self.out, ignore_errors=True)
         found.write(self.out)

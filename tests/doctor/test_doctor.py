@@ -99,18 +99,16 @@ def test_a_repository_that_dvc_could_not_use_says_what_to_type(root: Path, monke
     stops(machine.git(root)[-1], "no user.email", "git config --global user.email you@example.org")
     monkeypatch.setenv("GIT_AUTHOR_EMAIL", "t@t")
     assert machine.git(root)[-1].level == "ok"
+    with monkeypatch.context() as patch:
+        patch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for its tests
+        (found,) = machine.git(root)
+    stops(found, f"git config --global --add safe.directory {root}")
+    assert "git init" not in found.remedy, "another user's repository is to be trusted, not made again"
     shutil.rmtree(root / ".git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
     stops(machine.git(root)[-1], "not a git repository", "git init")
     subprocess.run(["git", "init", "-q"], check=True)
     stops(machine.git(root)[-1], "does not have any commits yet", "git commit")
-
-
-def test_another_user_s_repository_is_to_be_trusted_and_not_made_again(root, monkeypatch) -> None:
-    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for its tests
-    (found,) = machine.git(root)
-    stops(found, f"git config --global --add safe.directory {root}")
-    assert "git init" not in found.remedy
 
 
 def test_stages_need_room_inside_the_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
