@@ -77,8 +77,7 @@ def test_a_stage_works_in_the_folder_it_is_started_in(tmp_path: Path, monkeypatc
         (folder / "params.yaml").touch()
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(copy)
-    assert stage.project_root() == copy
-    assert workspace(copy) == workspace(tmp_path) == tmp_path
+    assert stage.project_root() == copy and workspace(copy) == workspace(tmp_path) == tmp_path
 
 
 def test_every_output_of_the_pipeline_is_in_the_run_cache() -> None:

@@ -113,8 +113,7 @@ def test_damaged_results_cost_only_those_trials(tmp_path: Path, capsys: pytest.C
     (folders[16] / "table.parquet").unlink()
     capsys.readouterr()
     again = run_trials(square, *place)
-    assert capsys.readouterr().err.count("and will be recomputed") == 3
-    assert runs(tmp_path) == [1, 2, 2, 3, 3, 4, 4]
+    assert capsys.readouterr().err.count("and will be recomputed") == 3 and runs(tmp_path) == [1, 2, 2, 3, 3, 4, 4]
     assert [result["draw"] for result in again] == [result["draw"] for result in first]
 
 
@@ -128,11 +127,9 @@ def test_no_trial_begins_once_it_is_asked_to_stop_and_the_next_call_does_the_res
     seen: list[int] = []
     with pytest.raises(Stopped, match=r"2 fit trials are left: not begun \[x 2 and 1 more\]") as caught:
         run_trials(last, *place, lambda done, total: seen.append(done), at_once=1, stop=stop)
-    assert (caught.value.exit_code, caught.value.remedy, runs(tmp_path)) == (75, "Call again.", [1])
-    assert max(seen) == 1
+    assert (caught.value.exit_code, caught.value.remedy, runs(tmp_path)) == (75, "Call again.", [1]) and max(seen) == 1
     stop.write_text("")
-    assert [one["square"] for one in run_trials(square, *place, stop=stop)] == [1, 4, 9]
-    assert runs(tmp_path) == [1, 2, 3]
+    assert [one["square"] for one in run_trials(square, *place, stop=stop)] == [1, 4, 9] and runs(tmp_path) == [1, 2, 3]
 
 
 SCRIPT = """

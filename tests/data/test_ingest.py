@@ -137,8 +137,7 @@ def test_a_temporary_experiment_uses_the_cache_of_its_workspace(study: Study) ->
     experiment.add("c.avi")
     experiment.list("a.avi", "b.avi", "c.avi")
     experiment.ingest()
-    assert experiment.decodes == 1
-    assert len(files(study.root / "data")) == 6 and not (experiment.root / "data").exists()
+    assert experiment.decodes == 1 and len(files(study.root / "data")) == 6 and not (experiment.root / "data").exists()
 
 
 @pytest.mark.parametrize("damage", ["edited", "cut", "removed", "facts"])
