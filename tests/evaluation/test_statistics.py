@@ -132,5 +132,6 @@ def test_delong_matches_the_printed_formulas_with_ties() -> None:
 
 
 def test_holm_known_values() -> None:
-    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([0.6, 0.7]) == [1, 1] and statistics.holm([0.02]) == [0.02] and statistics.holm([]) == []
+    known = [([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]), ([0.6, 0.7], [1, 1]), ([0.02], [0.02]), ([], [])]
+    for given, adjusted in known:
+        assert statistics.holm(given) == pytest.approx(adjusted)
