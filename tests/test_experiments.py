@@ -57,18 +57,15 @@ def test_experiments_run_in_copies_at_once_and_leave_the_workspace_alone(project
     said = [process.communicate(timeout=600)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert tree() == before
-    locks = [yaml.safe_load(project.run("git", "show", f"refs/exps/{ref}:dvc.lock").stdout) for ref in refs(project)]
+    refs = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    made = [ref for ref in refs if ref.endswith(("seed5", "seed6"))]
+    locks = [yaml.safe_load(project.run("git", "show", f"{ref}:dvc.lock").stdout) for ref in made]
     drawn = {lock["stages"]["phantom@pocus"]["outs"][0]["md5"] for lock in locks}
     assert len(drawn) == 2, "both drew the same videos: with the workspace's parameters"
     client = store(project.root).client()
     runs = [run.data for one in client.search_experiments() for run in client.search_runs([one.experiment_id])]
     tags = {run.tags.get("dvc_experiment") for run in runs}
     assert {"seed5", "seed6"} <= tags, "their runs are in the workspace's store"
-
-
-def refs(project: Project) -> list[str]:
-    listed = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
-    return [ref.removeprefix("refs/exps/") for ref in listed if ref.endswith(("seed5", "seed6"))]
 
 
 def test_a_stage_works_in_the_folder_it_is_started_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,11 +77,7 @@ def test_a_stage_works_in_the_folder_it_is_started_in(tmp_path: Path, monkeypatc
         (folder / "params.yaml").touch()
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(copy)
-    assert stage.project_root() == copy
-    assert workspace(copy) == workspace(tmp_path) == tmp_path
-
-
-# --- several clones ---
+    assert stage.project_root() == copy and workspace(copy) == workspace(tmp_path) == tmp_path
 
 
 def test_every_output_of_the_pipeline_is_in_the_run_cache() -> None:

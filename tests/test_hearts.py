@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hearts_drawn import SIDE, ellipse
 
+from echolung.data import nifti
 from echolung.data.clips import ClipStore
 from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.manifest import read_manifest
@@ -28,20 +28,16 @@ from echolung.reports.tables import table_markdown
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=4, clip_fps=8.0, tubelet=2, patch=8)
-EF = {"label": "ef", "unit": "patient", "unlabelled": "leave out", "quantiles": 1, "coverage": 0.5}
+GIVEN = {"source": "camus", "folds": "official"}
+MASKS = {"kind": "segmentation", "groups": {"view": ["A4C", "A2C"]}}
+EF = {"kind": "regression", "label": "ef", "unit": "patient", "unlabelled": "leave out", "quantiles": 1}
 TASKS: dict[str, Task] = {
-    name: KINDS[kind].Settings.parse({"kind": kind, "source": "camus", "folds": "official", **values}, name)
-    for name, kind, values in (
-        ("masks", "segmentation", {"groups": {"view": ["A4C", "A2C"]}}),
-        ("ef", "regression", EF),
-    )
+    "masks": KINDS["segmentation"].Settings.parse(GIVEN | MASKS, "masks"),
+    "ef": KINDS["regression"].Settings.parse(GIVEN | EF | {"coverage": 0.5}, "ef"),
 }
 UNET = {"encoder": "tu-test_resnet", "image_size": 32, "steps": 4, "validate_every": 2, "batch": 4}
-SETTINGS = {
-    "segmentation": UNET,
-    "ejection-fraction": {**UNET, "length": "common"},
-    "light-decoder": {"steps": 60, "learning_rate": 1e-2},
-}
+LIGHT = {"steps": 60, "learning_rate": 1e-2}
+SETTINGS = {"segmentation": UNET, "ejection-fraction": UNET | {"length": "common"}, "light-decoder": LIGHT}
 FITS = {
     "masks": [("random", "light-decoder"), ("unet", "segmentation"), ("mean-mask", "mean-mask")],
     "ef": [("random", "linear"), ("unet", "ejection-fraction"), ("constant", "constant"), ("hand-made", "hand-made")],
@@ -68,9 +64,7 @@ def camus(root: Path, patients: int = 16) -> None:
                 drawn[ellipse(SIDE, 4, 6, x, y + 16 * s + 4) & (drawn == 0)] = 3
                 pixels = random.normal(np.where(drawn == 1, 30, np.where(drawn == 3, 60, 110)), 8).clip(1, 255)
                 for name, image in (("", pixels.astype(np.uint8)), ("_gt", drawn)):
-                    content = nibabel.Nifti1Image(image.T, None)
-                    content.header.set_zooms((1.5, 1.5))
-                    nibabel.save(content, folder / f"{patient}_{view}_{phase}{name}.nii.gz")
+                    nifti.write(folder / f"{patient}_{view}_{phase}{name}.nii.gz", image[None], 1.5)
             ef = f"EF: {100 * (1 - q**3):.1f}\n" if number % 5 or number % 4 == 3 else ""
             (folder / f"Info_{view}.cfg").write_text(f"ED: 1\n{ef}")
     (root / "database_split").mkdir()
@@ -84,9 +78,9 @@ def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> No
     source, encoder = tmp_path / "data" / "ingest" / "camus", tmp_path / "encoder"
     ingest("camus", settings, tmp_path).write(source)
     manifest, store = read_manifest(source / "manifest.parquet"), ClipStore.open(source / "clips")
-    masks = read_masks(source / "masks")
+    traced = {name: one.frames for name, one in read_masks(source / "masks").items()}
     save_encoder(encoder, initial_encoder(SHAPE, 0), EncoderRecord(settings=SHAPE, arm="random", objective="", seed=0))
-    out, traced = tmp_path / "data/embed/camus/random/seed0", {name: one.frames for name, one in masks.items()}
+    out = tmp_path / "data/embed/camus/random/seed0"
     embed(encoder, "random", manifest, store, EmbedSettings(sources=("camus",)), out, tmp_path / "cache", traced=traced)
     one, still = str(manifest["sample_id"][5]), store.frames(str(manifest["sample_id"][5]))[1]
     tokens = load_encoder(encoder)[0].encode(torch.from_numpy(np.stack([[still] * 4])))
@@ -94,19 +88,15 @@ def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> No
     predictions = {}
     for name, task in TASKS.items():
         rows = kind_of(task).labelled(task, manifest).assign(split_group=lambda rows: rows["patient_id"])
-        folds = make_folds(rows, SplitSettings(), "official")
-        write_folds(tmp_path / "data" / "split" / f"{name}.csv", folds)
+        write_folds(tmp_path / "data" / "split" / f"{name}.csv", make_folds(rows, SplitSettings(), "official"))
         given = {"task_name": name, "task": task.model_dump(mode="json")}
         given |= dict.fromkeys(("arm_seed", "repeat", "fold", "seed"), 0)
-        fitted = [
-            fit_one(str(tmp_path / "data"), str(tmp_path / "work"), given | {
-                "arm": arm, "method": method, "settings": SETTINGS.get(method, {})})
-            for arm, method in FITS[name]
-        ]  # fmt: skip
-        table = pd.concat([one["predictions"] for one in fitted], ignore_index=True)
-        columns = kind_of(task).columns(task)
-        assert not kind_of(task).wrong(task, table[columns].to_numpy(float)).any()
-        predictions[name] = table
+        tables = []
+        for arm, method in FITS[name]:
+            asked = given | {"arm": arm, "method": method, "settings": SETTINGS.get(method, {})}
+            tables.append(fit_one(str(tmp_path / "data"), str(tmp_path / "work"), asked)["predictions"])
+        predictions[name] = pd.concat(tables, ignore_index=True)
+        assert not kind_of(task).wrong(task, predictions[name][kind_of(task).columns(task)].to_numpy(float)).any()
     found = compare(predictions, TASKS, ARMS, CompareSettings(bootstrap=100, permutations=200))
     of_arm = found.arms.set_index(["task", "arm", "metric"])["estimate"]
     assert of_arm["masks", "random", "dice_loss"] < of_arm["masks", "mean-mask", "dice_loss"], "it reads"

@@ -36,8 +36,7 @@ def runs(project: Project, experiment: str) -> list:
 
 
 def test_every_stage_ran_once_and_left_its_findings(small_study: Project) -> None:
-    assert small_study.first is not None
-    assert ran(small_study.first) == STAGES
+    assert small_study.first is not None and ran(small_study.first) == STAGES
     findings = [json.loads(p.read_text()) for p in (small_study.root / "reports/phantom/validation").glob("*.json")]
     assert len(findings) == len(STAGES)
     assert all(found["success"] and found["summary"]["expectations"] > 0 for found in findings)
@@ -45,21 +44,16 @@ def test_every_stage_ran_once_and_left_its_findings(small_study: Project) -> Non
 
 def test_a_second_call_does_nothing(small_study: Project) -> None:
     again = small_study.run("dvc", "repro")
-    assert again.returncode == 0
-    assert ran(again) == set()
-    assert "Data and pipelines are up to date." in again.stdout
+    assert again.returncode == 0 and ran(again) == set() and "Data and pipelines are up to date." in again.stdout
 
 
 def test_the_report_needs_nothing_beside_it_and_names_every_arm(small_study: Project) -> None:
     page = (small_study.root / "reports/phantom/index.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
-    for word in ("pocus-pathology", "random", "jepa", "majority", "initialise"):
-        assert word in page
-    metrics = small_study.run("dvc", "metrics", "show")
+    assert all(word in page for word in ("pocus-pathology", "random", "jepa", "majority", "initialise"))
+    metrics, plots = (small_study.run("dvc", what, "show") for what in ("metrics", "plots"))
     assert "pocus-pathology.jepa.balanced_accuracy" in metrics.stdout
-    plots = small_study.run("dvc", "plots", "show")
-    assert plots.returncode == 0
-    assert "index.html" in plots.stdout
+    assert plots.returncode == 0 and "index.html" in plots.stdout
 
 
 def test_mlflow_holds_one_run_per_arm_and_task_with_folds_as_steps(small_study: Project) -> None:
@@ -74,16 +68,15 @@ def test_mlflow_holds_one_run_per_arm_and_task_with_folds_as_steps(small_study: 
         assert any(item.path == "figures" for item in client.list_artifacts(run.info.run_id))
         assert {"git_revision", "dvc_stage", "init", "data_digest"} <= set(run.data.tags)
     (jepa,) = (run.data for run in lungs if run.data.tags["arm"] == "jepa")
-    table = pd.read_csv(small_study.root / "data/phantom/compare/arms.csv").set_index(
-        ["task", "arm", "method", "metric"]
-    )
+    table = pd.read_csv(small_study.root / "data/phantom/compare/arms.csv")
+    table = table.set_index(["task", "arm", "method", "metric"])
     for name, method in (("balanced_accuracy", "linear"), ("attentive/balanced_accuracy", "attentive")):
         estimate = table["estimate"]["pocus-pathology", "jepa", method, "balanced_accuracy"]
         assert jepa.metrics[name] == pytest.approx(estimate)
     assert {"balanced_accuracy_low", "minus_random/brier", "minus_random/brier_p_holm"} <= set(jepa.metrics)
     assert "jepa" in jepa.tags["verdict_against_random"] and jepa.params["seed"] == "0"
-    trial, *others = runs(small_study, "echolung-phantom-pretraining")
-    trial = next(run for run in (trial, *others) if "jepa" in run.info.run_name)
+    trials = runs(small_study, "echolung-phantom-pretraining")
+    trial = next(run for run in trials if "jepa" in run.info.run_name)
     for name in ("loss", "learning_rate", "ema", "clips_per_second", "effective_rank"):
         assert client.get_metric_history(trial.info.run_id, name)
     stages = runs(small_study, "echolung-phantom-stages")
@@ -109,8 +102,7 @@ def test_the_champion_answers_alike_by_command_and_as_mlflow_serves_it(promoted:
 
     version = registry.champion(store(promoted.root), "phantom", "pocus-pathology")
     again = promoted.echolung("promote", "pocus-pathology", "--arm", version.tags["arm"])
-    assert again.returncode == 0
-    assert f"version {version.number}: unchanged" in again.stdout
+    assert again.returncode == 0 and f"version {version.number}: unchanged" in again.stdout
 
     folder = promoted.root / "data/raw/phantom/pocus/convex"
     videos = [str(path) for path in sorted(folder.iterdir())[:2]]
@@ -124,10 +116,8 @@ def test_the_champion_answers_alike_by_command_and_as_mlflow_serves_it(promoted:
     columns = ["p_covid", "p_pneumonia", "p_regular"]
     pd.testing.assert_frame_equal(told[columns], served[columns], rtol=1e-5)
     assert (abs(told[columns].sum(axis=1) - 1) < 1e-6).all()
-    table = promoted.echolung("predict", videos[0])
-    assert "For research use only" in table.stdout
-    files = [path for path in version.artifacts.rglob("*") if path.suffix in (".pkl", ".pt", ".pickle")]
-    assert files == []
+    assert "For research use only" in promoted.echolung("predict", videos[0]).stdout
+    assert not [path for path in version.artifacts.rglob("*") if path.suffix in (".pkl", ".pt", ".pickle")]
 
 
 @pytest.fixture
@@ -143,12 +133,11 @@ def restored(promoted: Project) -> Iterator[Project]:
 
 def test_another_drawing_reruns_what_depends_on_it_and_computes_nothing_else(restored: Project) -> None:
     """Up to the folds, to spare minutes: what follows depends on these by the same graph."""
-    promoted = restored
-    before = {run.info.run_id for run in runs(promoted, "echolung-phantom-stages")}
-    promoted.change(phantom__hearts__seed=33)
+    before = {run.info.run_id for run in runs(restored, "echolung-phantom-stages")}
+    restored.change(phantom__hearts__seed=33)
     upstream = {stage for stage in STAGES if stage.startswith(("phantom", "ingest", "split"))}
-    again = promoted.run("dvc", "repro", *sorted(upstream))
+    again = restored.run("dvc", "repro", *sorted(upstream))
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert ran(again) == {stage for stage in upstream if "hearts" in stage}
-    after = {run.info.run_id for run in runs(promoted, "echolung-phantom-stages")}
+    after = {run.info.run_id for run in runs(restored, "echolung-phantom-stages")}
     assert len(after - before) == len(ran(again))

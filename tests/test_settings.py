@@ -18,6 +18,9 @@ from echolung.stage import Stage
 ROOT = Path(__file__).parents[1]
 
 
+SEARCH = {"encoder": "mae", "space": {"shape.depth": [2]}}
+
+
 def parameters(change: Callable[[dict[str, Any]], object] = lambda values: None) -> Settings:
     """params.yaml of the phantom study, changed."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -25,28 +28,21 @@ def parameters(change: Callable[[dict[str, Any]], object] = lambda values: None)
     return Settings.parse(values, "params.yaml")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_a_file_without_parameters_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content, message in [
         (None, "cannot be read"),
         (b"", "holds no parameters"),
         (b"- a list\n", "holds no parameters"),
         (b"study: \xff\xfe\n", "is not YAML"),
         (b"[" * 1000, "is not YAML"),
         (b"!!python/object/apply:os.system ['touch canary']\n", "is not YAML"),
-    ],
-)
-def test_a_file_without_parameters_is_one_line(
-    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if content is not None:
-        (tmp_path / "params.yaml").write_bytes(content)
-    with pytest.raises(SettingsError) as caught:
-        load(tmp_path)
-    assert message in caught.value.problem
-    assert "\n" not in caught.value.problem
-    assert caught.value.remedy
+    ]:
+        if content is not None:
+            (tmp_path / "params.yaml").write_bytes(content)
+        with pytest.raises(SettingsError, match=message) as caught:
+            load(tmp_path)
+        assert "\n" not in caught.value.problem and caught.value.remedy
     assert not (tmp_path / "canary").exists()
 
 
@@ -62,11 +58,7 @@ def test_a_file_without_parameters_is_one_line(
         ("tasks.pocus-pathology.clases", ["a", "b"], "did you mean 'classes'"),
         ("pretrain.encoders.mae", {"objective": "mae"}, "parameter 'pretrain.encoders.mae.pool' is missing"),
         ("pretrain.encoders.mae.pool", "lungs", "pretrain.encoders.mae.pool names the source 'lungs'"),
-        (
-            "pretrain.encoders.random",
-            {"objective": "jepa", "pool": "unlabelled"},
-            "an arm of random encoders and a pretrained",
-        ),
+        ("pretrain.encoders.random", {"objective": "jepa", "pool": "unlabelled"}, "random encoders and a pretrained"),
         ("embed.sources", ["pocus"], r"embed.sources must list the sources that tasks read: \[blues, hearts, pocus\]"),
         ("arms.mae.encoder", "jepa-lungs", "but the encoders are random, imported, mae"),
         ("arms.mae.seeds", [0, 5], "arms.mae.seeds are not all in pretrain.seeds"),
@@ -84,12 +76,8 @@ def test_a_file_without_parameters_is_one_line(
         ("fit.methods.attentive.epoch", 3, "unknown parameter 'fit.methods.attentive.epoch': did you mean 'epochs'"),
         ("fit.methods.lineal", {}, "no entry 'lineal': did you mean 'linear'"),
         ("report.arms", ["random"], "report.arms must list the arms"),
-        ("search.one", {"encoder": "jpea", "space": {"shape.depth": [2]}}, "encoder is 'jpea'; there are mae"),
-        (
-            "search.one",
-            {"encoder": "mae", "space": {"shape.depth": [2]}, "readout": "elsewhere"},
-            "must be a task on drawn recordings",
-        ),
+        ("search.one", SEARCH | {"encoder": "jpea"}, "encoder is 'jpea'; there are mae"),
+        ("search.one", SEARCH | {"readout": "elsewhere"}, "must be a task on drawn recordings"),
     ],
 )
 def test_what_does_not_fit_together_is_named_before_anything_runs(place: str, value: object, message: str) -> None:
@@ -104,13 +92,10 @@ def test_what_does_not_fit_together_is_named_before_anything_runs(place: str, va
 
 
 @pytest.mark.parametrize(("limit", "hours", "over"), [(None, 100, False), ("11h", 10, False), ("11h", 12, True)])
-def test_work_is_asked_to_stop_when_the_time_since_dvc_began_is_over(
-    limit: str | None, hours: float, over: bool, tmp_path: Path
-) -> None:
+def test_work_is_asked_to_stop_when_the_time_since_dvc_began_is_over(limit, hours, over, tmp_path: Path) -> None:
     settings, nothing = parameters(lambda values: values.update(stop_after=limit)), cast(Any, None)
-    stage = Stage(
-        "fit", "", tmp_path, settings, nothing, nothing, began=time.time() - 3600 * hours, bars=contextlib.ExitStack()
-    )
+    began, bars = time.time() - 3600 * hours, contextlib.ExitStack()
+    stage = Stage("fit", "", tmp_path, settings, nothing, nothing, began=began, bars=bars)
     stage.scratch("fit").mkdir(parents=True)
     (stage.scratch("fit") / "stop").write_text("stop")  # of an earlier call
     with stage.stopping("fit") as stop:
@@ -139,12 +124,11 @@ def test_what_is_needed_follows_from_arms_and_tasks(monkeypatch: pytest.MonkeyPa
         values["arms"]["deep"] = {"encoder": "random", "method": "linear", "role": "reference", "shape": {"depth": 8}}
         values["report"]["arms"] = list(values["arms"])
 
-    settings = parameters(change)
-    assert settings.embedded("pocus") == settings.embedded("blues") == ["random", "mae", "own", "deep"]
+    settings, encoders = parameters(change), ["random", "mae", "own", "deep"]
+    assert settings.embedded("pocus") == settings.embedded("blues") == encoders
     others = ["random", "mae", "hand-made", "source-only"]
     assert list(settings.arms_of("pocus-pathology")) == [*others, "deep"]
     assert list(settings.arms_of("cross")) == [*others, "own", "deep"]
-    encoders = ["random", "mae", "own", "deep"]
     assert settings.encoders_of("cross") == encoders, "an encoder may train on its own pool"
     draws = [("random", method, seed) for method in ("linear", "attentive") for seed in settings.draws]
     runs = [("mae", "linear", seed) for seed in (0, 1)]

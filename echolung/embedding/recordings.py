@@ -82,7 +82,7 @@ class Recordings:
         """The recording alone; for an apical view, where the patient has all, with the first of every other view."""
         table = self.parts[self._part[sample_id]].manifest
         row = table[table["sample_id"] == sample_id].iloc[0]
-        if row.get("view") not in APICAL:
+        if str(row.get("view")) not in APICAL:
             return [sample_id]
         mine = table[table["patient_id"] == row["patient_id"]].drop_duplicates("view").set_index("view")["sample_id"]
         mine[row["view"]] = sample_id

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import ROOT, committed
+from conftest import ROOT, Project, committed
 
 from echolung import composition
 from echolung.cli.main import main
@@ -43,8 +43,6 @@ def said(*words: str) -> str:
     return done.output.strip().splitlines()[-1] if done.exit_code == 0 else done.output
 
 
-# --- values as people type them ---
-
 HARD = ["/data/Jürgen", "/a b/c", "a=b", "it's", 'say "x"', "(x)", "#1", "a,b", "[x]/y", "{a", "a;b|c&d!", "ends in \\",
         "$HOME", "x y ", "c:\\d", "choice(1,2)", "*?@%"]  # fmt: skip
 
@@ -60,45 +58,32 @@ def test_hydra_reads_a_value_as_it_was_typed(value: str, project: Path) -> None:
 def test_numbers_lists_and_home_folders_are_what_they_are_meant_to_be(project: Path) -> None:
     changes = ["split.seed=7", "tasks.mine-sick.classes=[a, b]", "public_sets=~/sets", "pretrain.compute.gpu=true"]
     found, _ = composition.compose(project, "ward", changes=changes)
-    assert found["split"]["seed"] == 7
+    assert (found["split"]["seed"], found["public_sets"]) == (7, str(Path.home() / "sets"))
     assert found["tasks"]["mine-sick"]["classes"] == ["a", "b"]
-    assert found["public_sets"] == str(Path.home() / "sets")
     assert found["pretrain"]["compute"]["gpu"] is True, "conf/ leaves it to its default"
 
 
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        (["--study", "lnug"], "Did you mean 'lung'?"),
-        (["--scale", "laptob"], "Did you mean 'laptop'?"),
-        (["--set", "split.sed=1"], "unknown parameter 'split.sed': did you mean 'seed'?"),
-        (["--set", "split.seed"], "'split.seed' does not set a parameter"),
-        (["--set", "split.outer=0"], "split.outer"),
-    ],
-)
-def test_a_mistake_is_named_before_dvc_is_called(words: list[str], problem: str, project: Path) -> None:
-    done = CliRunner().invoke(main, ["run", *words])
-    assert done.exit_code == 1
-    assert problem in done.output
-    assert "Traceback" not in done.output
-
-
-# --- the study at hand ---
+def test_a_mistake_is_named_before_dvc_is_called(project: Path) -> None:
+    for option, value, problem in [
+        ("--study", "lnug", "Did you mean 'lung'?"),
+        ("--scale", "laptob", "Did you mean 'laptop'?"),
+        ("--set", "split.sed=1", "unknown parameter 'split.sed': did you mean 'seed'?"),
+        ("--set", "split.seed", "'split.seed' does not set a parameter"),
+        ("--set", "split.outer=0", "split.outer"),
+    ]:
+        done = CliRunner().invoke(main, ["run", option, value])
+        assert done.exit_code == 1 and problem in done.output and "Traceback" not in done.output
 
 
 def test_what_is_not_named_stays_at_hand_and_edits_are_not_lost_silently(project: Path) -> None:
     at(project, "ward", "laptop")
     found, _ = composition.compose(project, changes=["split.seed=1"])
     assert (found["study"], found["scale"]) == ("ward", "laptop")
-    assert said() == "dvc repro"
-    assert said("--", "-f") == "dvc repro -f"
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["split"]["outer"] = 3
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
-    done = CliRunner().invoke(main, ["run", "--set", "split.seed=1", "--print"])
-    assert "split.outer=3" in done.stderr
-    done = CliRunner().invoke(main, ["run", "--set", "split.outer=3", "--print"])
-    assert done.stderr == ""
+    assert said() == "dvc repro" and said("--", "-f") == "dvc repro -f"
+    Project(project).change(split__outer=3)
+    for change, warning in (("split.seed=1", "split.outer=3"), ("split.outer=3", "")):
+        done = CliRunner().invoke(main, ["run", "--set", change, "--print"])
+        assert warning in done.stderr if warning else done.stderr == ""
     (project / "params.yaml").write_text("[")  # is written again
     assert said("--set", "split.seed=1") == "dvc exp run -S ++split.seed=1"
 
@@ -118,21 +103,17 @@ def test_dvc_keeps_the_study_at_hand(project: Path) -> None:
         (["-S", "study=lung"], "at lung laptop 0"),
     ]:
         done = exp_run(project, *arguments)
-        assert done.returncode == 0, done.stderr
-        assert expected in done.stdout.splitlines()
+        assert done.returncode == 0 and expected in done.stdout.splitlines(), done.stderr
 
 
 def test_dvc_says_what_a_copy_would_lack_and_which_study_file_is_another_s(project: Path) -> None:
     at(project, "ward", "demo")
-    refused = exp_run(project, "--temp")
-    assert refused.returncode != 0
-    absolute = f'ingest.sources.mine.root="{project}/data/raw/mine"'
-    assert f"data/raw/mine is in neither Git nor DVC, so the copy would lack it. Add: -S '{absolute}'" in refused.stderr
-    assert said("--temp") == "dvc exp run --temp"
-    assert exp_run(project, "--temp", "-S", absolute).returncode == 0
+    absolute, refused = f'ingest.sources.mine.root="{project}/data/raw/mine"', exp_run(project, "--temp")
+    lacking = f"data/raw/mine is in neither Git nor DVC, so the copy would lack it. Add: -S '{absolute}'"
+    assert refused.returncode != 0 and lacking in refused.stderr
+    assert said("--temp") == "dvc exp run --temp" and exp_run(project, "--temp", "-S", absolute).returncode == 0
     (project / "conf" / "study" / "copy.yaml").write_text(WARD)
-    refused = exp_run(project, "-S", "study=copy")
-    assert refused.returncode != 0
-    assert "conf/study/copy.yaml says `study: ward`. Change that line to `study: copy`." in refused.stderr
+    refused, wrong = exp_run(project, "-S", "study=copy"), "conf/study/copy.yaml says `study: ward`."
+    assert refused.returncode != 0 and f"{wrong} Change that line to `study: copy`." in refused.stderr
     with pytest.raises(SettingsError, match=r"copy.yaml says `study: ward`"):
         composition.compose(project, "copy")

@@ -1,5 +1,6 @@
 """echolung suggest on drawn hearts of which some have no masks: from files to suggestions, and a mask back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ def prepared(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("project")
     (root / "dvc.yaml").touch()
     values, _ = compose(ROOT, "heart-drawn", "demo")
@@ -54,10 +55,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["encoder"] |= {"width": 24, "depth": 1, "heads": 2, "image_size": 48, "patch": 8}
     values["tasks"] = {name: values["tasks"][name] for name in (TASK, "hearts-ef")}
     values["tasks"][TASK]["unlabelled"] = "leave out"
-    values["arms"] = {name: values["arms"][name] for name in ("random", "hand-made")}
+    values["report"]["arms"] = ["random", "hand-made"]
+    values["arms"] = {name: values["arms"][name] for name in values["report"]["arms"]}
     values["arms"]["random"]["seeds"] = [0]
     values["pretrain"]["encoders"], values["embed"]["sources"] = {}, ["hearts"]
-    values["report"]["arms"] = ["random", "hand-made"]
     values["fit"]["methods"] = {"light-decoder": {"steps": 4, "batch": 4, "channels": 4}}
     (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     raw = root / "data/raw/heart-drawn/hearts"
@@ -66,20 +67,25 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in raw.glob(f"database_nifti/{patient}/*_gt.nii.gz"):
             path.unlink()
     prepared(root)
-    return root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        yield root
 
 
-def suggested(project: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> pd.DataFrame:
-    monkeypatch.chdir(project)
+def suggested(*words: str) -> pd.DataFrame:
     done = CliRunner().invoke(main, ["suggest", TASK, "--out", "next", *words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return pd.read_csv("next/suggestions.csv")
 
 
-def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_asked_again(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = suggested(project, monkeypatch, "--frames", "2")
+def refused(*words: str) -> str:
+    done = CliRunner().invoke(main, ["suggest", *words])
+    assert done.exit_code == 1 and done.output.startswith("echolung: ")
+    return done.output
+
+
+def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_asked_again(project: Path) -> None:
+    table = suggested("--frames", "2")
     free = {f"hearts/{patient}/{view}" for patient in BARE[:3] for view in ("2CH", "4CH")}
     assert set(table["sample_id"]) == free, "neither what has masks nor who is tested"
     assert table["rank"].tolist() == sorted([1, 2, 3, 4, 5, 6] * 2)
@@ -100,7 +106,7 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
     store = read_masks(project / "data/heart-drawn/ingest/hearts/masks")
     assert store[name].frames.tolist() == [frame] and store[name].phases == ("",)
     np.testing.assert_array_equal(store[name].maps[0], mask)
-    assert set(suggested(project, monkeypatch)["sample_id"]) == free - {name}
+    assert set(suggested()["sample_id"]) == free - {name}
     settings = load(project)
     manifest = read_manifest(project / "data/heart-drawn/ingest/hearts/manifest.parquet")
     manifest["masks"] = manifest["sample_id"].isin(list(store))
@@ -108,31 +114,17 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
     assert set(rows["sample_id"]) == set(store), "the others are left out of the task"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["hearts-ef"], "task 'hearts-ef' is of kind regression"),
-        ([TASK, "--arm", "hand-made"], "no arm 'hand-made' brings an encoder to hearts-masks"),
-        (["hearts-mask"], "Did you mean 'hearts-masks'?"),
-    ],
-)
-def test_what_cannot_be_suggested_is_said(
-    words: list[str], said: str, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(project)
-    done = CliRunner().invoke(main, ["suggest", *words])
-    assert done.exit_code == 1 and done.output.startswith("echolung: ") and said in done.output
-
-
-def test_where_everything_has_masks_there_is_nothing_to_suggest(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_suggested_is_said(project: Path) -> None:
+    assert "task 'hearts-ef' is of kind regression" in refused("hearts-ef")
+    assert "no arm 'hand-made' brings an encoder to hearts-masks" in refused(TASK, "--arm", "hand-made")
+    assert "Did you mean 'hearts-masks'?" in refused("hearts-mask")
     place = project / "data/heart-drawn/ingest/hearts"
     before, masks = read_manifest(place / "manifest.parquet"), read_masks(place / "masks")
     write_manifest(place / "manifest.parquet", before[before["sample_id"].isin(list(masks))])
-    monkeypatch.chdir(project)
-    done = CliRunner().invoke(main, ["suggest", TASK])
+    said = refused(TASK)
     write_manifest(place / "manifest.parquet", before)
-    assert done.exit_code == 1 and "every recording of source 'hearts' that may be trained on has masks" in done.output
-    assert "Add recordings without masks to data/raw/heart-drawn/hearts" in done.output
+    assert "every recording of source 'hearts' that may be trained on has masks" in said
+    assert "Add recordings without masks to data/raw/heart-drawn/hearts" in said
 
 
 def test_test_patients_choose_no_champion(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,21 +19,15 @@ from echolung.pretraining import checkpoint
 from echolung.pretraining.settings import PretrainSettings
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("session")
 SHAPE = VideoViT.Settings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
 TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
 TRAINING = {"steps": 8, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2, "held_out": 0.2}
-PRETRAIN = PretrainSettings.parse(
-    {
-        "encoders": {"mae": {"objective": "mae", "pool": "s"}},
-        "training": TRAINING,
-        "objectives": {"mae": {"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2}},
-    },
-    "pretrain",
-)
-SEARCH: dict[str, Any] = {
-    "encoder": "mae",
-    "space": {"training.learning_rate": [1e-3, 1e-2], "objective.visible": [0.25, 0.5]},
-}
+PARTS = {"encoders": {"mae": {"objective": "mae", "pool": "s"}}, "training": TRAINING}
+DECODER = {"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2}
+PRETRAIN = PretrainSettings.parse(PARTS | {"objectives": {"mae": DECODER}}, "pretrain")
+SPACE = {"training.learning_rate": [1e-3, 1e-2], "objective.visible": [0.25, 0.5]}
+SEARCH: dict[str, Any] = {"encoder": "mae", "space": SPACE}
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +50,18 @@ def run(data: Path, tmp_path: Path, readout: Readout | None, **changes: Any) -> 
     return search(settings, runs, readout, tmp_path, 2)
 
 
-def test_a_readout_finds_what_the_labels_are_about(data: Path) -> None:
+def test_a_readout_finds_what_the_labels_are_about_and_unknown_values_are_no_search(data: Path) -> None:
     encoder = initial_encoder(SHAPE, 0)
     bright, noise = (Readout(data, name, TASK, 2)(encoder) for name in ("bright", "noise"))
     assert bright["readout/auroc"] > 0.95 > 0.8 > noise["readout/auroc"]
     assert bright["readout/brier"] < 0.1 < noise["readout/brier"]
+    with pytest.raises(SettingsError, match="'steps': values of training"):
+        SearchSettings.parse(SEARCH | {"space": {"steps": [1]}}, "search")
 
 
-@pytest.mark.usefixtures("session")
 def test_the_whole_grid_is_tried_the_worse_stop_early_and_the_best_comes_first(data: Path, tmp_path: Path) -> None:
     trials, curves = run(data, tmp_path, Readout(data, "bright", TASK, 1), rungs=2)
-    assert len(trials) == 4 and trials["trial"].nunique() == 4
-    assert trials[["training.learning_rate", "objective.visible"]].drop_duplicates().shape == (4, 2)
+    assert len(trials) == 4 and trials["trial"].nunique() == 4 and len(trials[list(SPACE)].drop_duplicates()) == 4
     assert trials["stopped"].tolist() == sorted(trials["stopped"]), "those that ran to the end first"
     ended = trials[~trials["stopped"]]
     assert (ended["steps"] == 8).all() and ended["score"].is_monotonic_decreasing and len(ended)
@@ -76,7 +70,6 @@ def test_the_whole_grid_is_tried_the_worse_stop_early_and_the_best_comes_first(d
     assert (curves["clips"] == 4 * curves["step"]).all()
 
 
-@pytest.mark.usefixtures("session")
 def test_the_held_out_loss_needs_no_labels_and_a_recipe_that_diverges_comes_last(data: Path, tmp_path: Path) -> None:
     space = {"training.learning_rate": [1e-3, 1e30]}
     trials, _ = run(data, tmp_path / "a", None, space=space, rungs=0)
@@ -87,20 +80,14 @@ def test_the_held_out_loss_needs_no_labels_and_a_recipe_that_diverges_comes_last
         run(data, tmp_path / "b", None, space={"training.learning_rate": [1e30]})
 
 
-@pytest.mark.usefixtures("session")
 def test_an_interrupted_search_goes_on_and_other_labels_are_another_search(data: Path, tmp_path: Path) -> None:
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.glob(f"*/{checkpoint.NAME}")}
+
     readout = Readout(data, "bright", TASK, 1)
-    first, curves = run(data, tmp_path, readout, rungs=0)
-    folders = sorted(path.name for path in tmp_path.iterdir() if (path / checkpoint.NAME).exists())
-    written = {name: (tmp_path / name / checkpoint.NAME).stat().st_mtime_ns for name in folders}
-    again, same = run(data, tmp_path, readout, rungs=0)
-    pd.testing.assert_frame_equal(again, first)
-    pd.testing.assert_frame_equal(same, curves)
-    assert {name: (tmp_path / name / checkpoint.NAME).stat().st_mtime_ns for name in folders} == written
+    first, before = run(data, tmp_path, readout, rungs=0), written()
+    for again, table in zip(run(data, tmp_path, readout, rungs=0), first, strict=True):
+        pd.testing.assert_frame_equal(again, table)
+    assert written() == before != {}
     keys = {one.key for one in (readout, Readout(data, "noise", TASK, 1), Readout(data, "bright", TASK, 2))}
     assert len(keys) == 3
-
-
-def test_what_a_search_may_change_is_checked() -> None:
-    with pytest.raises(SettingsError, match="'steps': values of training"):
-        SearchSettings.parse(SEARCH | {"space": {"steps": [1]}}, "search")

@@ -27,8 +27,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt), runtime.atomic_path(path) as temporary:
         temporary.write_text("half of the n")
         raise KeyboardInterrupt
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 FRAME = pd.DataFrame({"x": np.random.default_rng(0).random(50_000)})
@@ -41,7 +40,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-LARGER = "File too large"
 TOLD = {"numpy": "a file could not be written to its end"}  # it does not say why
 
 
@@ -57,20 +55,16 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_whatever_library_writes_a_refusing_disk_is_one_typed_line_and_the_old_file_stays(
-    tmp_path: Path, writer: str
-) -> None:
+def test_whatever_library_writes_to_a_full_disk_ends_in_one_typed_line(tmp_path: Path, writer: str) -> None:
     path = tmp_path / f"old.{'npy' if writer == 'numpy' else 'png'}"  # both choose or complete the name by it
     path.write_text("old")
     with (
         files_of_at_most(20_000),
-        pytest.raises(errors.DiskError, match=rf"{TOLD.get(writer, LARGER)}: .*/old\.(png|npy)\.") as error,
+        pytest.raises(errors.DiskError, match=rf"{TOLD.get(writer, 'File too large')}: .*/old\.(png|npy)\.") as error,
         runtime.atomic_path(path) as temporary,
     ):
         WRITERS[writer](temporary)
-    assert "run again" in error.value.remedy
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert "run again" in error.value.remedy and path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     with runtime.atomic_path(path) as temporary:
         WRITERS[writer](temporary)
     assert path.stat().st_size > 20_000
@@ -95,15 +89,13 @@ def test_a_killed_writer_leaves_nothing_for_the_next_one_to_read(tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 1
     with runtime.atomic_directory(path) as temporary:
         (temporary / "whole").write_text("y")
-    assert [p.name for p in tmp_path.iterdir()] == ["features"]
+    assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(errors.DiskError, match=r"No space left on device: .*features"), runtime.atomic_directory(path):
         raise OSError(28, "No space left on device")
-    assert [p.name for p in path.iterdir()] == ["whole"]
+    assert list(path.iterdir()) == [path / "whole"]
 
 
-def test_a_folder_whose_replacement_is_cut_short_is_whole_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_whose_replacement_is_cut_short_is_whole_again(tmp_path, monkeypatch) -> None:
     path, replace = tmp_path / "features", Path.replace
     with runtime.atomic_directory(path) as temporary:
         (temporary / "first").write_text("x")
@@ -120,17 +112,14 @@ def test_a_folder_whose_replacement_is_cut_short_is_whole_again(
     assert not path.exists()  # nothing, rather than half of it
     with pytest.raises(errors.DiskError), runtime.atomic_directory(path):
         raise OSError(28, "No space left on device")
-    assert [p.name for p in path.iterdir()] == ["first"]
+    assert list(path.iterdir()) == [path / "first"]
 
 
 def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     lock = tmp_path / "fit.lock"
     with another_process("exclusive(path, 'stage fit')", lock) as holder:
-        name = f"process {holder.pid}"
-        with (
-            pytest.raises(errors.BusyError, match=rf"stage fit is already running \({name}\)"),
-            runtime.exclusive(lock, "stage fit"),
-        ):
+        said = rf"stage fit is already running \(process {holder.pid}\)"
+        with pytest.raises(errors.BusyError, match=said), runtime.exclusive(lock, "stage fit"):
             pass
     with runtime.exclusive(lock, "stage fit"):
         assert lock.read_text() == f"process {os.getpid()}"
@@ -139,23 +128,15 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
 SEED = int.from_bytes(hashlib.sha256(b'["phantom", "1"]').digest()[:4], "little") & 0x7FFFFFFF
 
 
-def test_digest_depends_on_values_and_not_on_order() -> None:
+def test_digests_see_values_and_code_and_not_order_and_comments(tmp_path: Path, monkeypatch) -> None:
     assert runtime.digest({"a": 1, "b": [2, 3]}) == runtime.digest({"b": [2, 3], "a": 1})
     assert runtime.digest({"a": 1}) != runtime.digest({"a": 2})
     assert len({runtime.derived_seed("fold", i, j) for i in range(20) for j in range(20)}) == 400
     assert runtime.derived_seed("phantom", 1) == SEED, "other machines draw the same phantoms and folds"
-
-
-def test_code_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    module = tmp_path / "sample_module.py"
     digests = []
-    for text in (
-        'def f(x):\n    """Doc."""\n    return x + 1\n',
-        "def f(x):\n    # why\n    return x + 1\n",
-        "def f(x):\n    return x + 2\n",
-    ):
-        module.write_text(text)
+    for text in ('"""Doc."""\n    return x + 1\n', "# why\n    return x + 1\n", "return x + 2\n"):
+        (tmp_path / "sample_module.py").write_text(f"def f(x):\n    {text}")
         sys.modules.pop("sample_module", None)
         digests.append(runtime.code_digest("sample_module"))
     assert digests[0] == digests[1] != digests[2]

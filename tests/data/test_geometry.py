@@ -13,13 +13,9 @@ torch.set_num_threads(1)
 
 def triangle_weights(given: int, wanted: int) -> np.ndarray:
     """Linear interpolation whose support grows as the picture shrinks, pixel by pixel: (wanted, given)."""
-    scale = given / wanted
-    support = max(scale, 1.0)
-    weights = np.zeros((wanted, given))
-    for target in range(wanted):
-        centre = (target + 0.5) * scale
-        for pixel in range(given):
-            weights[target, pixel] = max(0.0, 1 - abs(pixel + 0.5 - centre) / support)
+    scale, weights = given / wanted, np.zeros((wanted, given))
+    for target, pixel in np.ndindex(wanted, given):
+        weights[target, pixel] = max(0.0, 1 - abs(pixel + 0.5 - (target + 0.5) * scale) / max(scale, 1.0))
     return weights / weights.sum(1, keepdims=True)
 
 
@@ -42,8 +38,7 @@ def test_letterbox_keeps_the_shown_shape_and_centres_the_picture(height: int, wi
     assert np.ptp(rows) + 1 == pytest.approx(48 * height / longer, abs=1)
     assert np.ptp(columns) + 1 == pytest.approx(48 * width * aspect / longer, abs=1)
     assert max(np.ptp(rows), np.ptp(columns)) + 1 == 48
-    assert abs(rows.min() - (47 - rows.max())) <= 1
-    assert abs(columns.min() - (47 - columns.max())) <= 1
+    assert all(abs(place.min() - (47 - place.max())) <= 1 for place in (rows, columns))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -44,10 +44,7 @@ class Study:
         lines = [f"{name},p{number},{'ab'[number % 2]}" for number, name in enumerate(names)]
         (self.videos / "videos.csv").write_text("\n".join(["path,patient,label", *lines]) + "\n")
 
-    def settings(self, size: int = SIZE) -> IngestSettings:
-        return IngestSettings.parse({"size": size, "sources": {"mine": {"layout": "folder", "root": "videos"}}}, "")
-
-    def ingest(self, size: int = SIZE, workers: int = 1) -> pd.DataFrame:
+    def ingest(self, size: int = SIZE) -> pd.DataFrame:
         """As the stage does it: DVC removes the output first."""
         self.decodes, messages = 0, []
 
@@ -55,7 +52,8 @@ class Study:
             self.decodes += 1
             assert (done, total >= done) == (self.decodes, True)
 
-        found = ingest("mine", self.settings(size), self.root, workers, count, messages.append)
+        values = {"size": size, "sources": {"mine": {"layout": "folder", "root": "videos"}}}
+        found = ingest("mine", IngestSettings.parse(values, ""), self.root, 1, count, messages.append)
         self.said = "\n".join(messages)
         shutil.rmtree(self.out, ignore_errors=True)
         found.write(self.out)
@@ -93,24 +91,17 @@ def test_the_store_holds_every_frame_letterboxed(study: Study) -> None:
         assert np.array_equal(study.store.frames(row.sample_id), letterbox(whole.frames, SIZE))
         assert (row.frames, row.frames_declared, row.height, row.width, row.codec) == (12, 12, 48, 40, "mjpeg")
         assert row.fps == study.store.fps(row.sample_id) == pytest.approx(25)
-        assert row.sha256 == study.store.sha256(row.sample_id)
-        assert row.pixel_aspect == 1
+        assert (row.sha256, row.pixel_aspect) == (study.store.sha256(row.sample_id), 1)
     assert manifest["decode_error"].isna().all()
     assert manifest["path"].tolist() == ["videos/a.avi", "videos/b.avi"]  # the project can move
-    names = [f"clips/{content}.npy" for content in manifest["sha256"]]
-    assert sorted(files(study.out)) == sorted(
-        [*names, "clips/index.json", "manifest.parquet", "masks/index.json", "masks/masks.npy"]
-    )
-    assert read_masks(study.out / "masks") == {}, "nothing is traced"
+    names = {f"clips/{content}.npy" for content in manifest["sha256"]}
+    names |= {"clips/index.json", "manifest.parquet", "masks/index.json", "masks/masks.npy"}
+    assert set(files(study.out)) == names and read_masks(study.out / "masks") == {}, "nothing is traced"
 
 
-def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = files(study.out)
-    manifest = study.ingest()
-    assert study.decodes == 0
-    assert files(study.out) == before
+def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(study, monkeypatch) -> None:
+    before, manifest = files(study.out), study.ingest()
+    assert study.decodes == 0 and files(study.out) == before
     for content in manifest["sha256"]:
         assert (study.out / "clips" / f"{content}.npy").samefile(study.cached(content))
 
@@ -127,15 +118,13 @@ def test_only_new_contents_are_decoded(study: Study) -> None:
     (study.videos / "a.avi").rename(study.videos / "z.avi")
     study.list("z.avi", "b.avi", "c.avi")
     study.ingest()
-    assert study.decodes == 1  # neither the renamed nor the old one
+    assert study.decodes == 1, "neither the renamed nor the old one"
     assert study.store.sample_ids == ["mine/z", "mine/b", "mine/c"]
     study.ingest(size=48)
-    assert study.decodes == 3
-    assert study.store.frames("mine/b").shape == (12, 48, 48)
+    assert (study.decodes, study.store.frames("mine/b").shape) == (3, (12, 48, 48))
     study.add("b.avi", frames=7)
     study.ingest()
-    assert study.decodes == 1
-    assert study.store.frames("mine/b").shape == (7, SIZE, SIZE)
+    assert (study.decodes, study.store.frames("mine/b").shape) == (1, (7, SIZE, SIZE))
     study.list("z.avi")
     study.ingest()
     assert (study.decodes, study.store.sample_ids) == (0, ["mine/z"])
@@ -148,14 +137,12 @@ def test_a_temporary_experiment_uses_the_cache_of_its_workspace(study: Study) ->
     experiment.add("c.avi")
     experiment.list("a.avi", "b.avi", "c.avi")
     experiment.ingest()
-    assert experiment.decodes == 1
-    assert len(files(study.root / "data")) == 6 and not (experiment.root / "data").exists()
+    assert experiment.decodes == 1 and len(files(study.root / "data")) == 6 and not (experiment.root / "data").exists()
 
 
 @pytest.mark.parametrize("damage", ["edited", "cut", "removed", "facts"])
 def test_cached_frames_that_changed_are_decoded_again_and_it_says_so(damage: str, study: Study) -> None:
-    before, content = files(study.out), study.store.sha256("mine/a")
-    path = study.cached(content)
+    before, path = files(study.out), study.cached(study.store.sha256("mine/a"))
     if damage == "edited":
         frames = np.load(path)
         frames[3, 5, 7] ^= 1  # of the right shape and type, and another picture
@@ -167,14 +154,11 @@ def test_cached_frames_that_changed_are_decoded_again_and_it_says_so(damage: str
     else:
         path.with_suffix(".json").write_text('{"sha256"')
     study.ingest()
-    assert study.decodes == 1
-    assert "1 videos in" in study.said and "are decoded again" in study.said
+    assert study.decodes == 1 and "1 videos in" in study.said and "are decoded again" in study.said
     assert files(study.out) == before
 
 
-def test_bad_files_are_rows_that_the_gate_names_and_are_tried_again(
-    study: Study, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_files_are_rows_that_the_gate_names_and_are_tried_again(study, capsys) -> None:
     good = ["a.avi", "blank and 'quote'.avi", "Ülger 肺.avi", "-c.avi"]
     bad = ["empty.mp4", "page.mp4", "folder.mp4", "absent.mp4", "n" * 300 + ".mp4", "cut.avi"]
     study.add(*good[1:], "cut.avi")
@@ -198,7 +182,7 @@ def test_bad_files_are_rows_that_the_gate_names_and_are_tried_again(
     printed = capsys.readouterr().err
     assert all(f"mine/{name[:-4]}" in printed for name in bad)
     study.ingest()
-    assert study.decodes == 2  # failures are not cached: FFmpeg may have been the reason
+    assert study.decodes == 2, "failures are not cached: FFmpeg may have been the reason"
     for name in ("empty.mp4", "page.mp4"):
         shutil.copy(study.videos / "a.avi", study.videos / name)
     study.list("a.avi", "empty.mp4", "page.mp4")
@@ -237,8 +221,8 @@ def test_a_killed_run_leaves_no_process_and_continues(tmp_path: Path) -> None:
     study.add(*names)
     study.list(*names)
     (study.root / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, str(study.root / "program.py"), str(study.root)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     killed = subprocess.run(command, env=environment, stderr=subprocess.PIPE, timeout=600, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     pids = json.loads((study.root / "pids.json").read_text())

@@ -7,19 +7,8 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import DataError, SettingsError
-from echolung.data.splits import (
-    ALWAYS_TRAINED,
-    NOT_TESTED,
-    UNUSED,
-    SplitSettings,
-    deciding_folds,
-    fold_columns,
-    fold_counts,
-    folds_digest,
-    make_folds,
-    read_folds,
-    write_folds,
-)
+from echolung.data import splits
+from echolung.data.splits import UNUSED, SplitSettings, folds_digest, make_folds, read_folds, write_folds
 
 
 def labelled(table: pd.DataFrame, source: str = "set") -> pd.DataFrame:
@@ -57,13 +46,16 @@ def pocus_like() -> pd.DataFrame:
     """The classes and patients of POCUS: few COVID patients, uneven, and one patient with two labels."""
     patients = [videos for videos, count in POCUS_PATIENTS for _ in range(count)]
     rows = [(f"p{n:02d}", y) for n, videos in enumerate(patients) for y in range(3) for _ in range(videos[y])]
-    table = pd.DataFrame(rows, columns=["patient_id", "stratum"])
-    return labelled(table.assign(split_group=table["patient_id"], sample_id=[f"v{n:03d}" for n in range(len(table))]))
+    return of_patients(rows).assign(sample_id=[f"v{n:03d}" for n in range(len(rows))])
 
 
 def small(*patients_per_class: int) -> pd.DataFrame:
     """One video per patient."""
-    rows = [(f"{y}-{n}", y) for y, patients in enumerate(patients_per_class) for n in range(patients)]
+    return of_patients([(f"{y}-{n}", y) for y, patients in enumerate(patients_per_class) for n in range(patients)])
+
+
+def of_patients(rows: list[tuple[str, int]]) -> pd.DataFrame:
+    """A video of this patient and class per row, called like its patient."""
     table = pd.DataFrame(rows, columns=["patient_id", "stratum"])
     return labelled(table.assign(split_group=table["patient_id"], sample_id=table["patient_id"]))
 
@@ -78,8 +70,8 @@ def check_sides(folds: pd.DataFrame, outer: int) -> None:
         for j in range(outer):
             side = np.where(repeat["fold"] == j, "tested", repeat[f"inner_{j}"].astype(str))
             used = repeat.assign(side=side)[side != str(UNUSED)]
-            assert (used.groupby("split_group")["side"].nunique() == 1).all()
-            assert (used.groupby("patient_id")["side"].nunique() == 1).all()
+            for whole in ("split_group", "patient_id"):
+                assert (used.groupby(whole)["side"].nunique() == 1).all()
             assert ((repeat["fold"] == j) <= (repeat[f"inner_{j}"] == UNUSED)).all()
 
 
@@ -88,8 +80,8 @@ def test_cross_validation_for_any_cohort(seed: int) -> None:
     table = cohort(seed)
     chosen = settings(outer=3 + seed % 3, inner=2 + seed % 3, repeats=1 + seed % 2, seed=seed)
     folds = make_folds(table, chosen)
-    assert list(folds.columns) == fold_columns(chosen.outer)
-    assert fold_counts(table, chosen) == {"outer": chosen.outer, "inner": chosen.inner, "repeats": chosen.repeats}
+    assert list(folds.columns) == splits.fold_columns(chosen.outer)
+    assert splits.fold_counts(table, chosen) == chosen.model_dump(include={"outer", "inner", "repeats"})
     check_sides(folds, chosen.outer)
     classes = set(table["stratum"])
     for _, repeat in folds.groupby("repeat"):
@@ -112,15 +104,14 @@ def test_an_official_split_is_kept_and_leaks_nothing(seed: int, validation: bool
     sides = np.random.default_rng(seed).choice(["train", "TRAIN ", "Val", "TEST"], len(table), p=[0.4, 0.2, 0.2, 0.2])
     table["split_official"] = np.where((sides == "Val") & ~np.array(validation), "TRAIN", sides)
     folds = make_folds(table, settings(repeats=3), "official").set_index("sample_id")
-    counts = fold_counts(table, settings(repeats=3), "official")
+    counts = splits.fold_counts(table, settings(repeats=3), "official")
     assert counts == {"outer": 1, "inner": 1 if validation else 3, "repeats": 1}
     check_sides(folds, 1)
     side = table.set_index("sample_id")["split_official"].str.strip().str.upper().reindex(folds.index)
-    assert ((folds["fold"] == 0) == (side == "TEST")).all()
-    assert set(folds["fold"]) == {0, NOT_TESTED}
+    assert ((folds["fold"] == 0) == (side == "TEST")).all() and set(folds["fold"]) == {0, splits.NOT_TESTED}
     training = folds[(side != "TEST") & ~folds["split_group"].isin(folds.loc[side == "TEST", "split_group"])]
     assert (training["inner_0"] != UNUSED).all()
-    assert set(training["inner_0"]) == ({ALWAYS_TRAINED, 0} if validation else {0, 1, 2})
+    assert set(training["inner_0"]) == ({splits.ALWAYS_TRAINED, 0} if validation else {0, 1, 2})
     assert (folds.loc[(side != "TEST").to_numpy() & ~folds.index.isin(training.index), "inner_0"] == UNUSED).all()
     assert (training.loc[side[training.index] == "VAL", "inner_0"] == 0).all()
 
@@ -130,14 +121,14 @@ def test_champions_are_chosen_without_the_test_patients() -> None:
     groups = table["split_group"].astype("category").cat.codes
     table["split_official"] = np.select([groups % 5 == 0, groups % 5 == 1], ["TEST", "VAL"], "TRAIN")
     folds = make_folds(table, settings(), "official")
-    deciding = deciding_folds(folds, settings())
+    deciding = splits.deciding_folds(folds, settings())
     side = table.set_index("sample_id")["split_official"].reindex(deciding["sample_id"]).to_numpy()
     assert set(side) == {"TRAIN", "VAL"} and ((deciding["fold"] == 0) == (side == "VAL")).all()
     trained = deciding[side == "TRAIN"]
     assert set(trained["split_group"]).isdisjoint(deciding.loc[side == "VAL", "split_group"])
     assert set(trained["inner_0"]) == set(range(settings().inner)), "inner folds of their own"
     crossed = make_folds(table, settings(), "cv")
-    assert deciding_folds(crossed, settings()) is crossed
+    assert splits.deciding_folds(crossed, settings()) is crossed
 
 
 def test_what_an_official_split_lacks_is_named() -> None:
@@ -183,25 +174,16 @@ def test_more_repeats_or_other_inner_folds_keep_the_earlier_outer_folds() -> Non
     assert len(partitions) == 3
 
 
-@pytest.mark.parametrize(
-    ("table", "changes", "problem"),
-    [
-        (small(20, 4), {}, r"'class 1' has 4 independent patients \(of 24 in all\) for 5 folds.*Set split.outer lower"),
-        (
-            small(4, 4),
-            {"outer": 2, "inner": 6},
-            r"few independent patients \(of 4 in all\) for 6.*Set split.inner lower",
-        ),
-        (small(12, 2), {"outer": 2, "inner": 2}, r"'class 1' has 1 independent patients .* of split.inner"),
-        (small(6, 6).assign(patient_id=[None, *"abcdefghijk"]), {}, "1 videos have no patient, group or label: 0-0"),
-        (small(8, 6).assign(split_group=[*"abcdefgh", *"rrrstu"]), {}, r"'class 1' has 4 .* .of 12 in all"),
-    ],
-)
-def test_what_cannot_be_divided_is_named_with_the_numbers(
-    table: pd.DataFrame, changes: dict[str, int], problem: str
-) -> None:
-    with pytest.raises(DataError, match=problem):
-        make_folds(table, settings(**changes))
+def test_what_cannot_be_divided_is_named_with_the_numbers() -> None:
+    for table, outer, inner, problem in [
+        (small(20, 4), 5, 3, r"'class 1' has 4 independent patients \(of 24 in all\) for 5 .*Set split.outer lower"),
+        (small(4, 4), 2, 6, r"few independent patients \(of 4 in all\) for 6.*Set split.inner lower"),
+        (small(12, 2), 2, 2, r"'class 1' has 1 independent patients .* of split.inner"),
+        (small(6, 6).assign(patient_id=[None, *"abcdefghijk"]), 5, 3, "1 videos have no patient, group or label: 0-0"),
+        (small(8, 6).assign(split_group=[*"abcdefgh", *"rrrstu"]), 5, 3, r"'class 1' has 4 .* .of 12 in all"),
+    ]:
+        with pytest.raises(DataError, match=problem):
+            make_folds(table, settings(outer=outer, inner=inner))
     with pytest.raises(SettingsError, match="outer"):
         settings(outer=1)
 
@@ -219,13 +201,11 @@ def test_the_csv_restores_folds_exactly(tmp_path: Path) -> None:
     assert folds_digest(again) != folds_digest(folds)
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00\xff", None])
-def test_a_file_that_is_no_table_of_folds_is_refused(tmp_path: Path, text: str | None) -> None:
-    path = tmp_path / "task.csv"
-    if text is not None:
-        path.write_text(text, encoding="latin-1")
-    with pytest.raises(DataError, match=r"task\.csv.*dvc repro split"):
-        read_folds(path)
-    write_folds(path, make_folds(small(6, 6), settings()).astype({"fold": object}).replace({"fold": {0: "x"}}))
-    with pytest.raises(DataError, match=r"task\.csv"):
-        read_folds(path)
+def test_a_file_that_is_no_table_of_folds_is_refused(tmp_path: Path) -> None:
+    path, folds = tmp_path / "task.csv", make_folds(small(6, 6), settings())
+    words = folds.astype({"fold": object}).replace({"fold": {0: "x"}}).to_csv(index=False)
+    for content in (None, b"", b"a,b\n1,2\n", b"\x00\xff", words.encode()):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(DataError, match=r"task\.csv.*dvc repro split"):
+            read_folds(path)

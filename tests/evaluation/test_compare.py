@@ -6,55 +6,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 from sklearn import metrics as sklearn_metrics
+from synthetic import ARMS
 
 from echolung.core.errors import DataError, SettingsError
+from echolung.evaluation import comparison as module
 from echolung.evaluation.compare import CompareSettings, compare
-from echolung.evaluation.comparison import (
-    Comparison,
-    headlines,
-    judged_only,
-    nested_metrics,
-    read_comparison,
-    write_comparison,
-)
+from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.evaluation.verdicts import PairFacts, verdict
-from echolung.kinds.classification import Classification, ClassificationTask
+from echolung.kinds.classification import Classification
 from echolung.methods.arms import Arm
 
-KIND = {"kind": "classification", "label": "l"}
-LUNG = ClassificationTask(**KIND, source="pocus", classes=["covid", "NA", "no"], unit="video")
-BLUES = ClassificationTask(**KIND, source="blues", classes=["0", "1"], unit="patient")
+LUNG = synthetic.LUNG.model_copy(update={"classes": ["covid", "NA", "no"]})
+BLUES = synthetic.BLUES.model_copy(update={"main": True})
 TASKS = {"lung": LUNG, "blues": BLUES}
 QUICK = CompareSettings(bootstrap=200, permutations=200)
-BOTH = ("attentive", "linear")
-ARMS = {
-    "random": Arm(encoder="random", method=BOTH, role="reference"),
-    "jepa": Arm(encoder="jepa", method=BOTH, role="candidate"),
-    "hand-made": Arm(method="hand-made", role="control"),
-}
-STRENGTH = {"random": 0.5, "jepa": 2.0, "hand-made": 0.5, "majority": 0.0}
-FITS = [("random", method, seed) for method in BOTH for seed in range(3)] + [("jepa", method, 0) for method in BOTH]
+STRENGTHS = {"random": (3, 0.5), "jepa": (1, 2.0), "majority": (1, 0.0)}
 
 
-def predictions(
-    task: str, fits: list[tuple[str, str, int]] = FITS, patients: int = 24, repeats: int = 2, folds: int = 4
-) -> pd.DataFrame:
-    """Predictions of `fits` and the baseline: 1 to 3 videos per patient, every class in every fold."""
-    random, classes = np.random.default_rng(0), len(TASKS[task].classes)
-    patient = np.repeat(np.arange(patients), np.resize([1, 3, 2, 2], patients))
-    y, group, frames = patient % classes, patient // classes, []
-    for arm, method, seed in [*fits, ("majority", "majority", 0)]:
-        for repeat in range(repeats):
-            scores = random.normal(0, arm != "majority", (len(y), classes))
-            scores += STRENGTH.get(arm, 1.5) * np.eye(classes)[y]
-            p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-            frame = pd.DataFrame(p, columns=[f"p_{k}" for k in range(classes)])
-            frame["fold"] = (group // 2 if repeat else group) % folds
-            frame["sample_id"] = [f"{task}/v{number:03d}" for number in range(len(y))]
-            frame["patient_id"] = frame["split_group"] = [f"{task}/p{one}" for one in patient]
-            frames.append(frame.assign(y_true=y.astype(float), arm=arm, arm_seed=seed, method=method, repeat=repeat))
-    return pd.concat(frames, ignore_index=True).assign(task=task, seen_in_pretraining=False, split_digest="d1")
+def predictions(task: str, strengths=STRENGTHS, arms=ARMS, patients: int = 24, **folds: int) -> pd.DataFrame:
+    """Of 1 to 3 videos per patient."""
+    patient, classes = np.repeat(np.arange(patients), np.resize([1, 3, 2, 2], patients)), len(TASKS[task].classes)
+    return synthetic.predictions(task, classes, strengths, arms, patient, **{"repeats": 2, "folds": 4} | folds)
 
 
 TABLES = {name: predictions(name) for name in TASKS}
@@ -75,10 +49,8 @@ def only(table: pd.DataFrame, **where: str) -> pd.DataFrame:
     return table
 
 
-def estimate(found: Comparison, task: str, arm: str, metric: str, method: str = "attentive") -> pd.Series:
-    rows = only(found.arms, task=task, arm=arm, method=method, metric=metric)
-    assert len(rows) == 1
-    return rows.iloc[0]
+def estimate(found: Comparison, task: str, arm: str, metric: str, method: str = "attentive") -> float:
+    return only(found.arms, task=task, arm=arm, method=method, metric=metric)["estimate"].item()
 
 
 def sentence(found: Comparison, task: str, arm: str, reference: str) -> tuple[str, str]:
@@ -93,19 +65,16 @@ def test_decisions_are_taken_on_the_mean_over_repeats_and_losses_weigh_patients_
         mean = mine.groupby("sample_id")[[*columns, "y_true"]].mean()
         predicted = mean[columns].to_numpy().argmax(axis=1)
         by_seed.append(sklearn_metrics.balanced_accuracy_score(mean["y_true"], predicted))
-    found = estimate(comparison, "lung", "random", "balanced_accuracy")
-    assert (found["estimate"], found["seed_low"]) == pytest.approx((np.mean(by_seed), min(by_seed)))
+    found = only(comparison.arms, task="lung", arm="random", method="attentive", metric="balanced_accuracy")
+    assert found[["estimate", "seed_low"]].to_numpy()[0] == pytest.approx((np.mean(by_seed), min(by_seed)))
     assert only(comparison.more["confusion"], task="lung", arm="random", method="linear")["count"].sum() == 3 * 48
     mine = only(TABLES["lung"], arm="jepa", method="attentive")
     losses = pd.Series(-np.log(mine[columns].to_numpy()[np.arange(len(mine)), mine["y_true"].astype(int)]))
     expected = losses.groupby(mine["patient_id"].to_numpy()).mean().mean()
-    assert estimate(comparison, "lung", "jepa", "log_loss")["estimate"] == pytest.approx(expected)
-    areas = [
-        sklearn_metrics.roc_auc_score(fold["y_true"] == k, fold[column])
-        for _, fold in mine.groupby(["repeat", "fold"])
-        for k, column in enumerate(columns)
-    ]
-    assert estimate(comparison, "lung", "jepa", "auroc")["estimate"] == pytest.approx(np.mean(areas))
+    assert estimate(comparison, "lung", "jepa", "log_loss") == pytest.approx(expected)
+    folds = [fold for _, fold in mine.groupby(["repeat", "fold"])]
+    areas = [sklearn_metrics.roc_auc_score(fold["y_true"] == k, fold[f"p_{k}"]) for fold in folds for k in range(3)]
+    assert estimate(comparison, "lung", "jepa", "auroc") == pytest.approx(np.mean(areas))
     of_fold = losses.groupby([mine[name].to_numpy() for name in ("repeat", "fold", "patient_id")]).mean()
     by_fold = only(comparison.folds, task="lung", arm="jepa", method="attentive", metric="log_loss")["value"]
     assert by_fold.tolist() == pytest.approx(of_fold.groupby(level=[0, 1]).mean().tolist())
@@ -116,9 +85,9 @@ def test_patient_figures_use_the_mean_probability_of_the_patients_videos(compari
     units = only(TABLES["blues"], **jepa).groupby(["repeat", "fold", "patient_id"])[["p_0", "p_1", "y_true"]].mean()
     folds = [fold for _, fold in units.groupby(level=["repeat", "fold"])]
     areas = [sklearn_metrics.roc_auc_score(fold["y_true"], fold["p_1"]) for fold in folds]
-    assert estimate(comparison, "blues", "jepa", "auroc")["estimate"] == pytest.approx(np.mean(areas))
+    assert estimate(comparison, "blues", "jepa", "auroc") == pytest.approx(np.mean(areas))
     loss = sklearn_metrics.log_loss(units["y_true"], units[["p_0", "p_1"]])
-    assert estimate(comparison, "blues", "jepa", "log_loss")["estimate"] == pytest.approx(loss)
+    assert estimate(comparison, "blues", "jepa", "log_loss") == pytest.approx(loss)
     by_fold = only(comparison.folds, **jepa, metric="auroc")
     assert by_fold["value"].tolist() == pytest.approx(areas)
     assert (by_fold["step"].tolist(), by_fold["n_patients"].tolist()) == ([*range(8)], [6, 6, 6, 6, 8, 8, 4, 4])
@@ -130,15 +99,15 @@ def test_patient_figures_use_the_mean_probability_of_the_patients_videos(compari
 def test_differences_are_those_of_the_estimates_and_lie_in_their_intervals(comparison: Comparison) -> None:
     for pair in comparison.pairs.itertuples():
         arms = (pair.arm, pair.method), (pair.reference, pair.reference_method)
-        mine, other = (estimate(comparison, pair.task, arm, pair.metric, method)["estimate"] for arm, method in arms)
+        mine, other = (estimate(comparison, pair.task, arm, pair.metric, method) for arm, method in arms)
         assert pair.difference == pytest.approx(mine - other)
         assert pair.low - 1e-9 <= pair.difference <= pair.high + 1e-9
         assert (pair.n_patients, pair.n_groups, pair.n_videos) == (24, 24, 48)
-    assert estimate(comparison, "lung", "majority", "auroc", "majority")["estimate"] == 0.5
+    assert estimate(comparison, "lung", "majority", "auroc", "majority") == 0.5
 
 
 def test_a_fold_without_a_class_is_noted_and_one_fold_alone_has_no_test_between_folds() -> None:
-    table = predictions("blues", [("random", "linear", 0)], patients=10, repeats=1)
+    table = predictions("blues", {"random": (1, 0.5), "majority": (1, 0.0)}, patients=10, repeats=1)
     table["fold"] = np.where((table["y_true"] == 1) | (table["patient_id"] == "blues/p0"), 1, 0)
     notes = only(compared({"blues": table}).arms, metric="auroc")["note"]
     assert notes.str.startswith("1 of 2 fold-class pairs lack a class and are left out").all()
@@ -158,8 +127,7 @@ def test_only_the_loss_is_tested_and_candidates_minus_references_are_the_family(
     ]
     assert family["p_holm"].min() == pytest.approx(min(1, 2 * family["p_value"].min()))
     outcome, text = sentence(comparison, "lung", "jepa", "random")
-    assert outcome == "better"
-    assert text.startswith("jepa predicted better than random (mean of 3 seeds): Brier score")
+    assert outcome == "better" and text.startswith("jepa predicted better than random (mean of 3 seeds): Brier score")
     assert "after Holm; 24 patients, 48 videos" in text
     assert text.endswith("Pretraining seeds: 1. This is about these weights, not about pretraining in general.")
     assert "majority (the baseline, which ignores the video)" in sentence(comparison, "lung", "jepa", "majority")[1]
@@ -177,8 +145,7 @@ def test_roles_decide_who_is_compared_with_whom_and_the_first_method_judges() ->
         "deeper": Arm(encoder="random", method="attentive", role="reference"),
         "mae": Arm(encoder="mae", method=("linear", "attentive"), role="candidate", against=("deeper",)),
     }
-    fits = [(arm, method, 0) for arm, one in arms.items() for method in one.method]
-    found = compared({"lung": predictions("lung", fits)}, arms)
+    found = compared({"lung": predictions("lung", dict.fromkeys(arms, (1, 0.5)) | STRENGTHS, arms)}, arms)
     assert found.pairs[found.pairs["primary"]].groupby("arm")["reference"].agg(set).to_dict() == {
         "jepa": {"random", "deeper", "hand-made", "majority"},
         "mae": {"deeper", "hand-made", "majority"},
@@ -210,17 +177,16 @@ def test_an_encoder_that_saw_the_videos_is_marked_and_left_out_of_the_family() -
 
 
 def test_equal_arms_are_undecided_and_three_seeds_speak_of_the_recipe() -> None:
-    lung = predictions("lung", [("random", "attentive", seed) for seed in range(3)])
+    lung = predictions("lung", {"random": (3, 0.5), "majority": (1, 0.0)})
     found = compared({"lung": pd.concat([lung, only(lung, arm="random").assign(arm="jepa")])})
     tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
     assert (tested["p_value"], abs(tested["difference"]) < 1e-12) == (1.0, True)
     assert tested["p_recipe"] == tested["p_recipe_holm"] == pytest.approx(1)
     outcome, text = sentence(found, "lung", "jepa", "random")
-    assert outcome == "undecided"
-    assert text.startswith("No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)")
+    shown = "No difference was shown between jepa (mean of 3 seeds) and random (mean of 3 seeds)"
+    assert outcome == "undecided" and text.startswith(shown)
     assert text.endswith("No difference was shown for the recipe (3 and 3 seeds as a sample: p = 1.00 after Holm).")
-    better = [(arm, "attentive", seed) for arm in ("jepa", "random") for seed in range(3)]
-    found = compared({"lung": predictions("lung", better)})
+    found = compared({"lung": predictions("lung", STRENGTHS | {"jepa": (3, 2.0)})})
     tested = only(found.pairs, arm="jepa", reference="random", metric="brier").iloc[0]
     assert tested["p_value"] < 0.05 and tested["p_recipe"] < 0.05
     assert "So did the recipe, on this task (3 and 3 seeds" in sentence(found, "lung", "jepa", "random")[1]
@@ -240,26 +206,26 @@ def test_the_order_of_rows_and_other_methods_change_nothing(comparison: Comparis
 def test_tables_survive_the_disk(comparison: Comparison, tmp_path: Path) -> None:
     more = comparison.more | {"agreement": pd.DataFrame({"task": ["lung"], "bias": [0.5], "yes": [True], "NA": ["1"]})}
     wanted = {"mine": {"area": {"task": "lung", "arm": "jepa", "metric": "auroc"}}}
-    write_comparison(Comparison(**vars(comparison) | {"more": more}), tmp_path, wanted)
-    again = read_comparison(tmp_path)
+    module.write_comparison(Comparison(**vars(comparison) | {"more": more}), tmp_path, wanted)
+    again = module.read_comparison(tmp_path)
     for (name, read), written in zip(vars(again).items(), vars(comparison).values(), strict=True):
         for one in more if name == "more" else [""]:
             pd.testing.assert_frame_equal(read[one] if one else read, more[one] if one else written, check_dtype=False)
     assert set(again.more["confusion"]["actual"]) == {"covid", "NA", "no", "0", "1"}
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics.pop("mine") == {"area": metrics["lung"]["jepa"]["auroc"]}
-    assert metrics == nested_metrics(comparison)
+    assert metrics == module.nested_metrics(comparison)
     for cells, problem in (({"arm": "jepa"}, "fits [0-9]+ rows, not one"), ({"arms": "jepa"}, "no column arms")):
         with pytest.raises(SettingsError, match=problem):
-            headlines(comparison, {"mine": {"area": cells}})
-    area = estimate(comparison, "lung", "jepa", "auroc")["estimate"]
+            module.headlines(comparison, {"mine": {"area": cells}})
+    area = estimate(comparison, "lung", "jepa", "auroc")
     assert metrics["lung"]["jepa"]["auroc"] == pytest.approx(area, abs=1e-6)
     assert set(again.of_tasks(["lung"]).more["roc"]["task"]) == {"lung"}
     plots = Classification().plots(again)
     assert list(plots["roc/lung-NA"]) == ["false_positive_rate", "jepa", "random", "majority"]
     assert len(plots["confusion/lung-random"]) == 3 * 48
     with pytest.raises(DataError, match=r"types\.json does not exist.*dvc repro"):
-        read_comparison(tmp_path / "nowhere")
+        module.read_comparison(tmp_path / "nowhere")
 
 
 def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:
@@ -271,18 +237,15 @@ def test_patients_who_share_videos_are_no_more_evidence_than_one() -> None:
     once, known, wrong = (compared({"blues": table}) for table in tables)
     assert {*known.pairs[["n_patients", "n_groups"]].itertuples(index=False, name=None)} == {(48, 24)}
     assert known.verdicts["text"].str.contains("48 patients (24 independent groups), 96 videos", regex=False).all()
-    for found, expected in (
-        (known.arms, once.arms),
-        (known.pairs.assign(estimate=known.pairs["p_value"]), once.pairs.assign(estimate=once.pairs["p_value"])),
-        (known.more["classes"], once.more["classes"]),
-    ):
-        columns = ["estimate", "low", "high"]
-        np.testing.assert_allclose(found[columns].to_numpy(float), expected[columns].to_numpy(float), rtol=0, atol=1e-9)
+    for table, columns in (("arms", ["estimate"]), ("pairs", ["difference", "p_value"]), ("classes", ["estimate"])):
+        copied, alone = (one.more[table] if table == "classes" else getattr(one, table) for one in (known, once))
+        numbers = [*columns, "low", "high"]
+        np.testing.assert_allclose(copied[numbers].to_numpy(float), alone[numbers].to_numpy(float), rtol=0, atol=1e-9)
     pair = {"arm": "jepa", "reference": "random", "method": "attentive", "metric": "brier"}
     narrow, wide = (only(one.pairs, **pair).eval("high - low").item() for one in (wrong, known))
     assert narrow < 0.85 * wide
-    assert once.secondary["test"].str.startswith("DeLong").any()
-    assert not known.secondary["test"].str.startswith("DeLong").any()  # it takes patients to be independent
+    delong = [one.secondary["test"].str.startswith("DeLong").any() for one in (once, known)]
+    assert delong == [True, False], "it takes patients to be independent"
 
 
 TABLE = TABLES["lung"]

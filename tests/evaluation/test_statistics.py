@@ -23,11 +23,8 @@ def test_resamples_keep_every_class_at_its_size_and_are_weights_of_patients() ->
     for stratum in range(3):
         assert (counts[:, strata == stratum].sum(axis=1) == (strata == stratum).sum()).all()
     assert counts.var() == pytest.approx(1, abs=0.05)  # a multinomial with one trial per member
-    patient, y, predicted = (
-        np.repeat(np.arange(20), 3),
-        np.repeat(np.arange(20) % 2, 3),
-        generator(1).integers(0, 2, 60),
-    )
+    patient, predicted = np.repeat(np.arange(20), 3), generator(1).integers(0, 2, 60)
+    y = patient % 2
     counts = statistics.resample_counts(statistics.patient_strata(patient, y), 50, generator(1))
     fast = metrics.balanced_accuracy(metrics.confusion_matrix(y, predicted, 2, counts[:, patient]))
     for row, value in zip(counts.astype(int), fast, strict=True):
@@ -39,8 +36,8 @@ def test_resamples_keep_every_class_at_its_size_and_are_weights_of_patients() ->
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    random, covered, studies = generator(2), 0, 300
-    patient, y = np.repeat(np.arange(60), 2), np.repeat(np.arange(60) % 2, 2)
+    random, covered, studies, patient = generator(2), 0, 300, np.repeat(np.arange(60), 2)
+    y = patient % 2
     strata = statistics.patient_strata(patient, y)
     for _ in range(studies):
         # A patient's videos are right or wrong together: intervals over videos would be too narrow.
@@ -55,10 +52,10 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert all(math.isnan(bound) for bound in statistics.percentile_interval(np.full(3, np.nan)))
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(81, 263), (15, 148), (0, 20), (1, 29), (20, 20)])
-def test_wilson_matches_scipy(successes: int, trials: int) -> None:
-    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    assert statistics.wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
+def test_wilson_matches_scipy() -> None:
+    for successes, trials in [(81, 263), (15, 148), (0, 20), (1, 29), (20, 20)]:
+        expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+        assert statistics.wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 @pytest.mark.parametrize("patients", [1, 5, 9, 14])
@@ -133,9 +130,7 @@ def test_delong_matches_the_printed_formulas_with_ties() -> None:
     assert math.isnan(statistics.delong(np.arange(40) == 0, *scores).p_value), "one positive"
 
 
-@pytest.mark.parametrize(
-    ("given", "adjusted"),
-    [([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]), ([0.6, 0.7], [1, 1]), ([0.02], [0.02]), ([], [])],
-)
-def test_holm_known_values(given: list[float], adjusted: list[float]) -> None:
-    assert statistics.holm(given) == pytest.approx(adjusted)
+def test_holm_known_values() -> None:
+    known = [([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]), ([0.6, 0.7], [1, 1]), ([0.02], [0.02]), ([], [])]
+    for given, adjusted in known:
+        assert statistics.holm(given) == pytest.approx(adjusted)

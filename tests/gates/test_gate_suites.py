@@ -1,5 +1,6 @@
 """Every expectation of every suite is violated once by a planted fault, and the gate names the rows."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import manifest_of
 
 from echolung.core.errors import GateError
 from echolung.gates.gate import check, read_findings
@@ -22,12 +24,8 @@ N = np.arange(24)
 
 
 def manifest() -> pd.DataFrame:
-    table = {"sample_id": VIDEOS, "source": "pocus", "path": VIDEOS, "sha256": VIDEOS, "patient_id": VIDEOS}
-    table |= {"frames": 100, "frames_declared": 100, "fps": 25.0, "height": 112, "width": 112}
-    table |= {"codec": "h264", "decode_error": None}
-    kinds = {"frames": "Int64", "frames_declared": "Int64", "fps": "Float64", "height": "Int64", "width": "Int64"}
-    kinds |= {"decode_error": "string", "sample_id": "string"}
-    return pd.DataFrame(table).astype(kinds).assign(diagnosis=[CLASSES[n % 3] for n in N])
+    facts = {"frames": 100, "frames_declared": 100, "fps": 25.0, "height": 112, "width": 112}
+    return manifest_of(VIDEOS, range(24), **facts, diagnosis=[CLASSES[n % 3] for n in N])
 
 
 def tracings() -> pd.DataFrame:
@@ -61,8 +59,8 @@ def predictions(split: pd.DataFrame) -> pd.DataFrame:
     split = split[split["fold"] >= 0].rename(columns={"y": "y_true"})
     rows = split[["repeat", "fold", "sample_id", "patient_id", "split_group", "y_true"]]
     rows = rows.assign(task="t", p_0=0.5, p_1=0.25, p_2=0.25, seen_in_pretraining=False, split_digest="d1", valid=True)
-    arms = [("jepa", 0, "attentive"), ("random", 0, "attentive"), ("majority", 0, "majority")]
-    parts = [rows.assign(arm=arm, arm_seed=seed, method=method) for arm, seed, method in arms]
+    arms = {"jepa": "attentive", "random": "attentive", "majority": "majority"}
+    parts = [rows.assign(arm=arm, arm_seed=0, method=method) for arm, method in arms.items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -208,11 +206,10 @@ FAULTS: list[tuple[str, Fault, str, str]] = [
 
 def found(stage: str, tables: Tables, facts: dict[str, Any], directory: Path) -> list[dict[str, Any]]:
     """The expectations as `check` reports them; it must raise if and only if a critical one failed."""
-    try:
+    stopped = True
+    with contextlib.suppress(GateError):
         check(stage, "k", tables, directory, **facts)
         stopped = False
-    except GateError:
-        stopped = True
     (findings,) = read_findings(directory)
     expectations = findings["expectations"]
     assert stopped == any(not one["success"] and one["severity"] == "critical" for one in expectations)
@@ -255,21 +252,19 @@ def test_an_empty_table_and_a_missing_column_fail_every_suite(stage: str, tmp_pa
             check(stage, "k", tables | {name: without}, tmp_path, **facts)
 
 
-@pytest.mark.parametrize(
-    ("column", "rows", "caught"),
-    [
+def test_an_official_split_is_checked_like_any_other(tmp_path: Path) -> None:
+    facts = {"outer": 1, "inner": 1, "repeats": 1}
+    for column, rows, caught in [
         ("patient_id", [0, 23], "patients: .* repeat 0 outer 0 twice"),  # trained on and tested on
         ("split_group", [0, 12], "groups: .* repeat 0 outer 0 twice"),  # trained on and validated on
-    ],
-)
-def test_an_official_split_is_checked_like_any_other(column: str, rows: list[int], caught: str, tmp_path: Path) -> None:
-    tables, facts = {"folds": official()}, {"outer": 1, "inner": 1, "repeats": 1}
-    check("split", "k", tables, tmp_path, **facts)
-    put(column, rows, "twice")(tables)
-    with pytest.raises(GateError, match=caught):
+    ]:
+        tables = {"folds": official()}
         check("split", "k", tables, tmp_path, **facts)
-    put("inner_0", 0, -1)(tables)  # not trained on: no leak
-    check("split", "k", tables, tmp_path, **facts)
+        put(column, rows, "twice")(tables)
+        with pytest.raises(GateError, match=caught):
+            check("split", "k", tables, tmp_path, **facts)
+        put("inner_0", 0, -1)(tables)  # not trained on: no leak
+        check("split", "k", tables, tmp_path, **facts)
 
 
 def test_what_is_undefined_without_fault_passes(tmp_path: Path) -> None:
@@ -282,7 +277,6 @@ def test_what_is_undefined_without_fault_passes(tmp_path: Path) -> None:
     tables["arms"].loc[0, ["metric", "estimate", "low", "high"]] = ["auroc", np.nan, np.nan, np.nan]
     tables["pairs"].loc[0, "p_value"] = np.nan
     assert all(one["success"] for one in found("compare", tables, facts, tmp_path / "compare"))
-    seeds = pd.concat(
-        [encoders(9), encoders(0).iloc[:1].assign(seed=9, weights_sha256="z", videos=0, loss_last=np.nan)]
-    )
+    untrained = encoders(0).iloc[:1].assign(seed=9, weights_sha256="z", videos=0, loss_last=np.nan)
+    seeds = pd.concat([encoders(9), untrained])
     assert all(one["success"] for one in found("pretrain", {"seeds": seeds}, {}, tmp_path / "pretrain"))

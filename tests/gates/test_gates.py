@@ -38,14 +38,13 @@ def weights(*kg: float | str | None) -> dict[str, pd.DataFrame]:
 def test_a_failure_names_rows_in_error_terminal_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(GateError) as caught:
         check("weigh", "all", weights(70, -3, None), tmp_path)
-    assert caught.value.problem == (
-        "gate weigh-all failed: weights: expected: kg is not empty; found: n2 visit 1 (1 more expectations failed)"
-    )
+    first = "weights: expected: kg is not empty; found: n2 visit 1 (1 more expectations failed)"
+    assert caught.value.problem == f"gate weigh-all failed: {first}"
     assert caught.value.remedy == f"Weigh again. All findings: {tmp_path / 'weigh-all.json'}"
     second = "critical: weights: expected: a weight is not negative; found: n1 visit 1 (-3)\n"
     assert capsys.readouterr().err == second  # the first one is in the error
     (findings,) = read_findings(tmp_path)
-    assert findings["success"] is False
+    assert not findings["success"]
     assert findings["summary"] == {"expectations": 7, "passed": 5, "failed": 2, "warnings": 0}
     negative = next(one for one in findings["expectations"] if one["meaning"] == "a weight is not negative")
     found = {name: negative[name] for name in ("table", "severity", "success", "observed", "unexpected_rows")}
@@ -61,8 +60,7 @@ def test_a_warning_is_printed_and_the_stage_goes_on(tmp_path: Path, capsys: pyte
     assert (warned["stage"], warned["key"], warned["success"], warned["rows"]) == ("weigh", "all", True, {"weights": 2})
     assert warned["summary"] == {"expectations": 7, "passed": 6, "failed": 0, "warnings": 1}
     meanings = [one["meaning"] for one in clean["expectations"] if one["success"]]
-    assert len(meanings) == 7
-    assert meanings[:3] == ["has rows", "has the columns name, visit, kg", "kg is not empty"]
+    assert len(meanings) == 7 and meanings[:3] == ["has rows", "has the columns name, visit, kg", "kg is not empty"]
 
 
 def test_the_gate_is_imported_without_the_engine() -> None:

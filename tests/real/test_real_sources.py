@@ -1,4 +1,4 @@
-"""The public sets as published: rows are understood, known copies are found.
+"""The public sets as published, and DICOM of two machines: rows are understood, known copies are found.
 
 Needs the sets in ECHOLUNG_REAL_DATA (default ../shared/data). All rows are read, a few videos are decoded.
 """
@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from echolung.core.errors import VideoError
 from echolung.data import video
 from echolung.data.leakage import near_duplicates
 from echolung.data.sources.layouts import scan
@@ -19,10 +20,14 @@ torch.set_num_threads(1)
 ROOT = Path(os.environ.get("ECHOLUNG_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
+def present(name: str) -> Path:
+    if not (ROOT / name).is_dir():
+        pytest.skip(f"{ROOT / name} does not exist: set ECHOLUNG_REAL_DATA to the folder that holds it")
+    return ROOT / name
+
+
 def scanned(layout: str) -> pd.DataFrame:
-    if not (ROOT / layout).is_dir():
-        pytest.skip(f"{ROOT / layout} does not exist: set ECHOLUNG_REAL_DATA to the folder that holds it")
-    return scan(layout, ROOT / layout, layout).manifest.set_index("sample_id", drop=False)
+    return scan(layout, present(layout), layout).manifest.set_index("sample_id", drop=False)
 
 
 def test_pocus_is_understood() -> None:
@@ -39,9 +44,8 @@ def test_pocus_is_understood() -> None:
 
 def test_covid_blues_is_understood() -> None:
     frame = scanned("covid_blues")
-    assert len(frame) == 362
     covid = frame.groupby("patient_id")["covid"]
-    assert covid.nunique().eq(1).all()
+    assert len(frame) == 362 and covid.nunique().eq(1).all()
     assert covid.first().value_counts().to_dict() == {1: 33, 0: 30}
     assert frame["severity"].value_counts().to_dict() == {0: 120, 1: 111, 2: 83, 3: 48}
     assert frame["b_lines"].value_counts().to_dict() == {1: 235, 0: 127}
@@ -55,6 +59,20 @@ def test_camus_is_understood() -> None:
     assert patients["split_official"].value_counts().to_dict() == {"TRAIN": 400, "VAL": 50, "TEST": 50}
     assert patients.groupby("split_official")["ef"].count().to_dict() == {"TEST": 50, "TRAIN": 50, "VAL": 50}
     assert len(scan("camus", ROOT / "camus", "camus").tracings) == 2000
+
+
+def test_dicom_of_two_machines_is_understood() -> None:
+    folder = present("dicom")
+    cine = video.decode(folder / "color3d_jpeg_baseline.dcm")
+    assert cine.frames.shape == (120, 384, 512) and cine.fps == pytest.approx(30, abs=0.01)
+    assert cine.pixel_mm == pytest.approx(0.5105, abs=1e-4)
+    assert cine.frames[:, 70:270, 170:320].mean() > 20
+    still = video.decode(folder / "JPGLosslessP14SV1_1s_1f_8b.dcm")
+    assert still.frames.shape == (1, 721, 997) and still.pixel_mm == pytest.approx(0.2548, abs=1e-4)
+    odd = video.decode(folder / "examples_ybr_color.dcm")  # its box is that of a picture twice as large
+    assert odd.pixel_mm is None and odd.frames.any() and odd.frames.shape[1] <= 205
+    with pytest.raises(VideoError, match=r"color-pl.dcm has no region"):
+        video.decode(folder / "color-pl.dcm")
 
 
 SAME_RECORDING = [

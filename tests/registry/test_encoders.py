@@ -34,9 +34,7 @@ def made(place: Store, seed: int, weights: int, arm: str = "mae", study: str = "
     return folder
 
 
-def test_an_encoder_is_loaded_by_its_name_as_it_is_now_and_registered_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encoder_is_loaded_by_its_name_as_it_is_now_and_registered_once(tmp_path, capsys, monkeypatch) -> None:
     place, start = store(tmp_path), tmp_path / "data" / "weights" / "vitl" / "encoder.safetensors"
     start.parent.mkdir(parents=True)
     save_file({"x": torch.zeros(1)}, start)
@@ -55,16 +53,14 @@ def test_an_encoder_is_loaded_by_its_name_as_it_is_now_and_registered_once(
     expected, theirs = load_encoder(folder)
     assert record == theirs and found[0][1]["weights_sha256"] == record.weights_sha256
     clips = np.random.default_rng(0).integers(0, 256, (2, 4, 20, 20), dtype=np.uint8)
-    tokens = expected.encode(torch.from_numpy(clips)).numpy()
-    assert np.array_equal(encoder.encode(torch.from_numpy(clips)).numpy(), tokens)
+    mine, tokens = (one.encode(torch.from_numpy(clips)).numpy() for one in (encoder, expected))
+    assert np.array_equal(mine, tokens)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
-    loaded = mlflow.pyfunc.load_model(f"models:/{name}@seed0")
-    assert np.array_equal(loaded.predict(clips), tokens)
+    assert np.array_equal(mlflow.pyfunc.load_model(f"models:/{name}@seed0").predict(clips), tokens)
     assert not [path for path in (tmp_path / "mlruns").rglob("*") if path.suffix in (".pkl", ".pt", ".pickle")]
 
-    with pytest.raises(RegistryError, match="no registered encoder echolung-encoder-lung-mae@seed1") as error:
+    with pytest.raises(RegistryError, match=f"no registered encoder {name}@seed1.*{name}@seed0, {name}@seed3"):
         load_encoder_by_name(place, "lung", "mae", seed=1)
-    assert f"{name}@seed0, {name}@seed3" in error.value.remedy
     for path in (tmp_path / "mlruns" / "artifacts").rglob("encoder.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RegistryError, match="version 3 cannot be read"):
@@ -72,9 +68,7 @@ def test_an_encoder_is_loaded_by_its_name_as_it_is_now_and_registered_once(
     assert capsys.readouterr().err == ""
 
 
-def test_a_store_that_fails_is_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_fails_is_a_warning(tmp_path, capsys, monkeypatch) -> None:
     def away(*_: Any, **__: Any) -> None:
         raise MlflowException("the server is away")
 

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,42 +58,34 @@ def test_the_rule(candidate: Evidence, present: Evidence | None, refusal: str | 
         assert error.value.remedy
 
 
-@pytest.mark.parametrize("tags", [{}, {"evidence": "nonsense"}, {"evidence": '{"loss": 1}'}])
-def test_a_champion_without_its_evidence_cannot_be_compared(tags: dict[str, str]) -> None:
-    with pytest.raises(PromotionError, match="'evidence' is missing or damaged") as error:
-        Evidence.of_tags(tags)
-    assert "--reset" in error.value.remedy
+def test_a_champion_without_its_evidence_cannot_be_compared() -> None:
+    for tags in ({}, {"evidence": "nonsense"}, {"evidence": '{"loss": 1}'}):
+        with pytest.raises(PromotionError, match=r"'evidence' is missing or damaged.*--reset"):
+            Evidence.of_tags(tags)
 
 
 # --- a small study (small_models.py) ---
 
 
-def test_a_first_champion_carries_scores_provenance_and_warnings(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote
-) -> None:
+def test_a_first_champion_carries_scores_provenance_and_warnings(candidates, project, promoting) -> None:
     done = promoting(candidates["jepa"])
     found, told = done.version, done.version.tags["warnings"].splitlines()
-    assert (done.outcome, found.name, found.number) == ("promoted", NAME, 1)
-    assert champion(project, STUDY, TASK).number == 1
+    assert (done.outcome, found.name, found.number, champion_number(project, NAME)) == ("promoted", NAME, 1, 1)
     assert (found.tags["arm"], found.tags["method"], found.tags["patients"]) == ("jepa", "linear", str(PATIENTS))
     assert found.tags["follows"] == "" and "champion, the first" in champion(project, STUDY, TASK).tags["history"]
-    assert "echolung_version" in found.tags
     assert Evidence.of_tags(found.tags).split_digest == folds_digest(candidates["jepa"].folds)
     assert "Not shown to be better than random: No difference was shown." in told
     assert not any("baseline" in line for line in told), "better: nothing to warn of"
-    assert any("18 patients" in line for line in told)
-    card = project.client().get_model_version(found.name, "1").description
+    assert any("18 patients" in line for line in told) and "echolung_version" in found.tags
+    client = project.client()
+    card = client.get_model_version(found.name, "1").description
     assert "| balanced accuracy |" in card and "not a medical device" in card and told[0] in card
-    runs = project.client().search_runs(
-        [project.client().get_experiment_by_name(f"echolung-{STUDY}-stages").experiment_id]
-    )
-    assert runs[0].data.metrics["out_of_fold/brier"] == pytest.approx(Evidence.of_tags(found.tags).loss)
+    (run,) = client.search_runs([client.get_experiment_by_name(f"echolung-{STUDY}-stages").experiment_id])
+    assert run.data.metrics["out_of_fold/brier"] == pytest.approx(Evidence.of_tags(found.tags).loss)
 
 
 @pytest.mark.parametrize("arm", ["jepa", "hand-made"])
-def test_the_champion_is_the_method_refitted_on_all_patients(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote, tmp_path: Path, arm: str
-) -> None:
+def test_the_champion_is_the_method_refitted_on_all_patients(candidates, project, promoting, tmp_path, arm) -> None:
     promoting(candidates[arm])
     model, one = Model.open(champion(project, STUDY, TASK).folder), candidates[arm]
     again = refit(one.method, one.settings, one.name, one.task, one.recordings, one.folds, one.fit_seed, tmp_path)
@@ -102,22 +93,17 @@ def test_the_champion_is_the_method_refitted_on_all_patients(
     values = model.method.predict(one.recordings, ids)
     np.testing.assert_allclose(values, again.predict(one.recordings, ids), atol=1e-6)
     assert (model.encoder is None, model.record.novelty.groups) == (arm == "hand-made", PATIENTS)
-    assert not one.work.exists()
-    contents = one.recordings.manifest(ids)["sha256"]
-    assert set(model.record.trained_on) == set(contents)
+    assert set(model.record.trained_on) == set(one.recordings.manifest(ids)["sha256"]) and not one.work.exists()
 
 
-def test_a_later_champion_must_be_better_on_the_same_data(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote
-) -> None:
+def test_a_later_champion_must_be_better_on_the_same_data(candidates, project, promoting) -> None:
     promoting(candidates["jepa"])
     better = promoting(candidates["stronger"])
     assert (better.outcome, better.version.number) == ("promoted", 2)
     assert "on the same data and split" in better.reasons[0]
     assert "Chosen over version 1 by this very loss" in better.version.tags["warnings"]
-    with pytest.raises(PromotionError, match="not better than the champion") as error:
+    with pytest.raises(PromotionError, match=r"not better than the champion.*--reset"):
         promoting(candidates["jepa"])
-    assert "--reset" in error.value.remedy
     assert champion_number(project, NAME) == 2
     other = dataclasses.replace(candidates["jepa"], task=candidates["jepa"].task.model_copy(update={"unit": "patient"}))
     with pytest.raises(PromotionError, match="different data"):
@@ -167,11 +153,7 @@ def two(pair: Store) -> Iterator[Store]:
     mlruns, kept = pair.root / "mlruns", pair.root / "kept"
     shutil.copytree(mlruns, kept)
     yield pair
-    for path in kept.rglob("*"):
-        if path.is_file():
-            target = mlruns / path.relative_to(kept)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+    shutil.copytree(kept, mlruns, copy_function=shutil.copyfile, dirs_exist_ok=True)
     shutil.rmtree(kept)
 
 
@@ -187,53 +169,35 @@ def test_the_champion_before_is_champion_again_and_nothing_is_lost(two: Store) -
     assert (found[1]["follows"], found[2]["follows"]) == ("", "1")
     assert "champion, the first\n" in found[1]["history"]
     assert rolled_back_at(found[2]) and not rolled_back_at(found[1])
-    with pytest.raises(RegistryError, match="version 1 is the champion and followed no other") as error:
+    with pytest.raises(RegistryError, match=r"version 1 is the champion and followed no other.*--to 2"):
         roll_back(two, STUDY, TASK)
-    assert "--to 2" in error.value.remedy
     assert roll_back(two, STUDY, TASK, to=2)[1].number == 2
     assert not rolled_back_at(tags(two)[2])
     assert roll_back(two, STUDY, TASK)[1].number == 1, "version 2 still followed version 1"
-    events = [line.split(" ", 1)[1] for line in tags(two)[2]["history"].splitlines()]
-    assert events == [
-        "champion, promoted over version 1",
-        "rolled back to version 1",
-        "champion again, rolled back from version 1",
-        "rolled back to version 1",
-    ]
+    back = "rolled back to version 1"
+    events = ["champion, promoted over version 1", back, "champion again, rolled back from version 1", back]
+    assert [line.split(" ", 1)[1] for line in tags(two)[2]["history"].splitlines()] == events
 
 
-def test_what_cannot_be_returned_to_is_refused(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote
-) -> None:
-    with pytest.raises(NoChampionError, match="has no champion to roll back") as none:
+def test_what_cannot_be_returned_to_is_refused(candidates, project, promoting) -> None:
+    with pytest.raises(NoChampionError, match=rf"has no champion to roll back\. Run `echolung promote {TASK}`\.$"):
         roll_back(project, STUDY, TASK)
-    assert none.value.remedy == f"Run `echolung promote {TASK}`."
     promoting(candidates["jepa"])
-    for to, said in (
-        (None, "followed no other"),
-        (1, "version 1 is not an earlier"),
-        (9, "version 9 is not an earlier"),
-    ):
+    for to, said in ((None, "followed no"), (1, "version 1 is not an earlier"), (9, "version 9 is not an earlier")):
         with pytest.raises(RegistryError, match=said) as error:
             roll_back(project, STUDY, TASK, to)
         assert error.value.remedy
     assert champion_number(project, NAME) == 1
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
 @pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias"])
-def test_an_interrupted_rollback_can_be_done_again(
-    two: Store, candidates: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_an_interrupted_rollback_can_be_done_again(two, candidates, monkeypatch, call) -> None:
     def killed(*_: Any, **__: Any) -> None:
-        raise Killed
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
-        with pytest.raises(Killed):
+        with pytest.raises(KeyboardInterrupt):
             roll_back(two, STUDY, TASK)
     assert champion_number(two, NAME) == 2
     assert promoted(two, candidates["stronger"]).outcome == "unchanged", "it is the champion"
@@ -247,13 +211,12 @@ def test_after_a_rollback_exactly_this_model_is_refused_and_a_better_one_follows
 ) -> None:
     roll_back(two, STUDY, TASK)
     assert promoted(two, candidates["jepa"]).outcome == "unchanged", "it is the champion"
-    with pytest.raises(PromotionError, match="champion as version 2 and was rolled back") as error:
+    said = rf"champion as version 2 and was rolled back.*echolung rollback {TASK} --to 2.*--reset"
+    with pytest.raises(PromotionError, match=said):
         promoted(two, candidates["stronger"])
-    assert f"echolung rollback {TASK} --to 2" in error.value.remedy and "--reset" in error.value.remedy
     assert champion_number(two, NAME) == 1
     roll_back(two, STUDY, TASK, to=2)
     assert promoted(two, candidates["stronger"]).outcome == "unchanged"
     roll_back(two, STUDY, TASK)
-    done = promoted(two, candidates["stronger"], reset=True)
-    assert done.outcome == "promoted"
+    assert promoted(two, candidates["stronger"], reset=True).outcome == "promoted"
     assert roll_back(two, STUDY, TASK)[1].number == 1, "it followed version 1, not version 2"

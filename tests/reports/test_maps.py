@@ -24,16 +24,11 @@ def test_an_encoder_of_labels_and_one_of_collections_are_told_apart(tmp_path: Pa
         tokens = np.random.default_rng(0).normal(0, 0.1, (24, 1, 8, 6)) + np.eye(6)[codes][:, None, None]
         _embedded(tmp_path / "embed" / "s" / arm / "seed0", tokens, manifest, arm, "")
     task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b", "c"], unit="video")
-    folds = folds_of(manifest, y)
-    labels, places = found = maps(
-        {"one": task, "two": task}, {"one": folds}, ["labels", "hand-made", "places"], tmp_path
-    )
+    tasks, folds = {"one": task, "two": task}, {"one": folds_of(manifest, y)}
+    labels, places = found = maps(tasks, folds, ["labels", "hand-made", "places"], tmp_path)
     assert [one.title for one in found] == ["one, labels", "one, places"], "the first task of a source"
     # Four patients of each class, two recordings each: of another patient 6 of 22 agree in the label by chance.
     assert labels.nearest["label"] == pytest.approx((1, 6 / 22))
     assert places.nearest["collection"] == pytest.approx((1, 10 / 22)) and places.nearest["label"][0] < 0.7
-    figure = draw(found)
-    assert figure is not None
-    told = [text.get_text() for panel in figure.axes for text in panel.texts]
-    assert "label: nearest agree 100% (chance 27%)" in told
-    assert draw([]) is None
+    told = [text.get_text() for panel in draw(found).axes for text in panel.texts]
+    assert "label: nearest agree 100% (chance 27%)" in told and draw([]) is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from small_models import described, drawn, make_model, usual
 
 from echolung.core.errors import DataError, DiskError, VideoError
@@ -25,9 +25,7 @@ WORDS = ("predicted: covid", "p_covid 0.93", "m version 1", "a.mp4")
 
 
 @pytest.mark.parametrize("kind", ["attentive", "linear"])
-def test_each_file_is_answered_as_by_predict_and_drawn_twice(
-    folder: Path, model: Model, tmp_path: Path, kind: str
-) -> None:
+def test_each_file_is_answered_as_by_predict_and_drawn_twice(folder, model, tmp_path, kind) -> None:
     known = usual(described(model, folder / "a.mp4"))
     made = Model.open(make_model(folder, f"explained-{kind}", known, drawn(kind), kind))
     (tmp_path / "kept.png").write_text("a user's")
@@ -38,10 +36,8 @@ def test_each_file_is_answered_as_by_predict_and_drawn_twice(
     names = {f"{stem}.{suffix}" for stem in ("a", "b", "a-2") for suffix in ("gif", "png")}
     assert {path.name for path in tmp_path.iterdir()} == names | {"kept.png"}
     assert (tmp_path / "kept.png").read_text() == "a user's"
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert gif.n_frames == VIEWS * FRAMES
-        assert gif.info["duration"] == pytest.approx(1000 / 8, abs=10)
-    with Image.open(tmp_path / "a.png") as png:
+    with Image.open(tmp_path / "a.gif") as gif, Image.open(tmp_path / "a.png") as png:
+        assert gif.n_frames == VIEWS * FRAMES and gif.info["duration"] == pytest.approx(1000 / 8, abs=10)
         assert min(png.size) > 400
 
 
@@ -59,23 +55,15 @@ def test_colour_is_where_and_when_the_weight_is(tmp_path: Path, signed: bool, va
     np.testing.assert_array_equal(drawn_.overlay[0, 0], drawn_.overlay[0, 1])
     write_gif(tmp_path / "a.gif", drawn_)
     with Image.open(tmp_path / "a.gif") as gif:
-        pages = []
-        for page in range(gif.n_frames):
-            gif.seek(page)
-            pages.append(np.asarray(gif.convert("RGB")).astype(int))
+        pages = [np.asarray(page.convert("RGB")).astype(int) for page in ImageSequence.Iterator(gif)]
     edge = pages[0].shape[1] // 2
     top = (pages[0].shape[0] - edge) // 2
-
-    def colour(page: np.ndarray) -> np.ndarray:
-        heated = page[top : top + edge, edge:]
-        return np.ptp(heated, axis=2) + 0 * heated[..., channel]
-
-    assert colour(pages[0]).mean() < 2, "no colour before its time"
-    late = colour(pages[3])
-    assert late[: edge // 2, edge // 2 :].mean() > 20 > 3 * late[edge // 2 :, : edge // 2].mean()
-    hot = pages[3][top + edge // 8, edge + edge * 7 // 8]
-    assert hot.argmax() == channel or not signed
-    assert np.ptp(pages[3][top : top + edge, :edge], axis=2).max() < 6, "the plain frame stays grey"
+    early, late = (np.ptp(page[top : top + edge], axis=2) for page in (pages[0], pages[3]))  # how coloured it is
+    plain, heated = late[:, :edge], late[:, edge:]
+    assert early[:, edge:].mean() < 2, "no colour before its time"
+    assert heated[: edge // 2, edge // 2 :].mean() > 20 > 3 * heated[edge // 2 :, : edge // 2].mean()
+    assert pages[3][top + edge // 8, edge + edge * 7 // 8].argmax() == channel or not signed
+    assert plain.max() < 6, "the plain frame stays grey"
 
 
 def hearts(labels: np.ndarray, frames: int) -> Picture:
@@ -106,9 +94,7 @@ def test_structures_have_their_colours_where_they_are_drawn_at_the_speed_of_the_
     assert np.abs(rim - np.array(SHOWN_IN[0])).sum(axis=1).min() < 30, "an outline in full colour"
 
 
-def test_what_is_read_off_a_curve_is_not_shown_of_a_video_that_is_outside(
-    folder: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_read_off_a_curve_is_not_shown_of_a_video_that_is_outside(folder, model, tmp_path, monkeypatch) -> None:
     made, labels = hearts(np.zeros((2, 4, 8, 8), np.uint8), 4), []
     monkeypatch.setattr(type(model.method), "explain", lambda *_: made.maps)
     monkeypatch.setattr(module, "write_curve", lambda path, picture: labels.append(picture.maps.curve.readings))
@@ -126,9 +112,9 @@ def test_what_cannot_be_explained_or_written_is_said(folder: Path, model: Model,
     weights = {"mean": np.zeros(0), "scale": np.ones(0), "coefficients": np.zeros((3, 0)), "intercepts": np.zeros(3)}
     silent = METHODS["majority"]([], weights, None)  # type: ignore[call-arg]
     made = Model.open(make_model(folder, "majority", usual({"handmade": looks["handmade"]}), silent, "majority"))
-    with pytest.raises(DataError, match="'majority' cannot show what its answers rest on") as error:
+    with pytest.raises(DataError, match=r"'majority' cannot show what its answers rest on.*--explain"):
         explain_file(made, folder / "a.mp4", tmp_path / "none", "a", "m")
-    assert "--explain" in error.value.remedy and not (tmp_path / "none").exists()
+    assert not (tmp_path / "none").exists()
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(DiskError, match="taken"):
         explain_file(model, folder / "a.mp4", tmp_path / "taken" / "below", "a", "m")

@@ -25,7 +25,6 @@ from echolung.models.weights import initialise
 from echolung.registry.models import champion
 from echolung.serving.answers import as_json, as_text, short_names
 from echolung.serving.model import Model
-from echolung.tracking.store import Store
 
 pytest_plugins = ["small_models"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,12 +42,10 @@ def test_a_video_gets_the_answer_that_it_has_in_the_study(folder: Path, model: M
     table = model.predict([folder / name for name in VIDEOS])
     assert list(table.columns) == list(model.columns)
     np.testing.assert_allclose(table[NUMBERS], model.method.predict(study, VIDEOS), atol=2e-3)
-    assert list(table["outside"]) == [False, True]
+    assert list(table["outside"]) == list(table["distance"] > table["threshold"]) == [False, True]
     assert list(table["predicted"]) == [CLASSES[int(table[NUMBERS].to_numpy()[0].argmax())], None]
-    assert list(table["outside"]) == list(table["distance"] > table["threshold"])
     assert set(table["false_alarm_rate"]) == {model.record.novelty.measured}
-    assert list(table["damage"]) == ["", ""]
-    assert list(table["in_training"]) == [False, False]
+    assert list(table["damage"]) == ["", ""] and list(table["in_training"]) == [False, False]
     known = model.record.model_copy(update={"trained_on": (sha256_file(folder / "a.mp4"),)})
     table = dataclasses.replace(model, record=known).predict([folder / name for name in VIDEOS])
     assert list(table["in_training"]) == [True, False]
@@ -90,9 +87,8 @@ def test_a_damaged_missing_or_foreign_file_is_refused(folder: Path, tmp_path: Pa
         (copy / name).unlink()
         if content is not None:
             (copy / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=str(copy)) as error:
+        with pytest.raises(CheckpointError, match=f"(?s){copy}.*echolung promote"):
             Model.open(copy)
-        assert "echolung promote" in error.value.remedy
         (copy / name).touch()
     if name == "encoder.safetensors":
         initialise(ENCODER, [1], tmp_path / "other", "jepa")
@@ -111,9 +107,8 @@ def test_a_whole_file_of_something_else_is_refused(folder: Path, tmp_path: Path,
     record = json.loads((copy / "model.json").read_text())
     record["files"][name] = sha256_file(copy / name)
     (copy / "model.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="does not hold a fitted attentive") as error:
+    with pytest.raises(CheckpointError, match=r"(?s)does not hold a fitted attentive.*echolung promote"):
         Model.open(copy)
-    assert "echolung promote" in error.value.remedy
 
 
 def test_the_table_fits_100_columns_and_names_files_not_folders(folder: Path, model: Model) -> None:
@@ -129,12 +124,9 @@ def test_the_table_fits_100_columns_and_names_files_not_folders(folder: Path, mo
     assert sum(row[name] for name in NUMBERS) == pytest.approx(1)
 
 
-def test_the_registered_model_holds_no_pickle_and_answers_alike_without_this_package(
-    folder: Path, model: Model, tracking: Store, tmp_path: Path
-) -> None:
-    with pytest.raises(NoChampionError, match="has no champion yet") as error:
+def test_the_registered_model_is_no_pickle_and_answers_alike_elsewhere(folder, model, tracking, tmp_path) -> None:
+    with pytest.raises(NoChampionError, match=rf"has no champion yet\. Run `echolung promote {TASK}`\.$"):
         champion(tracking, STUDY, TASK)
-    assert error.value.remedy == f"Run `echolung promote {TASK}`."
     registered(tracking, STUDY, folder / "whole" / "model", {"arm": "jepa"})
     assert "MLFLOW_TRACKING_URI" not in os.environ, "what runs next in this process finds its own store"
     found = champion(tracking, STUDY, TASK)
@@ -149,11 +141,9 @@ def test_the_registered_model_holds_no_pickle_and_answers_alike_without_this_pac
         "import echolung; print(echolung.__file__); print(served.to_json())"
     )
     videos = [str(folder / name) for name in VIDEOS]
+    command = [sys.executable, "-c", script, str(found.artifacts), *videos]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(found.artifacts), *videos],
-        cwd=tmp_path, env=clean, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True)
     where, answers = done.stdout.splitlines()[-2:]
     assert where.startswith(str(found.artifacts)), "its own copy of the code"
     served = pd.DataFrame(json.loads(answers))

@@ -1,6 +1,7 @@
 """CAMUS: whole patients with their masks, or stills as recordings of one frame; what is wrong is named."""
 
 import contextlib
+import itertools
 import re
 from functools import partial
 from pathlib import Path
@@ -55,11 +56,9 @@ def test_a_row_per_still_of_the_whole_set_or_a_part(root: Path) -> None:
     frame = scan(root).manifest
     assert len(frame) == 12 and frame["patient_id"].nunique() == 3
     assert frame["sample_id"][0] == "stills/patient0001_2CH_ED"
-    assert frame["view"].tolist()[:4] == ["A2C", "A2C", "A4C", "A4C"]
-    assert frame["label"].tolist()[:4] == ["ED", "ES", "ED", "ES"]
-    assert frame["ef"].tolist()[::4] == [51.5, 52.5, 53.5]
-    assert frame["split_official"].tolist()[::4] == ["TRAIN", "TRAIN", "TEST"]
-
+    assert (frame["view"] + frame["label"]).tolist()[:4] == ["A2CED", "A2CES", "A4CED", "A4CES"]
+    of_patients = frame[["ef", "split_official"]].iloc[::4].to_numpy().tolist()
+    assert of_patients == [[51.5, "TRAIN"], [52.5, "TRAIN"], [53.5, "TEST"]]
     assert set(scan(root, split=["TRAIN"]).manifest["patient_id"]) == {"stills/patient0001", "stills/patient0002"}
     with pytest.raises(DataError, match=r"no official split 'VAL'.*TEST, TRAIN"):
         scan(root, split=["TEST", "VAL"])
@@ -70,23 +69,20 @@ def test_a_row_per_still_of_the_whole_set_or_a_part(root: Path) -> None:
 
 
 def test_x_is_the_width_and_pixels_become_square(root: Path) -> None:
-    still = decode(root / "database_nifti/patient0001/patient0001_4CH_ED.nii.gz")
+    path = root / "database_nifti/patient0001/patient0001_4CH_ED.nii.gz"
+    still, square = decode(path), decode(path, 20)
     assert still.frames.shape == (1, 20, 40) and still.pixel_aspect == 0.5
     assert (still.frames[0, :, 20:] == 200).all() and not still.frames[0, :, :20].any()
-    square = decode(root / "database_nifti/patient0001/patient0001_4CH_ED.nii.gz", 20)
     assert (square.frames[0, :, 12:] == 200).all()  # 40 pixels of half the width: 20 x 20
 
 
 def test_stills_pass_the_gate_and_fill_a_clip(root: Path, tmp_path: Path) -> None:
-    settings = IngestSettings.parse(
-        {"size": 32, "sources": {"stills": {"layout": "camus_stills", "root": str(root), "split": "TRAIN"}}}, "the test"
-    )
-    found = ingest("stills", settings, tmp_path)
+    source = {"layout": "camus_stills", "root": str(root), "split": "TRAIN"}
+    found = ingest("stills", IngestSettings.parse({"size": 32, "sources": {"stills": source}}, ""), tmp_path)
     found.write(tmp_path / "out")
     check("ingest", "stills", {"manifest": found.manifest}, tmp_path / "gate")  # which asks other videos for two frames
-    assert found.manifest["frames"].eq(1).all()
     store = ClipStore.open(tmp_path / "out" / "clips")
-    assert len(store) == 8
+    assert len(store) == 8 and found.manifest["frames"].eq(1).all()
     clip = read_clip(store, store.sample_ids[0], 4, 8.0, 0.0)
     assert clip.shape == (4, 32, 32) and (clip == clip[0]).all() and clip.max() == 200
 
@@ -115,9 +111,7 @@ def test_a_patient_has_a_recording_per_view_with_both_stills_and_their_masks(roo
 
 
 @pytest.mark.parametrize(("end_diastole", "traced"), [(1, "stills"), (5, "sequence")])
-def test_a_half_sequence_is_the_recording_whichever_end_is_diastole(
-    end_diastole: int, traced: str, root: Path, tmp_path: Path
-) -> None:
+def test_a_half_sequence_is_the_recording_whichever_end_is_diastole(end_diastole, traced, root, tmp_path) -> None:
     patient = root / "database_nifti/patient0001"
     frames = np.stack([BRIGHT - BRIGHT // 200 * 10 * k for k in range(5)], 2)
     image(patient / "patient0001_4CH_half_sequence.nii.gz", frames)
@@ -140,21 +134,19 @@ def test_a_half_sequence_is_the_recording_whichever_end_is_diastole(
         scan_whole(root)
 
 
-@pytest.mark.parametrize(
-    ("mask", "problem"),
-    [
-        (BRIGHT[:30] // 200, "ED_gt.nii.gz is 30 x 20 pixels, its frames are 40 x 20"),
-        (BRIGHT // 40, "ED_gt.nii.gz has the label 5"),
-        (BRIGHT * 0, "ventricle is not empty; found: camus/patient0001/4CH frame 0 (0)"),
-        (None, "cannot be read as NIfTI"),
-    ],
-)
-def test_a_mask_that_does_not_fit_stops_the_gate_by_name(
-    mask: np.ndarray | None, problem: str, root: Path, tmp_path: Path
-) -> None:
+MISFITS = {
+    "ED_gt.nii.gz is 30 x 20 pixels, its frames are 40 x 20": BRIGHT[:30] // 200,
+    "ED_gt.nii.gz has the label 5": BRIGHT // 40,
+    "ventricle is not empty; found: camus/patient0001/4CH frame 0 (0)": BRIGHT * 0,
+    "cannot be read as NIfTI": None,
+}
+
+
+@pytest.mark.parametrize("problem", MISFITS)
+def test_a_mask_that_does_not_fit_stops_the_gate_by_name(problem: str, root: Path, tmp_path: Path) -> None:
     for path in root.rglob("*_ES_gt.nii.gz"):
         image(path, BRIGHT // 200)
-    path = root / "database_nifti/patient0001/patient0001_4CH_ED_gt.nii.gz"
+    path, mask = root / "database_nifti/patient0001/patient0001_4CH_ED_gt.nii.gz", MISFITS[problem]
     path.write_bytes(b"nothing") if mask is None else image(path, mask)
     found, _, masks = whole(root, tmp_path)
     with pytest.raises(GateError, match=re.escape(problem)) as caught:
@@ -173,27 +165,24 @@ def test_stills_of_another_size_and_a_missing_one_are_named(root: Path, tmp_path
         scan_whole(root)
 
 
-@pytest.mark.parametrize(
-    ("pixels", "problem"),
-    [(BRIGHT.astype(np.float32) * 3, "values"), (BRIGHT[..., None, None], "shape"), (None, "cannot be read")],
-)
-def test_what_is_no_still_is_named(tmp_path: Path, pixels: np.ndarray | None, problem: str) -> None:
-    path = tmp_path / "a.nii.gz"
-    if pixels is None:
-        path.write_bytes(image(tmp_path / "b.nii.gz").read_bytes()[:40])
-    else:
-        image(path, pixels)
-    with pytest.raises(VideoError, match=problem) as caught:
-        decode(path)
-    assert str(path) in caught.value.problem
+def test_what_is_no_still_is_named(tmp_path: Path) -> None:
+    paths = {
+        "values": image(tmp_path / "loud.nii.gz", BRIGHT.astype(np.float32) * 3),
+        "shape": image(tmp_path / "volume.nii.gz", BRIGHT[..., None, None]),
+        "cannot be read": image(tmp_path / "cut.nii.gz"),
+    }
+    paths["cannot be read"].write_bytes(paths["cannot be read"].read_bytes()[:40])
+    for problem, path in paths.items():
+        with pytest.raises(VideoError, match=problem) as caught:
+            decode(path)
+        assert str(path) in caught.value.problem
 
 
 def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
     content = image(tmp_path / "a.nii").read_bytes()
-    for place in range(0, 348, 3):
-        for value in (0, 127, 255):
-            damaged = bytearray(content)
-            damaged[place] = value
-            (tmp_path / "b.nii").write_bytes(damaged)
-            with contextlib.suppress(VideoError):  # or frames
-                assert decode(tmp_path / "b.nii").frames.dtype == np.uint8
+    for place, value in itertools.product(range(0, 348, 3), (0, 127, 255)):
+        damaged = bytearray(content)
+        damaged[place] = value
+        (tmp_path / "b.nii").write_bytes(damaged)
+        with contextlib.suppress(VideoError):  # or frames
+            assert decode(tmp_path / "b.nii").frames.dtype == np.uint8

@@ -18,7 +18,7 @@ SEVERITY = (
 
 
 def write(root: Path, patients: str = PATIENTS, severity: str = SEVERITY) -> Path:
-    (root / "lus_videos").mkdir()
+    (root / "lus_videos").mkdir(exist_ok=True)
     for name in VIDEOS[1:]:
         (root / "lus_videos" / f"{name}.mp4").touch()
     (root / "clinical_variables.csv").write_text(patients)
@@ -39,15 +39,12 @@ def test_rows_carry_patient_and_video_labels(tmp_path: Path) -> None:
     assert frame.loc["blues/patient_3_L1", "path"] == str(missing) and not missing.exists()  # it stays a row
 
 
-@pytest.mark.parametrize(
-    ("patients", "severity", "problem"),
-    [
+def test_a_wrong_row_is_named(tmp_path: Path) -> None:
+    for patients, severity, problem in [
         (PATIENTS, SEVERITY.replace("2.0", "2.5"), r"Severity Score must be a whole number .*: patient_3_L1 = '2.5'"),
         (PATIENTS, SEVERITY + "patient_3_L1,0,no,no,\n", r"lists videos twice: patient_3_L1"),
         (PATIENTS + "12,1,2.0\n", SEVERITY, r"two results of the test for 12"),
         (PATIENTS, SEVERITY + "p3-left,0,no,no,\n", r"names are not patient_<id>_<point>: p3-left"),
-    ],
-)
-def test_a_wrong_row_is_named(patients: str, severity: str, problem: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=problem):
-        scan(write(tmp_path, patients, severity))
+    ]:
+        with pytest.raises(DataError, match=problem):
+            scan(write(tmp_path, patients, severity))

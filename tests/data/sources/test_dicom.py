@@ -1,7 +1,6 @@
 """Ultrasound DICOM: only the image region is stored, patients are pseudonyms, and what is no image is named."""
 
 import base64
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from echolung.serving.request import answer
 pytest_plugins = ["small_models"]
 
 scan = partial(scan_layout, "dicom", source="ward")
-REAL = Path(os.environ.get("ECHOLUNG_REAL_DATA", Path(__file__).parents[4] / "shared" / "data")) / "dicom"
+WARD = IngestSettings.parse({"size": 32, "sources": {"ward": {"layout": "dicom", "root": "export"}}}, "")
 HEIGHT, WIDTH = 60, 80
 BOX = (20, 59, 10, 49)
 """Columns and rows of the region, both ends included, as DICOM writes them."""
@@ -58,17 +57,16 @@ def dicom(path: Path, pixels: np.ndarray | None = None, **fields: Any) -> Path:
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = UltrasoundMultiFrameImageStorage, ExplicitVRLittleEndian
     meta.MediaStorageSOPInstanceUID = generate_uid()
     data = FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
-    colour = pixels.ndim == 4
     facts: dict[str, Any] = {
         "SOPClassUID": UltrasoundMultiFrameImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
         "StudyInstanceUID": "1.2.3", "PatientID": "4711", "PatientName": "Doe^Jane", "Modality": "US",
         "Manufacturer": "Acme", "NumberOfFrames": len(pixels), "Rows": pixels.shape[1], "Columns": pixels.shape[2],
-        "SamplesPerPixel": 3 if colour else 1, "PhotometricInterpretation": "RGB" if colour else "MONOCHROME2",
-        "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0, "FrameTime": 40,
-        "SequenceOfUltrasoundRegions": [region()], "PixelData": pixels.tobytes(),
+        "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 8, "BitsStored": 8,
+        "HighBit": 7, "PixelRepresentation": 0, "FrameTime": 40, "SequenceOfUltrasoundRegions": [region()],
+        "PixelData": pixels.tobytes(),
     }  # fmt: skip
-    if colour:
-        facts["PlanarConfiguration"] = 0
+    if pixels.ndim == 4:
+        facts |= {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
     for name, value in (facts | fields).items():
         if value is not None:
             setattr(data, name, value)
@@ -97,20 +95,20 @@ def test_the_frame_rate_is_found_or_missed(tmp_path: Path) -> None:
 
 
 def test_colours_palettes_and_depths_become_the_same_grey(tmp_path: Path) -> None:
-    grey = decode(dicom(tmp_path / "grey")).frames
-    colour = decode(dicom(tmp_path / "rgb", np.repeat(picture()[..., None], 3, 3))).frames
-    assert np.array_equal(colour, grey)
-    red = decode(dicom(tmp_path / "red", picture()[..., None] * np.array([1, 0, 0], np.uint8))).frames
-    assert np.abs(red - 0.299 * grey).max() <= 0.51
-    deep = decode(dicom(tmp_path / "deep", picture().astype("<u2") * 16, BitsAllocated=16, BitsStored=12, HighBit=11))
-    assert np.array_equal(deep.frames, grey)
-    inverted = decode(dicom(tmp_path / "inverted", 255 - picture(), PhotometricInterpretation="MONOCHROME1")).frames
-    assert np.array_equal(inverted, grey)
+    def shown(pixels: np.ndarray, **fields: Any) -> np.ndarray:
+        return decode(dicom(tmp_path / "a", pixels, **fields)).frames
+
+    grey, many = shown(picture()), picture()[..., None]
+    assert np.array_equal(shown(np.repeat(many, 3, 3)), grey)
+    assert np.abs(shown(many * np.array([1, 0, 0], np.uint8)) - 0.299 * grey).max() <= 0.51, "red"
+    deep = picture().astype("<u2") * 16
+    assert np.array_equal(shown(deep, BitsAllocated=16, BitsStored=12, HighBit=11), grey)
+    assert np.array_equal(shown(255 - picture(), PhotometricInterpretation="MONOCHROME1"), grey)
     table = (np.arange(256, dtype="<u2")[::-1] << 8).tobytes()
     lookup = {f"{name}PaletteColorLookupTableDescriptor": [256, 0, 16] for name in ("Red", "Green", "Blue")}
     lookup |= {f"{name}PaletteColorLookupTableData": table for name in ("Red", "Green", "Blue")}
-    palette = dicom(tmp_path / "palette", 255 - picture(), PhotometricInterpretation="PALETTE COLOR", **lookup)
-    assert np.abs(decode(palette).frames.astype(int) - grey).max() <= 1
+    palette = shown(255 - picture(), PhotometricInterpretation="PALETTE COLOR", **lookup)
+    assert np.abs(palette.astype(int) - grey).max() <= 1
 
 
 def test_without_a_region_a_cine_shows_what_moves_and_a_still_is_refused(tmp_path: Path) -> None:
@@ -149,8 +147,7 @@ def test_what_is_no_ultrasound_image_keeps_its_row_and_stops_the_gate(tmp_path: 
     for name, (write, _) in FAULTS.items():
         write(folder / name)
     dicom(folder / "good" / "IM1")
-    settings = IngestSettings.parse({"size": 32, "sources": {"ward": {"layout": "dicom", "root": "export"}}}, "")
-    manifest = ingest("ward", settings, tmp_path, on_message=lambda text: None).manifest
+    manifest = ingest("ward", WARD, tmp_path, on_message=lambda text: None).manifest
     errors = manifest.set_index(manifest["path"].str.rpartition("/")[2])["decode_error"]
     for name, (_, problem) in FAULTS.items():
         with pytest.raises(VideoError, match=problem):
@@ -161,9 +158,7 @@ def test_what_is_no_ultrasound_image_keeps_its_row_and_stops_the_gate(tmp_path: 
         check("ingest", "ward", {"manifest": manifest}, tmp_path / "gate")
 
 
-def test_a_missing_decoder_is_named_with_the_line_that_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_decoder_is_named_with_the_line_that_installs_it(tmp_path, monkeypatch) -> None:
     path = dicom(tmp_path / "a")
     data = pydicom.dcmread(path)
     data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
@@ -182,9 +177,8 @@ def test_patients_are_pseudonyms_and_a_folder_is_stored(tmp_path: Path, monkeypa
     dicom(folder / "a" / "IM2.dcm", StudyInstanceUID="1.2.4")
     dicom(folder / "b" / "IM1", PatientID="", StudyInstanceUID="1.9")
     (folder / "notes.txt").write_text("Jane Doe, 4711")
-    settings = IngestSettings.parse({"size": 32, "sources": {"ward": {"layout": "dicom", "root": "export"}}}, "")
     said: list[str] = []
-    found = ingest("ward", settings, tmp_path, on_message=said.append)
+    found = ingest("ward", WARD, tmp_path, on_message=said.append)
     found.write(tmp_path / "out")
     check("ingest", "ward", {"manifest": found.manifest, "tracings": found.tracings}, tmp_path / "gate")
     patients = found.manifest["patient_id"].tolist()
@@ -212,18 +206,3 @@ def test_a_model_answers_for_a_file_and_for_its_bytes(folder: Path, model: Model
     table = answer(model, pd.DataFrame({"content": [base64.b64encode(path.read_bytes()).decode()]}))
     assert table["damage"].eq("").all() and table["p_covid"].between(0, 1).all()
     assert table["distance"][0] == model.predict([path])["distance"][0]
-
-
-def test_real_files_of_two_machines(tmp_path: Path) -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"{REAL} does not exist: set ECHOLUNG_REAL_DATA to the folder that holds it")
-    cine = decode(REAL / "color3d_jpeg_baseline.dcm")
-    assert cine.frames.shape == (120, 384, 512) and cine.fps == pytest.approx(30, abs=0.01)
-    assert cine.pixel_mm == pytest.approx(0.5105, abs=1e-4)
-    assert cine.frames[:, 70:270, 170:320].mean() > 20
-    still = decode(REAL / "JPGLosslessP14SV1_1s_1f_8b.dcm")
-    assert still.frames.shape == (1, 721, 997) and still.pixel_mm == pytest.approx(0.2548, abs=1e-4)
-    odd = decode(REAL / "examples_ybr_color.dcm")  # its box is that of a picture twice as large
-    assert odd.pixel_mm is None and odd.frames.any() and odd.frames.shape[1] <= 205
-    with pytest.raises(VideoError, match=r"color-pl.dcm has no region"):
-        decode(REAL / "color-pl.dcm")

@@ -16,9 +16,8 @@ from echolung.kinds.task import Task
 from echolung.methods.arms import Arm
 
 HOSTILE = "<script>alert('$x_1$')</script>|a&b/../c"
-LUNG = ClassificationTask(
-    kind="classification", source="pocus", label="diagnosis", classes=["covid", HOSTILE, "NA"], unit="video"
-)
+SHOWN = {"kind": "classification", "source": "pocus", "label": "diagnosis"}
+LUNG = ClassificationTask(**SHOWN, classes=["covid", HOSTILE, "NA"], unit="video")
 BLUES = LUNG.model_copy(update={"source": "blues", "classes": ["0", "1"], "unit": "patient", "main": False})
 TASKS: dict[str, Task] = {"lung": LUNG, "blues": BLUES}
 NUMBER = Task(kind="number", source="hearts", label="ef", unit="video")
@@ -27,22 +26,24 @@ RANDOM = Arm(method=("attentive", "linear"), encoder="random", role="reference")
 ARMS = {"jepa": PROBED, "random": RANDOM, "hand-made": Arm(method=("hand-made",), role="control")}
 STRENGTHS = {"jepa": (1, 1.6), "random": (3, 0.4), "hand-made": (1, 0.9), "majority": (1, 0.0)}
 """Arm -> its seeds, and how much of the truth is in its scores."""
+PATIENT = np.repeat(np.arange(40), 2)
 
 
-def predictions(task: str, classes: int, arms: Mapping[str, tuple[int, float]] = STRENGTHS) -> pd.DataFrame:
-    """Of 80 videos of 40 patients in 5 folds."""
-    random, patient, frames = np.random.default_rng(1), np.repeat(np.arange(40), 2), []
-    y = patient % classes
-    fits = [(arm, method) for arm in arms for method in (ARMS[arm].method if arm in ARMS else [arm])]
-    for arm, method, seed in [(*fit, seed) for fit in fits for seed in range(arms[fit[0]][0])]:
-        scores = (random.normal(0, 1, (80, classes)) + arms[arm][1] * np.eye(classes)[y]) * (arms[arm][1] != 0)
-        p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-        rows = pd.DataFrame(p, columns=[f"p_{k}" for k in range(classes)])
-        rows = rows.assign(task=task, arm=arm, arm_seed=seed, method=method, repeat=0, fold=patient // classes % 5)
-        rows["sample_id"] = [f"{task}/v{i}" for i in range(80)]
-        rows["patient_id"] = rows["split_group"] = [f"{task}/p{i}" for i in patient]
-        frames.append(rows.assign(y_true=y.astype(float), seen_in_pretraining=False, split_digest="d"))
-    return pd.concat(frames, ignore_index=True)
+def predictions(task, classes, strengths=STRENGTHS, arms=ARMS, patient=PATIENT, repeats=1, folds=5) -> pd.DataFrame:
+    """Of one video per entry of `patient`; every class is in every fold."""
+    random, y, group, frames = np.random.default_rng(1), patient % classes, patient // classes, []
+    fits = [(arm, method) for arm in strengths for method in (arms[arm].method if arm in arms else [arm])]
+    for arm, method, seed in [(*fit, seed) for fit in fits for seed in range(strengths[fit[0]][0])]:
+        for repeat in range(repeats):
+            signal = strengths[arm][1]
+            scores = (random.normal(0, 1, (len(y), classes)) + signal * np.eye(classes)[y]) * (signal != 0)
+            p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+            rows = pd.DataFrame(p, columns=[f"p_{k}" for k in range(classes)])
+            rows["fold"] = (group // 2 if repeat else group) % folds
+            rows["sample_id"] = [f"{task}/v{number:03d}" for number in range(len(y))]
+            rows["patient_id"] = rows["split_group"] = [f"{task}/p{one}" for one in patient]
+            frames.append(rows.assign(y_true=y.astype(float), arm=arm, arm_seed=seed, method=method, repeat=repeat))
+    return pd.concat(frames, ignore_index=True).assign(task=task, seen_in_pretraining=False, split_digest="d1")
 
 
 TABLES = {"lung": predictions("lung", 3), "blues": predictions("blues", 2)}
