@@ -199,10 +199,15 @@ def code_digest(*modules: str) -> str:
         for file in files:
             tree = ast.parse(file.read_text())
             for node in ast.walk(tree):
-                if isinstance(node, documented) and ast.get_docstring(node) is not None:
-                    node.body = node.body[1:]
+                if isinstance(node, documented):
+                    node.body = [one for one in node.body if not _is_text(one)]
             trees[f"{module}:{file.relative_to(origin.parent)}"] = ast.dump(tree)
     return digest(trees)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    """Whether a statement is a string alone: a docstring, also of a field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def used_modules(*start: str, within: tuple[str, ...], without: Collection[str] = ()) -> list[str]:

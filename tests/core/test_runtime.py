@@ -135,8 +135,12 @@ def test_digests_see_values_and_code_and_not_order_and_comments(tmp_path: Path, 
     assert runtime.derived_seed("phantom", 1) == SEED, "other machines draw the same phantoms and folds"
     monkeypatch.syspath_prepend(str(tmp_path))
     digests = []
-    for text in ('"""Doc."""\n    return x + 1\n', "# why\n    return x + 1\n", "return x + 2\n"):
-        (tmp_path / "sample_module.py").write_text(f"def f(x):\n    {text}")
+    for field, text in (
+        ('"""Of f."""', '"""Doc."""\n    return x + 1'),
+        ("", "# why\n    return x + 1"),
+        ("", "return x + 2"),
+    ):
+        (tmp_path / "sample_module.py").write_text(f"ONE = 1\n{field}\ndef f(x):\n    {text}\n")
         sys.modules.pop("sample_module", None)
         digests.append(runtime.code_digest("sample_module"))
     assert digests[0] == digests[1] != digests[2]
