@@ -126,7 +126,6 @@ SIGNALS = {"jepa": 1.5, "stronger": 6.0}
 @pytest.fixture(scope="session")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]:
     """A candidate per arm: real encoders, drawn features with more or less signal, real out-of-fold predictions."""
-    torch.set_num_threads(1)
     data = tmp_path_factory.mktemp("study")
     y, ids = np.arange(VIDEOS) % PATIENTS % 3, [f"pocus/{index:02d}" for index in range(VIDEOS)]
     facts = {"diagnosis": [CLASSES[k] for k in y], "frames": 5, "fps": 10.0, "height": SIZE, "width": SIZE}

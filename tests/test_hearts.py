@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 from hearts_drawn import SIDE, ellipse
 
@@ -26,7 +25,6 @@ from echolung.models.vit import VideoViTSettings
 from echolung.models.weights import EncoderRecord, load_encoder, save_encoder
 from echolung.reports.tables import table_markdown
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=4, clip_fps=8.0, tubelet=2, patch=8)
 GIVEN = {"source": "camus", "folds": "official"}
 MASKS = {"kind": "segmentation", "groups": {"view": ["A4C", "A2C"]}}

@@ -27,7 +27,6 @@ from echolung.pretraining.loop import train
 from echolung.pretraining.run import HISTORY, SeedRun, finish, finished
 from echolung.pretraining.settings import PretrainSettings
 
-torch.set_num_threads(1)
 ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from drawn import folds_of, manifest_of, save_source
 
 from echolung.compute.search import Readout, SearchSettings, search, search_runs
@@ -18,7 +17,6 @@ from echolung.models.vit import VideoViT
 from echolung.pretraining import checkpoint
 from echolung.pretraining.settings import PretrainSettings
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("session")
 SHAPE = VideoViT.Settings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
 TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import torch
 
 from echolung.core.errors import DependencyError, GateError
 from echolung.data import video
@@ -23,7 +22,6 @@ from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.masks import read_masks
 from echolung.gates.gate import check
 
-torch.set_num_threads(1)
 SIZE = 32
 
 

@@ -20,7 +20,6 @@ from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViTSettings
 from echolung.models.weights import EncoderRecord, save_encoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS, FPS = (30, 3, 17, 1, 40), (25.0, 10.0, 8.0, 12.0, 30.0)
 NAMES = [f"s/{number}" for number in range(5)]
 SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=8.0, tubelet=2, patch=8)

@@ -24,7 +24,6 @@ from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViTSettings
 from echolung.models.weights import EncoderRecord, save_encoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = VideoViTSettings(width=16, depth=1, heads=2, image_size=16, frames=4, clip_fps=25.0, tubelet=2, patch=8)
 TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["class 0", "class 1"], unit="patient")
 TASKS = {"cv": TASK, "external": TASK.model_copy(update={"train": "t"})}
@@ -32,7 +31,7 @@ SEARCH = {"penalties": [1e-3, 1e-1]}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/<study> of two sources with 24 and 18 videos, two of each patient; bright ones are of class 1."""
     root, random = tmp_path_factory.mktemp("study") / "data", np.random.default_rng(0)
     record = EncoderRecord(settings=SHAPE, arm="random", objective="none", seed=0)

@@ -1,7 +1,5 @@
 """The hybrid: against loops over frames, blind to padding, the same bits after a kill, a frozen threshold."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path
@@ -23,7 +21,6 @@ from echolung.methods.hybrid import EndToEnd, HybridSettings, OnTokens, Temporal
 from echolung.models.temporal import Layer, Temporal, TemporalShape, augmented_clips
 from echolung.pretraining import checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
 QUICK = {"width": 16, "layers": 1, "heads": 2, "batch": 8, "learning_rate": 3e-3, "precision": "float32"}
 

@@ -23,7 +23,6 @@ from echolung.methods.controls import Constant
 from echolung.methods.logistic import TOLERANCE, solve
 from echolung.methods.probes.linear import Linear, LinearSettings, TwoViews
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
 NUMBER = RegressionTask(kind="regression", source="s", label="ef", unit="patient")
 PENALTIES = (1e-4, 1e-2, 1.0)

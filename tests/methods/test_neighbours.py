@@ -17,7 +17,6 @@ from echolung.kinds.predictions import prediction_rows, units_of
 from echolung.methods.fitting import outer_fold
 from echolung.methods.neighbours import AnomalyBank, Indifferent, Knn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = [f"s/{i:02d}" for i in range(36)]
 Y = np.arange(36) // 2 % 3  # two videos a patient
 CLASSES = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b", "c"], unit="video")

@@ -16,7 +16,6 @@ from echolung.methods.probes import selection
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VIEWS, TOKENS, WIDTH = 2, 6, 16
 SEARCH = {"learning_rates": [3e-3, 1e-2], "weight_decays": [0.01, 0.5], "epochs": 4, "batch": 8}
 LOSSES = ["log_loss_0", "log_loss_1", "log_loss_2"]

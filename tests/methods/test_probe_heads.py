@@ -15,7 +15,6 @@ from echolung.methods.probes.heads import Probe, ProbeForm, ProbeHeads
 from echolung.methods.probes.pooler import Classifier, PoolerHeads
 from echolung.methods.probes.probe import AttentiveBlocks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FORM = ProbeForm(width=16, classes=3, attention_head_width=8, blocks=3)
 TOKENS = 2 * torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0)).double() + 1
 

@@ -17,7 +17,6 @@ from echolung.methods import reconstruction
 from echolung.methods.fitting import outer_fold
 from echolung.methods.reconstruction import Reconstruction, ReconstructionSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = AnomalyTask(kind="anomaly", source="s", label="l", normal="class 0", unit="video")
 QUICK = ReconstructionSettings.parse(
     {

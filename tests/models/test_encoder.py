@@ -23,8 +23,6 @@ from echolung.models.rope import rotate, rotation
 from echolung.models.vit import VideoViT
 from echolung.models.weights import RECORD, WEIGHTS, EncoderRecord, initialise, load_encoder, save_encoder
 
-torch.set_num_threads(1)
-
 SETTINGS = VideoViT.Settings(width=36, depth=2, heads=2, image_size=16, frames=4, clip_fps=8.0, patch=8)
 RECORDED = EncoderRecord(settings=SETTINGS, arm="jepa", objective="jepa", seed=0, steps=7, trained_on=("ab", "cd"))
 CLIPS = torch.randint(0, 256, (2, 4, 16, 16), dtype=torch.uint8)

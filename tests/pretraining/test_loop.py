@@ -27,8 +27,6 @@ from echolung.pretraining.run import SeedRun
 from echolung.pretraining.sampling import CropSettings, TrainingClips
 from echolung.pretraining.settings import PretrainSettings, TrainingSettings
 
-torch.set_num_threads(1)
-
 ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
 TRAINING: dict[str, Any] = {
     "steps": 6, "batch": 4, "learning_rate": 2e-3, "warmup_steps": 2, "cooldown_steps": 2, "clip_gradient": 1.0,

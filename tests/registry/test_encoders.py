@@ -21,7 +21,6 @@ from echolung.tracking.experiments import stage_run
 from echolung.tracking.store import Store, store
 
 SHAPE = VideoViT.Settings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=8.0, patch=8)
-pytestmark = pytest.mark.usefixtures("one_thread")  # no MLFLOW_TRACKING_URI
 
 
 def made(place: Store, seed: int, weights: int, arm: str = "mae", study: str = "lung", start: str = "") -> Path:

@@ -19,7 +19,6 @@ from echolung.serving.model import Model
 from echolung.tracking.store import Store, store
 
 pytest_plugins = ["small_models"]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAME = model_name(STUDY, TASK)
 

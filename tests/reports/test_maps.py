@@ -14,7 +14,6 @@ from echolung.reports.maps import draw, maps
 PATIENT = np.arange(24) // 2
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_an_encoder_of_labels_and_one_of_collections_are_told_apart(tmp_path: Path) -> None:
     names, y, place = [f"s/{i:02d}" for i in range(24)], PATIENT % 3, PATIENT // 6
     manifest = manifest_of(names, PATIENT, collection=[("north", "south")[k] for k in place])

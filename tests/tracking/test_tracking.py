@@ -31,8 +31,6 @@ with exit_cleanly(), stage_run(store(Path(sys.argv[1])), "phantom", "ingest", sy
     time.sleep(600)
 """
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # no MLFLOW_TRACKING_URI
-
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
