@@ -1,5 +1,4 @@
-"""Ejection fractions of drawn hearts whose masks are exact: beats, both views, the offset, who is trained on, and on
-which side of a cut they lie."""
+"""Ejection fractions where masks are exact: beats, both views, the offset, who is trained on, which side of a cut."""
 
 from pathlib import Path
 from typing import Self

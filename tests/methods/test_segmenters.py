@@ -1,6 +1,4 @@
-"""Networks that draw: what they learn from, that a killed run goes on bit by bit, and what their answers are.
-
-And two uses of them: Grad-CAM, and what to annotate next."""
+"""Networks that draw: what they learn from, the same bits after a kill, answers; Grad-CAM; what to annotate next."""
 
 import itertools
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Encoders: preprocessing, settings and files, of which damaged or foreign ones are refused, nothing is unpickled; the
-video ViT and the predictor, packed masking against masked attention."""
+"""Encoders: preprocessing, settings, files, none of them unpickled; the video ViT against masked attention."""
 
 import math
 import pickle
