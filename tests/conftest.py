@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[1]
 
+torch.set_num_threads(1)  # sums have one order
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # no tracking store but the test's own
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Started in the background, a shell's children ignore Ctrl-C, and so would the programs whose Ctrl-C is tested.
@@ -164,19 +167,6 @@ SMALL: dict[str, Any] = {
     "compare__bootstrap": 200,
     "compare__permutations": 500,
 }
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """One thread for torch, so that sums have one order; no tracking store but the test's own."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

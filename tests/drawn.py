@@ -12,9 +12,8 @@ from echolung.data.manifest import conform, write_manifest
 from echolung.data.splits import SplitSettings, make_folds
 from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.kinds.classification import ClassificationTask
 from echolung.methods.fitting import outer_fold
-
-Grid = tuple[int, int, int]
 
 
 def manifest_of(names: Sequence[str], patient: Sequence[object], **columns: object) -> pd.DataFrame:
@@ -27,39 +26,35 @@ def manifest_of(names: Sequence[str], patient: Sequence[object], **columns: obje
     return conform(rows.assign(**facts | columns))
 
 
-def folds_of(
-    manifest: pd.DataFrame, y: np.ndarray, how: str = "cv", tested: str = "", number: bool = False, **settings: int
-) -> pd.DataFrame:
+def classes_of(names: Sequence[str] = "ab", unit: str = "video") -> ClassificationTask:
+    return ClassificationTask(kind="classification", source="s", label="l", classes=list(names), unit=unit)
+
+
+def folds_of(manifest, y: np.ndarray, how="cv", tested="", number=False, **settings: int) -> pd.DataFrame:
     """Folds of all videos of a manifest, with classes y (V,) called "class 0" and so on, or with one `number` each."""
     rows = manifest[["sample_id", "source", "patient_id", "split_group"]].astype(object)
     rows = rows.assign(y=y.astype(float), stratum=0 if number else y.astype(int), label=[f"class {k}" for k in y])
     return make_folds(rows, SplitSettings(**{"outer": 3, "inner": 2} | settings), how, tested)
 
 
-def outer_fold_of(
-    manifest: pd.DataFrame, y: np.ndarray, fold: int = 0, **settings: int
-) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def outer_fold_of(manifest, y: np.ndarray, fold=0, **settings) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Training and test rows of an outer fold, and the names of the test videos."""
     training, test = outer_fold(folds_of(manifest, y, **settings), 0, fold)
     return training, test, list(test["sample_id"])
 
 
-def features_of(names: Sequence[str], tokens: np.ndarray, grid: Grid | None = None) -> Features:
+def features_of(names: Sequence[str], tokens: np.ndarray, grid: tuple | None = None) -> Features:
     """The tokens (V, views, N, D) of an encoder that has seen none of the videos, in memory."""
     return Features.in_memory(names, tokens.astype(np.float16), grid or (tokens.shape[2], 1, 1))
 
 
-def recordings_of(
-    manifest: pd.DataFrame, tokens: np.ndarray | None = None, grid: Grid | None = None, frames: Mapping | None = None
-) -> Recordings:
+def recordings_of(manifest: pd.DataFrame, tokens=None, grid=None, frames: Mapping | None = None) -> Recordings:
     """Recordings in memory: tokens as in `features_of`, frames (T, S, S) at 25 a second by sample id."""
     known = None if tokens is None else features_of(list(manifest["sample_id"]), tokens, grid)
     return Recordings([Part(manifest, HeldClips({name: (one, 25.0) for name, one in (frames or {}).items()}), known)])
 
 
-def save_clips(
-    directory: Path, videos: Mapping, fps: float | Sequence[float] = 25.0, fingerprint: str = "", sha256: Sequence = ()
-) -> clips.ClipStore:
+def save_clips(directory: Path, videos: Mapping, fps=25.0, fingerprint="", sha256=()) -> clips.ClipStore:
     """A clip store of frames uint8 (T, S, S) by sample id; without sha256, that of the n-th is the file sha<n>.npy."""
     directory.mkdir(parents=True, exist_ok=True)
     index, rates = {}, np.resize(fps, len(videos)).tolist()

@@ -21,9 +21,7 @@ def ellipse(side: int, height: float, width: float, x: float = 0.0, y: float = 0
     return ((rows - y) / height) ** 2 + ((columns - x) / width) ** 2 <= 1
 
 
-def hearts(
-    directory: Path, patients: int, frames: int = 2, views: tuple[str, ...] = ("A4C",), noise: float = 0.0
-) -> Recordings:
+def hearts(directory: Path, patients: int, frames=2, views=("A4C",), noise=0.0) -> Recordings:
     """Below `directory`/hearts: one recording per patient and view; ED is the first frame, ES the middle one.
 
     Both half axes shrink by the same factor q, so that the disc EF is 100 (1 - q^3); the reference `ef` is 3 more. Of

@@ -16,7 +16,6 @@ from echolung.data.video import encode
 from echolung.embedding.features import FeaturesRecord, write_index
 from echolung.embedding.summary import summarise
 from echolung.kinds.classification import ClassificationTask
-from echolung.kinds.task import Task
 from echolung.methods.fitting import fit_one
 from echolung.methods.method import Method
 from echolung.methods.methods import METHODS
@@ -61,9 +60,7 @@ def usual(described: Mapping[str, np.ndarray]) -> Novelty:
     return fit_novelty(known, np.arange(20), NoveltySettings())
 
 
-def make_model(
-    folder: Path, name: str, novelty: Novelty, method: Method | None = None, kind: str = "attentive", task: Task = SPEC
-) -> Path:
+def make_model(folder: Path, name: str, novelty: Novelty, method=None, kind="attentive", task=SPEC) -> Path:
     """A model of the folder's encoder and a method, as `folder`/`name`/model."""
     chosen, target = method or drawn(kind), folder / name / registry.FOLDER
     record = ModelRecord(
@@ -126,7 +123,6 @@ SIGNALS = {"jepa": 1.5, "stronger": 6.0}
 @pytest.fixture(scope="session")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]:
     """A candidate per arm: real encoders, drawn features with more or less signal, real out-of-fold predictions."""
-    torch.set_num_threads(1)
     data = tmp_path_factory.mktemp("study")
     y, ids = np.arange(VIDEOS) % PATIENTS % 3, [f"pocus/{index:02d}" for index in range(VIDEOS)]
     facts = {"diagnosis": [CLASSES[k] for k in y], "frames": 5, "fps": 10.0, "height": SIZE, "width": SIZE}
@@ -202,11 +198,8 @@ def project(tmp_path: Path, initialised: Path) -> Store:
     return store(tmp_path)
 
 
-Promote = Callable[..., Promotion]
-
-
 @pytest.fixture
-def promoting(project: Store) -> Promote:
+def promoting(project: Store) -> Callable[..., Promotion]:
     """Promote in the project, as the command does."""
     return functools.partial(promoted, project)
 

@@ -1,7 +1,5 @@
 """`study=echolung scale=gpu` at toy size: the predecessor's experiment, on phantoms in the layouts of its sets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +23,7 @@ from echolung.stage import Stage
 from echolung.tracking.store import store
 from pipelines import compare, embed, fit, ingest, initialise, pretrain, report, split
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.pipeline
 
 SETS = {"echonet-dynamic": ("echonet", 8), "echonet-pediatric": ("echonet_pediatric", 10), "pocus": ("pocus", 24)}
 SETS |= {"covid_blues": ("covid_blues", 16)}

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 from hearts_drawn import SIDE, ellipse
 
@@ -21,12 +20,10 @@ from echolung.kinds.kinds import KINDS, kind_of
 from echolung.kinds.task import Task
 from echolung.methods.arms import Arm
 from echolung.methods.fitting import fit_one
-from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViTSettings
-from echolung.models.weights import EncoderRecord, load_encoder, save_encoder
+from echolung.models.weights import initialise, load_encoder
 from echolung.reports.tables import table_markdown
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=48, frames=4, clip_fps=8.0, tubelet=2, patch=8)
 GIVEN = {"source": "camus", "folds": "official"}
 MASKS = {"kind": "segmentation", "groups": {"view": ["A4C", "A2C"]}}
@@ -75,11 +72,11 @@ def camus(root: Path, patients: int = 16) -> None:
 def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> None:
     camus(tmp_path / "raw")
     settings = IngestSettings.parse({"size": 48, "sources": {"camus": {"layout": "camus", "root": "raw"}}}, "ingest")
-    source, encoder = tmp_path / "data" / "ingest" / "camus", tmp_path / "encoder"
+    source, encoder = tmp_path / "data" / "ingest" / "camus", tmp_path / "encoders" / "seed0"
     ingest("camus", settings, tmp_path).write(source)
     manifest, store = read_manifest(source / "manifest.parquet"), ClipStore.open(source / "clips")
     traced = {name: one.frames for name, one in read_masks(source / "masks").items()}
-    save_encoder(encoder, initial_encoder(SHAPE, 0), EncoderRecord(settings=SHAPE, arm="random", objective="", seed=0))
+    initialise(SHAPE, [0], tmp_path / "encoders")
     out = tmp_path / "data/embed/camus/random/seed0"
     embed(encoder, "random", manifest, store, EmbedSettings(sources=("camus",)), out, tmp_path / "cache", traced=traced)
     one, still = str(manifest["sample_id"][5]), store.frames(str(manifest["sample_id"][5]))[1]

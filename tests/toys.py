@@ -1,8 +1,4 @@
-"""A toy in every seam, registered when this module is imported: ECHOLUNG_PLUGINS=toys does so in every process.
-
-An encoder that averages tiles, an objective that learns to scale them, a method that fits a ridge regression, and a
-kind of task that predicts a number. None of it needs a change in the package.
-"""
+"""A toy in every seam, registered when this module is imported: ECHOLUNG_PLUGINS=toys does so in every process."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -27,7 +27,6 @@ from echolung.models.weights import initialise
 from echolung.phantom.write import write
 from echolung.settings import load
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT, TASK = Path(__file__).parents[2], "hearts-masks"
 BARE = ("patient0001", "patient0002", "patient0004", "patient0008")  # the last is tested
 

@@ -18,7 +18,6 @@ from echolung.models.exchange import read_tensors
 from echolung.models.vit import VideoViT
 from echolung.models.weights import initialise
 
-torch.set_num_threads(1)
 SHAPE = {"width": 192, "depth": 1, "heads": 3, "image_size": 32, "frames": 2, "clip_fps": 8.0}
 
 

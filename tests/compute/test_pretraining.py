@@ -27,7 +27,6 @@ from echolung.pretraining.loop import train
 from echolung.pretraining.run import HISTORY, SeedRun, finish, finished
 from echolung.pretraining.settings import PretrainSettings
 
-torch.set_num_threads(1)
 ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
 
 
@@ -84,9 +83,7 @@ def check(directory: Path, seed: int, expected: dict[str, torch.Tensor], **toler
 
 
 @pytest.mark.usefixtures("session")
-def test_two_workers_equal_one_though_one_of_them_dies(
-    pool: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_two_workers_equal_one_though_one_of_them_dies(pool: Path, tmp_path: Path, capfd) -> None:
     progress: list[tuple[int, int]] = []
     plain(pool, 0, tmp_path / "runs" / "seed0", steps=3, precision="float32")
     asked, recorder = runs(pool, tmp_path, [0], workers=2, precision="float32"), Recorder(tmp_path / "seen", deadly=3)
@@ -130,13 +127,11 @@ def test_a_stage_that_gets_sigterm_ends_with_a_checkpoint_and_asks_for_another_c
     stage.send_signal(signal.SIGTERM)
     _, said = stage.communicate()
     progress = read_progress(directory)
-    assert progress is not None and stage.returncode == 75
+    assert stage.returncode == 75
     assert said.decode().splitlines()[-1] == f"Call again. It goes on from step {progress.step}."
 
 
-def test_a_finished_seed_is_copied_until_it_is_damaged_or_anything_changes(
-    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_seed_is_copied_until_it_is_damaged_or_anything_changes(pool, tmp_path: Path, capsys) -> None:
     """Without Ray: nothing starts it here."""
     (run,) = runs(pool, tmp_path, [3])
     finish(run, quiet, "cpu")

@@ -6,22 +6,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from drawn import folds_of, manifest_of, save_source
+from drawn import classes_of, folds_of, manifest_of, save_source
 
 from echolung.compute.search import Readout, SearchSettings, search, search_runs
 from echolung.core.errors import SettingsError, TrialError
 from echolung.data.splits import write_folds
-from echolung.kinds.classification import ClassificationTask
 from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViT
 from echolung.pretraining import checkpoint
 from echolung.pretraining.settings import PretrainSettings
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("session")
 SHAPE = VideoViT.Settings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=10.0, patch=8)
-TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
+TASK = classes_of()
 TRAINING = {"steps": 8, "batch": 4, "learning_rate": 1e-3, "log_every": 2, "rank_every": 2, "held_out": 0.2}
 PARTS = {"encoders": {"mae": {"objective": "mae", "pool": "s"}}, "training": TRAINING}
 DECODER = {"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2}

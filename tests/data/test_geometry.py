@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
 from echolung.data.geometry import Letterbox, letterbox
-
-torch.set_num_threads(1)
 
 
 def triangle_weights(given: int, wanted: int) -> np.ndarray:

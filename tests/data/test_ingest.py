@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import torch
 
 from echolung.core.errors import DependencyError, GateError
 from echolung.data import video
@@ -23,7 +23,6 @@ from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.masks import read_masks
 from echolung.gates.gate import check
 
-torch.set_num_threads(1)
 SIZE = 32
 
 
@@ -104,11 +103,7 @@ def test_an_output_that_dvc_removed_costs_no_decoding_and_no_space(study, monkey
     assert study.decodes == 0 and files(study.out) == before
     for content in manifest["sha256"]:
         assert (study.out / "clips" / f"{content}.npy").samefile(study.cached(content))
-
-    def refuse(*_: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError(18, "Invalid cross-device link")))
     study.ingest()
     assert files(study.out) == before, "where links are not possible, frames are copied"
 

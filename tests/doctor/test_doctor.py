@@ -19,7 +19,6 @@ from echolung.data import video
 from echolung.doctor import machine, sources
 from echolung.doctor.examine import examine, parameters
 from echolung.doctor.findings import Finding, verdict
-from echolung.settings import Settings
 
 
 @pytest.fixture
@@ -31,12 +30,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     return committed(tmp_path)
-
-
-def settings_of(root: Path, study: str | None = None) -> Settings:
-    settings, found = parameters(root, study)
-    assert settings is not None, found
-    return settings
 
 
 def only(findings: list[Finding], subject: str) -> Finding:
@@ -123,7 +116,6 @@ def test_stages_need_room_inside_the_project(root: Path, monkeypatch: pytest.Mon
 
 def test_another_study_is_examined_as_it_would_run(root: Path) -> None:
     settings, found = parameters(root, "lung", "laptop", ["public_sets=/my sets (a)", "split.seed=4"])
-    assert settings is not None
     assert (settings.study, str(settings.ingest.sources["pocus"].root)) == ("lung", "/my sets (a)/pocus")
     command = "echolung run --study lung --scale laptop --set 'public_sets=/my sets (a)' --set split.seed=4"
     assert found.remedy == f"To run it: {command}"
@@ -146,7 +138,7 @@ def examined(root: Path, rows: list[str]) -> list[Finding]:
     for name in (row.split(",")[0] for row in rows):
         if name.endswith(".avi"):
             video.encode(videos / name, speckle, 25, "mjpeg")
-    settings = settings_of(root, "folder")
+    settings, _ = parameters(root, "folder")
     manifests, found = sources.sources(root, settings)
     return [*found, *sources.tasks(settings, manifests)]
 
@@ -169,13 +161,12 @@ def test_a_wrong_table_is_an_error(root: Path) -> None:
 
 
 def test_a_set_that_dvc_can_fetch_says_how(root: Path) -> None:
-    _, found = sources.sources(root, settings_of(root, "lung"))
+    _, found = sources.sources(root, parameters(root, "lung")[0])
     stops(only(found, "pocus"), "dvc pull data/raw/pocus.dvc", "github.com/jannisborn")
 
 
 def test_what_only_decoding_tells_is_left_to_the_stages_and_absent_weights_are_named(root: Path) -> None:
     settings, _ = parameters(root, "lung", "laptop", ["public_sets=/nowhere"])
-    assert settings is not None
     absent = sources.weights(root, settings)
     assert {finding.subject for finding in absent} == {"natural-stills", "natural-cnn"}
     assert all("there are no weights /nowhere/natural-images/" in finding.said for finding in absent)

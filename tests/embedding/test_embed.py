@@ -1,4 +1,4 @@
-"""Embedding: the right views through the encoder, once for all studies, and no feature store that is torn or stale."""
+"""Embedding: the right views, once for all studies, no store that is torn or stale; recordings that answer together."""
 
 import shutil
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import manifest_of, save_source
+from drawn import manifest_of, recordings_of, save_source
 
 from echolung.core.errors import DataError
 from echolung.core.runtime import used_modules
@@ -20,7 +20,6 @@ from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViTSettings
 from echolung.models.weights import EncoderRecord, save_encoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS, FPS = (30, 3, 17, 1, 40), (25.0, 10.0, 8.0, 12.0, 30.0)
 NAMES = [f"s/{number}" for number in range(5)]
 SHAPE = VideoViTSettings(width=24, depth=1, heads=2, image_size=16, frames=4, clip_fps=8.0, tubelet=2, patch=8)
@@ -150,3 +149,14 @@ def test_the_key_covers_all_code_that_computes_tokens_and_statistics() -> None:
     used = used_modules("echolung.embedding.embed", within=("echolung.embedding.", "echolung.data."))
     stored = {"echolung.embedding.features", "echolung.data.containers"}  # how they are kept, not what they are
     assert set(used) - stored <= {*CODE}
+
+
+def test_a_second_recording_of_a_view_answers_for_itself_with_the_first_of_the_other() -> None:
+    names = ["s/four", "s/four-again", "s/two", "s/of-another", "s/unknown"]
+    table = manifest_of(names, ["1", "1", "1", "2", "1"], view=["A4C", "A4C", "A2C", "A4C", None])
+    recordings = recordings_of(table)
+    assert recordings.views_of("s/four", ["A4C", "A2C"]) == ["s/four", "s/two"]
+    assert recordings.views_of("s/four-again", ["A4C", "A2C"]) == ["s/four-again", "s/two"]
+    assert recordings.views_of("s/two", ["A4C", "A2C"]) == ["s/four", "s/two"]
+    for alone in ("s/of-another", "s/unknown"):
+        assert recordings.views_of(alone, ["A4C", "A2C"]) == [alone]

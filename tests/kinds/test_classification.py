@@ -47,9 +47,8 @@ def test_classes_are_numbered_in_the_order_of_the_parameters() -> None:
         assert rows["sample_id"].tolist() == ["pocus/a", "pocus/c", "pocus/d"]
 
 
-@pytest.mark.parametrize(
-    ("written", "stored"),
-    [
+def test_a_class_is_the_same_in_yaml_and_in_a_table_however_it_is_written() -> None:
+    for written, stored in [
         ("[0, 1]", [0, 1, 0]),
         ("[0, 1]", ["0", "1 ", "0"]),
         ("[0, 1]", [False, True, False]),
@@ -57,19 +56,16 @@ def test_classes_are_numbered_in_the_order_of_the_parameters() -> None:
         ("[no, yes]", ["False", "TRUE", "false"]),
         ("[false, true]", ["no", "Y", "n"]),
         ("['no', 'yes']", ["no", "yes", "no"]),
-    ],
-)
-def test_a_class_is_the_same_in_yaml_and_in_a_table_however_it_is_written(written: str, stored: list[object]) -> None:
-    task = pathology(classes=yaml.safe_load(written), exclude=[])
-    table = pd.DataFrame({"sample_id": list("abc"), "source": "pocus", "patient_id": list("abc"), "diagnosis": stored})
-    rows = KIND.labelled(task, table)
-    assert rows["y"].tolist() == [0, 1, 0]
-    assert rows["label"].tolist() == [task.classes[k] for k in (0, 1, 0)]
+    ]:
+        task = pathology(classes=yaml.safe_load(written), exclude=[])
+        table = pd.DataFrame({"sample_id": [*"abc"], "source": "pocus", "patient_id": [*"abc"], "diagnosis": stored})
+        rows = KIND.labelled(task, table)
+        assert rows["y"].tolist() == [0, 1, 0]
+        assert rows["label"].tolist() == [task.classes[k] for k in (0, 1, 0)]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_rows_that_cannot_be_used_are_named() -> None:
+    for changes, message in [
         ({"train": "blues"}, "2 videos have no 'diagnosis': blues/a, blues/b"),
         ({"train": "blues", "where": {"patient_id": "q2"}}, "no video of source 'pocus' has"),
         ({"label": "diagnose"}, "no column 'diagnose'.*did you mean 'diagnosis'"),
@@ -78,11 +74,9 @@ def test_a_class_is_the_same_in_yaml_and_in_a_table_however_it_is_written(writte
         ({"exclude": []}, r"other than covid, pneumonia, regular: pocus/e \(viral\)"),
         ({"classes": ["covid", "healthy"], "exclude": ["pneumonia", "regular", "viral"]}, "diagnosis = healthy"),
         ({"unit": "patient"}, "1 patients have more than one value of 'diagnosis': p2"),
-    ],
-)
-def test_rows_that_cannot_be_used_are_named(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        KIND.labelled(pathology(**changes), MANIFEST)
+    ]:
+        with pytest.raises(DataError, match=message):
+            KIND.labelled(pathology(**changes), MANIFEST)
 
 
 def test_external_validation_takes_both_sources_and_every_class_in_each() -> None:
@@ -94,9 +88,8 @@ def test_external_validation_takes_both_sources_and_every_class_in_each() -> Non
     assert KIND.labelled(task, both)["source"].value_counts().to_dict() == {"pocus": 5, "blues": 3}
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_a_task_that_makes_no_sense_is_refused() -> None:
+    for changes, message in [
         ({"classes": ["covid"]}, "at least 2"),
         ({"exclude": ["covid"]}, "named twice"),
         ({"below": 50}, "`below` parts two classes"),
@@ -104,11 +97,9 @@ def test_external_validation_takes_both_sources_and_every_class_in_each() -> Non
         ({"clases": []}, "did you mean 'classes'"),
         ({"train": "blues", "folds": "official"}, "either `train` or `folds: official`"),
         ({"train": "pocus"}, "`train` names the source that is scored"),
-    ],
-)
-def test_a_task_that_makes_no_sense_is_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        pathology(**changes)
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            pathology(**changes)
 
 
 def test_a_number_is_parted_in_two_classes() -> None:
@@ -183,7 +174,6 @@ def comparison(tasks: int, arms: int, name: str, cells: pd.DataFrame) -> Compari
 def test_no_more_matrices_than_fit_beside_one_another(tasks: int, arms: int, lines: list[int]) -> None:
     cells = pd.DataFrame([(a, p, 5, 1) for a in "xy" for p in "xy"], columns=["actual", "predicted", "count", "seeds"])
     figure = confusions(comparison(tasks, arms, "confusion", cells), {})
-    assert figure is not None
     shown = [panel for panel in figure.axes if panel.has_data()]
     assert [panel.get_title(loc="left") or panel.get_title() for panel in shown] == [
         f"task{task}\na-long-name-{arm}" for task in range(tasks) for arm in range(arms)
@@ -199,7 +189,6 @@ def test_curves_keep_their_room_beside_a_long_legend_and_arms_their_colours(task
     colours = arm_colours(made)
     assert len(set(colours.values())) == arms
     figure = roc_curves(made, colours)
-    assert figure is not None
     figure.savefig(io.BytesIO(), format="png")  # lays it out
     shown = [panel for panel in figure.axes if panel.has_data()]
     assert len(shown) == tasks

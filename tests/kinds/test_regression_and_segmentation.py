@@ -1,5 +1,4 @@
-"""Regression against scikit-learn and scipy on the same table, segmentation against every pair of border pixels and
-tables by hand, and what they refuse."""
+"""Regression against scikit-learn, segmentation against every pair of border pixels and tables by hand; refusals."""
 
 import itertools
 

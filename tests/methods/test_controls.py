@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import manifest_of, outer_fold_of, recordings_of
+from drawn import classes_of, manifest_of, outer_fold_of, recordings_of
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -13,17 +13,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from echolung.embedding.recordings import Recordings
-from echolung.kinds.classification import ClassificationTask
 from echolung.methods.controls import HandMade, Majority, SourceOnly
 from echolung.methods.handmade import handmade_features
 from echolung.methods.tabular import LogisticSettings, Tabular
 
 SETTINGS = LogisticSettings()
-
-
-def task(unit: str = "video", classes: int = 2) -> ClassificationTask:
-    names = ["no", "yes", "maybe"][:classes]
-    return ClassificationTask(kind="classification", source="s", label="l", classes=names, unit=unit)
 
 
 class Numbers(Tabular):
@@ -41,7 +35,7 @@ class Numbers(Tabular):
 def test_majority_is_the_class_frequency_of_the_unit(unit: str, y: list[int], expected: float, tmp_path: Path) -> None:
     rows = {"sample_id": list("abcdef"), "patient_id": list("ppprst"), "y": np.array(y, float), "inner": 0}
     nothing = Recordings([])
-    Majority.fit(None, task(unit), nothing, pd.DataFrame(rows), 0, tmp_path).save(tmp_path)
+    Majority.fit(None, classes_of("ab", unit), nothing, pd.DataFrame(rows), 0, tmp_path).save(tmp_path)
     p = Majority.load(tmp_path).predict(nothing, ["x", "y"])
     assert p.tolist() == [pytest.approx([1 - expected, expected])] * 2
 
@@ -76,7 +70,7 @@ def test_a_regression_is_a_calibrated_pipeline_of_scikit_learn(classes: int, uni
         np.mean([loss(pipeline(penalty, ~rows).predict_proba(x[rows]), rows) for rows in held_out])
         for penalty in SETTINGS.penalties
     ]
-    fitted = Numbers.fit(SETTINGS, task(unit, classes), recordings, training, 0, tmp_path)
+    fitted = Numbers.fit(SETTINGS, classes_of("abc"[:classes], unit), recordings, training, 0, tmp_path)
     search, best = fitted.search(), SETTINGS.penalties[int(np.argmin(losses))]
     np.testing.assert_allclose(search["log_loss"], losses, rtol=1e-4)
     assert search.loc[search["chosen"], "penalty"].tolist() == [best]
@@ -108,7 +102,7 @@ def test_source_only_reads_the_file_and_not_the_picture(tmp_path: Path) -> None:
     expected |= {"container_.mov": 0.0, "container_.mp4": 1.0, "codec_h264": 1.0}
     assert SourceOnly.table(recordings, ["s/b", "s/a"]).loc["s/a"].to_dict() == expected
     training = manifest[["sample_id", "patient_id"]].assign(y=[0, 1, 0, 1], inner=[0, 0, 1, 1])
-    fitted = SourceOnly.fit(SETTINGS, task(), recordings, training, 0, tmp_path)
+    fitted = SourceOnly.fit(SETTINGS, classes_of(), recordings, training, 0, tmp_path)
     new = recordings_of(manifest_of(["s/e"], "e", path="/x/e.avi", codec="vp9"))
     assert np.isfinite(fitted.predict(new, ["s/e"])).all(), "containers that training lacks"
 

@@ -1,9 +1,7 @@
-"""Ejection fractions of drawn hearts whose masks are exact: beats, both views, the offset, who is trained on, and on
-which side of a cut they lie."""
-
-from __future__ import annotations
+"""Ejection fractions where masks are exact: beats, both views, the offset, who is trained on, which side of a cut."""
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -20,15 +18,7 @@ from echolung.hearts.volumes import discs
 from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.regression import RegressionTask
 from echolung.methods import ejection_fraction as module
-from echolung.methods.ejection_fraction import (
-    EjectionClass,
-    EjectionFraction,
-    EjectionSettings,
-    RawEjectionFraction,
-    Reading,
-    fraction,
-    logistic_curve,
-)
+from echolung.methods.ejection_fraction import EjectionClass, EjectionFraction, EjectionSettings, fraction
 from echolung.methods.fitting import refit_rows
 from echolung.methods.method import Drawing, Maps
 from echolung.phantom.heart import draw_heart
@@ -51,11 +41,11 @@ class Exact:
         pass
 
     @classmethod
-    def load(cls, directory: Path) -> Exact:
+    def load(cls, directory: Path) -> Self:
         return cls()
 
     @classmethod
-    def fit(cls, settings: object, task: object, recordings: object, rows: pd.DataFrame, *rest: object) -> Exact:
+    def fit(cls, settings: object, task: object, recordings: object, rows: pd.DataFrame, *rest: object) -> Self:
         cls.rows = rows
         return cls()
 
@@ -71,7 +61,7 @@ def test_fraction_and_offset_are_those_of_the_ellipsoids(frames: int, views: tup
     recordings = hearts(tmp_path, 24, frames, views)
     manifest = recordings.parts[0].manifest
     training, test, asked = outer_fold_of(manifest, manifest["ef"].to_numpy(float), number=True)
-    for method, bias in ((EjectionFraction, 0.0), (RawEjectionFraction, -3.0)):
+    for method, bias in ((EjectionFraction, 0.0), (module.RawEjectionFraction, -3.0)):
         one = method.fit(EjectionSettings(), TASK, recordings, training, 0, tmp_path)
         told = one.predict(recordings, asked)
         error = told[:, 0] - test["y"].to_numpy()
@@ -101,8 +91,8 @@ def test_the_curve_marks_the_beats_of_a_drawn_heart(unit: str) -> None:
     facts = {"sample_id": "h", "pixel_mm": pitch, "height": 96, "width": 96, "pixel_aspect": 1.0}
     recordings = recordings_of(pd.DataFrame([facts]), frames={"h": heart.frames})
     facts = {"offset": 2.0, "half": 9.0, "fallback": 50.0, "common": 0.0}
-    curve = EjectionFraction(Known(), Reading(), facts).explain(recordings, "h").curve
-    assert curve is not None and curve.label.endswith(unit)
+    curve = EjectionFraction(Known(), module.Reading(), facts).explain(recordings, "h").curve
+    assert curve.label.endswith(unit)
     for name, first in (("end-diastole", beat.end_diastole), ("end-systole", beat.end_systole)):
         away = (np.array(curve.marks[name]) - first + 3) % beat.frames_per_beat - 3
         assert len(away) >= 2 and np.abs(away).max() <= 1, f"{name}: within a frame of where it was drawn"
@@ -172,8 +162,8 @@ def test_the_curve_is_the_likeliest_that_does_not_fall() -> None:
     x = random.normal(size=400)
     y = (random.random(400) < expit(0.5 + 1.5 * x)).astype(float)
     free = LogisticRegression(C=1e9).fit(x[:, None], y)
-    assert logistic_curve(x, y) == pytest.approx([free.intercept_[0], free.coef_[0, 0]], abs=0.05)
-    assert logistic_curve(x, 1 - y)[1] == 0
-    odds, slope = logistic_curve(np.array([-2.0, -1, 1, 2]), np.array([0.0, 0, 1, 1]))
+    assert module.logistic_curve(x, y) == pytest.approx([free.intercept_[0], free.coef_[0, 0]], abs=0.05)
+    assert module.logistic_curve(x, 1 - y)[1] == 0
+    odds, slope = module.logistic_curve(np.array([-2.0, -1, 1, 2]), np.array([0.0, 0, 1, 1]))
     assert 0 < slope < 5 and odds == pytest.approx(0, abs=1e-3), "parted patients leave doubt"
-    assert expit(logistic_curve(x, np.zeros(400))[0]) < 0.01
+    assert expit(module.logistic_curve(x, np.zeros(400))[0]) < 0.01

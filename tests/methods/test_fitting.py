@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import folds_of, manifest_of, save_source
+from drawn import classes_of, folds_of, manifest_of, save_source
 
 from echolung.compute import fits as compute
 from echolung.core.errors import DataError
@@ -16,27 +16,24 @@ from echolung.core.runtime import digest, read_json, write_json
 from echolung.data.splits import folds_digest, read_folds, write_folds
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.recordings import Recordings
-from echolung.kinds.classification import Classification, ClassificationTask
+from echolung.kinds.classification import Classification
 from echolung.kinds.predictions import units_of
 from echolung.methods.fitting import fit_one, refit
 from echolung.methods.methods import METHODS
-from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViTSettings
-from echolung.models.weights import EncoderRecord, save_encoder
+from echolung.models.weights import initialise
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = VideoViTSettings(width=16, depth=1, heads=2, image_size=16, frames=4, clip_fps=25.0, tubelet=2, patch=8)
-TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["class 0", "class 1"], unit="patient")
+TASK = classes_of(["class 0", "class 1"], "patient")
 TASKS = {"cv": TASK, "external": TASK.model_copy(update={"train": "t"})}
 SEARCH = {"penalties": [1e-3, 1e-1]}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/<study> of two sources with 24 and 18 videos, two of each patient; bright ones are of class 1."""
     root, random = tmp_path_factory.mktemp("study") / "data", np.random.default_rng(0)
-    record = EncoderRecord(settings=SHAPE, arm="random", objective="none", seed=0)
-    save_encoder(root / "encoder", initial_encoder(SHAPE, 0), record)
+    initialise(SHAPE, [0], root / "encoders")
     manifests, classes = [], []
     for source, videos in (("s", 24), ("t", 18)):
         names, patient = [f"{source}/{number:02d}" for number in range(videos)], np.arange(videos) // 2
@@ -46,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
         frames = {name: random.integers(0, top, (8, 16, 16), np.uint8) for name, top in zip(names, light, strict=True)}
         store = save_source(root / "ingest" / source, manifests[-1], frames)
         out = root / "embed" / source / "jepa" / "seed0"
-        embed(root / "encoder", "jepa", manifests[-1], store, EmbedSettings(sources=("s",)), out, root / "cache")
+        embed(root / "encoders/seed0", "jepa", manifests[-1], store, EmbedSettings(sources=("s",)), out, root / "cache")
     write_folds(root / "split" / "cv.csv", folds_of(manifests[0], classes[0]))
     both = pd.concat(manifests, ignore_index=True)
     write_folds(root / "split" / "external.csv", folds_of(both, np.concatenate(classes), "external", "s"))

@@ -1,7 +1,5 @@
 """The hybrid: against loops over frames, blind to padding, the same bits after a kill, a frozen threshold."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path
@@ -11,20 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import manifest_of, outer_fold_of, recordings_of
+from drawn import classes_of, manifest_of, outer_fold_of, recordings_of
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from echolung.compute.trials import run_trials
 from echolung.core.errors import CheckpointError, DataError
 from echolung.embedding.recordings import Recordings
-from echolung.kinds.classification import ClassificationTask
 from echolung.methods.hybrid import EndToEnd, HybridSettings, OnTokens, TemporalSettings, drawn, threshold
 from echolung.models.temporal import Layer, Temporal, TemporalShape, augmented_clips
 from echolung.pretraining import checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-TASK = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
+TASK = classes_of()
 QUICK = {"width": 16, "layers": 1, "heads": 2, "batch": 8, "learning_rate": 3e-3, "precision": "float32"}
 
 

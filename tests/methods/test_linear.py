@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import manifest_of, outer_fold_of, recordings_of
+from drawn import classes_of, manifest_of, outer_fold_of, recordings_of
 from hearts_drawn import hearts
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -16,15 +16,13 @@ from sklearn.preprocessing import StandardScaler
 from echolung.core.errors import DataError
 from echolung.embedding.recordings import Recordings
 from echolung.embedding.summary import summarise
-from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.regression import RegressionTask
 from echolung.methods import logistic
 from echolung.methods.controls import Constant
 from echolung.methods.logistic import TOLERANCE, solve
 from echolung.methods.probes.linear import Linear, LinearSettings, TwoViews
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-CLASSES = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b"], unit="video")
+CLASSES = classes_of()
 NUMBER = RegressionTask(kind="regression", source="s", label="ef", unit="patient")
 PENALTIES = (1e-4, 1e-2, 1.0)
 

@@ -5,22 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import folds_of, manifest_of, outer_fold_of, recordings_of
+from drawn import classes_of, folds_of, manifest_of, outer_fold_of, recordings_of
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from echolung.core.errors import DataError
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.anomaly import Anomaly, AnomalyTask
-from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.predictions import prediction_rows, units_of
 from echolung.methods.fitting import outer_fold
 from echolung.methods.neighbours import AnomalyBank, Indifferent, Knn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = [f"s/{i:02d}" for i in range(36)]
 Y = np.arange(36) // 2 % 3  # two videos a patient
-CLASSES = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b", "c"], unit="video")
+CLASSES = classes_of("abc")
 NORMAL = AnomalyTask(kind="anomaly", source="s", label="l", normal="class 0", unit="patient")
 MANIFEST = manifest_of(NAMES, np.arange(36) // 2).assign(split_group=[f"g{i // 2}" for i in range(36)])
 

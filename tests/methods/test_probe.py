@@ -5,25 +5,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import manifest_of, outer_fold_of, recordings_of
+from drawn import classes_of, manifest_of, outer_fold_of, recordings_of
 
 from echolung.core.errors import DataError, SettingsError
 from echolung.embedding.recordings import Recordings
-from echolung.kinds.classification import ClassificationTask
 from echolung.methods.cohort import unit_log_loss
 from echolung.methods.controls import Majority
 from echolung.methods.probes import selection
 from echolung.methods.probes.linear import Linear
 from echolung.methods.probes.probe import Attentive
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VIEWS, TOKENS, WIDTH = 2, 6, 16
 SEARCH = {"learning_rates": [3e-3, 1e-2], "weight_decays": [0.01, 0.5], "epochs": 4, "batch": 8}
 LOSSES = ["log_loss_0", "log_loss_1", "log_loss_2"]
-
-
-def task(unit: str = "video") -> ClassificationTask:
-    return ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b", "c"], unit=unit)
 
 
 class Study:
@@ -44,7 +38,7 @@ class Study:
     def fit(self, unit: str = "video", rows: pd.DataFrame | None = None, **changes: object) -> Attentive:
         settings = Attentive.Settings(**SEARCH | {"attention_head_width": 8} | changes)
         training = self.training if rows is None else rows
-        return Attentive.fit(settings, task(unit), self.recordings(), training, 4, Path())
+        return Attentive.fit(settings, classes_of("abc", unit), self.recordings(), training, 4, Path())
 
 
 def test_the_lowest_mean_inner_log_loss_is_chosen_and_each_configuration_scores_as_alone() -> None:
@@ -76,7 +70,7 @@ def test_a_search_that_finds_nothing_ends_at_the_class_frequencies(unit: str) ->
     for seed in range(8):
         study = Study(signal=0.0, seed=seed)
         probe = study.fit(unit, learning_rates=[3e-2], weight_decays=[0.01])
-        majority = Majority.fit(None, task(unit), study.recordings(), study.training, 0, Path())
+        majority = Majority.fit(None, classes_of("abc", unit), study.recordings(), study.training, 0, Path())
         p, frequencies = (one.predict(study.recordings(), study.test) for one in (probe, majority))
         search, same = probe.search(), np.allclose(p, frequencies, rtol=0, atol=1e-6)
         assert same == (search.loc[search["chosen"], "epoch"].item() == 0)
@@ -102,15 +96,15 @@ def test_features_that_are_not_finite_and_searches_that_diverge_are_errors() -> 
 
 def test_the_attentive_probe_finds_what_the_mean_dilutes_and_survives_the_disk(tmp_path: Path) -> None:
     study = Study(signal=0.6, seed=1)
-    probe = study.fit(learning_rates=[1e-2], weight_decays=[0.1], epochs=15)
-    linear = Linear.fit(Linear.Settings(reads=["mean"]), task(), study.recordings(), study.training, 0, tmp_path)
-    p, other = (one.predict(study.recordings(), study.test) for one in (probe, linear))
+    probe, recordings = study.fit(learning_rates=[1e-2], weight_decays=[0.1], epochs=15), study.recordings()
+    linear = Linear.fit(Linear.Settings(reads=["mean"]), classes_of("abc"), recordings, study.training, 0, tmp_path)
+    p, other = (one.predict(recordings, study.test) for one in (probe, linear))
     loss, of_linear = (unit_log_loss(one[:, None], study.y, np.arange(len(study.y)))[0] for one in (p, other))
     assert loss < 0.7 * of_linear < 0.7 * np.log(3)
     probe.save(tmp_path)
     loaded = Attentive.load(tmp_path)
-    assert np.array_equal(loaded.predict(study.recordings(), study.test), p)
-    maps = loaded.explain(study.recordings(), study.test[0])
+    assert np.array_equal(loaded.predict(recordings, study.test), p)
+    maps = loaded.explain(recordings, study.test[0])
     assert (maps.weights.shape, maps.signed) == ((VIEWS, TOKENS, 1, 1), False)
     np.testing.assert_allclose(maps.weights.mean(axis=(1, 2, 3)), 1, rtol=1e-6)  # 1 is an even share
     assert (maps.weights.argmax(axis=1) == 2).all(), "where the class shows"

@@ -1,5 +1,4 @@
-"""Heads of attentive probes, one learned query alone or after V-JEPA 2's blocks: against naive references, and each as
-it would be alone."""
+"""Heads of attentive probes, one query alone or after V-JEPA 2's blocks: against naive references, and as if alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_probe import Study, task
+from drawn import classes_of
+from test_probe import Study
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +15,6 @@ from echolung.methods.probes.heads import Probe, ProbeForm, ProbeHeads
 from echolung.methods.probes.pooler import Classifier, PoolerHeads
 from echolung.methods.probes.probe import AttentiveBlocks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FORM = ProbeForm(width=16, classes=3, attention_head_width=8, blocks=3)
 TOKENS = 2 * torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0)).double() + 1
 
@@ -134,7 +133,7 @@ def test_the_method_starts_at_frequencies_learns_is_explained_and_comes_back_fro
     torch.testing.assert_close(heads(TOKENS).softmax(dim=-1), frequencies.expand(4, -1, -1))
     study = Study(signal=2.0)
     settings = AttentiveBlocks.Settings(learning_rates=[3e-3], epochs=14, batch=8, attention_head_width=8, blocks=1)
-    fitted = AttentiveBlocks.fit(settings, task(), study.recordings(), study.training, 0, tmp_path)
+    fitted = AttentiveBlocks.fit(settings, classes_of("abc"), study.recordings(), study.training, 0, tmp_path)
     p = fitted.predict(study.recordings(), study.test)
     assert (p.argmax(axis=1) == study.y).mean() > 0.8
     maps = fitted.explain(study.recordings(), study.test[0])

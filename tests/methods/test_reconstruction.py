@@ -6,18 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import folds_of, manifest_of
+from drawn import manifest_of, outer_fold_of, recordings_of
 from sklearn.metrics import roc_auc_score
 
 from echolung.core.errors import CheckpointError, DataError
 from echolung.embedding.embed import evaluation_clips
-from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.embedding.recordings import Recordings
 from echolung.kinds.anomaly import AnomalyTask
 from echolung.methods import reconstruction
-from echolung.methods.fitting import outer_fold
 from echolung.methods.reconstruction import Reconstruction, ReconstructionSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = AnomalyTask(kind="anomaly", source="s", label="l", normal="class 0", unit="video")
 QUICK = ReconstructionSettings.parse(
     {
@@ -30,7 +28,7 @@ QUICK = ReconstructionSettings.parse(
 
 
 @pytest.fixture(scope="module")
-def drawn() -> tuple[Recordings, pd.DataFrame, pd.DataFrame]:
+def drawn() -> tuple[Recordings, pd.DataFrame, pd.DataFrame, list[str]]:
     """A wave that runs to the right; in anomalies, which are as bright, every frame is in another order of columns."""
     random = np.random.default_rng(0)
     y = np.repeat([0, 0, 0, 1], 15)
@@ -40,18 +38,14 @@ def drawn() -> tuple[Recordings, pd.DataFrame, pd.DataFrame]:
         rows = np.sin(phase) * 90 + 120
         if abnormal:
             rows = np.stack([random.permutation(row) for row in rows])
-        shown[name] = (np.repeat(rows[:, None], 16, axis=1).astype(np.uint8), 25.0)
+        shown[name] = np.repeat(rows[:, None], 16, axis=1).astype(np.uint8)
     manifest = manifest_of(names, names)
-    folds = folds_of(manifest, y)
-    return Recordings([Part(manifest, HeldClips(shown))]), *outer_fold(folds, 0, 0)
+    return recordings_of(manifest, frames=shown), *outer_fold_of(manifest, y)
 
 
-def test_what_no_normal_looks_like_is_far_and_anomalies_have_no_part(
-    drawn: tuple[Recordings, pd.DataFrame, pd.DataFrame], tmp_path: Path
-) -> None:
-    recordings, training, test = drawn
+def test_what_no_normal_looks_like_is_far_and_anomalies_have_no_part(drawn, tmp_path: Path) -> None:
+    recordings, training, test, names = drawn
     fitted = Reconstruction.fit(QUICK, TASK, recordings, training, 0, tmp_path / "run")
-    names = list(test["sample_id"])
     found = fitted.predict(recordings, names)
     assert roc_auc_score(test["y"], found[:, 0]) > 0.99
     assert (found[test["y"] == 1, 1] > TASK.specificity).mean() > 0.8, "flagged by what normals taught alone"
@@ -67,10 +61,8 @@ def test_what_no_normal_looks_like_is_far_and_anomalies_have_no_part(
     np.testing.assert_allclose(found[:, 1], [(weight * (known <= one)).sum() for one in found[:, 0]])
 
 
-def test_the_error_is_that_of_a_loop_over_views_masks_and_hidden_tubelets(
-    drawn: tuple[Recordings, pd.DataFrame, pd.DataFrame], tmp_path: Path
-) -> None:
-    recordings, training, _ = drawn
+def test_the_error_is_that_of_a_loop_over_views_masks_and_hidden_tubelets(drawn, tmp_path: Path) -> None:
+    recordings, training, *_ = drawn
     fitted = Reconstruction.fit(QUICK.model_copy(update={"steps": 2}), TASK, recordings, training, 0, tmp_path)
     name, net = training["sample_id"].iloc[0], fitted.net
     clips = evaluation_clips(recordings.frames(name), 25.0, QUICK.encoder, QUICK.views)
@@ -89,11 +81,8 @@ def test_the_error_is_that_of_a_loop_over_views_masks_and_hidden_tubelets(
     assert fitted.predict(recordings, [name])[0, 0] == pytest.approx(np.mean(errors), rel=1e-4)
 
 
-def test_a_killed_fit_ends_with_the_same_bits_and_a_fit_of_something_else_is_refused(
-    drawn: tuple[Recordings, pd.DataFrame, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recordings, training, test = drawn
-    names = list(test["sample_id"])
+def test_a_killed_fit_ends_with_the_same_bits_and_another_fit_is_refused(drawn, tmp_path, monkeypatch) -> None:
+    recordings, training, _, names = drawn
     whole = Reconstruction.fit(QUICK, TASK, recordings, training, 0, tmp_path / "a").predict(recordings, names)
     drawn_batch, steps = reconstruction.batch_of, []
 

@@ -1,6 +1,4 @@
-"""Networks that draw: what they learn from, that a killed run goes on bit by bit, and what their answers are.
-
-And two uses of them: Grad-CAM, and what to annotate next."""
+"""Networks that draw: what they learn from, the same bits after a kill, answers; Grad-CAM; what to annotate next."""
 
 import itertools
 from pathlib import Path
@@ -23,7 +21,6 @@ from echolung.methods.suggestion import COLUMNS, Strategy, choose, disagreement,
 from echolung.models.segmentation import DualAttention, UNet, augmented, dice_and_entropy, prepared
 from echolung.pretraining import checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = SegmentationTask.parse({"kind": "segmentation", "source": "hearts", "structures": ["left ventricle"]}, "x")
 TINY = {"encoder": "tu-test_resnet", "image_size": 32, "batch": 4, "precision": "float32"}
 QUICK = DecoderSettings(steps=25, batch=8, channels=8, learning_rate=1e-2)

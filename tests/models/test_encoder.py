@@ -1,5 +1,4 @@
-"""Encoders: preprocessing, settings and files, of which damaged or foreign ones are refused, nothing is unpickled; the
-video ViT and the predictor, packed masking against masked attention."""
+"""Encoders: preprocessing, settings, files, none of them unpickled; the video ViT against masked attention."""
 
 import math
 import pickle
@@ -22,8 +21,6 @@ from echolung.models.predictor import Predictor
 from echolung.models.rope import rotate, rotation
 from echolung.models.vit import VideoViT
 from echolung.models.weights import RECORD, WEIGHTS, EncoderRecord, initialise, load_encoder, save_encoder
-
-torch.set_num_threads(1)
 
 SETTINGS = VideoViT.Settings(width=36, depth=2, heads=2, image_size=16, frames=4, clip_fps=8.0, patch=8)
 RECORDED = EncoderRecord(settings=SETTINGS, arm="jepa", objective="jepa", seed=0, steps=7, trained_on=("ab", "cd"))

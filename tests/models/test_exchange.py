@@ -18,7 +18,6 @@ from echolung.models.exchange import IMAGENET, as_huggingface, as_meta, export, 
 from echolung.models.predictor import Predictor
 from echolung.models.vit import VideoViT
 
-torch.set_num_threads(1)
 WIDTH, DEPTH, HEADS, GRID = 192, 2, 3, (2, 3, 3)
 PREDICTOR = {"width": 96, "depth": 2, "heads": 3, "mlp_ratio": 4.0, "mask_tokens": 10}
 

@@ -16,7 +16,6 @@ from echolung.models.frames import Frames, FramesSettings
 from echolung.models.weights import initialise, load_encoder
 from echolung.pretraining.mae import Mae, MaeSettings
 
-torch.set_num_threads(1)
 CLIPS = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 

@@ -152,14 +152,11 @@ def test_lung_plans_are_consistent_within_patients_and_realistic_across_them() -
         assert low < np.mean([one.findings.severity == 0 for one in plans if one.positive == positive]) < high
 
 
-@pytest.mark.parametrize(
-    ("changes", "names"),
-    [
+def test_wrong_settings_are_named() -> None:
+    for changes, names in [
         ({"layout": "echonet_pediatric", "videos_per_patient": 2}, "one video per patient and view"),
         ({"nuisance_tied_to_label": 0.5}, "nuisance_tied_to_label"),
         ({"sizes": 64}, "did you mean 'size'"),
-    ],
-)
-def test_wrong_settings_are_named(changes: dict[str, Any], names: str) -> None:
-    with pytest.raises(SettingsError, match=names):
-        settings(**{"layout": "echonet"} | changes)
+    ]:
+        with pytest.raises(SettingsError, match=names):
+            settings(**{"layout": "echonet"} | changes)

@@ -17,8 +17,6 @@ from echolung.models.encoders import initial_encoder
 from echolung.models.vit import VideoViT
 from echolung.pretraining.discovr import Discovr, DiscovrSettings, Head, sinkhorn
 
-torch.set_num_threads(1)
-
 SHAPE = {"width": 24, "depth": 2, "heads": 2, "image_size": 24, "frames": 4, "patch": 8}
 ENCODER = VideoViT.Settings(**SHAPE, clip_fps=8.0, class_token=True)
 SMALL: dict[str, Any] = {

@@ -21,8 +21,6 @@ from echolung.pretraining.run import SeedRun
 from echolung.pretraining.salt import Salt, SaltSettings
 from echolung.pretraining.settings import PretrainSettings
 
-torch.set_num_threads(1)
-
 ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=32, frames=4, clip_fps=8.0, patch=8)
 PREDICTOR = {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2}
 DECODER = {"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from echolung.core.errors import VideoError
 from echolung.data import video
@@ -16,7 +15,6 @@ from echolung.data.leakage import near_duplicates
 from echolung.data.sources.layouts import scan
 from echolung.data.splits import SplitSettings
 
-torch.set_num_threads(1)
 ROOT = Path(os.environ.get("ECHOLUNG_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 

@@ -4,11 +4,11 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from small_models import PATIENTS, STUDY, TASK, Promote, promoted
+from small_models import PATIENTS, STUDY, TASK, promoted
 
 from echolung.core.errors import DataError, NoChampionError, PromotionError, RegistryError
 from echolung.data.splits import folds_digest
@@ -19,7 +19,6 @@ from echolung.serving.model import Model
 from echolung.tracking.store import Store, store
 
 pytest_plugins = ["small_models"]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAME = model_name(STUDY, TASK)
 
@@ -32,9 +31,8 @@ def evidence(bar: float = 0.60, **changes: object) -> Evidence:
     return dataclasses.replace(EARNED, bar={"balanced accuracy": (bar, 1 / 3)}, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("candidate", "present", "refusal"),
-    [
+def test_the_rule() -> None:
+    for candidate, present, refusal in [
         (evidence(), None, None),
         (evidence(loss=1.05), None, "does not beat the baseline out of fold: Brier score 1.0500, baseline 1.0500"),
         (evidence(loss=1.20), None, "does not beat the baseline"),
@@ -46,16 +44,14 @@ def evidence(bar: float = 0.60, **changes: object) -> Evidence:
         (evidence(loss=math.nan), evidence(), "not better than the champion"),
         (evidence(loss=0.10, data_digest="new"), evidence(), "different data or splits.*cannot be compared"),
         (evidence(loss=0.10, split_digest="new"), evidence(), "different data or splits.*cannot be compared"),
-    ],
-)
-def test_the_rule(candidate: Evidence, present: Evidence | None, refusal: str | None) -> None:
-    if refusal is None:
-        (reason,) = decide(candidate, present)
-        assert f"{candidate.loss:.4f}" in reason
-    else:
-        with pytest.raises(PromotionError, match=refusal) as error:
-            decide(candidate, present)
-        assert error.value.remedy
+    ]:
+        if refusal is None:
+            (reason,) = decide(candidate, present)
+            assert f"{candidate.loss:.4f}" in reason
+        else:
+            with pytest.raises(PromotionError, match=refusal) as error:
+                decide(candidate, present)
+            assert error.value.remedy
 
 
 def test_a_champion_without_its_evidence_cannot_be_compared() -> None:
@@ -113,9 +109,7 @@ def test_a_later_champion_must_be_better_on_the_same_data(candidates, project, p
     assert (found["arm"], found["follows"]) == ("jepa", "2")
 
 
-def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_and_leaves_nothing_behind(
-    candidates: dict[str, Candidate], project: Store, promoting: Promote
-) -> None:
+def test_what_is_not_good_enough_or_not_of_one_piece_is_refused_without_a_trace(candidates, project, promoting) -> None:
     one, rows = candidates["jepa"], candidates["jepa"].predictions
     mine = rows["arm"] == "jepa"
     noise = rows.assign(**{f"p_{k}": rows[f"p_{k}"].where(~mine, [0.2, 0.7, 0.1][k]) for k in range(3)})
@@ -192,11 +186,8 @@ def test_what_cannot_be_returned_to_is_refused(candidates, project, promoting) -
 
 @pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias"])
 def test_an_interrupted_rollback_can_be_done_again(two, candidates, monkeypatch, call) -> None:
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(f"mlflow.tracking.MlflowClient.{call}", killed)
+        patch.setattr(f"mlflow.tracking.MlflowClient.{call}", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             roll_back(two, STUDY, TASK)
     assert champion_number(two, NAME) == 2
@@ -206,9 +197,7 @@ def test_an_interrupted_rollback_can_be_done_again(two, candidates, monkeypatch,
         promoted(two, candidates["stronger"])
 
 
-def test_after_a_rollback_exactly_this_model_is_refused_and_a_better_one_follows_the_restored_champion(
-    two: Store, candidates: dict[str, Candidate]
-) -> None:
+def test_after_a_rollback_this_model_is_refused_and_a_better_one_follows_the_restored_champion(two, candidates) -> None:
     roll_back(two, STUDY, TASK)
     assert promoted(two, candidates["jepa"]).outcome == "unchanged", "it is the champion"
     said = rf"champion as version 2 and was rolled back.*echolung rollback {TASK} --to 2.*--reset"

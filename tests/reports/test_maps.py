@@ -4,17 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import folds_of, manifest_of
+from drawn import classes_of, folds_of, manifest_of
 from small_models import _embedded
 
 from echolung.data.manifest import write_manifest
-from echolung.kinds.classification import ClassificationTask
 from echolung.reports.maps import draw, maps
 
 PATIENT = np.arange(24) // 2
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_an_encoder_of_labels_and_one_of_collections_are_told_apart(tmp_path: Path) -> None:
     names, y, place = [f"s/{i:02d}" for i in range(24)], PATIENT % 3, PATIENT // 6
     manifest = manifest_of(names, PATIENT, collection=[("north", "south")[k] for k in place])
@@ -23,7 +21,7 @@ def test_an_encoder_of_labels_and_one_of_collections_are_told_apart(tmp_path: Pa
     for arm, codes in {"labels": y, "places": 3 + place}.items():
         tokens = np.random.default_rng(0).normal(0, 0.1, (24, 1, 8, 6)) + np.eye(6)[codes][:, None, None]
         _embedded(tmp_path / "embed" / "s" / arm / "seed0", tokens, manifest, arm, "")
-    task = ClassificationTask(kind="classification", source="s", label="l", classes=["a", "b", "c"], unit="video")
+    task = classes_of("abc")
     tasks, folds = {"one": task, "two": task}, {"one": folds_of(manifest, y)}
     labels, places = found = maps(tasks, folds, ["labels", "hand-made", "places"], tmp_path)
     assert [one.title for one in found] == ["one, labels", "one, places"], "the first task of a source"

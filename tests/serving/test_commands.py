@@ -17,7 +17,6 @@ from echolung.serving.model import Model
 from echolung.tracking.store import Store
 
 pytest_plugins = ["small_models"]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,6 @@ from echolung.serving.explain import Picture, explain_file, picture_names, write
 from echolung.serving.model import Model
 
 pytest_plugins = ["small_models"]
-pytestmark = pytest.mark.usefixtures("one_thread")
 VIEWS, FRAMES, GRID = 2, 4, (2, 2, 2)
 WORDS = ("predicted: covid", "p_covid 0.93", "m version 1", "a.mp4")
 

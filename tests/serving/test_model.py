@@ -27,7 +27,6 @@ from echolung.serving.answers import as_json, as_text, short_names
 from echolung.serving.model import Model
 
 pytest_plugins = ["small_models"]
-pytestmark = pytest.mark.usefixtures("one_thread")
 VIDEOS = ("a.mp4", "b.avi")
 NUMBERS = [f"p_{name}" for name in CLASSES]
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -30,8 +31,6 @@ with exit_cleanly(), stage_run(store(Path(sys.argv[1])), "phantom", "ingest", sy
     print(run.id, flush=True)
     time.sleep(600)
 """
-
-pytestmark = pytest.mark.usefixtures("one_thread")  # no MLFLOW_TRACKING_URI
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +157,7 @@ def test_a_trial_of_other_parameters_or_another_seed_is_another_run(tracking: St
 
 def test_a_stage_outlives_its_store_and_warns_once(tracking, monkeypatch, capsys) -> None:
     history = pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "effective_rank": [None, 5.0, None]})
-
-    def refuse(*_: object, **__: object) -> None:
-        raise ConnectionError("connection refused")
-
+    refuse = Mock(side_effect=ConnectionError("connection refused"))
     with trial_run(tracking, "phantom", "jepa", 11, {}, "outage") as run:
         run.metrics({"loss": 3.0}, step=1)
         with monkeypatch.context() as outage:
@@ -193,11 +189,8 @@ def test_the_same_result_is_the_same_run_and_a_new_one_becomes_current(tracking:
 
 
 def test_a_run_cut_off_while_it_was_written_is_replaced(tracking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "series", die)
+        patch.setattr(Run, "series", Mock(side_effect=KeyboardInterrupt))
         arm(tracking, "cut")
     run = arm(tracking, "cut")
     assert (status(tracking, run.id), tags(tracking, run)["current"]) == ("FINISHED", "true")
