@@ -122,7 +122,7 @@ def progress_bar(label: str) -> Iterator[Progress]:
     with tqdm(desc=label, mininterval=interval, delay=1e-3, smoothing=0.1, dynamic_ncols=True) as bar:
 
         def advance(done: float, total: int) -> None:
-            bar.total, bar.n = total, done
+            bar.total, bar.n = total, int(done) if done == int(done) else round(done, 1)
             bar.update(0)
             if done >= total:
                 bar.close()
