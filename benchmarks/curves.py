@@ -1,6 +1,6 @@
 """What is read out of an encoder against the clips it has seen: python benchmarks/curves.py
 
-Run it in a project where `echolung run --study recipe search@mae` has drawn its recordings. Trains every objective on
+Run it in a project where `echolung run --study recipe ingest split` has drawn its recordings. Trains every objective on
 the pool `unlabelled` with the recipe of the scale at hand (rate down over the last 30%), two seeds, side by side, and
 reads each encoder out on the drawn `pocus-pathology` (linear probe, out of fold) twelve times on the way. Writes
 reports/curves.csv and docs/curves.png. A run that was interrupted resumes.

@@ -142,7 +142,8 @@ def stage(name: str, key: str = "", lock: str = "", parameters: Mapping[str, Any
 
         title = lock or (f"{name}@{key}" if key else name)
         path = root / "data" / "locks" / f"{settings.study}-{title}.lock"
-        with exclusive(path, f"stage {title}", PATIENCE if "DVC_STAGE" in os.environ else 1.0):
+        work = f"a command that chooses the {lock}" if lock else f"stage {title}"
+        with exclusive(path, work, PATIENCE if "DVC_STAGE" in os.environ else 1.0):
             seed_everything(0)
             tracking = store(root, settings.tracking)
             used = parameters or settings.section(name, key)

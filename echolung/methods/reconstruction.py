@@ -1,8 +1,9 @@
 """The method `reconstruction`: how badly a recording's hidden pixels are predicted by a masked autoencoder of normals.
 
 A small one (`echolung.pretraining.mae`) is trained on the normal recordings of the training rows alone. Those of the
-first inner fold say when it stops, and from their errors what is far is learnt. An error is the mean over fixed clips
-and fixed drawings of visible tubes, of pixels normalised within a tubelet: what is merely bright is not far.
+first inner fold say when it stops, and from their errors what is far is learnt: as they chose the weights, a few more
+new normals are flagged than asked for. An error is the mean over fixed clips and fixed drawings of visible tubes, of
+pixels normalised within a tubelet: what is merely bright is not far.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Map:
 
 
 def maps(tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], arms: Sequence[str], data: Path) -> list[Map]:
-    """The first task of each source, the first ARMS arms with features; `data` is data/<study>."""
+    """The first task of each source, the first ARMS arms with features of their own; `data` is data/<study>."""
     from sklearn.manifold import TSNE
 
     found: list[Map] = []
@@ -40,7 +40,8 @@ def maps(tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], arms: Seq
         collection = manifest["collection"].reindex(rows.index)
         text = pd.DataFrame({"label": label, "patient": rows["patient_id"], "collection": collection}).astype(str)
         stores = [folder for arm in arms for folder in sorted((data / "embed" / task / arm).glob("seed*"))[:1]]
-        for folder in stores[:ARMS] if len(rows) >= FEWEST else []:
+        others = {Features.open(folder).record.key: folder for folder in reversed(stores)}  # each encoder once
+        for folder in list(reversed(others.values()))[:ARMS] if len(rows) >= FEWEST else []:
             x = Features.open(folder).summarised(rows.index)[:, 0, 0].astype(float)
             drawn = TSNE(metric="cosine", init="pca", perplexity=min(30.0, len(x) / 4), random_state=0)
             found.append(Map(f"{name}, {folder.parent.name}", drawn.fit_transform(x), text, _nearest(x, text)))

@@ -9,6 +9,7 @@ from drawn import manifest_of, save_clips
 from matplotlib.path import Path as Polygon
 
 from echolung.core.errors import DataError
+from echolung.data import nifti
 from echolung.data.clips import ClipStore, clip_indices, evaluation_starts, read_clip
 from echolung.data.manifest import MANIFEST_COLUMNS, conform, read_manifest, write_manifest
 from echolung.data.masks import STRUCTURES, Masks, Tracing, filled, rasterised, read_masks, write_masks
@@ -128,7 +129,7 @@ def test_filled_pixels_are_those_with_their_centre_inside(seed: int) -> None:
     assert np.array_equal(filled(polygon, 40), inside) and inside.any()
 
 
-def test_a_polygon_lies_where_its_pixels_are_and_beyond_the_last_frame_it_is_named() -> None:
+def test_a_polygon_lies_where_its_pixels_are_and_beyond_the_last_frame_it_is_named(tmp_path: Path) -> None:
     videos = manifest_of(["a/x", "a/y", "a/z"], [1, 2, 3], height=20, width=40, pixel_aspect=1.0, pixel_mm=0.5)
     videos.loc[2, ["frames", "decode_error"]] = [0, "cut"]
     square = np.array([[9.5, 4.5], [19.5, 4.5], [19.5, 14.5], [9.5, 14.5]])  # columns 10-19, rows 5-14
@@ -142,6 +143,10 @@ def test_a_polygon_lies_where_its_pixels_are_and_beyond_the_last_frame_it_is_nam
     found = made.maps[0] == 1
     assert (found & expected).sum() >= 0.8 * expected.sum() and not (found & ~expected).any()
     assert rows.set_index("sample_id")["problem"].dropna().to_dict() == {"a/y": "there are 8 frames"}
+    nifti.write(tmp_path / "x.nii.gz", np.full((1, 20, 40), 2, np.uint8), 0.5)
+    of_three = Tracing("a/x", 3, tmp_path / "x.nii.gz")
+    for given, known in (([of_three], STRUCTURES), ([of_three, *tracings], STRUCTURES[:1])):
+        assert rasterised(given, videos, 20)[0]["a/x"].structures == known, "what every traced frame has"
 
 
 def recording(value: int, spacing: float = float("nan")) -> Masks:

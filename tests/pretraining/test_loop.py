@@ -247,6 +247,8 @@ def test_schedule_warms_up_holds_and_cools_down() -> None:
     rates = TrainingSettings(batch=1, steps=10, learning_rate=1.0, warmup_steps=4, warmup_from=0.2, cooldown_steps=4)
     expected = [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert [rates.rate(step) for step in range(10)] == pytest.approx(expected)
+    flat = TrainingSettings(batch=1, steps=10, learning_rate=0.5, warmup_steps=0, cooldown_steps=0)
+    assert {flat.rate(step) for step in range(10)} == {0.5}
 
 
 def test_every_video_is_seen_once_per_epoch_in_a_new_order(store: ClipStore) -> None:
