@@ -29,9 +29,10 @@ def main() -> None:
     parser.add_argument("--scale", default="laptop")
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of echolung run")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    values, _ = compose(project_root(), chosen.study, chosen.scale)
+    values, _ = compose(project_root(), chosen.study, chosen.scale, chosen.set)
     study = Settings.parse(values, "the study")
     pretrain, steps, seconds, flops = study.pretrain, {}, {}, {}
     for name, encoder in pretrain.encoders.items():
