@@ -9,6 +9,12 @@ import click
 
 from echolung.stage import project_root
 
+# DVC, without a warning for every output that a first run is about to make
+DVC = """import logging, sys
+from dvc.cli import main
+logging.getLogger("dvc_data.index.checkout").setLevel("ERROR")
+sys.exit(main(sys.argv[1:]))"""
+
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--study", help="A file of conf/study; without it, the study of params.yaml.")
@@ -48,4 +54,4 @@ def run(
     click.echo(f"> {shlex.join(words)}", err=True)
     here = Path(sys.executable).parent
     os.environ["PATH"] = f"{here}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.execv(sys.executable, [sys.executable, "-m", *words])
+    os.execv(sys.executable, [sys.executable, "-c", DVC, *words[1:]])

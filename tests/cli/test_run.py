@@ -13,6 +13,7 @@ from conftest import ROOT, Project, committed
 
 from echolung import composition
 from echolung.cli.main import main
+from echolung.cli.run import DVC
 from echolung.core.errors import SettingsError
 
 WARD = (ROOT / "conf" / "study" / "folder.yaml").read_text().replace("study: folder", "study: ward")
@@ -90,8 +91,9 @@ def test_what_is_not_named_stays_at_hand_and_edits_are_not_lost_silently(project
 
 def exp_run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`dvc exp run` with a dvc.yaml whose one stage says what it was given."""
-    (project / "dvc.yaml").write_text("stages:\n  say:\n    cmd: echo at ${study} ${scale} ${split.seed}\n")
-    command = [sys.executable, "-m", "dvc", "exp", "run", *arguments]
+    stage = "stages: {say: {cmd: 'echo at ${study} ${scale} ${split.seed} | tee said', outs: [said]}}"
+    (project / "dvc.yaml").write_text(stage)
+    command = [sys.executable, "-c", DVC, "exp", "run", *arguments]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
@@ -104,6 +106,7 @@ def test_dvc_keeps_the_study_at_hand(project: Path) -> None:
     ]:
         done = exp_run(project, *arguments)
         assert done.returncode == 0 and expected in done.stdout.splitlines(), done.stderr
+        assert "WARNING" not in done.stderr, "that outputs of a first run are not there yet"
 
 
 def test_dvc_says_what_a_copy_would_lack_and_which_study_file_is_another_s(project: Path) -> None:
