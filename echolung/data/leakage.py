@@ -215,19 +215,11 @@ def _registered(first: _Look, second: _Look) -> float:
 
 def _correlation(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Normalised correlation of the middle of `frame` with `other` at SCALES and shifts up to MARGIN, (K, y, x)."""
-    middles = _middles(frame, SIGHT, SIGHT_BLUR, 1)
-    templates = np.pad(middles, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
+    import cv2  # a quarter of a second to import
+
     target = _contrast(_resize(other[None], SIGHT), SIGHT_BLUR)[0]
-    box = np.zeros(target.shape, np.float32)
-    box[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
-    spectrum, box = np.fft.rfft2(target), np.conj(np.fft.rfft2(box))
-    # Sums over the window at every shift give the local mean and spread that the correlation is normalised by.
-    sums = np.fft.irfft2(spectrum * box, target.shape)
-    squares = np.fft.irfft2(np.fft.rfft2(target**2) * box, target.shape)
-    spread = np.sqrt(np.maximum(squares - sums**2 / middles[0].size, 1e-3))
-    correlation = np.fft.irfft2(np.conj(np.fft.rfft2(templates)) * spectrum, target.shape) / spread
-    shifts = np.r_[0 : MARGIN + 1, SIGHT - MARGIN : SIGHT]
-    return correlation[:, shifts][:, :, shifts]
+    middles = _middles(frame, SIGHT, SIGHT_BLUR, 1)
+    return np.stack([cv2.matchTemplate(target, middle, cv2.TM_CCOEFF_NORMED) for middle in middles])
 
 
 def _middles(frame: np.ndarray, size: int, blur: float, step: int) -> np.ndarray:
