@@ -1,10 +1,12 @@
-"""Are events of a few frames drowned by attention over the whole clip? python benchmarks/events.py [--contours MM]
+"""Are events of a few frames drowned by attention over the whole clip? python benchmarks/events.py [--unet]
 
 Drawn hearts (four-chamber, two beats or so at 25 frames a second). In an abnormal one a wall stands where it is at
 end-diastole in 1 to 12 frames around the second end-systole, and nothing else differs. Tokens: the mean feature of each
 frame of a frozen backbone, less the clip's mean; natural images' with `--weights`, else untrained. With `--contours`
-they are what a segmentation tells: both walls' distances from the long axis at eight heights, each wrong by a normal
-error of so many millimetres; that tests the temporal part without what a backbone overlooks. `hybrid-tokens`,
+they are what a segmentation would tell: both walls' distances from the long axis at eight heights, each wrong by a
+normal error of so many millimetres; that tests the temporal part without what a backbone overlooks. With `--unet` they
+are what one does tell: the walls of `hybrid-walls`, of a U-Net that saw end-diastole and end-systole of the hearts to
+learn from, `--weights` for its EfficientNet-lite0, if any. `hybrid-tokens`,
 {attention alone, with convolution} x {weighted sampler, none}, learns from normal hearts, of which a quarter is shown
 with an event, too, of any length; it is asked about other hearts, each without event and with one of every length.
 Intervals: hearts resampled, in pairs. The last panel shows what a threshold alone does: a published gain from 26% to
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import os
 import platform
 import tempfile
@@ -29,10 +32,15 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from echolung.core.runtime import derived_seed
+from echolung.data.masks import STRUCTURES, Masks
 from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.hearts.volumes import DISCS
 from echolung.kinds.classification import ClassificationTask
+from echolung.kinds.segmentation import SegmentationTask
 from echolung.methods.hybrid import OnTokens, TemporalSettings
+from echolung.methods.segmentation import Segmentation, UNetSettings
+from echolung.methods.walls import shapes
 from echolung.models.encoders import initial_encoder
 from echolung.models.frames import FramesSettings
 from echolung.phantom.heart import beating_heart, draw_heart
@@ -41,6 +49,7 @@ from echolung.phantom.motion import Ventricle, outline
 FRAMES, FPS = 40, 25.0
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)
 TASK = ClassificationTask(kind="classification", source="h", label="l", classes=["normal", "event"], unit="video")
+MASKS = SegmentationTask(kind="segmentation", source="h")
 ARMS = {f"{t}, {b}": {"temporal": t, "balance": b} for t in ("global", "hybrid") for b in ("none", "sampler")}
 
 
@@ -65,6 +74,38 @@ def contours(number: int, error: float) -> tuple[np.ndarray, int]:
     walls = np.stack([normal.walls, beat.walls])[..., None] * heights  # (2, 2, T, 8)
     found = walls.transpose(0, 2, 1, 3).reshape(2, FRAMES, -1)
     return found + np.random.default_rng(derived_seed("error", number)).normal(0, error, found.shape[1:]), empty
+
+
+def segmented(hearts: tuple[range, range], size: int, weights: str) -> list[np.ndarray]:
+    """Tokens (V, 2, T, D) of the walls that a U-Net draws, and where second beats empty, of both ranges of hearts."""
+    shown, masks, places = {}, {}, {}
+    for number in itertools.chain(*hearts):
+        frames, places[number] = drawn(number, size, number in hearts[1] or number % 4 == 0)
+        shown |= {f"h/{number}/{still}": (video, FPS) for still, video in enumerate(frames)}
+        if number in hearts[0]:
+            seed, ef, _, beat, _ = chosen(number)
+            traced = np.array([beat.end_diastole, beat.end_systole])
+            labels = draw_heart(ef, FRAMES, FPS, size, seed, "a4c").labels()[traced]
+            masks[f"h/{number}/0"] = Masks(traced, ("ED", "ES"), labels, STRUCTURES, float("nan"))
+    recordings = Recordings([Part(pd.DataFrame({"sample_id": list(shown)}), HeldClips(shown), masks=masks)])
+    training = pd.DataFrame({"sample_id": list(masks), "patient_id": list(masks)})
+    training["inner"] = np.where(np.array(hearts[0]) // 4 % 3 == 0, 0, -2)
+    settings = UNetSettings(
+        encoder="tu-tf_efficientnet_lite0", image_size=size, steps=300, validate_every=100, weights=weights, seed=0
+    )
+    with tempfile.TemporaryDirectory() as place:
+        unet = Segmentation.fit(settings, MASKS, recordings, training, 0, Path(place) / "fit")
+    print(f"Dice of the hearts that stopped it: {unet.search()['dice'].max():.3f}", flush=True)
+    parts = []
+    for numbers in hearts:
+        tokens = np.zeros((len(numbers), 2, FRAMES, 2 * DISCS + 1), np.float32)
+        for at, number in enumerate(numbers):
+            names = [name for name in (f"h/{number}/0", f"h/{number}/1") if name in shown]
+            # Together, so that one length is the unit of both.
+            found = shapes(np.concatenate([unet.maps(recordings, name, np.arange(FRAMES)) for name in names]))
+            tokens[at, : len(names)] = found.reshape(len(names), FRAMES, -1)
+        parts += [tokens, np.array([places[number] for number in numbers])]
+    return parts
 
 
 def drawn(number: int, size: int, both: bool) -> tuple[np.ndarray, int]:
@@ -219,6 +260,7 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--contours", type=float, metavar="MM", help="tokens are walls, with this error")
+    parser.add_argument("--unet", action="store_true", help="tokens are the walls that a U-Net draws")
     parser.add_argument("--weights", default="")
     parser.add_argument("--tokens", type=Path, help="a file that keeps the tokens for another call")
     parser.add_argument("--out", type=Path, default=Path("docs/events.png"))
@@ -230,11 +272,13 @@ def main() -> None:
         parts = [np.array(part) for numbers in walls for part in zip(*numbers, strict=True)]
     elif options.tokens and options.tokens.exists():
         parts = list(np.load(options.tokens).values())
+    elif options.unet:
+        parts = segmented(hearts, options.size, options.weights)
     else:
         parts = [*embedded(hearts[0], options.size, options.weights, False)]
         parts += embedded(hearts[1], options.size, options.weights, True)
-        if options.tokens:
-            np.savez(options.tokens, *parts)
+    if options.tokens:
+        np.savez(options.tokens, *parts)
     print(f"drawn and embedded in {time.perf_counter() - begun:.0f} s", flush=True)
     told, cuts = answers(options, (parts[0], parts[1]), (parts[2], parts[3]))
     found = table(told, options.resamples)

@@ -51,20 +51,28 @@ def long_axis(mask: np.ndarray, atrium: np.ndarray | None = None) -> np.ndarray:
 
 
 def discs(mask: np.ndarray, spacing: float = 1.0, axis: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-    """Diameters float64 (DISCS,) from apex to base, and the length of the axis, both in mm.
+    """Diameters float64 (DISCS,) from apex to base, and the length of the axis, both in mm; see `walls`."""
+    found, length = walls(mask, spacing, axis)
+    return found.sum(axis=0), length
 
-    A diameter is the area of the mask within its slice / the height of the slice. `axis`: as `long_axis` returns it;
-    what lies beyond its ends is not counted.
+
+def walls(mask: np.ndarray, spacing: float = 1.0, axis: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """From the axis to the walls at its left and right, apex up: float64 (2, DISCS) from apex to base; and its length,
+    both in mm.
+
+    A distance is the area of the mask on that side, within a slice, / the height of the slice. `axis`: as `long_axis`
+    returns it; what lies beyond its ends is not counted.
     """
     apex, base = long_axis(mask) if axis is None else axis
     length = float(np.hypot(*(base - apex)))
     if not length > 0:
-        return np.zeros(DISCS), 0.0
-    along = (_points(mask) - apex) @ (base - apex) / length
+        return np.zeros((2, DISCS)), 0.0
+    points, (x, y) = _points(mask) - apex, (base - apex) / length
     cuts = np.linspace(0, length, DISCS + 1)
-    # Area up to each cut: a pixel that is cut counts in part.
-    below = np.clip(cuts[:, None] - along + 0.5, 0, 1).sum(1)
-    return np.diff(below) * DISCS / length * spacing, length * spacing
+    # Area up to each cut: a pixel that is cut, by a slice or by the axis, counts in part.
+    below = np.clip(cuts[:, None] - points @ (x, y) + 0.5, 0, 1)
+    left = np.clip(0.5 - points @ (y, -x), 0, 1)
+    return np.diff(below @ np.stack([left, 1 - left]).T, axis=0).T * DISCS / length * spacing, length * spacing
 
 
 def disc_volume(a: np.ndarray, b: np.ndarray, length: float) -> float:

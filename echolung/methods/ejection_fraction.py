@@ -100,10 +100,6 @@ class EjectionFraction(Method):
         return cls(segmenter, settings.reading, min(fits, key=lambda one: one[0])[1])
 
     @classmethod
-    def files(cls, settings: Any) -> list[str]:
-        return Segmentation.files(settings)
-
-    @classmethod
     def reads(cls, task: Task, recordings: Recordings, training: Rows) -> list[str]:
         return sorted({*training["sample_id"], *traced_rows(task, recordings, training)["sample_id"]})
 

@@ -14,6 +14,7 @@ import torch
 from echolung.core.parameters import Parameters
 from echolung.embedding.recordings import Recordings
 from echolung.kinds.task import Task
+from echolung.models.exchange import weights_digest
 
 Rows = pd.DataFrame
 """Recordings to train on: sample_id, patient_id, split_group, y, stratum, label and `inner`, the inner fold that holds
@@ -71,8 +72,8 @@ class Method(abc.ABC):
 
     @classmethod
     def files(cls, settings: Any) -> list[str]:
-        """Digests of the files that its settings name."""
-        return []
+        """Digests of the files of weights that its settings name; raises CheckpointError if one is missing."""
+        return [weights_digest(place) for place in named_weights(settings.model_dump())]
 
     @classmethod
     def reads(cls, task: Task, recordings: Recordings, training: Rows) -> list[str]:
@@ -104,6 +105,14 @@ class Method(abc.ABC):
     def modules(cls) -> tuple[str, ...]:
         """All modules whose code decides the result of a fit."""
         return (cls.__module__, *cls.code)
+
+
+def named_weights(values: Any) -> list[str]:
+    """What stands under `weights`, at any depth, and is not empty."""
+    if not isinstance(values, dict):
+        return []
+    own = [values["weights"]] if values.get("weights") else []
+    return own + [place for value in values.values() for place in named_weights(value)]
 
 
 def device_of() -> torch.device:

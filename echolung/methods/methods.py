@@ -9,6 +9,7 @@ from echolung.methods.probes.linear import Linear, TwoViews
 from echolung.methods.probes.probe import Attentive, AttentiveBlocks
 from echolung.methods.reconstruction import Reconstruction
 from echolung.methods.segmentation import Light, MeanMask, Segmentation
+from echolung.methods.walls import OnWalls
 
 METHODS: dict[str, type[Method]] = {
     "attentive": Attentive,
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "mean-mask": MeanMask,
     "hybrid": EndToEnd,
     "hybrid-tokens": OnTokens,
+    "hybrid-walls": OnWalls,
     "ejection-fraction": EjectionFraction,
     "ejection-fraction-raw": RawEjectionFraction,
     "ejection-fraction-class": EjectionClass,

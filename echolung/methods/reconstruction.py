@@ -27,7 +27,6 @@ from echolung.methods.cohort import Cohort
 from echolung.methods.method import Method, Rows, device_of
 from echolung.methods.neighbours import none_left_out, with_share
 from echolung.methods.training import Run, TrainingSettings, batch_of
-from echolung.models.exchange import weights_digest
 from echolung.models.vit import VideoViTSettings
 from echolung.pretraining.mae import Mae, MaeSettings
 
@@ -63,10 +62,6 @@ class Reconstruction(Method):
 
     def __init__(self, settings: Any, net: Mae, held: dict[str, list[float]], search: pd.DataFrame) -> None:
         self.settings, self.net, self.held, self._search = settings, net.eval(), held, search
-
-    @classmethod
-    def files(cls, settings: Any) -> list[str]:
-        return [weights_digest(settings.encoder.weights)] if settings.encoder.weights else []
 
     @classmethod
     def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:

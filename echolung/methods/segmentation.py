@@ -29,7 +29,6 @@ from echolung.methods.gradcam import grad_cam
 from echolung.methods.method import Drawing, Maps, Method, Rows, device_of
 from echolung.methods.traced import CHUNK, CLASSES, Traced, mean_dice, train
 from echolung.methods.training import TrainingSettings
-from echolung.models.exchange import weights_digest
 from echolung.models.segmentation import LightDecoder, UNet, prepared
 
 RECORD, WEIGHTS = "segmenter.json", "segmenter.safetensors"
@@ -140,10 +139,6 @@ class Segmentation(Segmenter):
 
     gpus = 1.0
     Settings = UNetSettings
-
-    @classmethod
-    def files(cls, settings: Any) -> list[str]:
-        return [weights_digest(settings.weights)] if settings.weights else []
 
     @classmethod
     def build(cls, record: dict[str, Any]) -> nn.Module:

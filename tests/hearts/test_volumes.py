@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from echolung.core.errors import DataError
-from echolung.hearts.volumes import beats, discs, ejection_fraction, largest, long_axis, volume
+from echolung.hearts.volumes import beats, discs, ejection_fraction, largest, long_axis, volume, walls
 
 SIDE, MM = 161, 0.5
 
@@ -40,6 +40,16 @@ def test_discs_measure_an_ellipsoid_whole_or_cut_however_it_is_tilted(tilt: floa
     if cut == 1:
         half = (np.arange(20) + 0.5) / 10 - 1
         assert np.allclose(diameters, 64 * MM * np.sqrt(1 - half**2), atol=0.06 * 64 * MM)
+
+
+def test_either_wall_is_measured_from_the_axis() -> None:
+    wide, narrow = section(70, 40, 0.3), section(70, 24, 0.3)
+    for turn, order in ((1, [40, 24]), (-1, [24, 40])):
+        rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 + 0.13
+        is_left = turn * (columns * np.cos(0.3) - rows * np.sin(0.3)) < 0
+        found, _ = walls(np.where(is_left, wide, narrow), MM, long_axis(wide))
+        half = (np.arange(20) + 0.5) / 10 - 1
+        assert np.allclose(found, MM * np.c_[order] * np.sqrt(1 - half**2), atol=0.06 * 40 * MM)
 
 
 def test_two_views_measure_an_ellipsoid_with_three_axes() -> None:
