@@ -43,7 +43,7 @@ from echolung.methods.segmentation import Segmentation, UNetSettings
 from echolung.methods.walls import shapes
 from echolung.models.encoders import initial_encoder
 from echolung.models.frames import FramesSettings
-from echolung.phantom.heart import beating_heart, draw_heart
+from echolung.phantom.heart import HeartVideo, beating_heart, draw_heart
 from echolung.phantom.motion import Ventricle, outline
 
 FRAMES, FPS = 40, 25.0
@@ -80,13 +80,11 @@ def segmented(hearts: tuple[range, range], size: int, weights: str) -> list[np.n
     """Tokens (V, 2, T, D) of the walls that a U-Net draws, and where second beats empty, of both ranges of hearts."""
     shown, masks, places = {}, {}, {}
     for number in itertools.chain(*hearts):
-        frames, places[number] = drawn(number, size, number in hearts[1] or number % 4 == 0)
-        shown |= {f"h/{number}/{still}": (video, FPS) for still, video in enumerate(frames)}
+        videos, beat, places[number] = drawn(number, size, number in hearts[1] or number % 4 == 0)
+        shown |= {f"h/{number}/{still}": (video.frames, FPS) for still, video in enumerate(videos)}
         if number in hearts[0]:
-            seed, ef, _, beat, _ = chosen(number)
             traced = np.array([beat.end_diastole, beat.end_systole])
-            labels = draw_heart(ef, FRAMES, FPS, size, seed, "a4c").labels()[traced]
-            masks[f"h/{number}/0"] = Masks(traced, ("ED", "ES"), labels, STRUCTURES, float("nan"))
+            masks[f"h/{number}/0"] = Masks(traced, ("ED", "ES"), videos[0].labels()[traced], STRUCTURES, float("nan"))
     recordings = Recordings([Part(pd.DataFrame({"sample_id": list(shown)}), HeldClips(shown), masks=masks)])
     training = pd.DataFrame({"sample_id": list(masks), "patient_id": list(masks)})
     training["inner"] = np.where(np.array(hearts[0]) // 4 % 3 == 0, 0, -2)
@@ -108,13 +106,13 @@ def segmented(hearts: tuple[range, range], size: int, weights: str) -> list[np.n
     return parts
 
 
-def drawn(number: int, size: int, both: bool) -> tuple[np.ndarray, int]:
-    """Frames uint8 (1 or 2, T, S, S) of a heart, normal and with a still wall in beat two; where that empties."""
+def drawn(number: int, size: int, both: bool) -> tuple[list[HeartVideo], Ventricle, int]:
+    """A heart, normal and (`both`) with a still wall in beat two; how it beats then, and where that beat empties."""
     seed, ef, wall, beat, empty = chosen(number)
-    videos = [draw_heart(ef, FRAMES, FPS, size, seed, "a4c", still).frames for still in (0, wall)[: 1 + both]]
+    videos = [draw_heart(ef, FRAMES, FPS, size, seed, "a4c", still) for still in (0, wall)[: 1 + both]]
     outside = np.delete(np.arange(FRAMES), np.arange(FRAMES)[beat.abnormal])
-    assert all((one[outside] == videos[0][outside]).all() for one in videos), "nothing else differs"
-    return np.stack(videos), empty
+    assert all((one.frames[outside] == videos[0].frames[outside]).all() for one in videos), "nothing else differs"
+    return videos, beat, empty
 
 
 def with_event(tokens: np.ndarray, empty: int, length: int) -> np.ndarray:
@@ -133,7 +131,8 @@ def embedded(hearts: range, size: int, weights: str, every: bool) -> tuple[np.nd
     found = np.zeros((len(hearts), 2, FRAMES, encoder.width), np.float16)
     places = np.zeros(len(hearts), int)
     for at, number in enumerate(hearts):
-        frames, places[at] = drawn(number, size, every or at % 4 == 0)
+        videos, _, places[at] = drawn(number, size, every or at % 4 == 0)
+        frames = np.stack([video.frames for video in videos])
         tokens = encoder.encode(torch.from_numpy(frames)).unflatten(1, (FRAMES, -1)).mean(dim=2)
         found[at, : len(frames)] = tokens.half().numpy()
     return found, places

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from echolung.compute.trials import run_trials
 from echolung.core.errors import CheckpointError, DataError
+from echolung.core.runtime import sha256_file
 from echolung.embedding.recordings import Recordings
 from echolung.methods.hybrid import EndToEnd, HybridSettings, OnTokens, TemporalSettings, drawn, threshold
 from echolung.models.temporal import Layer, Temporal, TemporalShape, augmented_clips
@@ -142,6 +143,10 @@ def test_end_to_end_it_reads_frames_and_says_what_is_wrong(tmp_path: Path) -> No
     recordings, training, _, names = made(60)
     spatial = {"model": "test_resnet", "image_size": 32, "frames": 5, "clip_fps": 25.0}
     settings = HybridSettings.parse({**QUICK, "steps": 4, "validate_every": 2, "spatial": spatial, "views": 2}, "x")
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    named = HybridSettings.parse({"spatial": {**spatial, "weights": str(tmp_path / "w.pt")}}, "x")
+    found = [EndToEnd.files(settings), EndToEnd.files(named)]
+    assert found == [[], [sha256_file(tmp_path / "w.pt")]], "another file of weights makes another fit"
     one = EndToEnd.fit(settings, TASK, recordings, training, 0, tmp_path / "work")
     clips = [one.reader(recordings)(name, None) for name in ("s/000", "s/002")]  # of four and of six frames
     assert [valid.sum(axis=1).tolist() for _, valid in clips] == [[4, 4], [5, 5]]
