@@ -53,6 +53,8 @@ class SearchSettings(Parameters):
     fair among recipes with the same loss."""
     rungs: int = pydantic.Field(3, ge=0)  # how often the worse half is stopped (ASHA, Li et al. 2020, arXiv 1810.05934)
     seed: int = 0
+    repeats: int = pydantic.Field(1, ge=1)
+    """Runs of every combination, with seeds from `seed` on; their mean score ranks it."""
 
     @pydantic.field_validator("space")
     @classmethod
@@ -63,10 +65,10 @@ class SearchSettings(Parameters):
         return value
 
     def combinations(self) -> list[dict[str, Any]]:
-        """What the trials change, in a random order that depends on `seed`."""
+        """What the trials change, in a random order that depends on `seed`; each combination `repeats` times."""
         found = [dict(zip(self.space, one, strict=True)) for one in itertools.product(*self.space.values())]
         order = np.random.default_rng(self.seed).permutation(len(found))[: self.trials]
-        return [found[int(place)] for place in order]
+        return [found[int(place)] for place in np.repeat(order, self.repeats)]
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,10 @@ def search(
     workers: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train `runs`, one per combination, side by side; the worse half stops at every rung.
-    Returns a row per trial, best first (its changes, steps, clips, score, stopped, error), and the score (minus the
-    loss) by step. A recipe that fails, because it diverges, say, comes last with its error. Raises TrialError if all
-    fail, or if one does for another reason than its recipe."""
+    """Train `runs`, those of `search_runs`, side by side; the worse half stops at every rung.
+    Returns a row per trial, best first (its changes, seed, steps, clips, score, stopped, error, and the mean score of
+    its combination), and the score (minus the loss) by step. A recipe that fails, because it diverges, say, comes last
+    with its error. Raises TrialError if all fail, or if one does for another reason than its recipe."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -162,10 +164,14 @@ def search(
     last = history.drop_duplicates("trial", keep="last").rename(columns={"step": "steps"})
     last["stopped"] = last["steps"] < [runs[number].training.steps for number in last["trial"]]
     table = pd.DataFrame(settings.combinations()).rename_axis("trial").reset_index().merge(last, "left", on="trial")
+    table["seed"] = [run.seed for run in runs]
     table["error"] = table["trial"].map(errors).fillna("")
     table = table.astype({"steps": "Int64", "clips": "Int64", "stopped": "boolean"})
     table.loc[table["error"] != "", ["steps", "clips", "score", "stopped"]] = pd.NA
-    return table.sort_values(["error", "stopped", "score"], ascending=[True, True, False], ignore_index=True), history
+    own = table.assign(failed=table["error"] != "").groupby(table["trial"] // settings.repeats)
+    table["mean"] = own["score"].transform("mean")
+    order = [own["failed"].transform("any"), own["stopped"].transform("any"), -table["mean"], table["trial"]]
+    return table.iloc[np.lexsort(order[::-1])].reset_index(drop=True), history
 
 
 def _failed(result: Any) -> tuple[int, str]:
@@ -200,9 +206,10 @@ def search_runs(
     name: str, settings: SearchSettings, pretrain: PretrainSettings, shape: Callable[[PretrainSettings], Any],
     ingest: Path, directory: Path, readout: Readout | None,
 ) -> list[SeedRun]:  # fmt: skip
-    """A run per combination, in a folder of its changes and read-out; `shape` gives the encoder of changed settings."""
+    """A run per combination and seed, each in a folder of its own; `shape` gives the encoder of changed settings."""
     found, pool = [], stores(pretrain, settings.encoder, ingest)
-    for changes in settings.combinations():
+    for number, changes in enumerate(settings.combinations()):
+        seed = settings.seed + number % settings.repeats
         values = pretrain.model_dump(mode="json")
         own = values["encoders"][settings.encoder]
         parts = {"training": own["training"], "shape": own["shape"], "objective": own["settings"]}
@@ -211,6 +218,6 @@ def search_runs(
             parts[place][field] = value
         values["encoders"] = {settings.encoder: own}
         changed = PretrainSettings.parse(values, f"search.{name}")
-        folder = directory / digest([changes, readout.key if readout else None])
-        found.append(SeedRun(settings.encoder, changed, shape(changed), pool, settings.seed, folder))
+        folder = directory / digest([changes, seed, readout.key if readout else None])
+        found.append(SeedRun(settings.encoder, changed, shape(changed), pool, seed, folder))
     return found

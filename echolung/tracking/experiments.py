@@ -135,7 +135,9 @@ def search_trials(store: Store, study: str, parent: Run, trials: pd.DataFrame, c
     for row in trials.to_dict("records"):
         tags = {"study": study, "stage": "search", "mlflow.parentRunId": parent.id}
         with _closing(_create(store, experiment, f"trial {row['trial']}", tags)) as run:
-            run.parameters({str(name): value for name, value in row.items() if name not in ("score", "steps", "clips")})
+            run.parameters(
+                {str(name): value for name, value in row.items() if name not in ("score", "steps", "clips", "mean")}
+            )
             mine = curves[curves["trial"] == row["trial"]]
             run.series([(int(step), {"score": score}) for step, score in zip(mine["step"], mine["score"], strict=True)])
 

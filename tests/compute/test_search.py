@@ -73,6 +73,17 @@ def test_the_held_out_loss_needs_no_labels_and_a_recipe_that_diverges_comes_last
     assert trials["training.learning_rate"].tolist() == [1e-3, 1e30]
     assert trials["score"].notna().tolist() == [True, False] and trials["score"][0] < 0
     assert trials["error"][0] == "" and "diverged" in trials["error"][1]
+
+
+def test_a_combination_is_ranked_by_the_mean_over_its_seeds(data: Path, tmp_path: Path) -> None:
+    trials, _ = run(data, tmp_path, Readout(data, "bright", TASK, 1), rungs=0, repeats=2, seed=3, trials=3)
+    assert len(trials) == 6 and trials["seed"].tolist() == [3, 4] * 3 and trials["trial"].nunique() == 6
+    pairs = trials["score"].to_numpy().reshape(3, 2)
+    assert (pairs[:, 0] != pairs[:, 1]).all() and (np.diff(pairs.mean(axis=1)) <= 0).all()
+    np.testing.assert_allclose(trials["mean"], np.repeat(pairs.mean(axis=1), 2))
+
+
+def test_every_recipe_may_fail(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="every trial failed: pretraining diverged"):
         run(data, tmp_path / "b", None, space={"training.learning_rate": [1e30]})
 
