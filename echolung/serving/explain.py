@@ -15,7 +15,6 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -223,7 +222,6 @@ def write_png(path: Path, picture: Picture) -> None:
     shown = np.unique(np.linspace(0, picture.frames.shape[1] - 1, SHOWN).round().astype(int))
     with matplotlib.rc_context({"font.size": 8, "text.parse_math": False}):
         figure = Figure(figsize=(8.8, 1.1 + 2.25 * len(views)), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
         figure.suptitle(f"{picture.answer}   ({picture.file})\n{picture.numbers}", x=0.01, ha="left", fontsize=10)
         figure.supxlabel(f"{picture.maps.words}\n{picture.model}", x=0.01, ha="left", fontsize=8)
         panels = np.asarray(figure.subplots(2 * len(views), len(shown), squeeze=False))

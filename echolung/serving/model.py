@@ -154,11 +154,7 @@ class Model:
         video, name = decode(path, self.record.frame_size), str(path)
         if len(video.frames) < 2:
             raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
-        facts = {
-            "sample_id": name, "source": "", "path": name, "frames": len(video.frames), "fps": video.fps,
-            "frames_declared": video.frames_declared, "height": video.height, "width": video.width,
-            "pixel_aspect": video.pixel_aspect, "pixel_mm": video.pixel_mm, "codec": video.codec,
-        }  # fmt: skip
+        facts = vars(video) | {"sample_id": name, "source": "", "path": name, "frames": len(video.frames)}
         features = self._features(name, video) if self.encoder else None
         part = Part(pd.DataFrame([facts]), HeldClips({name: (video.frames, video.fps)}), features)
         return Decoded(name, Recordings([part]), video.damage)
