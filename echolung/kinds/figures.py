@@ -34,7 +34,7 @@ def confusions(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
         for panel, (task, arm, table) in zip(row, line, strict=False):
             _confusion(panel, table)
             panel.set_title(f"{task}\n{arm}")
-    hide([panel for row in panels for panel in row if not panel.has_data()])
+    hide(panel for panel in panels.flat if not panel.has_data())
     note(figure, "Share of the true class, and the number of videos or patients (mean over an arm's seeds).")
     return figure
 
@@ -80,8 +80,7 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
     columns = 2 if beside else 4 if len(drawn) > 3 else 3
     rows = -(-len(drawn) // columns)
     figure, panels = new_figure(rows, columns, rows * (3.2 if beside else 0.75 + 8.4 / columns), sharey=True)
-    flat = [panel for row in panels for panel in row]
-    for panel, (task, label) in zip(flat, drawn, strict=False):
+    for panel, (task, label) in zip(panels.flat, drawn, strict=False):
         panel.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=(0, (4, 3)))
         for arm, table in reversed(found[task].items()):
             curve = table[table["class"] == label]
@@ -94,9 +93,9 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
         panel.set_xlabel("false-positive rate")
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "lower right"}
         panel.legend(title="area", title_fontsize=8, reverse=True, **place)
-    for row in panels:
-        row[0].set_ylabel("true-positive rate")
-    hide(flat[len(drawn) :])
+    for panel in panels[:, 0]:
+        panel.set_ylabel("true-positive rate")
+    hide(panels.flat[len(drawn) :])
     return figure
 
 
@@ -113,8 +112,7 @@ def bland_altman(comparison: Comparison, colours: Mapping[str, str]) -> Figure |
         return None
     rows = -(-len(drawn) // ACROSS)
     figure, panels = new_figure(rows, ACROSS, 0.75 + 2.3 * rows, sharey=True)
-    flat = [panel for row in panels for panel in row]
-    for panel, (task, arm, mine) in zip(flat, drawn, strict=False):
+    for panel, (task, arm, mine) in zip(panels.flat, drawn, strict=False):
         error = mine["predicted"] - mine["true"]
         panel.plot((mine["predicted"] + mine["true"]) / 2, error, ".", ms=4, color=colours[arm], alpha=0.7)
         here = agreement[(agreement["task"] == task) & (agreement["arm"] == arm)].set_index("metric")["estimate"]
@@ -124,9 +122,9 @@ def bland_altman(comparison: Comparison, colours: Mapping[str, str]) -> Figure |
         panel.set_title(f"{task}\n")
         subtitle(panel, f"{arm}: {here['bias']:+.1f} [{here['lower limit']:+.1f}, {here['upper limit']:+.1f}]")
         panel.set_xlabel("mean of both")
-    for row in panels:
-        row[0].set_ylabel("predicted − true")
-    hide(flat[len(drawn) :])
+    for panel in panels[:, 0]:
+        panel.set_ylabel("predicted − true")
+    hide(panels.flat[len(drawn) :])
     note(figure, "Full line: bias. Dashed: 95% limits of agreement, bias ± 1.96 SD. Mean over an arm's seeds.")
     return figure
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from matplotlib import style
 
@@ -24,7 +25,6 @@ from echolung.reports import maps as embedding
 from echolung.reports.answer import against_controls, answers, few_seeds
 from echolung.reports.contest import EXPLAINED, contest
 from echolung.reports.plots import write_plots
-from echolung.reports.study import Sample
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
 
 
@@ -44,7 +44,7 @@ class ReportInputs:
     encoder_of: Mapping[str, str] = field(default_factory=dict)  # arm -> name of its encoder in `history`
     validation: Path | None = None  # folder of the gates' findings
     searches: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # task -> what its fits chose from
-    samples: Sequence[Sample] = ()
+    samples: Sequence[tuple[str, np.ndarray]] = ()  # `study.samples`
     maps: Sequence[embedding.Map] = ()
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)  # `contest.costs`
     revision: str = "<revision>"  # of the code; with a `+` where there were uncommitted changes
@@ -68,20 +68,14 @@ SORTED = (
     "Each point is a recording. An encoder whose nearest recordings agree in collection or patient, more than in the"
     " label, has learnt where a recording is from. Nearest are recordings of other patients, but for the patient."
 )
-GENERIC: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "differences": (
-        figures.differences,
-        "Difference from the reference",
-        "Shaded: better. If a line crosses zero, the sign is open. Folds are small and share training patients: look"
-        " for consistency among them, not for significance.",
-    ),
-    "estimates": (
-        figures.estimates,
-        "Every arm's metrics",
-        "Overlapping intervals do not mean that two arms are equal: the paired differences above use that both are"
-        " scored on the same patients.",
-    ),
-}
+DIFFERENCES = (
+    "Shaded: better. If a line crosses zero, the sign is open. Folds are small and share training patients: look for"
+    " consistency among them, not for significance."
+)
+ESTIMATES = (
+    "Overlapping intervals do not mean that two arms are equal: the paired differences above use that both are scored"
+    " on the same patients."
+)
 
 
 def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any], str, str]]:
@@ -90,9 +84,11 @@ def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any]
     for key, tasks in kinds.items():
         kind, part = KINDS[key], inputs.comparison.of_tasks(tasks)
         suffix, of_kind = (f"-{key}", f" ({key})") if len(kinds) > 1 else ("", "")
-        for name, (draw, title, caption) in GENERIC.items():
-            once = caption if key == next(iter(kinds)) else ""
-            yield name + suffix, name, partial(draw, part, kind, colours), title + of_kind, once
+        first, given = key == next(iter(kinds)), (part, kind, colours)
+        draw, title = partial(figures.differences, *given), f"Difference from the reference{of_kind}"
+        yield f"differences{suffix}", "differences", draw, title, DIFFERENCES * first
+        draw, title = partial(figures.estimates, *given), f"Every arm's metrics{of_kind}"
+        yield f"estimates{suffix}", "estimates", draw, title, ESTIMATES * first
         for name, one in kind.figures().items():
             yield name + suffix, "errors", partial(one.draw, part, colours), one.title, one.caption
     few = partial(figures.efficiency, inputs.searches, colours)
@@ -118,7 +114,8 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
             data = base64.b64encode(path.read_bytes()).decode()
             shown.setdefault(section, []).append({"name": name, "title": title, "caption": caption, "data": data})
     with atomic_directory(out / "plots") as target:
-        for path in write_plots(inputs.comparison, inputs.tasks, inputs.arms, inputs.history, target):
+        write_plots(inputs.comparison, inputs.tasks, inputs.arms, inputs.history, target)
+        for path in sorted(target.rglob("*.csv")):
             relative = path.relative_to(target)
             files[f"plot {relative.with_suffix('')}"] = out / "plots" / relative
     with atomic_path(files["page"]) as temporary:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from echolung.core.runtime import atomic_path
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.kinds import KINDS
 from echolung.kinds.task import Task
@@ -16,8 +15,8 @@ from echolung.reports.tables import by_kind
 
 def write_plots(
     comparison: Comparison, tasks: Mapping[str, Task], arms: Sequence[str], history: pd.DataFrame, directory: Path
-) -> list[Path]:
-    """Write all of them under `directory`; returns the files. A table of arms has a column for each of `arms`."""
+) -> None:
+    """Write all of them under `directory`. A table of arms has a column for each of `arms`."""
     files: dict[str, pd.DataFrame] = {}
     folds = judged_only(comparison, "folds")
     for kind, names in by_kind(tasks).items():
@@ -29,14 +28,11 @@ def write_plots(
         for (encoder, seed), table in history.groupby(["encoder", "seed"], sort=True):
             columns = table.drop(columns=["encoder", "seed"]).dropna(axis=1, how="all")
             files[f"training/{encoder}-seed{seed}"] = columns
-    written = []
     for name, table in files.items():
         folder, _, rest = name.partition("/")
         path = directory / folder / (re.sub(r"[^\w.-]+", "_", rest) + ".csv")
         if shown := [arm for arm in comparison.order if arm in table]:  # DVC wants every arm's column in every file
             others = [column for column in table if column not in shown]
             table = table.reindex(columns=[*others, *dict.fromkeys([*arms, *shown])])
-        with atomic_path(path) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
-        written.append(path)
-    return written
+        path.parent.mkdir(exist_ok=True)
+        table.to_csv(path, index=False, float_format="%.6g")
