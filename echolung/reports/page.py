@@ -85,10 +85,10 @@ def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any]
         kind, part = KINDS[key], inputs.comparison.of_tasks(tasks)
         suffix, of_kind = (f"-{key}", f" ({key})") if len(kinds) > 1 else ("", "")
         first, given = key == next(iter(kinds)), (part, kind, colours)
-        draw, title = partial(figures.differences, *given), f"Difference from the reference{of_kind}"
-        yield f"differences{suffix}", "differences", draw, title, DIFFERENCES * first
-        draw, title = partial(figures.estimates, *given), f"Every arm's metrics{of_kind}"
-        yield f"estimates{suffix}", "estimates", draw, title, ESTIMATES * first
+        pairs, arms = partial(figures.differences, *given), partial(figures.estimates, *given)
+        title = f"Difference from the reference{of_kind}"
+        yield f"differences{suffix}", "differences", pairs, title, DIFFERENCES * first
+        yield f"estimates{suffix}", "estimates", arms, f"Every arm's metrics{of_kind}", ESTIMATES * first
         for name, one in kind.figures().items():
             yield name + suffix, "errors", partial(one.draw, part, colours), one.title, one.caption
     few = partial(figures.efficiency, inputs.searches, colours)

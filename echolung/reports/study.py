@@ -83,7 +83,11 @@ def encoders(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
         weights = record.weights_sha256[:12]
         rows.append([arm, encoder, record.objective, pool, str(record.steps), str(record.seed), weights])
     table = pd.DataFrame(rows, columns=["arm", "encoder", "objective", "pretrained on", "steps", "seed", "weights"])
-    return table.groupby("arm", sort=False, as_index=False).agg(lambda cells: ", ".join(dict.fromkeys(cells)))
+    return table.groupby("arm", sort=False, as_index=False).agg(_listed)
+
+
+def _listed(cells: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(cells))
 
 
 def read_history(folders: Iterable[Path]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -116,7 +117,8 @@ def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
 def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 100) -> str:
     """The comparison for a terminal: a line of answer per task, one table, and how to read it."""
     found = answers(comparison, tasks)
-    lines = [line for task, answer in found.items() for line in _wrapped(f"{task}: {answer}", width, "    ")]
+    wrapped = partial(textwrap.wrap, width=width, break_on_hyphens=False)
+    lines = [line for task, text in found.items() for line in wrapped(f"{task}: {text}", subsequent_indent="    ")]
     rows = [row for kind, names in by_kind(tasks).items() for row in _of_kind(comparison, KINDS[kind], names, tasks)]
     sizes = [max(len(row[place]) for row in rows if len(row) > 1) for place in range(len(rows[0]))]
     sizes[0] = min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes[1:]))
@@ -127,11 +129,7 @@ def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 1
         cells = zip([first, *row[1:]], sizes, strict=False)
         lines.append("  ".join(text.ljust(size) for text, size in cells).rstrip())
     seen = f" {SEEN.strip()}: pretrained on videos of the task; not evidence." if SEEN in str(rows) else ""
-    return "\n".join([*lines, "", *_wrapped(f"{READING}{seen} {few_seeds(comparison)}", width)])
-
-
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join([*lines, "", *wrapped(f"{READING}{seen} {few_seeds(comparison)}")])
 
 
 def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mapping[str, Task]) -> list[list[str]]:
