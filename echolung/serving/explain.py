@@ -54,14 +54,14 @@ def explain_file(model: Model, path: Path, folder: Path, name: str, title: str) 
     drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png. Raises DataError if the method cannot explain
     itself, DiskError if the folder cannot be written to, VideoError as `predict`."""
     one = model.read(path)
-    answer, maps = model.answer(one), model.method.explain(one.recordings, one.name)
+    answer, maps = model.answer(str(path), one), model.method.explain(one, str(path))
     if maps is None:
         problem = f"the method '{model.record.method}' cannot show what its answers rest on"
         raise DataError(problem, "Leave out --explain.")
     if maps.curve and answer["outside"].item():  # an EF on the curve would read as an answer
         maps = replace(maps, curve=replace(maps.curve, readings=(), words=""))
     words = *_answer(model, answer.iloc[0]), f"{title}. {RESEARCH_ONLY}", path.name
-    picture = Picture(*model.clips(one), maps, *words)
+    picture = Picture(*model.clips(str(path), one), maps, *words)
     writers = {"gif": write_gif, "png": write_png}
     writers |= {"drawn.mp4": write_mp4} if maps.drawing else {}
     writers |= {"curve.png": write_curve} if maps.curve else {}
