@@ -39,14 +39,14 @@ def confusions(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
     return figure
 
 
-def _by_task(comparison: Comparison, name: str) -> dict[str, dict[str, pd.DataFrame]]:
-    """task -> arm -> its rows of a table, for candidates and references."""
+def _by_task(comparison: Comparison, name: str, every: bool = False) -> dict[str, dict[str, pd.DataFrame]]:
+    """task -> arm -> its rows of a table, for candidates and references, or for `every` arm."""
     table, roles = judged_only(comparison, name), comparison.roles
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for task in table["task"].unique():
         for arm in comparison.order:
             rows = table[(table["task"] == task) & (table["arm"] == arm)]
-            if len(rows) and roles[arm] in ("candidate", "reference"):
+            if len(rows) and (every or roles[arm] in ("candidate", "reference")):
                 found.setdefault(task, {})[arm] = rows
     return found
 
@@ -101,13 +101,8 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
 
 def bland_altman(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     """A panel per task and arm: the error of each unit against the mean of prediction and label."""
-    points, agreement = judged_only(comparison, "points"), judged_only(comparison, "agreement")
-    drawn = [
-        (task, arm, points[(points["task"] == task) & (points["arm"] == arm)])
-        for task in points["task"].unique()
-        for arm in comparison.order
-    ]
-    drawn = [(task, arm, mine) for task, arm, mine in drawn if len(mine)]
+    points, agreement = _by_task(comparison, "points", every=True), judged_only(comparison, "agreement")
+    drawn = [(task, arm, mine) for task, arms in points.items() for arm, mine in arms.items()]
     if not drawn:
         return None
     rows = -(-len(drawn) // ACROSS)
