@@ -132,8 +132,8 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
 def efficiency(searches: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> Figure | None:
     """Dice on the patients of the first inner fold against the number of training patients, where methods told it.
     `searches`: task -> what its fits chose from, with the columns arm, patients and dice."""
-    found = {task: table.dropna(subset=["patients"]) for task, table in searches.items() if "patients" in table}
-    found = {task: table for task, table in found.items() if len(table)}
+    told = {task: table for task, table in searches.items() if "patients" in table and table["patients"].notna().any()}
+    found = {task: table.dropna(subset=["patients"]) for task, table in told.items()}
     if not found:
         return None
     figure, panels = new_figure(1, len(found), 3.4)

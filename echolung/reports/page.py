@@ -1,6 +1,7 @@
 """The report: one HTML file that needs nothing beside it, the figures as files, and their data for `dvc plots`."""
 
 import base64
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,6 @@ from echolung.reports import figures
 from echolung.reports import maps as embedding
 from echolung.reports.answer import against_controls, answers, few_seeds
 from echolung.reports.contest import EXPLAINED, contest
-from echolung.reports.plots import write_plots
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
 
 
@@ -114,7 +114,7 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
             data = base64.b64encode(path.read_bytes()).decode()
             shown.setdefault(section, []).append({"name": name, "title": title, "caption": caption, "data": data})
     with atomic_directory(out / "plots") as target:
-        write_plots(inputs.comparison, inputs.tasks, inputs.arms, inputs.history, target)
+        _write_plots(inputs, target)
         for path in sorted(target.rglob("*.csv")):
             relative = path.relative_to(target)
             files[f"plot {relative.with_suffix('')}"] = out / "plots" / relative
@@ -132,6 +132,31 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
         with atomic_path(out / source.name) as temporary:
             shutil.copyfile(source, temporary)
     return pd.DataFrame({"name": n, "path": str(path), "bytes": path.stat().st_size} for n, path in files.items())
+
+
+def _write_plots(inputs: ReportInputs, directory: Path) -> None:
+    """The figures' data as small csv files below `directory`, for `dvc plots show` and `dvc plots diff`:
+    folds/<task>-<metric>.csv (step, one column per arm), training/<encoder>-seed<k>.csv (a history), and what kinds of
+    task add, such as confusion/ and roc/. A table of arms has a column for every arm of the study."""
+    files: dict[str, pd.DataFrame] = {}
+    comparison, history = inputs.comparison, inputs.history
+    folds = judged_only(comparison, "folds")
+    for kind, names in by_kind(inputs.tasks).items():
+        compared = folds[folds["task"].isin(names) & folds["metric"].isin(KINDS[kind].paired)]
+        for (task, metric), table in compared.groupby(["task", "metric"], sort=True):
+            files[f"folds/{task}-{metric}"] = table.pivot(index="step", columns="arm", values="value").reset_index()
+        files |= KINDS[kind].plots(comparison.of_tasks(names))
+    if len(history):
+        for (encoder, seed), table in history.groupby(["encoder", "seed"], sort=True):
+            files[f"training/{encoder}-seed{seed}"] = table.drop(columns=["encoder", "seed"]).dropna(axis=1, how="all")
+    for name, table in files.items():
+        folder, _, rest = name.partition("/")
+        path = directory / folder / (re.sub(r"[^\w.-]+", "_", rest) + ".csv")
+        if shown := [arm for arm in comparison.order if arm in table]:  # DVC wants every arm's column in every file
+            others = [column for column in table if column not in shown]
+            table = table.reindex(columns=[*others, *dict.fromkeys([*inputs.arms, *shown])])
+        path.parent.mkdir(exist_ok=True)
+        table.to_csv(path, index=False, float_format="%.6g")
 
 
 def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:

@@ -105,10 +105,8 @@ def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
     """What applies to single numbers of the table."""
     noted = arms[(arms["note"] != "") & arms["metric"].isin(metrics)].groupby(["metric", "note"], sort=False)["arm"]
     overlap = [
-        f"{arm}{SEEN}: pretrained, without labels, on {seen} of these {videos} videos; not evidence."
-        for arm, seen, videos in arms.loc[arms["n_seen"] > 0, ["arm", "n_seen", "n_videos"]]
-        .drop_duplicates("arm")
-        .values
+        f"{row.arm}{SEEN}: pretrained, without labels, on {row.n_seen} of these {row.n_videos} videos; not evidence."
+        for row in arms[arms["n_seen"] > 0].drop_duplicates("arm").itertuples()
     ]
     label = {metric: kind.metrics[metric].label for metric in metrics}
     return overlap + [f"{label[str(metric)]} of {', '.join(names)}: {text}." for (metric, text), names in noted]
