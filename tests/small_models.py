@@ -89,8 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def described(model: Model, path: Path) -> dict[str, np.ndarray]:
     """A file as novelty sees it."""
-    one = model.read(path)
-    return describe(one.recordings, [one.name])
+    return describe(model.read(path), [str(path)])
 
 
 @pytest.fixture(scope="session")

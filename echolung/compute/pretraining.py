@@ -57,30 +57,25 @@ def pretrain(
         if message := outlook(run) if run.seed in pending else f"{run.title}: already trained":
             print(message)
     if pending:
-        _train(pending, runs[0].directory.parent / "trials", on_metrics or {}, on_progress)
+        compute, place = runs[0].settings.compute, runs[0].directory.parent / "trials"
+        shutil.rmtree(place, ignore_errors=True)  # the state of a run is in its own folder
+        with ray_session(max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)):
+            run_trials(
+                functools.partial(_trial, runs=pending, on_metrics=on_metrics or {}, storage=place / "train"),
+                [{"seed": seed} for seed in pending],
+                place,
+                f"pretrain-{runs[0].name}",
+                len(pending),
+                on_progress,
+                resources=resources(compute),
+                at_once=_capacity(compute),
+                steps=runs[0].training.steps,
+                stop=runs[0].stop,
+            )
+        shutil.rmtree(place)
     for run in runs:
         shutil.copytree(run.result, target / f"seed{run.seed}", dirs_exist_ok=True)
     return pd.DataFrame([row(run) for run in runs])
-
-
-def _train(runs: dict[int, SeedRun], place: Path, on_metrics: Mapping[int, OnMetrics], on_progress: Progress) -> None:
-    some = next(iter(runs.values()))
-    compute = some.settings.compute
-    shutil.rmtree(place, ignore_errors=True)  # the state of a run is in its own folder
-    with ray_session(max(os.cpu_count() or 1, compute.workers * compute.cpus_per_worker)):
-        run_trials(
-            functools.partial(_trial, runs=runs, on_metrics=on_metrics, storage=place / "train"),
-            [{"seed": seed} for seed in runs],
-            place,
-            f"pretrain-{some.name}",
-            len(runs),
-            on_progress,
-            resources=resources(compute),
-            at_once=_capacity(compute),
-            steps=some.training.steps,
-            stop=some.stop,
-        )
-    shutil.rmtree(place)
 
 
 def _capacity(compute: ComputeSettings) -> int:

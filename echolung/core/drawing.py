@@ -1,8 +1,9 @@
 """The style of every figure: readable at the width of a README, with a colour-blind safe palette."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -18,13 +19,12 @@ WIDTH = 8.8  # inches
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
-def new_figure(rows: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[list[Axes]]]:
+def new_figure(rows: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, np.ndarray]:
     """A figure of the common width with rows x columns panels."""
     # Not pyplot, which keeps every figure alive and looks for a display.
     spacing = ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.06, hspace=0.02, wspace=0.02)
     figure = Figure(figsize=(WIDTH, height), layout=spacing)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
-    return figure, [list(row) for row in panels]
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
 
 
 def ticks(most: int, symmetric: bool = False) -> MaxNLocator:
@@ -42,7 +42,7 @@ def subtitle(panel: Axes, text: str) -> None:
     panel.text(0, 1.03, text, transform=panel.transAxes, fontsize=8).set_in_layout(False)
 
 
-def hide(panels: Sequence[Axes]) -> None:
+def hide(panels: Iterable[Axes]) -> None:
     """Leave these panels of a grid empty."""
     for panel in panels:
         panel.set_axis_off()

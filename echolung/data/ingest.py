@@ -82,7 +82,7 @@ def ingest(
     settings: IngestSettings,
     root: Path,
     workers: int = 1,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
     on_message: Callable[[str], None] = print,
 ) -> Ingested:
     """Scan a source of the project in `root` and decode what the cache lacks in `workers` processes.
@@ -110,8 +110,7 @@ def ingest(
     with contextlib.closing(as_done(functools.partial(_decode_into, cache, size), missing, workers)) as results:
         for done, (_, facts) in enumerate(results, start=1):
             known[facts["sha256"]] = facts
-            if on_progress is not None:
-                on_progress(done, len(missing))
+            on_progress(done, len(missing))
     rows = [
         _failed(None, fault) if fault else known[content] | ({} if pd.isna(fps) else {"fps": fps})
         for (content, fault), fps in zip(hashed, manifest["fps"], strict=True)  # a layout may know the rate better

@@ -7,7 +7,7 @@ from pathlib import Path
 from echolung import composition
 from echolung.core.errors import SettingsError
 from echolung.doctor import machine, sources
-from echolung.doctor.findings import Finding, failed
+from echolung.doctor.findings import Finding
 from echolung.settings import Settings, load
 
 
@@ -42,4 +42,4 @@ def parameters(
         said = f"study {settings.study} at scale {settings.scale}: valid"
         return settings, Finding("parameters", "ok", said, remedy)
     except SettingsError as error:
-        return None, failed("parameters", error)
+        return None, Finding("parameters", "error", error.problem, error.remedy)

@@ -3,24 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from echolung.core.errors import EcholungError
-
-Level = Literal["ok", "warning", "error"]
-
 
 @dataclass(frozen=True)
 class Finding:
     """The result of one check; with an error the study cannot run."""
 
     subject: str
-    level: Level
+    level: Literal["ok", "warning", "error"]
     said: str  # one line
     remedy: str = ""  # what to do, with the line to type; "" where nothing needs to be done
-
-
-def failed(subject: str, error: EcholungError) -> Finding:
-    """A typed error as a finding."""
-    return Finding(subject, "error", error.problem, error.remedy)
 
 
 def verdict(study: str, findings: list[Finding]) -> tuple[bool, str]:

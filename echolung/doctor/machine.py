@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from echolung.core.errors import EcholungError
-from echolung.doctor.findings import Finding, failed
+from echolung.doctor.findings import Finding
 
 ROOM = 5.0  # GB that should be free: the demo leaves about 1 GB, the lung study at the scale `laptop` about 3
 SECONDS = 2.0  # within which a Ray cluster must answer
@@ -38,7 +38,7 @@ def ffmpeg() -> Finding:
     try:
         return Finding("FFmpeg", "ok", f"version {require_ffmpeg()}")
     except EcholungError as error:
-        return failed("FFmpeg", error)
+        return Finding("FFmpeg", "error", error.problem, error.remedy)
 
 
 def gpu(wanted: bool) -> Finding:

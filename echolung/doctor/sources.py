@@ -12,7 +12,7 @@ from echolung.data.containers import opened
 from echolung.data.manifest import VIDEO_COLUMNS
 from echolung.data.sources.layouts import scan
 from echolung.data.splits import make_folds
-from echolung.doctor.findings import Finding, failed
+from echolung.doctor.findings import Finding
 from echolung.kinds.kinds import KINDS
 from echolung.settings import Settings
 
@@ -82,7 +82,7 @@ def tasks(settings: Settings, manifests: dict[str, pd.DataFrame]) -> list[Findin
             rows = KINDS[task.kind].labelled(task, pd.concat([manifests[source] for source in task.sources]))
             make_folds(rows.assign(split_group=rows["patient_id"]), settings.split, task.split, task.source)
         except EcholungError as error:
-            found.append(failed(name, error))
+            found.append(Finding(name, "error", error.problem, error.remedy))
             continue
         counts = rows["label"].value_counts()
         said = f"{len(rows)} videos of {rows['patient_id'].nunique()} patients"

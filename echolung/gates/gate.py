@@ -18,7 +18,7 @@ from echolung.core.errors import GateError
 from echolung.core.runtime import read_json, write_json
 
 if TYPE_CHECKING:
-    from echolung.gates.expectations import Table
+    from echolung.gates.suites import Table
 
 KEPT_ROWS = 50  # offending rows kept per expectation in the findings; `unexpected_count` counts all of them
 PRINTED_ROWS = 8

@@ -5,7 +5,8 @@ passes every other expectation. Then it lists expectations, on the tables themse
 thing that can be wrong (a patient, a training set, a fold of an arm).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,14 +16,52 @@ from great_expectations.expectations import ExpectColumnValuesToBeNull as Null
 from great_expectations.expectations import ExpectColumnValuesToBeUnique as Unique
 from great_expectations.expectations import ExpectColumnValuesToNotBeNull as NotNull
 from great_expectations.expectations import ExpectCompoundColumnsToBeUnique as UniqueTogether
+from great_expectations.expectations import ExpectTableColumnsToMatchSet as Columns
+from great_expectations.expectations import ExpectTableRowCountToBeBetween as RowCount
 
-from echolung.gates.expectations import Suite, Table, Tables, filled, true
-
+Tables = Mapping[str, pd.DataFrame]
 DECODED_SHARE = 0.8
 """A video with fewer of its declared frames is truncated; intact public files declare up to 9% too many."""
 NOT_COLLAPSED = Between(column="effective_rank", min_value=1.5, description="not collapsed: effective rank is over 1.5")
 """Below it features carry almost no information; identical features have rank 1."""
 HELD_OUT, UNUSED = -3, -1  # sides of a split besides the inner folds 0.. and -2 (always trained on)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and its expectations; the columns in `identity` name a row. An expectation's description says it."""
+
+    name: str
+    rows: pd.DataFrame
+    identity: Sequence[str]
+    expectations: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`columns`: table -> required columns. `expect(tables, **facts)`: all other expectations."""
+
+    columns: Mapping[str, Sequence[str]]
+    expect: Callable[..., list[Table]]
+    remedy: str
+
+    def tables(self, tables: Tables, **facts: Any) -> list[Table]:
+        """What to validate: rows and columns of the stage's tables and, if those are there, everything else."""
+        structure = []
+        for name, columns in self.columns.items():
+            described = f"has the columns {', '.join(columns)}"
+            there = Columns(column_set=list(columns), exact_match=False, description=described)
+            structure.append(Table(name, tables[name], [], [RowCount(min_value=1, description="has rows"), there]))
+        ready = all(len(tables[name]) and set(columns) <= set(tables[name]) for name, columns in self.columns.items())
+        return structure + (self.expect(tables, **facts) if ready else [])
+
+
+def filled(*columns: str) -> list[NotNull]:
+    return [NotNull(column=column, description=f"{column} is not empty") for column in columns]
+
+
+def true(column: str, description: str, severity: str = "critical") -> InSet:
+    return InSet(column=column, value_set=[True], description=description, severity=severity)
 
 
 def phantom(tables: Tables) -> list[Table]:

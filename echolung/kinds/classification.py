@@ -97,7 +97,7 @@ class Classification(Kind):
         return metrics.brier_scores(y.astype(np.int64), values)
 
     def scores(self, units: Units, key: Key, counts: np.ndarray) -> Scores:
-        y, p = _classes(units), units.values[key]
+        y, p = units.y.astype(np.int64), units.values[key]
         confusion = np.stack([_confusion(units, of_seed, counts[:, units.patient]) for of_seed in p])
         found = {name: decision(confusion) for name, decision in metrics.DECISIONS.items()}
         found |= {name: units.means(loss(y, p), counts) for name, loss in metrics.LOSSES.items()}
@@ -156,7 +156,7 @@ def classes_of(task: Task) -> list[str]:
 def by_class(units: Units, key: Key, counts: np.ndarray) -> pd.DataFrame:
     """Sensitivity and specificity of each class with 95% intervals: of patients Wilson's, which does not shrink to a
     point at 100%, with as many trials as there are split groups; of videos by resampling."""
-    y, classes = _classes(units), classes_of(units.task)
+    y, classes = units.y.astype(np.int64), classes_of(units.task)
     confusion = np.stack([_confusion(units, p, counts[:, units.patient]) for p in units.values[key]])
     rows = []
     for name, function in (("sensitivity", metrics.sensitivity), ("specificity", metrics.specificity)):
@@ -186,7 +186,7 @@ def confusions(units: Units, key: Key) -> pd.DataFrame:
 
 def roc(units: Units, key: Key) -> pd.DataFrame:
     """One-vs-rest ROC of each ranked class."""
-    y, classes = _classes(units), classes_of(units.task)
+    y, classes = units.y.astype(np.int64), classes_of(units.task)
     curves = [
         one_against_rest(units, y == k, units.values[key][..., k]).assign(**{"class": classes[k]})
         for k in _ranked(units)
@@ -222,10 +222,6 @@ def one_against_rest(units: Units, positive: np.ndarray, scores: np.ndarray) -> 
     return pd.DataFrame(dict(zip(ROC, metrics.mean_roc(curves), strict=True)) if curves else None, columns=ROC)
 
 
-def _classes(units: Units) -> np.ndarray:
-    return units.y.astype(np.int64)
-
-
 def _ranked(units: Units) -> range:
     """The classes a ranking is made of: the second of two (the positive one), or each of three or more."""
     classes = len(classes_of(units.task))
@@ -235,4 +231,4 @@ def _ranked(units: Units) -> range:
 def _confusion(units: Units, of_seed: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Confusion matrices (B, K, K) of the decisions on the mean probability over repeats; of_seed (R, U, K)."""
     predicted = of_seed.mean(axis=0).argmax(axis=-1)
-    return metrics.confusion_matrix(_classes(units), predicted, of_seed.shape[-1], weights)
+    return metrics.confusion_matrix(units.y.astype(np.int64), predicted, of_seed.shape[-1], weights)

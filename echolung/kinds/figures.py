@@ -34,19 +34,19 @@ def confusions(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
         for panel, (task, arm, table) in zip(row, line, strict=False):
             _confusion(panel, table)
             panel.set_title(f"{task}\n{arm}")
-    hide([panel for row in panels for panel in row if not panel.has_data()])
+    hide(panel for panel in panels.flat if not panel.has_data())
     note(figure, "Share of the true class, and the number of videos or patients (mean over an arm's seeds).")
     return figure
 
 
-def _by_task(comparison: Comparison, name: str) -> dict[str, dict[str, pd.DataFrame]]:
-    """task -> arm -> its rows of a table, for candidates and references."""
+def _by_task(comparison: Comparison, name: str, every: bool = False) -> dict[str, dict[str, pd.DataFrame]]:
+    """task -> arm -> its rows of a table, for candidates and references, or for `every` arm."""
     table, roles = judged_only(comparison, name), comparison.roles
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for task in table["task"].unique():
         for arm in comparison.order:
             rows = table[(table["task"] == task) & (table["arm"] == arm)]
-            if len(rows) and roles[arm] in ("candidate", "reference"):
+            if len(rows) and (every or roles[arm] in ("candidate", "reference")):
                 found.setdefault(task, {})[arm] = rows
     return found
 
@@ -80,8 +80,7 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
     columns = 2 if beside else 4 if len(drawn) > 3 else 3
     rows = -(-len(drawn) // columns)
     figure, panels = new_figure(rows, columns, rows * (3.2 if beside else 0.75 + 8.4 / columns), sharey=True)
-    flat = [panel for row in panels for panel in row]
-    for panel, (task, label) in zip(flat, drawn, strict=False):
+    for panel, (task, label) in zip(panels.flat, drawn, strict=False):
         panel.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=(0, (4, 3)))
         for arm, table in reversed(found[task].items()):
             curve = table[table["class"] == label]
@@ -94,27 +93,21 @@ def roc_curves(comparison: Comparison, colours: Mapping[str, str]) -> Figure | N
         panel.set_xlabel("false-positive rate")
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "lower right"}
         panel.legend(title="area", title_fontsize=8, reverse=True, **place)
-    for row in panels:
-        row[0].set_ylabel("true-positive rate")
-    hide(flat[len(drawn) :])
+    for panel in panels[:, 0]:
+        panel.set_ylabel("true-positive rate")
+    hide(panels.flat[len(drawn) :])
     return figure
 
 
 def bland_altman(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     """A panel per task and arm: the error of each unit against the mean of prediction and label."""
-    points, agreement = judged_only(comparison, "points"), judged_only(comparison, "agreement")
-    drawn = [
-        (task, arm, points[(points["task"] == task) & (points["arm"] == arm)])
-        for task in points["task"].unique()
-        for arm in comparison.order
-    ]
-    drawn = [(task, arm, mine) for task, arm, mine in drawn if len(mine)]
+    points, agreement = _by_task(comparison, "points", every=True), judged_only(comparison, "agreement")
+    drawn = [(task, arm, mine) for task, arms in points.items() for arm, mine in arms.items()]
     if not drawn:
         return None
     rows = -(-len(drawn) // ACROSS)
     figure, panels = new_figure(rows, ACROSS, 0.75 + 2.3 * rows, sharey=True)
-    flat = [panel for row in panels for panel in row]
-    for panel, (task, arm, mine) in zip(flat, drawn, strict=False):
+    for panel, (task, arm, mine) in zip(panels.flat, drawn, strict=False):
         error = mine["predicted"] - mine["true"]
         panel.plot((mine["predicted"] + mine["true"]) / 2, error, ".", ms=4, color=colours[arm], alpha=0.7)
         here = agreement[(agreement["task"] == task) & (agreement["arm"] == arm)].set_index("metric")["estimate"]
@@ -124,9 +117,9 @@ def bland_altman(comparison: Comparison, colours: Mapping[str, str]) -> Figure |
         panel.set_title(f"{task}\n")
         subtitle(panel, f"{arm}: {here['bias']:+.1f} [{here['lower limit']:+.1f}, {here['upper limit']:+.1f}]")
         panel.set_xlabel("mean of both")
-    for row in panels:
-        row[0].set_ylabel("predicted − true")
-    hide(flat[len(drawn) :])
+    for panel in panels[:, 0]:
+        panel.set_ylabel("predicted − true")
+    hide(panels.flat[len(drawn) :])
     note(figure, "Full line: bias. Dashed: 95% limits of agreement, bias ± 1.96 SD. Mean over an arm's seeds.")
     return figure
 

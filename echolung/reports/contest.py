@@ -13,7 +13,7 @@ from echolung.kinds.task import Task
 from echolung.methods.methods import METHODS
 from echolung.models.weights import read_record
 from echolung.reports.study import read_history
-from echolung.reports.tables import Row, TaskTable, arm_rows, basis
+from echolung.reports.tables import TaskTable, arm_rows, basis
 
 KEYS = ["task", "arm", "method"]
 COSTS = {"minutes": "minutes", "clips": "clips", "tflop": "TFLOP", "milliseconds": "ms to ask"}
@@ -70,11 +70,8 @@ def contest(comparison: Comparison, tasks: Mapping[str, Task], costs: pd.DataFra
         mine = costs[costs["task"] == name]
         of = dict(zip(zip(mine["arm"], mine["method"], strict=True), mine[list(COSTS)].to_numpy(float), strict=True))
         metrics = list(dict.fromkeys([*kind.paired[:2], kind.loss]))
-        rows = [
-            Row(row.arm, row.label, row.method, [*row.cells, *map(_written, of[row.arm, row.method])])
-            for row in arm_rows(arms, comparison.order, metrics)
-        ]
-        heads = [*(kind.metrics[metric].label for metric in metrics), *COSTS.values()]
+        rows = [[*line, *map(_written, of[key])] for key, line in arm_rows(arms, comparison.order, metrics).items()]
+        heads = ["", "method", *(kind.metrics[metric].label for metric in metrics), *COSTS.values()]
         tables.append(TaskTable(name, basis(arms), heads, rows, []))
     return tables
 

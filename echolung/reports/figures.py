@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from echolung.core.drawing import FAINT, GREYS, HUES, INK, PALE, SOFT, WIDTH, hide, new_figure, note, subtitle, ticks
 from echolung.evaluation.comparison import Comparison, judged_only
 from echolung.kinds.kind import Kind
-from echolung.reports.study import Sample
 from echolung.reports.tables import basis
 
 PANELS = 6  # most panels of training curves
@@ -43,11 +42,11 @@ def differences(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) 
     ]
     table = table.assign(label=labels, estimate=table["difference"], folds=folds)
     figure, panels = _intervals(table, comparison, kind, colours)
-    for column, metric in enumerate(kind.paired):
+    for metric, column in zip(kind.paired, panels.T, strict=True):
         shown = table[table["metric"] == metric]
         ends = np.concatenate([*shown["folds"], shown["low"], shown["high"]])
         extent = np.nanmax(np.abs(ends), initial=0.01) * 1.05
-        for panel in [row[column] for row in panels]:
+        for panel in column:
             better = (0, extent) if kind.metrics[metric].higher_is_better else (-extent, 0)
             panel.axvspan(*better, color="#eaf4ee", zorder=0)
             panel.axvline(0, color=SOFT, lw=1)
@@ -71,7 +70,7 @@ def estimates(comparison: Comparison, kind: Kind, colours: Mapping[str, str]) ->
 
 def _intervals(
     table: pd.DataFrame, comparison: Comparison, kind: Kind, colours: Mapping[str, str]
-) -> tuple[Figure, list[list[Axes]]]:
+) -> tuple[Figure, np.ndarray]:
     """A row of panels per task and a column per metric, which show each `label`'s estimate, low and high."""
     tasks, most = list(table["task"].unique()), table.groupby("task")["label"].nunique().max()
     figure, panels = new_figure(len(tasks), len(kind.paired), 0.75 + len(tasks) * (0.62 + 0.27 * most))
@@ -114,9 +113,8 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     rows = -(-len(shown) // columns)
     encoders, seeds = list(history["encoder"].unique()), sorted(history["seed"].unique())
     figure, panels = new_figure(rows, columns, 0.9 + 2.1 * rows)
-    flat = [panel for row in panels for panel in row]
     styles = {seed: SEED_STYLES[i % len(SEED_STYLES)] for i, seed in enumerate(seeds)}
-    for panel, name in zip(flat, shown, strict=False):
+    for panel, name in zip(panels.flat, shown, strict=False):
         for (encoder, seed), run in history.groupby(["encoder", "seed"], sort=True):
             run = run[run[name].notna()].sort_values("step")
             marker = "o" if len(run) < 3 else ""
@@ -124,7 +122,7 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
             panel.plot(run["step"], run[name], lw=1.5, ls=styles[seed], marker=marker, color=colour)
         panel.set_title(str(name))
         panel.set_xlabel("step")
-    hide(flat[len(shown) :])
+    hide(panels.flat[len(shown) :])
     keys = [Line2D([], [], color=colours.get(encoder, FAINT), lw=3, label=encoder) for encoder in encoders]
     keys += [Line2D([], [], color=INK, lw=1.2, ls=styles[seed], label=f"seed {seed}") for seed in seeds]
     figure.legend(handles=keys, loc="outside lower left", ncols=6)
@@ -134,8 +132,8 @@ def training(history: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
 def efficiency(searches: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> Figure | None:
     """Dice on the patients of the first inner fold against the number of training patients, where methods told it.
     `searches`: task -> what its fits chose from, with the columns arm, patients and dice."""
-    found = {task: table.dropna(subset=["patients"]) for task, table in searches.items() if "patients" in table}
-    found = {task: table for task, table in found.items() if len(table)}
+    told = {task: table for task, table in searches.items() if "patients" in table and table["patients"].notna().any()}
+    found = {task: table.dropna(subset=["patients"]) for task, table in told.items()}
     if not found:
         return None
     figure, panels = new_figure(1, len(found), 3.4)
@@ -155,18 +153,18 @@ def efficiency(searches: Mapping[str, pd.DataFrame], colours: Mapping[str, str])
     return figure
 
 
-def sample_frames(samples: Sequence[Sample]) -> Figure | None:
-    """A contact sheet: one video per row, time from left to right."""
+def sample_frames(samples: Sequence[tuple[str, np.ndarray]]) -> Figure | None:
+    """A contact sheet of captions and frames uint8 (n, H, W): one video per row, time from left to right."""
     if not samples:
         return None
-    columns = max(len(sample.frames) for sample in samples)
+    columns = max(len(frames) for _, frames in samples)
     figure, panels = new_figure(len(samples), columns, (0.22 + WIDTH / columns) * len(samples))
     figure.set_facecolor("#0b0f14")
-    for row, sample in zip(panels, samples, strict=True):
+    for row, (caption, frames) in zip(panels, samples, strict=True):
         hide(row)
-        for panel, frame in zip(row, sample.frames, strict=False):
+        for panel, frame in zip(row, frames, strict=False):
             panel.imshow(frame, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-        caption = row[0].text(0, 1.04, sample.caption, transform=row[0].transAxes, color="#dfe6ee", fontweight="bold")
-        caption.set_in_layout(False)  # it is wider than its panel
+        text = row[0].text(0, 1.04, caption, transform=row[0].transAxes, color="#dfe6ee", fontweight="bold")
+        text.set_in_layout(False)  # it is wider than its panel
     figure.set_layout_engine("constrained", h_pad=0.16, w_pad=0.06)
     return figure

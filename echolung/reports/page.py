@@ -1,6 +1,7 @@
 """The report: one HTML file that needs nothing beside it, the figures as files, and their data for `dvc plots`."""
 
 import base64
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from matplotlib import style
 
@@ -23,8 +25,6 @@ from echolung.reports import figures
 from echolung.reports import maps as embedding
 from echolung.reports.answer import against_controls, answers, few_seeds
 from echolung.reports.contest import EXPLAINED, contest
-from echolung.reports.plots import write_plots
-from echolung.reports.study import Sample
 from echolung.reports.tables import READING, by_kind, table_markdown, task_tables
 
 
@@ -44,7 +44,7 @@ class ReportInputs:
     encoder_of: Mapping[str, str] = field(default_factory=dict)  # arm -> name of its encoder in `history`
     validation: Path | None = None  # folder of the gates' findings
     searches: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # task -> what its fits chose from
-    samples: Sequence[Sample] = ()
+    samples: Sequence[tuple[str, np.ndarray]] = ()  # `study.samples`
     maps: Sequence[embedding.Map] = ()
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)  # `contest.costs`
     revision: str = "<revision>"  # of the code; with a `+` where there were uncommitted changes
@@ -68,20 +68,14 @@ SORTED = (
     "Each point is a recording. An encoder whose nearest recordings agree in collection or patient, more than in the"
     " label, has learnt where a recording is from. Nearest are recordings of other patients, but for the patient."
 )
-GENERIC: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "differences": (
-        figures.differences,
-        "Difference from the reference",
-        "Shaded: better. If a line crosses zero, the sign is open. Folds are small and share training patients: look"
-        " for consistency among them, not for significance.",
-    ),
-    "estimates": (
-        figures.estimates,
-        "Every arm's metrics",
-        "Overlapping intervals do not mean that two arms are equal: the paired differences above use that both are"
-        " scored on the same patients.",
-    ),
-}
+DIFFERENCES = (
+    "Shaded: better. If a line crosses zero, the sign is open. Folds are small and share training patients: look for"
+    " consistency among them, not for significance."
+)
+ESTIMATES = (
+    "Overlapping intervals do not mean that two arms are equal: the paired differences above use that both are scored"
+    " on the same patients."
+)
 
 
 def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any], str, str]]:
@@ -90,9 +84,11 @@ def _planned(inputs: ReportInputs) -> Iterator[tuple[str, str, Callable[[], Any]
     for key, tasks in kinds.items():
         kind, part = KINDS[key], inputs.comparison.of_tasks(tasks)
         suffix, of_kind = (f"-{key}", f" ({key})") if len(kinds) > 1 else ("", "")
-        for name, (draw, title, caption) in GENERIC.items():
-            once = caption if key == next(iter(kinds)) else ""
-            yield name + suffix, name, partial(draw, part, kind, colours), title + of_kind, once
+        first, given = key == next(iter(kinds)), (part, kind, colours)
+        pairs, arms = partial(figures.differences, *given), partial(figures.estimates, *given)
+        title = f"Difference from the reference{of_kind}"
+        yield f"differences{suffix}", "differences", pairs, title, DIFFERENCES * first
+        yield f"estimates{suffix}", "estimates", arms, f"Every arm's metrics{of_kind}", ESTIMATES * first
         for name, one in kind.figures().items():
             yield name + suffix, "errors", partial(one.draw, part, colours), one.title, one.caption
     few = partial(figures.efficiency, inputs.searches, colours)
@@ -118,7 +114,8 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
             data = base64.b64encode(path.read_bytes()).decode()
             shown.setdefault(section, []).append({"name": name, "title": title, "caption": caption, "data": data})
     with atomic_directory(out / "plots") as target:
-        for path in write_plots(inputs.comparison, inputs.tasks, inputs.arms, inputs.history, target):
+        _write_plots(inputs, target)
+        for path in sorted(target.rglob("*.csv")):
             relative = path.relative_to(target)
             files[f"plot {relative.with_suffix('')}"] = out / "plots" / relative
     with atomic_path(files["page"]) as temporary:
@@ -135,6 +132,31 @@ def write_report(inputs: ReportInputs, out: Path) -> pd.DataFrame:
         with atomic_path(out / source.name) as temporary:
             shutil.copyfile(source, temporary)
     return pd.DataFrame({"name": n, "path": str(path), "bytes": path.stat().st_size} for n, path in files.items())
+
+
+def _write_plots(inputs: ReportInputs, directory: Path) -> None:
+    """The figures' data as small csv files below `directory`, for `dvc plots show` and `dvc plots diff`:
+    folds/<task>-<metric>.csv (step, one column per arm), training/<encoder>-seed<k>.csv (a history), and what kinds of
+    task add, such as confusion/ and roc/. A table of arms has a column for every arm of the study."""
+    files: dict[str, pd.DataFrame] = {}
+    comparison, history = inputs.comparison, inputs.history
+    folds = judged_only(comparison, "folds")
+    for kind, names in by_kind(inputs.tasks).items():
+        compared = folds[folds["task"].isin(names) & folds["metric"].isin(KINDS[kind].paired)]
+        for (task, metric), table in compared.groupby(["task", "metric"], sort=True):
+            files[f"folds/{task}-{metric}"] = table.pivot(index="step", columns="arm", values="value").reset_index()
+        files |= KINDS[kind].plots(comparison.of_tasks(names))
+    if len(history):
+        for (encoder, seed), table in history.groupby(["encoder", "seed"], sort=True):
+            files[f"training/{encoder}-seed{seed}"] = table.drop(columns=["encoder", "seed"]).dropna(axis=1, how="all")
+    for name, table in files.items():
+        folder, _, rest = name.partition("/")
+        path = directory / folder / (re.sub(r"[^\w.-]+", "_", rest) + ".csv")
+        if shown := [arm for arm in comparison.order if arm in table]:  # DVC wants every arm's column in every file
+            others = [column for column in table if column not in shown]
+            table = table.reindex(columns=[*others, *dict.fromkeys([*inputs.arms, *shown])])
+        path.parent.mkdir(exist_ok=True)
+        table.to_csv(path, index=False, float_format="%.6g")
 
 
 def _page(inputs: ReportInputs, shown: Mapping[str, Any]) -> str:

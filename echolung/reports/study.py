@@ -5,7 +5,6 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +46,11 @@ def _short(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain.items())
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A few frames of one video, uint8 (n, H, W), and what it shows."""
-
-    caption: str
-    frames: np.ndarray
-
-
 def samples(
     tasks: Mapping[str, Task], folds: Mapping[str, pd.DataFrame], shown: Collection[str], ingest: Path, frames: int = 6
-) -> list[Sample]:
-    """Evenly spaced frames of the first scored video of each stratum (class) of the tasks whose source is `shown`."""
+) -> list[tuple[str, np.ndarray]]:
+    """What the first scored video of each stratum (class) of the tasks whose source is `shown` shows, and a few of its
+    frames, evenly spaced: uint8 (n, H, W)."""
     found = []
     for name in [name for name, task in tasks.items() if task.source in shown]:
         store = ClipStore.open(ingest / tasks[name].source / "clips")
@@ -66,7 +58,7 @@ def samples(
         for sample_id, label in rows[["sample_id", "label"]].itertuples(index=False, name=None):
             video = store.frames(sample_id)
             places = np.linspace(0, len(video) - 1, frames).round().astype(int)
-            found.append(Sample(f"{label} · {sample_id}", np.asarray(video[places])))
+            found.append((f"{label} · {sample_id}", np.asarray(video[places])))
     return found
 
 

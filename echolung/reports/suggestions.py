@@ -15,8 +15,7 @@ def sheet(shown: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     Two pictures each: outlines where the mean probability is one half, and its standard deviation over members."""
     rows = -(-len(shown) // COLUMNS)
     figure, panels = new_figure(rows, 2 * COLUMNS, 0.5 + 1.75 * rows)
-    places = [panel for row in panels for panel in row]
-    for (title, frame, p), left, right in zip(shown, places[::2], places[1::2], strict=False):
+    for (title, frame, p), (left, right) in zip(shown, panels.reshape(-1, 2), strict=False):
         for panel in (left, right):
             panel.imshow(frame, cmap="gray", vmin=0, vmax=255)
         left.set_title(title, fontsize=8, fontweight="normal").set_in_layout(False)
@@ -26,7 +25,7 @@ def sheet(shown: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
                     left.contour(one, [0.5], colors=[colour], linewidths=0.9)
             apart = p.std(axis=0).max(axis=0)
             right.imshow(apart, cmap="inferno", vmin=0, vmax=0.5, alpha=np.clip(4 * apart, 0, 0.9))
-    hide(places)
+    hide(panels.flat)
     if any(len(p) for _, _, p in shown):
         note(figure, "Left: what the ensemble draws. Right: where its members disagree, from 0 to a deviation of 0.5.")
     return figure

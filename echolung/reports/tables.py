@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -21,28 +22,14 @@ READING = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a task's table: an arm, or the difference of two."""
-
-    arm: str
-    label: str
-    method: str
-    cells: list[str]
-
-
-@dataclass(frozen=True)
 class TaskTable:
-    """One task's estimates and differences."""
+    """One task's estimates and differences: lines of an arm, or of the difference of two, its method, and cells."""
 
     task: str
     basis: str
     heads: list[str]
-    rows: list[Row]
+    rows: list[list[str]]
     notes: list[str]
-
-    def grid(self) -> dict[str, list[Any]]:
-        rows = [[row.label, row.method, *row.cells] for row in self.rows]
-        return {"heads": ["", "method", *self.heads], "rows": rows}
 
 
 def by_kind(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
@@ -69,9 +56,9 @@ def task_tables(
         pairs = {"main": pairs[main], "pairs": pairs[~main], "methods": pairs, "metrics": pairs[:0]}[view]
         if arms.empty or not metrics:
             continue
-        rows = [] if view == "pairs" else arm_rows(arms, comparison.order, metrics)
+        rows = [] if view == "pairs" else [*arm_rows(arms, comparison.order, metrics).values()]
         rows += _difference_rows(pairs, metrics, task.main)
-        heads = [kind.metrics[metric].label for metric in metrics]
+        heads = ["", "method", *(kind.metrics[metric].label for metric in metrics)]
         notes = [] if view == "pairs" else _notes(arms, metrics, kind)
         tables.append(TaskTable(name, basis(arms), heads, rows, notes))
     return tables
@@ -83,20 +70,20 @@ def basis(arms: pd.DataFrame) -> str:
     return f"per {first['unit']}: {patients(first['n_patients'], first['n_groups'])}, {first['n_videos']} videos"
 
 
-def arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) -> list[Row]:
-    """A line for every arm, with its seeds, and method among rows of `Comparison.arms` of one task, in this order."""
-    rows = []
+def arm_rows(arms: pd.DataFrame, order: Sequence[str], metrics: Sequence[str]) -> dict[tuple[str, str], list[str]]:
+    """(arm, method) -> its line, the arm with its seeds, of rows of `Comparison.arms` of one task, in this order."""
+    rows = {}
     for arm in order:
         for method, found in arms[arms["arm"] == arm].groupby("method", sort=False):
             by_metric = found.set_index("metric").to_dict("index")
             cells = [cell(by_metric[metric], "estimate", plain) for metric in metrics]
             seeds, seen = found[["seeds", "n_seen"]].iloc[0]
             label = f"{arm}{f' ×{seeds}' if seeds > 1 else ''}{SEEN if seen else ''}"
-            rows.append(Row(arm, label, str(method), cells))
+            rows[arm, str(method)] = [label, str(method), *cells]
     return rows
 
 
-def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str], main: bool) -> list[Row]:
+def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str], main: bool) -> list[list[str]]:
     rows = []
     for (arm, reference, method), found in pairs.groupby(["arm", "reference", "method"], sort=False):
         by_metric = found.set_index("metric").to_dict("index")
@@ -105,7 +92,7 @@ def _difference_rows(pairs: pd.DataFrame, metrics: Sequence[str], main: bool) ->
             if by_metric[metric]["test"] and main:
                 cells[place] += f", {chance(by_metric[metric])}"
         mark = SEEN if found["n_seen"].iloc[0] else ""
-        rows.append(Row(str(arm), f"{arm} − {reference}{mark}", str(method), cells))
+        rows.append([f"{arm} − {reference}{mark}", str(method), *cells])
     return rows
 
 
@@ -118,10 +105,8 @@ def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
     """What applies to single numbers of the table."""
     noted = arms[(arms["note"] != "") & arms["metric"].isin(metrics)].groupby(["metric", "note"], sort=False)["arm"]
     overlap = [
-        f"{arm}{SEEN}: pretrained, without labels, on {seen} of these {videos} videos; not evidence."
-        for arm, seen, videos in arms.loc[arms["n_seen"] > 0, ["arm", "n_seen", "n_videos"]]
-        .drop_duplicates("arm")
-        .values
+        f"{row.arm}{SEEN}: pretrained, without labels, on {row.n_seen} of these {row.n_videos} videos; not evidence."
+        for row in arms[arms["n_seen"] > 0].drop_duplicates("arm").itertuples()
     ]
     label = {metric: kind.metrics[metric].label for metric in metrics}
     return overlap + [f"{label[str(metric)]} of {', '.join(names)}: {text}." for (metric, text), names in noted]
@@ -130,7 +115,8 @@ def _notes(arms: pd.DataFrame, metrics: Sequence[str], kind: Kind) -> list[str]:
 def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 100) -> str:
     """The comparison for a terminal: a line of answer per task, one table, and how to read it."""
     found = answers(comparison, tasks)
-    lines = [line for task, answer in found.items() for line in _wrapped(f"{task}: {answer}", width, "    ")]
+    wrapped = partial(textwrap.wrap, width=width, break_on_hyphens=False)
+    lines = [line for task, text in found.items() for line in wrapped(f"{task}: {text}", subsequent_indent="    ")]
     rows = [row for kind, names in by_kind(tasks).items() for row in _of_kind(comparison, KINDS[kind], names, tasks)]
     sizes = [max(len(row[place]) for row in rows if len(row) > 1) for place in range(len(rows[0]))]
     sizes[0] = min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes[1:]))
@@ -141,11 +127,7 @@ def table_text(comparison: Comparison, tasks: Mapping[str, Task], width: int = 1
         cells = zip([first, *row[1:]], sizes, strict=False)
         lines.append("  ".join(text.ljust(size) for text, size in cells).rstrip())
     seen = f" {SEEN.strip()}: pretrained on videos of the task; not evidence." if SEEN in str(rows) else ""
-    return "\n".join([*lines, "", *_wrapped(f"{READING}{seen} {few_seeds(comparison)}", width)])
-
-
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join([*lines, "", *wrapped(f"{READING}{seen} {few_seeds(comparison)}")])
 
 
 def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mapping[str, Task]) -> list[list[str]]:
@@ -160,14 +142,14 @@ def _of_kind(comparison: Comparison, kind: Kind, tasks: Sequence[str], of: Mappi
     for task in tasks:
         arms = comparison.arms[(comparison.arms["task"] == task) & comparison.arms["primary"]]
         rows.append([f"{task} ({basis(arms)})"])
-        for row in arm_rows(arms, comparison.order, metrics):
-            mine = pairs[(pairs["task"] == task) & (pairs["arm"] == row.arm)].to_dict("records")
+        for (arm, _), (label, _, *cells) in arm_rows(arms, comparison.order, metrics).items():
+            mine = pairs[(pairs["task"] == task) & (pairs["arm"] == arm)].to_dict("records")
             tests = [chance(pair)[2:].removeprefix("= ") if of[task].main else "" for pair in mine]
             differences = [[cell(pair, "difference", signed), p] for pair, p in zip(mine, tests, strict=True)]
             beside = differences.pop() if len(references) == 1 and differences else ["", ""]
-            rows.append([f"  {row.label}", *row.cells, *blank, *beside])
+            rows.append([f"  {label}", *cells, *blank, *beside])
             below = zip(mine, differences, strict=False)
-            rows += [[f"    − {pair['reference']}", "", "", *cells] for pair, cells in below]
+            rows += [[f"    − {pair['reference']}", "", "", *difference] for pair, difference in below]
     return rows
 
 
@@ -176,8 +158,7 @@ def table_markdown(comparison: Comparison, tasks: Mapping[str, Task], more: Sequ
     lines = [*(f"- {task}: {answer}" for task, answer in answers(comparison, tasks).items()), ""]
     for table in [*task_tables(comparison, tasks), *task_tables(comparison, tasks, "pairs"), *more]:
         lines += [f"**{table.task}** ({table.basis})", ""]
-        grid = table.grid()
-        cells = [grid["heads"], ["---"] * len(grid["heads"]), *grid["rows"]]
+        cells = [table.heads, ["---"] * len(table.heads), *table.rows]
         lines += ["| " + " | ".join(row) + " |" for row in cells]
         lines += ["", *table.notes, ""]
     return "\n".join([*lines, READING, ""])

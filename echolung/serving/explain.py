@@ -15,7 +15,6 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -55,14 +54,14 @@ def explain_file(model: Model, path: Path, folder: Path, name: str, title: str) 
     drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png. Raises DataError if the method cannot explain
     itself, DiskError if the folder cannot be written to, VideoError as `predict`."""
     one = model.read(path)
-    answer, maps = model.answer(one), model.method.explain(one.recordings, one.name)
+    answer, maps = model.answer(str(path), one), model.method.explain(one, str(path))
     if maps is None:
         problem = f"the method '{model.record.method}' cannot show what its answers rest on"
         raise DataError(problem, "Leave out --explain.")
     if maps.curve and answer["outside"].item():  # an EF on the curve would read as an answer
         maps = replace(maps, curve=replace(maps.curve, readings=(), words=""))
     words = *_answer(model, answer.iloc[0]), f"{title}. {RESEARCH_ONLY}", path.name
-    picture = Picture(*model.clips(one), maps, *words)
+    picture = Picture(*model.clips(str(path), one), maps, *words)
     writers = {"gif": write_gif, "png": write_png}
     writers |= {"drawn.mp4": write_mp4} if maps.drawing else {}
     writers |= {"curve.png": write_curve} if maps.curve else {}
@@ -223,7 +222,6 @@ def write_png(path: Path, picture: Picture) -> None:
     shown = np.unique(np.linspace(0, picture.frames.shape[1] - 1, SHOWN).round().astype(int))
     with matplotlib.rc_context({"font.size": 8, "text.parse_math": False}):
         figure = Figure(figsize=(8.8, 1.1 + 2.25 * len(views)), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
         figure.suptitle(f"{picture.answer}   ({picture.file})\n{picture.numbers}", x=0.01, ha="left", fontsize=10)
         figure.supxlabel(f"{picture.maps.words}\n{picture.model}", x=0.01, ha="left", fontsize=8)
         panels = np.asarray(figure.subplots(2 * len(views), len(shown), squeeze=False))

@@ -26,7 +26,7 @@ from echolung.core.errors import CheckpointError, EcholungError, VideoError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, sha256_file, write_json
 from echolung.data.clips import evaluation_starts
-from echolung.data.video import Video, decode
+from echolung.data.video import decode
 from echolung.embedding.embed import encode_clips, evaluation_clips
 from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
@@ -93,15 +93,6 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A decoded file, as a method sees it."""
-
-    name: str  # the path, and the recording's `sample_id`
-    recordings: Recordings
-    damage: str  # what is wrong with the file; "" if nothing
-
-
-@dataclass(frozen=True)
 class Model:
     """A loaded model."""
 
@@ -147,49 +138,42 @@ class Model:
         damage, in_training (the model was fitted on this very file). Raises VideoError naming the file if nothing can
         be decoded; DependencyError without FFmpeg.
         """
-        return pd.concat([self.answer(self.read(Path(path))) for path in paths], ignore_index=True)
+        return pd.concat([self.answer(str(path), self.read(Path(path))) for path in paths], ignore_index=True)
 
-    def read(self, path: Path) -> Decoded:
-        """Decode a file, and encode its views."""
+    def read(self, path: Path) -> Recordings:
+        """Decode a file, and encode its views: one recording, with the path as its `sample_id`."""
         video, name = decode(path, self.record.frame_size), str(path)
         if len(video.frames) < 2:
             raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
-        facts = {
-            "sample_id": name, "source": "", "path": name, "frames": len(video.frames), "fps": video.fps,
-            "frames_declared": video.frames_declared, "height": video.height, "width": video.width,
-            "pixel_aspect": video.pixel_aspect, "pixel_mm": video.pixel_mm, "codec": video.codec,
-        }  # fmt: skip
-        features = self._features(name, video) if self.encoder else None
-        part = Part(pd.DataFrame([facts]), HeldClips({name: (video.frames, video.fps)}), features)
-        return Decoded(name, Recordings([part]), video.damage)
+        facts = vars(video) | {"sample_id": name, "source": "", "path": name, "frames": len(video.frames)}
+        features = None
+        if self.encoder:
+            views = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
+            parts = [encode_clips(self.encoder, views[at : at + CLIPS]).numpy() for at in range(0, len(views), CLIPS)]
+            features = Features.in_memory([name], np.concatenate(parts)[None], self.encoder.grid)
+        clips = HeldClips({name: (video.frames, video.fps)})
+        return Recordings([Part(pd.DataFrame([facts]), clips, features)])
 
-    def answer(self, one: Decoded) -> pd.DataFrame:
-        """The row of `predict`."""
-        table = self.kind.answer(self.task, self.method.predict(one.recordings, [one.name]))
-        distance = self.novelty.distances(describe(one.recordings, [one.name]))
+    def answer(self, name: str, one: Recordings) -> pd.DataFrame:
+        """The row of `predict`, of what `read` made of the file `name`."""
+        table = self.kind.answer(self.task, self.method.predict(one, [name]))
+        distance = self.novelty.distances(describe(one, [name]))
         known = self.record.novelty
         outside = ~(distance <= known.threshold)  # true for NaN
         first = table.columns[0]
         table[first] = table[first].astype(object).where(~outside, None)
-        table.insert(0, "video", one.name)
+        table.insert(0, "video", name)
         table["outside"], table["distance"], table["threshold"] = outside, distance, known.threshold
-        table["false_alarm_rate"], table["damage"] = known.measured, one.damage
-        table["in_training"] = sha256_file(Path(one.name)) in self.record.trained_on
+        table["false_alarm_rate"], table["damage"] = known.measured, one.manifest([name])["damage"].item()
+        table["in_training"] = sha256_file(Path(name)) in self.record.trained_on
         return table
 
-    def clips(self, one: Decoded) -> tuple[np.ndarray, np.ndarray]:
+    def clips(self, name: str, one: Recordings) -> tuple[np.ndarray, np.ndarray]:
         """Views uint8 (V, T, S, S), all frames as one without an encoder; when a frame is shown, in seconds (V, T)."""
-        frames, fps = one.recordings.frames(one.name), one.recordings.fps(one.name)
+        frames, fps = one.frames(name), one.fps(name)
         if self.encoder is None:
             return frames[None], np.arange(len(frames))[None] / fps
         settings = self.encoder.settings
         starts = evaluation_starts(len(frames), fps, settings.frames, settings.clip_fps, self.record.views)
         seconds = np.minimum(starts[:, None] + np.arange(settings.frames) / settings.clip_fps, (len(frames) - 1) / fps)
         return evaluation_clips(frames, fps, settings, self.record.views), seconds
-
-    def _features(self, name: str, video: Video) -> Features:
-        """The tokens of every view, as a feature store holds them."""
-        assert self.encoder is not None
-        views = evaluation_clips(video.frames, video.fps, self.encoder.settings, self.record.views)
-        parts = [encode_clips(self.encoder, views[at : at + CLIPS]).numpy() for at in range(0, len(views), CLIPS)]
-        return Features.in_memory([name], np.concatenate(parts)[None], self.encoder.grid)

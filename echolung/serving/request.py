@@ -5,7 +5,6 @@ they begin like a video container (`data.containers`), and are deleted after the
 """
 
 import base64
-import binascii
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def _file(row: dict[Any, Any], temporary: Path) -> Path:
         raise RequestError(f"{temporary.name} cannot be read: the row has none", REMEDY)
     try:
         content = base64.b64decode("".join(row[CONTENT].split()), validate=True)  # it may have line breaks
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise RequestError(f"{temporary.name} is not base64 ({error})", REMEDY) from None
     if len(content) > LARGEST_MB * 1_000_000:
         raise RequestError(f"{temporary.name} is larger than {LARGEST_MB} MB", "Cut the video.")

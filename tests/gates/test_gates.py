@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from echolung.core.errors import GateError
-from echolung.gates.expectations import Suite, Table, filled, true
 from echolung.gates.gate import check, read_findings
-from echolung.gates.suites import SUITES, Between, UniqueTogether
+from echolung.gates.suites import SUITES, Between, Suite, Table, UniqueTogether, filled, true
 
 
 @pytest.fixture(autouse=True)

@@ -69,8 +69,8 @@ def test_a_candidate_is_compared_with_each_control(comparison: Comparison) -> No
 
 def test_the_terminal_shows_one_answer_per_task_and_one_table(comparison: Comparison) -> None:
     lines = table_text(comparison, TASKS).splitlines()
-    for row in [row for table in task_tables(comparison, TASKS) for row in table.rows if " − " not in row.label]:
-        assert any(line.startswith(f"  {row.label} ") and row.cells[0] in line for line in lines)
+    for row in [row for table in task_tables(comparison, TASKS) for row in table.rows if " − " not in row[0]]:
+        assert any(line.startswith(f"  {row[0]} ") and row[2] in line for line in lines)
     assert "Brier score − random" in "\n".join(lines)
     assert max(map(len, lines)) <= 100 and len(lines) < 20
     assert not pd.Series([line for line in lines if len(line) > 30]).duplicated().any()
@@ -79,7 +79,7 @@ def test_the_terminal_shows_one_answer_per_task_and_one_table(comparison: Compar
 def test_a_p_value_says_whether_it_was_corrected(comparison: Comparison) -> None:
     tested = comparison.pairs[(comparison.pairs["test"] != "") & comparison.pairs["primary"]]
     tables = [*task_tables(comparison, TASKS, "main"), *task_tables(comparison, TASKS, "pairs")]
-    cells = [row.cells[-1] for table in tables for row in table.rows if " − " in row.label]
+    cells = [row[-1] for table in tables for row in table.rows if " − " in row[0]]
     tested = tested[tested["task"] == "lung"]  # the other task is exploratory
     assert sum(cell.endswith("*") for cell in cells) == tested["p_holm"].isna().sum() > 0
     assert sum("p " in cell and not cell.endswith("*") for cell in cells) == tested["p_holm"].notna().sum() > 0
@@ -98,5 +98,5 @@ def test_samples_are_one_scored_video_per_class_of_what_may_be_shown(tmp_path: P
     video = np.arange(20, dtype=np.uint8).reshape(20, 1, 1)
     save_source(tmp_path / "pocus", manifest, dict.fromkeys(names, video))
     found = samples(TASKS, {"lung": folds, "blues": folds}, {"pocus"}, tmp_path, frames=3)
-    assert [sample.caption for sample in found] == ["class 0 · pocus/10", "class 1 · pocus/1"]
-    assert found[0].frames.ravel().tolist() == [0, 10, 19]
+    assert [caption for caption, _ in found] == ["class 0 · pocus/10", "class 1 · pocus/1"]
+    assert found[0][1].ravel().tolist() == [0, 10, 19]

@@ -55,7 +55,7 @@ def test_a_model_without_an_encoder_answers_too(folder: Path, model: Model) -> N
     random = np.random.default_rng(0)
     looks = described(model, folder / "a.mp4")["handmade"]
     one = model.read(folder / "a.mp4")
-    columns = [str(column) for column in HandMade.table(one.recordings, [one.name])]
+    columns = [str(column) for column in HandMade.table(one, [str(folder / "a.mp4")])]
     coefficients = random.normal(size=(3, len(columns)))
     weights = {"coefficients": coefficients, "intercepts": -coefficients @ looks[0]}
     method = HandMade(columns, weights, pd.DataFrame())
