@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from click.testing import CliRunner
+from conftest import ROOT, called, refused
 from PIL import Image
 
 from echolung.cli.champions import _candidate
-from echolung.cli.main import main
 from echolung.composition import compose
 from echolung.data import nifti
 from echolung.data.clips import ClipStore
@@ -27,7 +26,7 @@ from echolung.models.weights import initialise
 from echolung.phantom.write import write
 from echolung.settings import load
 
-ROOT, TASK = Path(__file__).parents[2], "hearts-masks"
+TASK = "hearts-masks"
 BARE = ("patient0001", "patient0002", "patient0004", "patient0008")  # the last is tested
 
 
@@ -72,15 +71,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def suggested(*words: str) -> pd.DataFrame:
-    done = CliRunner().invoke(main, ["suggest", TASK, "--out", "next", *words], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    called("suggest", TASK, "--out", "next", *words)
     return pd.read_csv("next/suggestions.csv")
-
-
-def refused(*words: str) -> str:
-    done = CliRunner().invoke(main, ["suggest", *words])
-    assert done.exit_code == 1 and done.output.startswith("echolung: ")
-    return done.output
 
 
 def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_asked_again(project: Path) -> None:
@@ -114,13 +106,13 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
 
 
 def test_what_cannot_be_suggested_is_said(project: Path) -> None:
-    assert "task 'hearts-ef' is of kind regression" in refused("hearts-ef")
-    assert "no arm 'hand-made' brings an encoder to hearts-masks" in refused(TASK, "--arm", "hand-made")
-    assert "Did you mean 'hearts-masks'?" in refused("hearts-mask")
+    assert "task 'hearts-ef' is of kind regression" in refused("suggest", "hearts-ef")
+    assert "no arm 'hand-made' brings an encoder to hearts-masks" in refused("suggest", TASK, "--arm", "hand-made")
+    assert "Did you mean 'hearts-masks'?" in refused("suggest", "hearts-mask")
     place = project / "data/heart-drawn/ingest/hearts"
     before, masks = read_manifest(place / "manifest.parquet"), read_masks(place / "masks")
     write_manifest(place / "manifest.parquet", before[before["sample_id"].isin(list(masks))])
-    said = refused(TASK)
+    said = refused("suggest", TASK)
     write_manifest(place / "manifest.parquet", before)
     assert "every recording of source 'hearts' that may be trained on has masks" in said
     assert "Add recordings without masks to data/raw/heart-drawn/hearts" in said
