@@ -14,33 +14,23 @@ from PIL import Image
 from echolung.cli.champions import _candidate
 from echolung.composition import compose
 from echolung.data import nifti
-from echolung.data.clips import ClipStore
-from echolung.data.ingest import ingest
 from echolung.data.manifest import read_manifest, write_manifest
 from echolung.data.masks import read_masks
 from echolung.data.splits import make_folds, write_folds
-from echolung.embedding.embed import embed
 from echolung.evaluation import comparison
 from echolung.kinds.kinds import kind_of
-from echolung.models.weights import initialise
 from echolung.phantom.write import write
 from echolung.settings import load
+from pipelines import embed, ingest, initialise
 
 TASK = "hearts-masks"
 BARE = ("patient0001", "patient0002", "patient0004", "patient0008")  # the last is tested
 
 
-def prepared(root: Path) -> None:
-    """The stages ingest and embed."""
-    settings, data = load(root), root / "data" / "heart-drawn"
-    ingest("hearts", settings.ingest, root).write(data / "ingest" / "hearts")
-    masks, clips = read_masks(data / "ingest/hearts/masks"), ClipStore.open(data / "ingest/hearts/clips")
-    manifest = read_manifest(data / "ingest/hearts/manifest.parquet")
-    (shape, seeds) = settings.initial()["random"]
-    initialise(shape, seeds, data / "encoders/initial/random", "random")
-    traced = {name: one.frames for name, one in masks.items()}
-    out, cache = data / "embed/hearts/random/seed0", root / "data/cache/features"
-    embed(data / "encoders/initial/random/seed0", "random", manifest, clips, settings.embed, out, cache, traced=traced)
+def prepared() -> None:
+    """The stages until embed."""
+    for stage, key in ((ingest, ["hearts"]), (initialise, []), (embed, ["hearts"])):
+        stage.main(key, standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +54,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for patient in BARE:
         for path in raw.glob(f"database_nifti/{patient}/*_gt.nii.gz"):
             path.unlink()
-    prepared(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        prepared()
         yield root
 
 
@@ -93,7 +83,7 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
     mask[10:30, 20:25] = 1
     (project / place).parent.mkdir(parents=True)
     nifti.write(project / place, mask[None], 1.0)
-    prepared(project)
+    prepared()
     store = read_masks(project / "data/heart-drawn/ingest/hearts/masks")
     assert store[name].frames.tolist() == [frame] and store[name].phases == ("",)
     np.testing.assert_array_equal(store[name].maps[0], mask)
