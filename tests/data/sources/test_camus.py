@@ -156,7 +156,7 @@ def test_stills_of_another_size_and_a_missing_one_are_named(root: Path, tmp_path
         scan_whole(root)
 
 
-def test_what_is_no_still_is_named(tmp_path: Path) -> None:
+def test_what_is_no_still_is_named_in_one_line_whichever_byte_is_damaged(tmp_path: Path) -> None:
     paths = {
         "values": image(tmp_path / "loud.nii.gz", BRIGHT.astype(np.float32) * 3),
         "shape": image(tmp_path / "volume.nii.gz", BRIGHT[..., None, None]),
@@ -167,9 +167,6 @@ def test_what_is_no_still_is_named(tmp_path: Path) -> None:
         with pytest.raises(VideoError, match=problem) as caught:
             decode(path)
         assert str(path) in caught.value.problem
-
-
-def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
     content = image(tmp_path / "a.nii").read_bytes()
     for place, value in itertools.product(range(0, 348, 3), (0, 127, 255)):
         damaged = bytearray(content)
