@@ -105,6 +105,31 @@ def clone(target: Path) -> Project:
     return Project(repository(target))
 
 
+def made_project(root: Path, source: Path = ROOT) -> Path:
+    """The folder with dvc.yaml and params.yaml, which make it a project."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(source / name, root)
+    return root
+
+
+def called(*words: str, code: int = 0) -> str:
+    """What `echolung WORDS` prints in this process; it ends with this exit code and without a traceback."""
+    from click.testing import CliRunner
+
+    from echolung.cli.main import main
+
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == code and "Traceback" not in done.output, done.output
+    return done.output
+
+
+def refused(*words: str) -> str:
+    """What it prints when it refuses."""
+    output = called(*words, code=1)
+    assert output.startswith("echolung: "), output
+    return output
+
+
 def repository(root: Path) -> Path:
     """A git repository with everything in `root` committed."""
     for command in ("init -q", "config user.name t", "config user.email t@t", "add -A", "commit -qm t"):

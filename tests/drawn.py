@@ -8,12 +8,24 @@ import numpy as np
 import pandas as pd
 
 from echolung.data import clips
+from echolung.data.ingest import Ingested, IngestSettings, ingest
 from echolung.data.manifest import conform, write_manifest
+from echolung.data.masks import Masks, read_masks
 from echolung.data.splits import SplitSettings, make_folds
 from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.classification import ClassificationTask
 from echolung.methods.fitting import outer_fold
+
+Stored = tuple[Ingested, clips.ClipStore, dict[str, Masks]]
+
+
+def ingested(out: Path, name: str, layout: str, root: Path | str, size=32, said=print, **options: object) -> Stored:
+    """A source as the stage ingest leaves it in `out`, with its clips and masks as they are read from there."""
+    source = {"layout": layout, "root": str(root)} | options
+    found = ingest(name, IngestSettings.parse({"size": size, "sources": {name: source}}, ""), out, on_message=said)
+    found.write(out)
+    return found, clips.ClipStore.open(out / "clips"), read_masks(out / "masks")
 
 
 def manifest_of(names: Sequence[str], patient: Sequence[object], **columns: object) -> pd.DataFrame:

@@ -6,10 +6,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
-from conftest import clone
+from conftest import called, clone
 
-from echolung.cli.main import main
 from echolung.composition import compose
 from echolung.compute.session import ray_session
 from echolung.models.encoders import drawn_encoder
@@ -51,7 +49,7 @@ def test_the_whole_study_runs_from_its_sets_and_a_checkpoint(tmp_path: Path, mon
     theirs = drawn_encoder(VideoViT.Settings(**SHAPE, **colour), 7).state_dict()
     state = {f"module.backbone.{name}": one for name, one in theirs.items()}
     torch.save({"target_encoder": state, "encoder": state}, tmp_path / "vitl.pt")
-    assert CliRunner().invoke(main, ["weights", "import", "vitl.pt", "vjepa2-vitl"]).exit_code == 0
+    called("weights", "import", "vitl.pt", "vjepa2-vitl")
     params, _ = compose(tmp_path, "echolung", "gpu", CHANGES)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 

@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from drawn import ingested
 from hearts_drawn import SIDE, ellipse
 
 from echolung.data import nifti
-from echolung.data.clips import ClipStore
-from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.manifest import read_manifest
-from echolung.data.masks import read_masks
 from echolung.data.splits import SplitSettings, make_folds, write_folds
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.features import Features
@@ -71,11 +69,9 @@ def camus(root: Path, patients: int = 16) -> None:
 
 def test_a_study_of_hearts_goes_from_files_to_a_comparison(tmp_path: Path) -> None:
     camus(tmp_path / "raw")
-    settings = IngestSettings.parse({"size": 48, "sources": {"camus": {"layout": "camus", "root": "raw"}}}, "ingest")
     source, encoder = tmp_path / "data" / "ingest" / "camus", tmp_path / "encoders" / "seed0"
-    ingest("camus", settings, tmp_path).write(source)
-    manifest, store = read_manifest(source / "manifest.parquet"), ClipStore.open(source / "clips")
-    traced = {name: one.frames for name, one in read_masks(source / "masks").items()}
+    _, store, masks = ingested(source, "camus", "camus", tmp_path / "raw", 48)
+    manifest, traced = read_manifest(source / "manifest.parquet"), {name: one.frames for name, one in masks.items()}
     initialise(SHAPE, [0], tmp_path / "encoders")
     out = tmp_path / "data/embed/camus/random/seed0"
     embed(encoder, "random", manifest, store, EmbedSettings(sources=("camus",)), out, tmp_path / "cache", traced=traced)

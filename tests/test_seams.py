@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, Project, made_project
 
 pytestmark = pytest.mark.pipeline
 DATA = Path("data/phantom")
@@ -71,8 +71,6 @@ def test_the_toy_is_promoted_and_answers_for_a_file(small_study: Project) -> Non
 
 
 def test_without_the_plugin_the_parameters_name_what_is_missing(small_study: Project, tmp_path: Path) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).write_text((small_study.root / name).read_text())
-    alone = Project(tmp_path)
+    alone = Project(made_project(tmp_path, small_study.root))
     done = alone.run(sys.executable, "-m", "pipelines.compare", PYTHONPATH=str(small_study.root))
     assert done.returncode == 1 and "toy-" in done.stderr and "Traceback" not in done.stderr

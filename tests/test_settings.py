@@ -8,15 +8,13 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from echolung.core.errors import SettingsError
 from echolung.core.runtime import stop_asked
 from echolung.methods.methods import METHODS
 from echolung.settings import Settings, load
 from echolung.stage import Stage
-
-ROOT = Path(__file__).parents[1]
-
 
 SEARCH = {"encoder": "mae", "space": {"shape.depth": [2]}}
 

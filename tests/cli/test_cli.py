@@ -1,18 +1,15 @@
 """The command line: help with examples, errors as one line with the remedy, no traceback."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from conftest import called, made_project, refused
 
 from echolung.cli.main import main
 from echolung.data.video import decode
-
-ROOT = Path(__file__).parents[2]
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -25,8 +22,7 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
 
 @pytest.mark.parametrize("words", commands(main), ids=" ".join)
 def test_every_command_has_help_with_an_example(words: tuple[str, ...]) -> None:
-    done = CliRunner().invoke(main, [*words, "--help"])
-    assert done.exit_code == 0 and f"echolung {' '.join(words)}" in done.output.split("Example", 1)[1]
+    assert f"echolung {' '.join(words)}" in called(*words, "--help").split("Example", 1)[1]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -46,16 +42,13 @@ def test_a_mistake_is_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pyte
         ("promote pocus-pathology --arm jepaa", "arm 'jepaa' takes no part in pocus-pathology"),
         ("phantom lung x.txt", "Use one of the suffixes"),
     ]:
-        done = CliRunner().invoke(main, command.split())
-        assert done.exit_code == 1 and all(part in done.output for part in said), done.output
-        assert done.output.startswith("echolung: ") and "Traceback" not in done.output
-        for name in ("dvc.yaml", "params.yaml"):  # a project from here on
-            shutil.copy(ROOT / name, tmp_path)
+        output = refused(*command.split())
+        assert all(part in output for part in said), output
+        made_project(tmp_path)  # from here on
 
 
 def test_a_drawn_video_can_be_asked_for(tmp_path: Path) -> None:
     video = tmp_path / "lung.avi"
     options = "--pattern covid --seed 3 --frames 8 --size 64"
-    done = CliRunner().invoke(main, ["phantom", "lung", str(video), *options.split()])
-    assert done.exit_code == 0 and "covid" in done.output, done.output
+    assert "covid" in called("phantom", "lung", str(video), *options.split())
     assert decode(video).frames.shape == (8, 64, 64)

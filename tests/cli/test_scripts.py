@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from conftest import ROOT
 
 
 def program(path: Path, does: str) -> None:

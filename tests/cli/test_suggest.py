@@ -8,40 +8,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from click.testing import CliRunner
+from conftest import ROOT, called, refused
 from PIL import Image
 
 from echolung.cli.champions import _candidate
-from echolung.cli.main import main
 from echolung.composition import compose
 from echolung.data import nifti
-from echolung.data.clips import ClipStore
-from echolung.data.ingest import ingest
 from echolung.data.manifest import read_manifest, write_manifest
 from echolung.data.masks import read_masks
 from echolung.data.splits import make_folds, write_folds
-from echolung.embedding.embed import embed
 from echolung.evaluation import comparison
 from echolung.kinds.kinds import kind_of
-from echolung.models.weights import initialise
 from echolung.phantom.write import write
 from echolung.settings import load
+from pipelines import embed, ingest, initialise
 
-ROOT, TASK = Path(__file__).parents[2], "hearts-masks"
+TASK = "hearts-masks"
 BARE = ("patient0001", "patient0002", "patient0004", "patient0008")  # the last is tested
 
 
-def prepared(root: Path) -> None:
-    """The stages ingest and embed."""
-    settings, data = load(root), root / "data" / "heart-drawn"
-    ingest("hearts", settings.ingest, root).write(data / "ingest" / "hearts")
-    masks, clips = read_masks(data / "ingest/hearts/masks"), ClipStore.open(data / "ingest/hearts/clips")
-    manifest = read_manifest(data / "ingest/hearts/manifest.parquet")
-    (shape, seeds) = settings.initial()["random"]
-    initialise(shape, seeds, data / "encoders/initial/random", "random")
-    traced = {name: one.frames for name, one in masks.items()}
-    out, cache = data / "embed/hearts/random/seed0", root / "data/cache/features"
-    embed(data / "encoders/initial/random/seed0", "random", manifest, clips, settings.embed, out, cache, traced=traced)
+def prepared() -> None:
+    """The stages until embed."""
+    for stage, key in ((ingest, ["hearts"]), (initialise, []), (embed, ["hearts"])):
+        stage.main(key, standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +54,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for patient in BARE:
         for path in raw.glob(f"database_nifti/{patient}/*_gt.nii.gz"):
             path.unlink()
-    prepared(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        prepared()
         yield root
 
 
 def suggested(*words: str) -> pd.DataFrame:
-    done = CliRunner().invoke(main, ["suggest", TASK, "--out", "next", *words], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    called("suggest", TASK, "--out", "next", *words)
     return pd.read_csv("next/suggestions.csv")
-
-
-def refused(*words: str) -> str:
-    done = CliRunner().invoke(main, ["suggest", *words])
-    assert done.exit_code == 1 and done.output.startswith("echolung: ")
-    return done.output
 
 
 def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_asked_again(project: Path) -> None:
@@ -101,7 +83,7 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
     mask[10:30, 20:25] = 1
     (project / place).parent.mkdir(parents=True)
     nifti.write(project / place, mask[None], 1.0)
-    prepared(project)
+    prepared()
     store = read_masks(project / "data/heart-drawn/ingest/hearts/masks")
     assert store[name].frames.tolist() == [frame] and store[name].phases == ("",)
     np.testing.assert_array_equal(store[name].maps[0], mask)
@@ -114,13 +96,13 @@ def test_a_mask_that_is_given_back_is_a_traced_frame_and_its_recording_is_not_as
 
 
 def test_what_cannot_be_suggested_is_said(project: Path) -> None:
-    assert "task 'hearts-ef' is of kind regression" in refused("hearts-ef")
-    assert "no arm 'hand-made' brings an encoder to hearts-masks" in refused(TASK, "--arm", "hand-made")
-    assert "Did you mean 'hearts-masks'?" in refused("hearts-mask")
+    assert "task 'hearts-ef' is of kind regression" in refused("suggest", "hearts-ef")
+    assert "no arm 'hand-made' brings an encoder to hearts-masks" in refused("suggest", TASK, "--arm", "hand-made")
+    assert "Did you mean 'hearts-masks'?" in refused("suggest", "hearts-mask")
     place = project / "data/heart-drawn/ingest/hearts"
     before, masks = read_manifest(place / "manifest.parquet"), read_masks(place / "masks")
     write_manifest(place / "manifest.parquet", before[before["sample_id"].isin(list(masks))])
-    said = refused(TASK)
+    said = refused("suggest", TASK)
     write_manifest(place / "manifest.parquet", before)
     assert "every recording of source 'hearts' that may be trained on has masks" in said
     assert "Add recordings without masks to data/raw/heart-drawn/hearts" in said

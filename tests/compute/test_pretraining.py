@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SMALL, Project
+from conftest import ROOT, SMALL, Project, made_project
 from drawn import save_clips
 
 from echolung.compute.pretraining import pretrain, seed_runs
@@ -111,9 +111,7 @@ def test_both_workers_stop_at_the_same_step_and_the_next_call_goes_on(pool: Path
 
 
 def test_a_stage_that_gets_sigterm_ends_with_a_checkpoint_and_asks_for_another_call(pool: Path, tmp_path: Path) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    project = Project(tmp_path, plugins="toys")
+    project = Project(made_project(tmp_path), plugins="toys")
     project.change(**SMALL, encoder=ENCODER.model_dump(mode="json"), pretrain__training__steps=10**6)
     shutil.copytree(pool.parent, tmp_path / "data" / "phantom" / "ingest" / "hearts")
     environment = project.environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

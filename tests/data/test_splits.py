@@ -131,18 +131,6 @@ def test_champions_are_chosen_without_the_test_patients() -> None:
     assert splits.deciding_folds(crossed, settings()) is crossed
 
 
-def test_what_an_official_split_lacks_is_named() -> None:
-    table = small(12, 12)
-    for sides, problem in [
-        ("0", r"the official split of set says 0\. Set `folds: cv`"),
-        (None, "says nothing"),
-        ("TRAIN", "says TRAIN"),
-        ([*["TRAIN"] * 12, *["TEST"] * 12], "no video of 'class 1' to train on|no video of 'class 0' to test"),
-    ]:
-        with pytest.raises(DataError, match=problem):
-            make_folds(table.assign(split_official=sides), settings(), "official")
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_external_validation_trains_on_one_source_and_tests_on_all_of_another(seed: int) -> None:
     ours, theirs = cohort(seed, "ours"), cohort(seed, "theirs")
@@ -157,16 +145,13 @@ def test_external_validation_trains_on_one_source_and_tests_on_all_of_another(se
         make_folds(ours, settings(), "external", "other")
 
 
-def test_folds_depend_on_the_rows_and_the_seed_alone() -> None:
+def test_folds_depend_on_the_rows_and_the_seed_alone_and_more_repeats_keep_the_earlier_outer_folds() -> None:
     table = cohort(1)
     shuffled = table.sample(frac=1, random_state=3).set_index(np.random.default_rng(0).permutation(len(table)))
     pd.testing.assert_frame_equal(make_folds(table, settings()), make_folds(shuffled[table.columns[::-1]], settings()))
     assert folds_digest(make_folds(table, settings())) != folds_digest(make_folds(table, settings(seed=1)))
     # The same on every machine: a change of this digest changes every published split.
     assert folds_digest(make_folds(pocus_like(), settings())) == "f1ba5b9657d7da8c"
-
-
-def test_more_repeats_or_other_inner_folds_keep_the_earlier_outer_folds() -> None:
     few, many = make_folds(pocus_like(), settings()), make_folds(pocus_like(), settings(repeats=3, inner=4))
     columns = ["sample_id", "fold"]
     pd.testing.assert_frame_equal(few[columns], many.loc[many["repeat"] == 0, columns])
@@ -174,7 +159,7 @@ def test_more_repeats_or_other_inner_folds_keep_the_earlier_outer_folds() -> Non
     assert len(partitions) == 3
 
 
-def test_what_cannot_be_divided_is_named_with_the_numbers() -> None:
+def test_what_cannot_be_divided_and_what_an_official_split_lacks_are_named() -> None:
     for table, outer, inner, problem in [
         (small(20, 4), 5, 3, r"'class 1' has 4 independent patients \(of 24 in all\) for 5 .*Set split.outer lower"),
         (small(4, 4), 2, 6, r"few independent patients \(of 4 in all\) for 6.*Set split.inner lower"),
@@ -184,28 +169,33 @@ def test_what_cannot_be_divided_is_named_with_the_numbers() -> None:
     ]:
         with pytest.raises(DataError, match=problem):
             make_folds(table, settings(outer=outer, inner=inner))
+    for sides, problem in [
+        ("0", r"the official split of set says 0\. Set `folds: cv`"),
+        (None, "says nothing"),
+        ("TRAIN", "says TRAIN"),
+        ([*["TRAIN"] * 12, *["TEST"] * 12], "no video of 'class 1' to train on|no video of 'class 0' to test"),
+    ]:
+        with pytest.raises(DataError, match=problem):
+            make_folds(small(12, 12).assign(split_official=sides), settings(), "official")
     with pytest.raises(SettingsError, match="outer"):
         settings(outer=1)
 
 
-def test_the_csv_restores_folds_exactly(tmp_path: Path) -> None:
+def test_the_csv_restores_folds_exactly_and_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     table = small(6, 6)
     table["patient_id"] = ["007", "NA", "None", "1e5", "a,b", 'say "ah"', *table["patient_id"][6:]]
     folds = make_folds(table.assign(split_group=table["patient_id"], y=np.arange(12) / 7), settings())
     path = tmp_path / "split" / "task.csv"
+    with pytest.raises(DataError, match=r"task\.csv.*dvc repro split"):
+        read_folds(path)
     write_folds(path, folds)
     again = read_folds(path)
     pd.testing.assert_frame_equal(again, folds)
     assert folds_digest(again.sample(frac=1, random_state=0)) == folds_digest(folds)
     again.loc[0, "inner_4"] = (again.loc[0, "inner_4"] + 1) % 3
     assert folds_digest(again) != folds_digest(folds)
-
-
-def test_a_file_that_is_no_table_of_folds_is_refused(tmp_path: Path) -> None:
-    path, folds = tmp_path / "task.csv", make_folds(small(6, 6), settings())
     words = folds.astype({"fold": object}).replace({"fold": {0: "x"}}).to_csv(index=False)
-    for content in (None, b"", b"a,b\n1,2\n", b"\x00\xff", words.encode()):
-        if content is not None:
-            path.write_bytes(content)
+    for content in (b"", b"a,b\n1,2\n", b"\x00\xff", words.encode()):
+        path.write_bytes(content)
         with pytest.raises(DataError, match=r"task\.csv.*dvc repro split"):
             read_folds(path)

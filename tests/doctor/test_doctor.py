@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
-from conftest import ROOT, Project, committed
+from conftest import ROOT, Project, called, committed
 
-from echolung.cli.main import main
 from echolung.data import video
 from echolung.doctor import machine, sources
 from echolung.doctor.examine import examine, parameters
@@ -51,15 +49,15 @@ def test_a_fresh_project_can_run_and_asking_changes_nothing(root: Path) -> None:
     assert said.keys() > {"FFmpeg", "Ray", "disk", "Git"} and said["pocus"] == "drawn by the study"
     assert said["parameters"] == "params.yaml: study=phantom scale=demo"
     assert {path: path.read_bytes() for path in before if path.exists()} == before
-    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+    called("doctor")
 
 
 def test_what_is_missing_is_shown_with_its_remedy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "python", lambda root: Finding("Python", "warning", "is [not] new", "do it"))
     Project(root).change(split__oter=3)
-    done = CliRunner().invoke(main, ["doctor"])
+    output = " ".join(called("doctor", code=1).split())
     said = ("is [not] new do it", "did you mean 'outer'?", "The study cannot run yet. To fix: parameters.")
-    assert done.exit_code == 1 and all(part in " ".join(done.output.split()) for part in said)
+    assert all(part in output for part in said)
     assert verdict("x", [Finding("", "warning", "")]) == (True, "Study x can run. Warnings: 1.")
 
 

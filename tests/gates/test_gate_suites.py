@@ -49,12 +49,6 @@ def labelled() -> pd.DataFrame:
     return table.assign(y=(N % 3).astype(float), stratum=N % 3, label=[CLASSES[n % 3] for n in N])
 
 
-def official() -> pd.DataFrame:
-    """12 videos to train on, 6 to validate on (inner fold 0), 6 to test on."""
-    inner = np.repeat([-2, 0, -1], [12, 6, 6])
-    return labelled().assign(repeat=0, fold=np.where(inner == -1, 0, -1), inner_0=inner)
-
-
 def predictions(split: pd.DataFrame) -> pd.DataFrame:
     split = split[split["fold"] >= 0].rename(columns={"y": "y_true"})
     rows = split[["repeat", "fold", "sample_id", "patient_id", "split_group", "y_true"]]
@@ -253,12 +247,13 @@ def test_an_empty_table_and_a_missing_column_fail_every_suite(stage: str, tmp_pa
 
 
 def test_an_official_split_is_checked_like_any_other(tmp_path: Path) -> None:
-    facts = {"outer": 1, "inner": 1, "repeats": 1}
+    """12 videos to train on, 6 to validate on (inner fold 0), 6 to test on."""
+    facts, inner = {"outer": 1, "inner": 1, "repeats": 1}, np.repeat([-2, 0, -1], [12, 6, 6])
     for column, rows, caught in [
         ("patient_id", [0, 23], "patients: .* repeat 0 outer 0 twice"),  # trained on and tested on
         ("split_group", [0, 12], "groups: .* repeat 0 outer 0 twice"),  # trained on and validated on
     ]:
-        tables = {"folds": official()}
+        tables = {"folds": labelled().assign(repeat=0, fold=np.where(inner == -1, 0, -1), inner_0=inner)}
         check("split", "k", tables, tmp_path, **facts)
         put(column, rows, "twice")(tables)
         with pytest.raises(GateError, match=caught):

@@ -10,6 +10,7 @@ from hearts_drawn import ellipse
 from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn import metrics as sklearn_metrics
+from synthetic import PATIENT, predictions
 
 from echolung.core.drawing import WIDTH
 from echolung.core.errors import DataError, SettingsError
@@ -33,18 +34,15 @@ ARMS = {
 }
 
 
-def table(patients: int = 40, folds: int = 4) -> pd.DataFrame:
+def table() -> pd.DataFrame:
     """Two videos a patient; the candidate errs half as much, and answers 5 too high."""
-    random, patient, frames = np.random.default_rng(0), np.repeat(np.arange(patients), 2), []
-    y = random.uniform(25, 70, patients)[patient]
-    for arm, noise, bias in (("random", 10.0, 0.0), ("mae", 5.0, 5.0), ("constant", 0.0, 0.0)):
-        told = y + bias + random.normal(0, noise, len(y)) if noise else 48.0 + patient % folds
-        rows = pd.DataFrame({"prediction": told, "low": told - 8, "high": told + 8, "fold": patient % folds})
-        rows["sample_id"] = [f"hearts/v{number}" for number in range(len(y))]
-        rows["patient_id"] = rows["split_group"] = [f"hearts/p{one}" for one in patient]
-        method = "constant" if arm == "constant" else "linear"
-        frames.append(rows.assign(arm=arm, method=method, arm_seed=0, repeat=0, y_true=y))
-    return pd.concat(frames, ignore_index=True).assign(task="ef", seen_in_pretraining=False, split_digest="d")
+    random, strengths = np.random.default_rng(0), dict.fromkeys(("random", "mae", "constant"), (1, 0))
+    rows = predictions("ef", 1, strengths, ARMS, folds=4)
+    rows = rows[rows["method"] != "light-decoder"].drop(columns="p_0").reset_index(drop=True)
+    rows["y_true"] = np.tile(random.uniform(25, 70, 40)[PATIENT], 3)
+    noise = rows["arm"].map({"random": 10.0, "mae": 5.0}) * random.normal(size=len(rows))
+    rows["prediction"] = (rows["y_true"] + noise + 5 * (rows["arm"] == "mae")).fillna(48.0 + rows["fold"])
+    return rows.assign(low=rows["prediction"] - 8, high=rows["prediction"] + 8)
 
 
 def estimates(found: Comparison, arm: str) -> pd.Series:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import ingested
 
 from echolung.core.errors import SettingsError
-from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.sources.layouts import scan
 from echolung.data.video import decode
 from echolung.hearts.volumes import beats, volume
@@ -97,8 +97,7 @@ def test_echonet_pediatric_folder(written: dict[str, Written], view: str) -> Non
 def test_the_tracings_measure_the_solid_of_the_drawn_heart(layout: str, written: Any, tmp_path: Path) -> None:
     """CAMUS has an exact mask of every frame, EchoNet the discs of end-diastole and end-systole."""
     root, table = written[layout]
-    parameters = {"size": 64, "sources": {"drawn": {"layout": layout, "root": root}}}
-    found = ingest("drawn", IngestSettings.parse(parameters, ""), tmp_path)
+    found, *_ = ingested(tmp_path, "drawn", layout, root, 64)
     for truth in table.to_dict("records"):
         name = f"drawn/{truth['patient']}" + (f"/{truth['view'][1]}CH" if layout == "camus" else "")
         row, masks = found.manifest.set_index("sample_id").loc[name], found.masks[name]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from conftest import made_project
 from small_models import TASK, registered
 
 from echolung.cli.main import main
@@ -18,14 +19,11 @@ from echolung.tracking.store import Store
 
 pytest_plugins = ["small_models"]
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def project(folder: Path, tracking: Store) -> Path:
     """A project whose champion of pocus-pathology is the small model, version 2, after a version 1 of the same."""
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(ROOT / name, tracking.root / name)
+    made_project(tracking.root)
     shutil.copyfile(folder / "a.mp4", tracking.root / "x.mp4")
     for warning, follows in (("", ""), ("Fitted on 2 videos.", "1")):
         tags = {"warnings": warning, "follows": follows}
@@ -95,9 +93,7 @@ def test_an_unknown_task_names_the_nearest() -> None:
 
 
 def test_a_store_that_is_not_there_yet_has_no_champion(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(made_project(tmp_path))
     refused(call("predict", str(folder / "a.mp4")), "has no champion yet", "`echolung promote")
     refused(call("rollback", TASK), "has no champion to roll back", "`echolung promote")
     refused(call("promote", TASK), "does not exist", "`dvc repro`")

@@ -10,11 +10,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import ingested
 
 from echolung.core.errors import DataError, GateError, VideoError
-from echolung.data.clips import ClipStore, clip_indices, evaluation_starts, read_clip
-from echolung.data.ingest import Ingested, IngestSettings, ingest
-from echolung.data.masks import STRUCTURES, Masks, read_masks
+from echolung.data.clips import clip_indices, evaluation_starts, read_clip
+from echolung.data.masks import STRUCTURES
 from echolung.data.sources.layouts import scan as scan_layout
 from echolung.data.video import decode
 from echolung.gates.gate import check
@@ -77,25 +77,15 @@ def test_x_is_the_width_and_pixels_become_square(root: Path) -> None:
 
 
 def test_stills_pass_the_gate_and_fill_a_clip(root: Path, tmp_path: Path) -> None:
-    source = {"layout": "camus_stills", "root": str(root), "split": "TRAIN"}
-    found = ingest("stills", IngestSettings.parse({"size": 32, "sources": {"stills": source}}, ""), tmp_path)
-    found.write(tmp_path / "out")
+    found, store, _ = ingested(tmp_path / "out", "stills", "camus_stills", root, split="TRAIN")
     check("ingest", "stills", {"manifest": found.manifest}, tmp_path / "gate")  # which asks other videos for two frames
-    store = ClipStore.open(tmp_path / "out" / "clips")
     assert len(store) == 8 and found.manifest["frames"].eq(1).all()
     clip = read_clip(store, store.sample_ids[0], 4, 8.0, 0.0)
     assert clip.shape == (4, 32, 32) and (clip == clip[0]).all() and clip.max() == 200
 
 
-def whole(root: Path, place: Path) -> tuple[Ingested, ClipStore, dict[str, Masks]]:
-    settings = IngestSettings.parse({"size": 20, "sources": {"camus": {"layout": "camus", "root": str(root)}}}, "")
-    found = ingest("camus", settings, place)
-    found.write(place / "out")
-    return found, ClipStore.open(place / "out" / "clips"), read_masks(place / "out" / "masks")
-
-
 def test_a_patient_has_a_recording_per_view_with_both_stills_and_their_masks(root: Path, tmp_path: Path) -> None:
-    found, clips, masks = whole(root, tmp_path)
+    found, clips, masks = ingested(tmp_path / "out", "camus", "camus", root, 20)
     names = [f"camus/patient000{number}/{view}" for number in (1, 2, 3) for view in ("2CH", "4CH")]
     assert clips.sample_ids == list(masks) == names
     assert found.manifest["split_official"].tolist() == ["TRAIN"] * 4 + ["TEST"] * 2
@@ -119,7 +109,7 @@ def test_a_half_sequence_is_the_recording_whichever_end_is_diastole(end_diastole
         image(patient / "patient0001_4CH_half_sequence_gt.nii.gz", frames // 100)
     cfg = f"ED: {end_diastole}\nES: {6 - end_diastole}\nNbFrame: 5\nSex: F\nAge: 56\nImageQuality: Good\n"
     (patient / "Info_4CH.cfg").write_text(cfg + "FrameRate: 42.5\n")
-    found, clips, masks = whole(root, tmp_path)
+    found, clips, masks = ingested(tmp_path / "out", "camus", "camus", root, 20)
     row = found.manifest.set_index("sample_id").loc[name := "camus/patient0001/4CH"]
     assert (row["fps"], row["sex"], row["age"], row["image_quality"]) == (42.5, "F", 56, "Good")
     assert pd.isna(row["ef"]) and clips.fps(name) == 42.5
@@ -148,7 +138,7 @@ def test_a_mask_that_does_not_fit_stops_the_gate_by_name(problem: str, root: Pat
         image(path, BRIGHT // 200)
     path, mask = root / "database_nifti/patient0001/patient0001_4CH_ED_gt.nii.gz", MISFITS[problem]
     path.write_bytes(b"nothing") if mask is None else image(path, mask)
-    found, _, masks = whole(root, tmp_path)
+    found, _, masks = ingested(tmp_path / "out", "camus", "camus", root, 20)
     with pytest.raises(GateError, match=re.escape(problem)) as caught:
         check("ingest", "camus", {"manifest": found.manifest, "tracings": found.tracings}, tmp_path / "gate")
     assert "camus/patient0001/4CH frame 0" in caught.value.problem
@@ -158,14 +148,15 @@ def test_a_mask_that_does_not_fit_stops_the_gate_by_name(problem: str, root: Pat
 def test_stills_of_another_size_and_a_missing_one_are_named(root: Path, tmp_path: Path) -> None:
     path = root / "database_nifti/patient0002/patient0002_2CH_ES.nii.gz"
     image(path, BRIGHT[:30])
-    row = whole(root, tmp_path)[0].manifest.set_index("sample_id").loc["camus/patient0002/2CH"]
+    found, *_ = ingested(tmp_path / "out", "camus", "camus", root, 20)
+    row = found.manifest.set_index("sample_id").loc["camus/patient0002/2CH"]
     assert row["frames"] == 0 and f"{path} is 30 x 20 pixels" in row["decode_error"]
     path.unlink()
     with pytest.raises(DataError, match=r"not complete: patient0002 2CH \(no ES\)"):
         scan_whole(root)
 
 
-def test_what_is_no_still_is_named(tmp_path: Path) -> None:
+def test_what_is_no_still_is_named_in_one_line_whichever_byte_is_damaged(tmp_path: Path) -> None:
     paths = {
         "values": image(tmp_path / "loud.nii.gz", BRIGHT.astype(np.float32) * 3),
         "shape": image(tmp_path / "volume.nii.gz", BRIGHT[..., None, None]),
@@ -176,9 +167,6 @@ def test_what_is_no_still_is_named(tmp_path: Path) -> None:
         with pytest.raises(VideoError, match=problem) as caught:
             decode(path)
         assert str(path) in caught.value.problem
-
-
-def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
     content = image(tmp_path / "a.nii").read_bytes()
     for place, value in itertools.product(range(0, 348, 3), (0, 127, 255)):
         damaged = bytearray(content)

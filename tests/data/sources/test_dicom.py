@@ -11,12 +11,11 @@ import pandas as pd
 import pydicom.encaps
 import pydicom.pixels
 import pytest
+from drawn import ingested
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, UltrasoundMultiFrameImageStorage, generate_uid
 
 from echolung.core.errors import DataError, GateError, VideoError
-from echolung.data.clips import ClipStore
-from echolung.data.ingest import IngestSettings, ingest
 from echolung.data.sources.layouts import scan as scan_layout
 from echolung.data.video import decode
 from echolung.gates.gate import check
@@ -26,7 +25,6 @@ from echolung.serving.request import answer
 pytest_plugins = ["small_models"]
 
 scan = partial(scan_layout, "dicom", source="ward")
-WARD = IngestSettings.parse({"size": 32, "sources": {"ward": {"layout": "dicom", "root": "export"}}}, "")
 HEIGHT, WIDTH = 60, 80
 BOX = (20, 59, 10, 49)
 """Columns and rows of the region, both ends included, as DICOM writes them."""
@@ -111,16 +109,13 @@ def test_colours_palettes_and_depths_become_the_same_grey(tmp_path: Path) -> Non
     assert np.abs(palette.astype(int) - grey).max() <= 1
 
 
-def test_without_a_region_a_cine_shows_what_moves_and_a_still_is_refused(tmp_path: Path) -> None:
+def test_without_a_region_or_with_one_beyond_the_picture_a_cine_shows_what_moves(tmp_path: Path) -> None:
     video = decode(dicom(tmp_path / "cine", SequenceOfUltrasoundRegions=None))
     assert video.frames.max() < NAME and min(video.frames.shape[1:]) > 32 and (video.frames[0, 4:-4, 4:-4] > 0).all()
     assert video.pixel_mm is None
     for name, pixels in (("still", picture(1)), ("frozen", np.repeat(picture(1), 5, 0))):
         with pytest.raises(VideoError, match=rf"{name} has no region of 2D tissue .* no moving area"):
             decode(dicom(tmp_path / name, pixels, SequenceOfUltrasoundRegions=None))
-
-
-def test_a_region_beyond_the_picture_is_clipped_and_not_believed(tmp_path: Path) -> None:
     beyond = [region((20, 119, 10, 89))]
     video = decode(dicom(tmp_path / "cine", SequenceOfUltrasoundRegions=beyond))
     assert video.frames.max() < NAME, "the name in the clipped box does not move"
@@ -147,7 +142,7 @@ def test_what_is_no_ultrasound_image_keeps_its_row_and_stops_the_gate(tmp_path: 
     for name, (write, _) in FAULTS.items():
         write(folder / name)
     dicom(folder / "good" / "IM1")
-    manifest = ingest("ward", WARD, tmp_path, on_message=lambda text: None).manifest
+    manifest = ingested(tmp_path / "out", "ward", "dicom", folder)[0].manifest
     errors = manifest.set_index(manifest["path"].str.rpartition("/")[2])["decode_error"]
     for name, (_, problem) in FAULTS.items():
         with pytest.raises(VideoError, match=problem):
@@ -178,15 +173,13 @@ def test_patients_are_pseudonyms_and_a_folder_is_stored(tmp_path: Path, monkeypa
     dicom(folder / "b" / "IM1", PatientID="", StudyInstanceUID="1.9")
     (folder / "notes.txt").write_text("Jane Doe, 4711")
     said: list[str] = []
-    found = ingest("ward", WARD, tmp_path, on_message=said.append)
-    found.write(tmp_path / "out")
+    found, store, _ = ingested(tmp_path / "out", "ward", "dicom", folder, said=said.append)
     check("ingest", "ward", {"manifest": found.manifest, "tracings": found.tracings}, tmp_path / "gate")
     patients = found.manifest["patient_id"].tolist()
     assert patients[0] == patients[1] != patients[2] and found.manifest["sample_id"].is_unique
     kept = found.manifest.drop(columns="path").to_csv() + (tmp_path / "out" / "clips" / "index.json").read_text()
     assert not any(secret in kept for secret in ("4711", "Doe", "1.2.3", "1.2.4", "1.9"))
     assert any("notes.txt" in text for text in said) and any("cannot be told" in text for text in said)
-    store = ClipStore.open(tmp_path / "out" / "clips")
     shown = store.frames(store.sample_ids[0])
     assert shown.any() and shown.max() < NAME
     monkeypatch.setenv("ECHOLUNG_SALT", "another")
