@@ -136,7 +136,10 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
 @click.option("--task", help="Whose champion to ask; by default the study's first task.")
 @click.option("--json", "for_programs", is_flag=True, help="For programs: one JSON object on standard output.")
 @click.option("--explain", type=FOLDER, help="A folder for pictures (gif and png) of what each answer rests on.")
-def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None) -> None:
+@click.option("--fps", type=click.FloatRange(1, 1000), help="Of files that do not say it, as NIfTI: frames per second.")
+def predict(
+    videos: tuple[Path, ...], task: str | None, for_programs: bool, explain: Path | None, fps: float | None
+) -> None:
     """Ask a task's champion about video FILES.
 
     A video unlike the training videos is not answered but marked `outside`; no mark does not mean that it is like them.
@@ -146,6 +149,7 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
       echolung predict clip.mp4
       echolung predict ward/*.mp4 --task blues-covid --json
       echolung predict clip.mp4 --explain pictures
+      echolung predict patient0001_4CH_half_sequence.nii.gz --fps 50
     """
     import pandas as pd
 
@@ -165,11 +169,12 @@ def predict(videos: tuple[Path, ...], task: str | None, for_programs: bool, expl
     with click.progressbar(videos, hidden=len(videos) < 20, file=sys.stderr) as shown:
         for video, picture in zip(shown, picture_names(videos), strict=True):
             try:
-                asked = explain_file(model, video, explain, picture, title) if explain else model.predict([video])
+                if explain:
+                    tables.append(explain_file(model, video, explain, picture, title, fps))
+                else:
+                    tables.append(model.predict([video], fps))
             except VideoError as error:  # the others are answered all the same
                 refused.append(error)
-            else:
-                tables.append(asked)
     for one in refused:
         click.echo("echolung: " + "\n".join(one.lines()), err=True)
     if not tables:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from echolung.core.errors import VideoError
-from echolung.data.containers import DOWNLOAD_REMEDY, regular
+from echolung.data.containers import DOWNLOAD_REMEDY, NO_RATE, regular
 from echolung.data.packets import CUT_REMEDY, MAX_DECODED, MAX_FRAMES, MAX_PIXELS
 
 PREAMBLE, MARK = 128, b"DICM"
@@ -102,7 +102,7 @@ class Recording:
         spacing = self.region.spacing if self.region else None
         self.pixel_mm = spacing[1] if spacing else None
         self.pixel_aspect = spacing[0] / spacing[1] if spacing else 1.0
-        self.damage = f"{path} does not say its frame rate" if self.count > 1 and self.fps is None else ""
+        self.damage = NO_RATE if self.count > 1 and self.fps is None else ""
         self._shown = self._mask()
 
     def frames(self) -> Iterator[np.ndarray]:

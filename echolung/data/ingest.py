@@ -26,7 +26,7 @@ from echolung.core.parameters import Key, Names, Parameters
 from echolung.core.progress import Progress
 from echolung.data import video
 from echolung.data.clips import write_index
-from echolung.data.containers import regular
+from echolung.data.containers import NO_RATE, regular
 from echolung.data.ffmpeg import require_ffmpeg
 from echolung.data.manifest import VIDEO_COLUMNS, conform, write_manifest
 from echolung.data.masks import Masks, rasterised, write_masks
@@ -112,8 +112,8 @@ def ingest(
             known[facts["sha256"]] = facts
             on_progress(done, len(missing))
     rows = [
-        _failed(None, fault) if fault else known[content] | ({} if pd.isna(fps) else {"fps": fps})
-        for (content, fault), fps in zip(hashed, manifest["fps"], strict=True)  # a layout may know the rate better
+        _failed(None, fault) if fault else _at_rate(known[content], fps)
+        for (content, fault), fps in zip(hashed, manifest["fps"], strict=True)
     ]
     facts_table = pd.DataFrame(rows, columns=["sha256", *VIDEO_COLUMNS])
     manifest = conform(pd.concat([manifest.drop(columns=list(facts_table)), facts_table], axis=1))
@@ -182,6 +182,13 @@ def _joined(parts: Sequence[video.Video], files: Sequence[Path]) -> video.Video:
             raise VideoError(f"{path} is {sizes}", "Both belong to one recording: copy or download them again.")
     frames = first.frames if len(parts) == 1 else np.concatenate([part.frames for part in parts])
     return dataclasses.replace(first, frames=frames, frames_declared=sum(part.frames_declared for part in parts))
+
+
+def _at_rate(facts: Facts, fps: float) -> Facts:
+    """`facts`, with the frame rate `fps` if a layout knows it, which it does better than the file."""
+    if pd.isna(fps):
+        return facts
+    return facts | {"fps": fps, "decode_error": None if facts["decode_error"] == NO_RATE else facts["decode_error"]}
 
 
 def _failed(content: str | None, problem: str) -> Facts:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from echolung.core.errors import VideoError
-from echolung.data.containers import DOWNLOAD_REMEDY, Source, opened, pixel_aspect
+from echolung.data.containers import DOWNLOAD_REMEDY, NO_RATE, Source, opened, pixel_aspect
 from echolung.data.ffmpeg import reason
 
 CHUNK = 32  # most frames held at full size at a time, while decoding and encoding
@@ -142,7 +142,7 @@ class Packets:
         faults += filter(None, [self._cut()])
         fps = self.fps()
         if not fps:
-            faults.append("its frame rate is unknown")
+            faults.append(NO_RATE)
         elif not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
             faults.append(f"its frame rate, {fps:g} per second, is impossible")
         if self.pixel_aspect() != self.stated_aspect:

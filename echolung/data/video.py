@@ -11,7 +11,7 @@ import numpy as np
 from echolung.core.errors import VideoError
 from echolung.core.runtime import atomic_path, disk_error
 from echolung.data import dicom, nifti
-from echolung.data.containers import DOWNLOAD_REMEDY, opened
+from echolung.data.containers import DOWNLOAD_REMEDY, NO_RATE, opened
 from echolung.data.ffmpeg import reason, require_ffmpeg
 from echolung.data.geometry import letterbox
 from echolung.data.packets import CHUNK, CUT_REMEDY, Packets
@@ -63,7 +63,8 @@ def decode(path: Path, size: int | None = None) -> Video:
         stills, aspect, spacing = nifti.read(path)
         height, width = stills.shape[1:]
         frames = stills if size is None else letterbox(stills, size, aspect)
-        return Video(frames, 1.0, len(frames), "nifti", height, width, aspect, "", spacing)
+        unknown = NO_RATE if len(frames) > 1 else ""
+        return Video(frames, 1.0, len(frames), "nifti", height, width, aspect, unknown, spacing)
     if dicom.detected(path):
         return _decode_dicom(path, size)
     require_ffmpeg()

@@ -49,11 +49,13 @@ def picture_names(paths: Sequence[Path]) -> list[str]:
     return [stem if count == 1 else f"{stem}-{count}" for stem, count in zip(stems, counts, strict=True)]
 
 
-def explain_file(model: Model, path: Path, folder: Path, name: str, title: str) -> pd.DataFrame:
+def explain_file(
+    model: Model, path: Path, folder: Path, name: str, title: str, fps: float | None = None
+) -> pd.DataFrame:
     """Answer as `Model.predict` does, and draw the file into `folder`: <name>.gif and <name>.png; if its `Maps` have a
     drawing, <name>.drawn.mp4; if they have a curve, <name>.curve.png. Raises DataError if the method cannot explain
     itself, DiskError if the folder cannot be written to, VideoError as `predict`."""
-    one = model.read(path)
+    one = model.read(path, fps)
     answer, maps = model.answer(str(path), one), model.method.explain(one, str(path))
     if maps is None:
         problem = f"the method '{model.record.method}' cannot show what its answers rest on"

@@ -10,6 +10,7 @@ A file is decoded, letterboxed and cut into views by the functions of the study,
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from echolung.core.errors import CheckpointError, EcholungError, VideoError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, sha256_file, write_json
 from echolung.data.clips import evaluation_starts
+from echolung.data.containers import NO_RATE
 from echolung.data.video import decode
 from echolung.embedding.embed import encode_clips, evaluation_clips
 from echolung.embedding.features import Features
@@ -130,19 +132,23 @@ class Model:
         """The columns of `predict`, and their types as MLflow names them."""
         return {"video": "string", **self.kind.answer_columns(self.task), **FACTS}
 
-    def predict(self, paths: Sequence[str | Path]) -> pd.DataFrame:
+    def predict(self, paths: Sequence[str | Path], fps: float | None = None) -> pd.DataFrame:
         """One row per video file.
 
         video (the path), the columns of the kind's answer (the first is None if `outside`), outside (farther from the
         training recordings than the threshold), distance, threshold, false_alarm_rate (as measured at promotion),
         damage, in_training (the model was fitted on this very file). Raises VideoError naming the file if nothing can
-        be decoded; DependencyError without FFmpeg.
+        be decoded, or if it does not say its frame rate and `fps` is not given; DependencyError without FFmpeg.
         """
-        return pd.concat([self.answer(str(path), self.read(Path(path))) for path in paths], ignore_index=True)
+        return pd.concat([self.answer(str(path), self.read(Path(path), fps)) for path in paths], ignore_index=True)
 
-    def read(self, path: Path) -> Recordings:
+    def read(self, path: Path, fps: float | None = None) -> Recordings:
         """Decode a file, and encode its views: one recording, with the path as its `sample_id`."""
         video, name = decode(path, self.record.frame_size), str(path)
+        if NO_RATE in video.damage:
+            if fps is None:
+                raise VideoError(f"{path} does not say its frame rate", "Give it: `echolung predict FILE --fps 50`.")
+            video = dataclasses.replace(video, fps=fps, damage=video.damage.replace(NO_RATE, "").strip("; "))
         if len(video.frames) < 2:
             raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
         facts = vars(video) | {"sample_id": name, "source": "", "path": name, "frames": len(video.frames)}

@@ -14,8 +14,9 @@ import pytest
 from drawn import save_clips
 from small_models import CLASSES, ENCODER, SIZE, STUDY, TASK, VIEWS, described, make_model, registered, usual
 
-from echolung.core.errors import CheckpointError, NoChampionError
+from echolung.core.errors import CheckpointError, NoChampionError, VideoError
 from echolung.core.runtime import sha256_file
+from echolung.data import nifti
 from echolung.data.video import decode, encode
 from echolung.embedding.embed import EmbedSettings, embed
 from echolung.embedding.features import Features
@@ -73,6 +74,18 @@ def test_a_truncated_video_is_answered_with_its_damage(model: Model, tmp_path: P
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
     table = model.predict([tmp_path / "cut.avi"])
     assert table["damage"][0] != "" and f"cut.avi: {table['damage'][0]}" in as_text("m", model, table)
+
+
+def test_a_file_that_does_not_say_its_frame_rate_needs_to_be_told(folder: Path, model: Model, tmp_path: Path) -> None:
+    video, path = decode(folder / "a.mp4"), tmp_path / "a.nii.gz"
+    nifti.write(path, video.frames, 1.0)
+    with pytest.raises(VideoError, match=r"a.nii.gz does not say its frame rate.*--fps"):
+        model.predict([path])
+    columns = [*NUMBERS, "damage"]
+    told = model.predict([path], video.fps)[columns]
+    pd.testing.assert_frame_equal(told, model.predict([folder / "a.mp4"])[columns])
+    assert (model.predict([path], 3 * video.fps)[NUMBERS] != told[NUMBERS]).any(axis=None)
+    assert model.predict([folder / "a.mp4"], 3.0)[columns].equals(told), "a file that says it is believed"
 
 
 @pytest.mark.parametrize(

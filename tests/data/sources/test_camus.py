@@ -119,6 +119,9 @@ def test_a_half_sequence_is_the_recording_whichever_end_is_diastole(end_diastole
     else:
         assert masks[name].phases == ("ED", "ES") and masks[name].frames.tolist() == [0, 4]
         assert masks[name].maps[:, -1, -1].tolist() == [1, 3]
+    (patient / "Info_4CH.cfg").write_text(cfg)
+    again = ingested(tmp_path / "again", "camus", "camus", root, 20)[0].manifest.set_index("sample_id")
+    assert pd.isna(row["decode_error"]) and again.loc[name, "decode_error"] == "its frame rate is unknown"
     (patient / "Info_4CH.cfg").write_text("EF: 54\n")
     with pytest.raises(DataError, match=r"not complete: patient0001 4CH \(no ED and ES in its cfg\)"):
         scan_whole(root)
