@@ -25,13 +25,16 @@ def facts(parameters: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str,
     import torch
 
     split, pretrain = parameters["split"], parameters["pretrain"]
+    changed = {name: _short(one["training"]) for name, one in pretrain["encoders"].items()}
+    alike = {text: [name for name, its in changed.items() if its == text] for text in changed.values() if text}
+    own = [f"of {', '.join(names)}: {text}" for text, names in alike.items()]
     methods = dict.fromkeys(method for arm in parameters["arms"].values() for method in arm["method"])
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "scikit-learn", "mlflow"))
     return {
         "Date": datetime.date.today().isoformat(),
         "Code": f"echolung {origin['echolung_version']}, git {origin.get('git_revision', 'unknown')}",
-        "Pretraining": _short(pretrain["training"]) if pretrain["encoders"] else "none",
+        "Pretraining": "; ".join([_short(pretrain["training"]), *own]) if pretrain["encoders"] else "none",
         "Methods": ", ".join(methods),
         "Cross-validation": f"{split['outer']} outer × {split['inner']} inner folds grouped by patient,"
         f" {split['repeats']} repeat(s)",
