@@ -16,6 +16,7 @@ from echolung.embedding.features import Features
 from echolung.embedding.recordings import HeldClips, Part, Recordings
 from echolung.kinds.classification import ClassificationTask
 from echolung.methods.fitting import outer_fold
+from echolung.pretraining.settings import PretrainSettings
 
 Stored = tuple[Ingested, clips.ClipStore, dict[str, Masks]]
 
@@ -53,6 +54,12 @@ def outer_fold_of(manifest, y: np.ndarray, fold=0, **settings) -> tuple[pd.DataF
     """Training and test rows of an outer fold, and the names of the test videos."""
     training, test = outer_fold(folds_of(manifest, y, **settings), 0, fold)
     return training, test, list(test["sample_id"])
+
+
+def pretraining(training: Mapping, objective: str, options: Mapping, **more: object) -> PretrainSettings:
+    """Of one encoder, "hearts", on the pool "echo"."""
+    values = {"encoders": {"hearts": {"objective": objective, "pool": "echo"}}, "objectives": {objective: options}}
+    return PretrainSettings.parse(values | {"training": training} | more, "pretrain")
 
 
 def features_of(names: Sequence[str], tokens: np.ndarray, grid: tuple | None = None) -> Features:

@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import folds_of, manifest_of, save_source
+from drawn import features_of, folds_of, manifest_of, save_source
 
 from echolung.core.runtime import derived_seed
 from echolung.data.splits import write_folds
 from echolung.data.video import encode
-from echolung.embedding.features import FeaturesRecord, write_index
-from echolung.embedding.summary import summarise
+from echolung.embedding.features import write_index
 from echolung.kinds.classification import ClassificationTask
 from echolung.methods.fitting import fit_one
 from echolung.methods.method import Method
@@ -170,15 +169,13 @@ def _moving(random: np.random.Generator, label: int) -> np.ndarray:
     return (still + moves).astype(np.uint8)
 
 
-def _embedded(directory: Path, tokens: np.ndarray, manifest: pd.DataFrame, arm: str, encoder: str) -> None:
+def _embedded(directory: Path, tokens: np.ndarray, manifest: pd.DataFrame, arm: str, encoder: str, seconds=0.0) -> None:
     directory.mkdir(parents=True)
-    tokens = tokens.astype(np.float16)
-    np.save(directory / "tokens.npy", tokens)
-    np.save(directory / "summary.npy", np.stack([summarise(torch.from_numpy(one), (2, 2, 2)) for one in tokens]))
-    record = FeaturesRecord(
-        key=f"key-{arm}", arm=arm, seed=0, encoder_sha256=encoder, shape=tokens.shape, grid=(2, 2, 2),
-        effective_rank=3.0, seen_in_pretraining=[],
-    )  # fmt: skip
+    made = features_of(list(manifest["sample_id"]), tokens, (2, 2, 2))
+    np.save(directory / "tokens.npy", made.tokens)
+    np.save(directory / "summary.npy", made.summaries)
+    known = {"key": f"key-{arm}", "arm": arm, "encoder_sha256": encoder, "seconds": seconds}
+    record = made.record.model_copy(update=known)
     write_index(directory, record, manifest.assign(finite=True, std=1.0, seen_in_pretraining=False))
 
 

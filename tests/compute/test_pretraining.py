@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SMALL, Project, made_project
-from drawn import save_clips
+from drawn import pretraining, save_clips
 
 from echolung.compute.pretraining import pretrain, seed_runs
 from echolung.core.errors import Stopped
@@ -33,9 +33,7 @@ ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=16, frames=4,
 def settings(seeds: list[int], workers: int = 1, **training: Any) -> PretrainSettings:
     usual = {"steps": 4, "batch": 4, "learning_rate": 1e-3, "log_every": 1, "rank_every": 2, "checkpoint_every": 1}
     jepa = {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.9}
-    encoders = {"hearts": {"objective": "jepa", "pool": "echo"}}
-    values = {"encoders": encoders, "seeds": seeds, "training": usual | training, "objectives": {"jepa": jepa}}
-    return PretrainSettings.parse(values | {"compute": {"workers": workers}}, "pretrain")
+    return pretraining(usual | training, "jepa", jepa, seeds=seeds, compute={"workers": workers})
 
 
 @pytest.fixture(scope="module")

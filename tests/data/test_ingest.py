@@ -187,9 +187,7 @@ def test_bad_files_are_rows_that_the_gate_names_and_are_tried_again(study, capsy
 
 
 def test_missing_libraries_are_named(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchcodec
-
-    monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
+    monkeypatch.setattr("torchcodec.ffmpeg_major_version", None)
     with pytest.raises(DependencyError, match="apt-get install ffmpeg"):
         study.ingest()
 

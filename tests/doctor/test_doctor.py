@@ -141,14 +141,11 @@ def examined(root: Path, rows: list[str]) -> list[Finding]:
     return [*found, *sources.tasks(settings, manifests)]
 
 
-def test_a_sound_folder_says_what_is_in_it(root: Path) -> None:
+def test_a_sound_folder_says_what_is_in_it_and_a_wrong_table_is_an_error(root: Path) -> None:
     found = examined(root, SICK_AND_WELL)
     assert only(found, "mine").said == f"12 videos of 12 patients in {root}/data/raw/mine"
     assert only(found, "mine-sick").said == "12 videos of 12 patients (sick 6, well 6)"
     assert {one.level for one in found} == {"ok"}
-
-
-def test_a_wrong_table_is_an_error(root: Path) -> None:
     for row, subject, said in [
         ("x.avi,x,dead", "mine-sick", "dead"),
         ("x.avi,x,", "mine-sick", "have no 'label'"),
@@ -158,12 +155,9 @@ def test_a_wrong_table_is_an_error(root: Path) -> None:
     stops(only(examined(root, SICK_AND_WELL[2:8]), "mine-sick"), "patients")
 
 
-def test_a_set_that_dvc_can_fetch_says_how(root: Path) -> None:
+def test_what_only_decoding_tells_is_left_to_the_stages_and_absent_sets_and_weights_are_named(root: Path) -> None:
     _, found = sources.sources(root, parameters(root, "lung")[0])
     stops(only(found, "pocus"), "dvc pull data/raw/pocus.dvc", "github.com/jannisborn")
-
-
-def test_what_only_decoding_tells_is_left_to_the_stages_and_absent_weights_are_named(root: Path) -> None:
     settings, _ = parameters(root, "lung", "laptop", ["public_sets=/nowhere"])
     absent = sources.weights(root, settings)
     assert {finding.subject for finding in absent} == {"natural-stills", "natural-cnn"}

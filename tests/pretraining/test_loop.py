@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from drawn import save_clips
+from drawn import pretraining, save_clips
 from safetensors.torch import save_file
 
 from echolung.core.errors import CheckpointError, DataError, SettingsError, Stopped, TrialError
@@ -35,26 +35,18 @@ TRAINING: dict[str, Any] = {
 
 
 def settings(**training: Any) -> PretrainSettings:
-    values = {
-        "encoders": {"hearts": {"objective": "jepa", "pool": "hearts"}},
-        "training": TRAINING | training,
-        "objectives": {"jepa": {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.9}},
-    }
-    return PretrainSettings.parse(values, "pretrain")
-
-
-def make_store(directory: Path, videos: int = 7) -> ClipStore:
-    """Moving textures of several lengths and rates."""
-    rng, moving = np.random.default_rng(0), {}
-    for number in range(videos):
-        texture = rng.integers(0, 256, (24, 24), dtype=np.uint8)
-        moving[f"hearts/{number}"] = np.stack([np.roll(texture, t, axis=1) for t in range(3 + 5 * number)])
-    return save_clips(directory, moving, [20.0 + number for number in range(videos)])
+    jepa = {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2, "ema": 0.9}
+    return pretraining(TRAINING | training, "jepa", jepa)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ClipStore:
-    return make_store(tmp_path / "clips")
+    """Moving textures of several lengths and rates."""
+    rng, moving = np.random.default_rng(0), {}
+    for number in range(7):
+        texture = rng.integers(0, 256, (24, 24), dtype=np.uint8)
+        moving[f"hearts/{number}"] = np.stack([np.roll(texture, t, axis=1) for t in range(3 + 5 * number)])
+    return save_clips(tmp_path / "clips", moving, [20.0 + number for number in range(7)])
 
 
 def run(store: ClipStore, directory: Path, seed: int = 0, on_metrics: Any = None, **training: Any) -> Trained:
@@ -211,21 +203,18 @@ def test_a_group_may_scale_the_learning_rate(store: ClipStore, tmp_path: Path, m
     assert all(torch.equal(weight, initial[name]) for name, weight in trained.items())
 
 
-def test_a_pool_without_videos_and_a_diverging_loss_are_errors(store: ClipStore, tmp_path: Path) -> None:
+def test_no_videos_a_diverging_loss_and_full_memory_are_errors(store: ClipStore, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(DataError, match="no videos"):
-        run(make_store(tmp_path / "empty", videos=0), tmp_path / "run")
+        run(save_clips(tmp_path / "empty", {}), tmp_path / "run")
     with pytest.raises(TrialError, match=r"diverged.* at step \d \(videos hearts/\d, ") as caught:
         run(store, tmp_path / "run", learning_rate=1e30, clip_gradient=None, warmup_steps=0)
     assert "learning_rate" in caught.value.remedy
     assert checkpoint.read_progress(tmp_path / "run").step > 0, "the last good one is kept"
-
-
-@pytest.mark.parametrize("said", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you"])
-def test_full_memory_is_an_error(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    monkeypatch.setattr(Jepa, "forward", Mock(side_effect=RuntimeError(said)))
-    with pytest.raises(TrialError, match="out of memory at step 1, with batches of 4 clips") as caught:
-        run(store, tmp_path / "run")
-    assert "pretrain.training.batch" in caught.value.remedy
+    for said in ("CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you"):
+        monkeypatch.setattr(Jepa, "forward", Mock(side_effect=RuntimeError(said)))
+        with pytest.raises(TrialError, match="out of memory at step 1, with batches of 4 clips") as caught:
+            run(store, tmp_path / "full")
+        assert "pretrain.training.batch" in caught.value.remedy
 
 
 def test_an_encoder_overrides_the_training_and_its_objective_and_mistakes_are_named() -> None:
@@ -258,19 +247,17 @@ def test_every_video_is_seen_once_per_epoch_in_a_new_order(store: ClipStore) -> 
     assert all(sorted(epoch) == store.sample_ids for epoch in epochs) and epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "key"),
-    [
+def test_other_frames_or_rates_of_the_same_videos_start_over(store: ClipStore) -> None:
+    path, before = store.directory / "index.json", depends(store)
+    index = path.read_text()
+    for old, new, key in [
         ('"size": 24', '"size": 32', "frames"),
         ('"fingerprint": ""', '"fingerprint": "another decoder"', "frames"),
         ('"fps": 25.0', '"fps": 24.0', "videos"),
-    ],
-)
-def test_other_frames_or_rates_of_the_same_videos_start_over(store: ClipStore, old: str, new: str, key: str) -> None:
-    path, before = store.directory / "index.json", depends(store)
-    path.write_text(path.read_text().replace(old, new))
-    (line,) = checkpoint.differences(depends(store), before)
-    assert line.startswith(key)
+    ]:
+        path.write_text(index.replace(old, new))
+        (line,) = checkpoint.differences(depends(store), before)
+        assert line.startswith(key)
 
 
 def test_all_code_that_an_objective_uses_is_part_of_a_run(store: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import save_clips
+from drawn import pretraining, save_clips
 
 from echolung.core.errors import SettingsError
 from echolung.models.encoders import initial_encoder
@@ -19,7 +19,6 @@ from echolung.pretraining.mae import EPSILON, Mae, MaeSettings
 from echolung.pretraining.masking import MaskSettings, sample_masks, sample_tubes
 from echolung.pretraining.run import SeedRun
 from echolung.pretraining.salt import Salt, SaltSettings
-from echolung.pretraining.settings import PretrainSettings
 
 ENCODER = VideoViT.Settings(width=24, depth=2, heads=2, image_size=32, frames=4, clip_fps=8.0, patch=8)
 PREDICTOR = {"predictor_width": 24, "predictor_depth": 1, "predictor_heads": 2}
@@ -186,18 +185,15 @@ def test_the_teacher_cools_down_at_the_end_of_its_own_phase() -> None:
 def test_a_run_stopped_in_either_phase_ends_bit_for_bit_where_it_would_have(tmp_path: Path, stopped: int) -> None:
     rng = np.random.default_rng(0)
     save_clips(tmp_path, {f"s/{n}": rng.integers(0, 256, (20, 24, 24), dtype=np.uint8) for n in range(5)}, 20.0)
-    values = {
-        "encoders": {"salt": {"objective": "salt", "pool": "s"}},
-        "training": {"steps": 4, "batch": 4, "learning_rate": 1e-3, "log_every": 1, "checkpoint_every": 1},
-        "objectives": {"salt": FROZEN.model_dump()},
-    }
+    training = {"steps": 4, "batch": 4, "learning_rate": 1e-3, "log_every": 1, "checkpoint_every": 1}
+    settings = pretraining(training, "salt", FROZEN.model_dump())
 
     def run(folder: str, stop: int = 0) -> dict[str, torch.Tensor]:
         def on_metrics(step: int, values: Any) -> None:
             if step == stop:
                 raise KeyboardInterrupt
 
-        one = SeedRun("salt", PretrainSettings.parse(values, ""), ENCODER, (tmp_path,), 0, tmp_path / folder)
+        one = SeedRun("hearts", settings, ENCODER, (tmp_path,), 0, tmp_path / folder)
         return train(one, on_metrics).encoder.state_dict()
 
     whole = run("whole")

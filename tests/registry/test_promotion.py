@@ -31,7 +31,7 @@ def evidence(bar: float = 0.60, **changes: object) -> Evidence:
     return dataclasses.replace(EARNED, bar={"balanced accuracy": (bar, 1 / 3)}, **changes)  # type: ignore[arg-type]
 
 
-def test_the_rule() -> None:
+def test_the_rule_and_that_it_needs_the_evidence_of_the_champion() -> None:
     for candidate, present, refusal in [
         (evidence(), None, None),
         (evidence(loss=1.05), None, "does not beat the baseline out of fold: Brier score 1.0500, baseline 1.0500"),
@@ -52,9 +52,6 @@ def test_the_rule() -> None:
             with pytest.raises(PromotionError, match=refusal) as error:
                 decide(candidate, present)
             assert error.value.remedy
-
-
-def test_a_champion_without_its_evidence_cannot_be_compared() -> None:
     for tags in ({}, {"evidence": "nonsense"}, {"evidence": '{"loss": 1}'}):
         with pytest.raises(PromotionError, match=r"'evidence' is missing or damaged.*--reset"):
             Evidence.of_tags(tags)

@@ -127,7 +127,7 @@ def test_a_run_says_where_it_comes_from(tracking: Store, monkeypatch: pytest.Mon
     assert told()["git_revision"] == f"{revision}+changed"
 
 
-def test_a_resumed_trial_continues_the_same_run_and_the_same_line(tracking: Store) -> None:
+def test_a_trial_of_the_same_parameters_and_seed_continues_the_same_run_and_the_same_line(tracking: Store) -> None:
     queue = tracking.client()._tracking_client.store  # `live` does not wait for it
     trial = (tracking, "phantom", "jepa", 0, {"pretrain": {"lr": 0.001}}, "weights-a")
     with pytest.raises(KeyboardInterrupt), trial_run(*trial) as first:
@@ -145,9 +145,6 @@ def test_a_resumed_trial_continues_the_same_run_and_the_same_line(tracking: Stor
     assert (second.id, status(tracking, first.id)) == (first.id, "FINISHED")
     assert series(tracking, first, "loss") == [(0, 1.0), (10, 0.9), (20, 0.8), (30, 0.7)]
     assert tracking.client().get_run(first.id).data.params == {"encoder": "jepa", "seed": "0", "pretrain.lr": "0.001"}
-
-
-def test_a_trial_of_other_parameters_or_another_seed_is_another_run(tracking: Store) -> None:
     ids = set()
     for seed, key in ((1, "a"), (1, "b"), (2, "a"), (2, "a")):
         with trial_run(tracking, "phantom", "jepa", seed, {"lr": key}, key) as run:
