@@ -5,8 +5,8 @@ end-diastole in 1 to 12 frames around the second end-systole, and nothing else d
 frame of a frozen backbone, less the clip's mean; natural images' with `--weights`, else untrained. With `--contours`
 they are what a segmentation would tell: both walls' distances from the long axis at eight heights, each wrong by a
 normal error of so many millimetres; that tests the temporal part without what a backbone overlooks. With `--unet` they
-are what one does tell: the walls of `hybrid-walls`, of a U-Net that saw end-diastole and end-systole of the hearts to
-learn from, `--weights` for its EfficientNet-lite0, if any. `hybrid-tokens`,
+are what one does tell: the tokens of `hybrid-walls`, by a U-Net that was fitted on end-diastole and end-systole of the
+hearts to learn from (`--weights` for its EfficientNet-lite0, if any). `hybrid-tokens`,
 {attention alone, with convolution} x {weighted sampler, none}, learns from normal hearts, of which a quarter is shown
 with an event, too, of any length; it is asked about other hearts, each without event and with one of every length.
 Intervals: hearts resampled, in pairs. The last panel shows what a threshold alone does: a published gain from 26% to
@@ -40,7 +40,7 @@ from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.segmentation import SegmentationTask
 from echolung.methods.hybrid import OnTokens, TemporalSettings
 from echolung.methods.segmentation import Segmentation, UNetSettings
-from echolung.methods.walls import shapes
+from echolung.methods.walls import OnShapes, shapes
 from echolung.models.encoders import initial_encoder
 from echolung.models.frames import FramesSettings
 from echolung.phantom.heart import HeartVideo, beating_heart, draw_heart
@@ -49,6 +49,8 @@ from echolung.phantom.motion import Ventricle, outline
 FRAMES, FPS = 40, 25.0
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)
 TASK = ClassificationTask(kind="classification", source="h", label="l", classes=["normal", "event"], unit="video")
+STEP = "largest step"
+"""No model: the largest difference between neighbouring tokens, since an event begins and ends with a jump."""
 MASKS = SegmentationTask(kind="segmentation", source="h")
 ARMS = {f"{t}, {b}": {"temporal": t, "balance": b} for t in ("global", "hybrid") for b in ("none", "sampler")}
 
@@ -82,18 +84,21 @@ def segmented(hearts: tuple[range, range], size: int, weights: str) -> list[np.n
     for number in itertools.chain(*hearts):
         videos, beat, places[number] = drawn(number, size, number in hearts[1] or number % 4 == 0)
         shown |= {f"h/{number}/{still}": (video.frames, FPS) for still, video in enumerate(videos)}
-        if number in hearts[0]:
-            traced = np.array([beat.end_diastole, beat.end_systole])
-            masks[f"h/{number}/0"] = Masks(traced, ("ED", "ES"), videos[0].labels()[traced], STRUCTURES, float("nan"))
+        traced = np.array([beat.end_diastole, beat.end_systole])
+        masks[f"h/{number}/0"] = Masks(traced, ("ED", "ES"), videos[0].labels()[traced], STRUCTURES, float("nan"))
     recordings = Recordings([Part(pd.DataFrame({"sample_id": list(shown)}), HeldClips(shown), masks=masks)])
-    training = pd.DataFrame({"sample_id": list(masks), "patient_id": list(masks)})
+    names = list(masks)
+    training = pd.DataFrame({"sample_id": names[: len(hearts[0])], "patient_id": names[: len(hearts[0])]})
     training["inner"] = np.where(np.array(hearts[0]) // 4 % 3 == 0, 0, -2)
     settings = UNetSettings(
         encoder="tu-tf_efficientnet_lite0", image_size=size, steps=300, validate_every=100, weights=weights, seed=0
     )
     with tempfile.TemporaryDirectory() as place:
         unet = Segmentation.fit(settings, MASKS, recordings, training, 0, Path(place) / "fit")
-    print(f"Dice of the hearts that stopped it: {unet.search()['dice'].max():.3f}", flush=True)
+    drawn_as = [unet.maps(recordings, name, None) == 1 for name in names[len(hearts[0]) :]]
+    truth = [masks[name].maps == 1 for name in names[len(hearts[0]) :]]
+    dice = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in zip(drawn_as, truth, strict=True)]
+    print(f"Dice of the ventricle in the hearts that are asked about: {np.mean(dice):.3f}", flush=True)
     parts = []
     for numbers in hearts:
         tokens = np.zeros((len(numbers), 2, FRAMES, 2 * DISCS + 1), np.float32)
@@ -138,10 +143,11 @@ def embedded(hearts: range, size: int, weights: str, every: bool) -> tuple[np.nd
     return found, places
 
 
-def recordings_of(tokens: np.ndarray) -> tuple[Recordings, list[str]]:
-    names = [f"h/{number}" for number in range(len(tokens))]
-    moving = tokens.astype(np.float32) - tokens.mean(axis=1, keepdims=True, dtype=np.float32)
-    features = Features.in_memory(names, moving[:, None].astype(np.float16), (FRAMES, 1, 1))
+def recordings_of(tokens: np.ndarray, walls: bool) -> tuple[Recordings, list[str]]:
+    """Of clips (V, T, D): less each clip's mean, or in units of its axis at end-diastole, as `shapes` has it."""
+    names, x = [f"h/{number}" for number in range(len(tokens))], tokens.astype(np.float32)
+    x = x / np.quantile(x[..., -1:], 0.95, axis=1, keepdims=True) if walls else x - x.mean(axis=1, keepdims=True)
+    features = Features.in_memory(names, x[:, None].astype(np.float16), (FRAMES, 1, 1))
     return Recordings([Part(pd.DataFrame({"sample_id": names}), HeldClips({}), features)]), names
 
 
@@ -151,25 +157,29 @@ def answers(options: argparse.Namespace, train: tuple, test: tuple) -> tuple[pd.
     shown = np.arange(0, len(tokens), 4)  # with an event, too
     lengths = np.random.default_rng(0).choice(LENGTHS, len(shown))
     events = [with_event(tokens[at], empty[at], length) for at, length in zip(shown, lengths, strict=True)]
-    recordings, names = recordings_of(np.concatenate([tokens[:, 0], events]))
+    recordings, names = recordings_of(np.concatenate([tokens[:, 0], events]), options.unet)
     heart = np.concatenate([np.arange(len(tokens)), shown])
     training = pd.DataFrame({"sample_id": names, "patient_id": heart, "y": np.arange(len(heart)) >= len(tokens)})
     training["inner"] = np.where(heart // 4 % 3 == 0, 0, -2)
     variants = {0: asked[:, 0]}
     for length in LENGTHS:
         variants[length] = np.stack([with_event(*one, length) for one in zip(asked, places, strict=True)])
-    rows, cuts = [], {arm: [] for arm in ARMS}
+    rows, cuts, method = [], {arm: [] for arm in ARMS}, OnShapes if options.unet else OnTokens
+    for length, clips in variants.items():
+        held, known = recordings_of(clips, options.unet)
+        steps = np.linalg.norm(np.diff(held.tokens(known)[:, 0].astype(np.float32), axis=1), axis=2).max(axis=1)
+        rows += [(STEP, 0, length, heart, value) for heart, value in enumerate(steps)]
     for arm, choices in ARMS.items():
         for seed in range(options.seeds):
             settings = TemporalSettings(
                 steps=options.steps, batch=16, learning_rate=2e-3, width=32, patience=10, cut="validation", **choices
             )
             with tempfile.TemporaryDirectory() as place:
-                one = OnTokens.fit(settings, TASK, recordings, training, seed, Path(place))
+                one = method.fit(settings, TASK, recordings, training, seed, Path(place))
             cuts[arm].append(float(one.search()["threshold"].iloc[0]))
             one.facts["shift"] = 0.0  # probabilities as they are
             for length, clips in variants.items():
-                held, known = recordings_of(clips)
+                held, known = recordings_of(clips, options.unet)
                 p = one.predict(held, known)[:, 1]
                 rows += [(arm, seed, length, heart, value) for heart, value in enumerate(p)]
             print(f"{arm} seed {seed}: stopped after {len(one.search())} looks", flush=True)
@@ -189,7 +199,7 @@ def scores(p: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
 def table(told: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Of every arm, and of hybrid less global."""
     found: dict[tuple[str, int], np.ndarray] = {}  # by arm and length, of all hearts and of each resample
-    for arm in ARMS:
+    for arm in (*ARMS, STEP):
         p = told[told["arm"] == arm].set_index(["length", "seed", "heart"])["p"].unstack()
         draws = np.random.default_rng(0).integers(0, p.shape[1], (resamples, p.shape[1]))
         for length in LENGTHS:

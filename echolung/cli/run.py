@@ -9,7 +9,7 @@ import click
 
 from echolung.stage import project_root
 
-# DVC, without a warning for every output that a first run is about to make
+# DVC, but silent about every output that does not exist yet
 DVC = """import logging, sys
 from dvc.cli import main
 logging.getLogger("dvc_data.index.checkout").setLevel("ERROR")

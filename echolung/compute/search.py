@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,13 @@ class SearchSettings(Parameters):
     rungs: int = pydantic.Field(3, ge=0)  # how often the worse half is stopped (ASHA, Li et al. 2020, arXiv 1810.05934)
     seed: int = 0
     repeats: int = pydantic.Field(1, ge=1)
-    """Runs of every combination, with seeds from `seed` on; their mean score ranks it."""
+    """Runs of every combination, with seeds from `seed` on; their mean score ranks it, so that none may stop early."""
+
+    @pydantic.model_validator(mode="after")
+    def _to_the_end(self) -> Self:
+        if self.repeats > 1 and self.rungs:
+            raise ValueError("with `repeats` no run stops early: set `rungs: 0`")
+        return self
 
     @pydantic.field_validator("space")
     @classmethod

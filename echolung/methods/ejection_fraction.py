@@ -27,10 +27,11 @@ from scipy import ndimage
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from echolung.core.errors import SettingsError
+from echolung.core.errors import DataError, SettingsError
 from echolung.core.parameters import Parameters
 from echolung.core.runtime import read_json, write_json
 from echolung.data.geometry import Letterbox
+from echolung.data.masks import STRUCTURES
 from echolung.embedding.recordings import Recordings
 from echolung.hearts import volumes
 from echolung.kinds.classification import ClassificationTask
@@ -80,8 +81,8 @@ class EjectionFraction(Method):
 
     @classmethod
     def fit(cls, settings: Any, task: Task, recordings: Recordings, training: Rows, seed: int, directory: Path) -> Self:
-        of_masks = SegmentationTask.parse({"kind": "segmentation", "source": task.source}, "the masks")
         rows = traced_rows(task, recordings, training)
+        of_masks = drawn_task(task, recordings, list(rows["sample_id"]))
         network = UNetSettings.parse(settings.model_dump(exclude={"length", "reading"}), "fit.methods")
         segmenter = Segmentation.fit(network, of_masks, recordings, rows, seed, directory)
         fallback = float(training.groupby("patient_id")["y"].mean().median())
@@ -232,6 +233,18 @@ def traced_rows(task: Task, recordings: Recordings, training: Rows) -> pd.DataFr
         inner = np.where(more["split_official"] == "VAL", _first(rows["inner"]), -2)
         rows = pd.concat([rows, more[["sample_id", "patient_id"]].assign(inner=inner)], ignore_index=True)
     return rows[[recordings.masks(str(name)) is not None for name in rows["sample_id"]]].reset_index(drop=True)
+
+
+def drawn_task(task: Task, recordings: Recordings, sample_ids: Sequence[str]) -> SegmentationTask:
+    """Segmentation of what is traced in these recordings: what is nowhere traced, a network would invent.
+    Raises DataError if there is none."""
+    traced = {structure for name in sample_ids for structure in getattr(recordings.masks(name), "structures", ())}
+    if not traced:
+        problem = f"no recording of '{task.source}' that may be trained on has masks"
+        raise DataError(problem, "Add masks to the source, or leave the arms out that draw (docs/studies.md).")
+    known = [structure for structure in STRUCTURES if structure in traced]
+    values = {"kind": "segmentation", "source": task.source, "structures": known}
+    return SegmentationTask.parse(values, "the masks")
 
 
 def beats_of(curve: np.ndarray, fps: float) -> list[tuple[int, int]]:

@@ -108,7 +108,7 @@ class Method(abc.ABC):
 
 
 def named_weights(values: Any) -> list[str]:
-    """What stands under `weights`, at any depth, and is not empty."""
+    """What stands under `weights`, in nested parameters, too, and is not empty."""
     if not isinstance(values, dict):
         return []
     own = [values["weights"]] if values.get("weights") else []

@@ -70,7 +70,9 @@ class Segmenter(Method):
     def maps(self, recordings: Recordings, sample_id: str, frames: np.ndarray | None) -> np.ndarray:
         """Label maps uint8 (T, S, S) of frames, or of the traced ones (None); only the task's structures."""
         p = self.probabilities(recordings, sample_id, frames)
-        p[:, [at + 1 for at, name in enumerate(STRUCTURES) if name not in self.task.structures]] = -1
+        others = [at + 1 for at, name in enumerate(STRUCTURES) if name not in self.task.structures]
+        p[:, 0] += p[:, others].sum(axis=1)
+        p[:, others] = 0
         return p.argmax(axis=1).astype(np.uint8)
 
     def predict(self, recordings: Recordings, sample_ids: Sequence[str]) -> np.ndarray:

@@ -202,8 +202,9 @@ def write_curve(path: Path, picture: Picture) -> None:
         figure, ((panel,),) = style.new_figure(1, 1, 3.6)
         figure.suptitle(f"{picture.answer}   ({picture.file})\n{picture.numbers}", x=0.01, ha="left", fontsize=10)
         *others, (last, line) = curve.lines.items()
+        faint = style.FAINT if curve.marks else style.COLOURS[1]  # nothing is read off: all lines count the same
         for name, values in others:
-            panel.plot(curve.seconds, values, ".-", color=style.FAINT, lw=0.8, ms=4, label=name)
+            panel.plot(curve.seconds, values, ".-", color=faint, lw=0.8, ms=4, label=name)
         panel.plot(curve.seconds, line, color=style.INK, lw=1.6, label=last)
         at: Sequence[int] = ()
         for (name, at), shape, colour in zip(curve.marks.items(), "v^so", style.COLOURS, strict=False):

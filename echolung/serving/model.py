@@ -145,12 +145,14 @@ class Model:
     def read(self, path: Path, fps: float | None = None) -> Recordings:
         """Decode a file, and encode its views: one recording, with the path as its `sample_id`."""
         video, name = decode(path, self.record.frame_size), str(path)
-        if NO_RATE in video.damage:
-            if fps is None:
-                raise VideoError(f"{path} does not say its frame rate", "Give it: `echolung predict FILE --fps 50`.")
-            video = dataclasses.replace(video, fps=fps, damage=video.damage.replace(NO_RATE, "").strip("; "))
         if len(video.frames) < 2:
             raise VideoError(f"{path} has one frame, and a video has two or more", "Give the video, not a still of it.")
+        faults = video.damage.split("; ")
+        if NO_RATE in faults:
+            if fps is None:
+                raise VideoError(f"{path} does not say its frame rate", "Give it: `echolung predict FILE --fps 50`.")
+            damage = "; ".join(fault for fault in faults if fault != NO_RATE)
+            video = dataclasses.replace(video, fps=fps, damage=damage)
         facts = vars(video) | {"sample_id": name, "source": "", "path": name, "frames": len(video.frames)}
         features = None
         if self.encoder:

@@ -106,7 +106,7 @@ def test_dvc_keeps_the_study_at_hand(project: Path) -> None:
     ]:
         done = exp_run(project, *arguments)
         assert done.returncode == 0 and expected in done.stdout.splitlines(), done.stderr
-        assert "WARNING" not in done.stderr, "that outputs of a first run are not there yet"
+        assert "WARNING" not in done.stderr, "no warning that outputs of a first run are missing"
 
 
 def test_dvc_says_what_a_copy_would_lack_and_which_study_file_is_another_s(project: Path) -> None:

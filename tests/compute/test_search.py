@@ -52,6 +52,8 @@ def test_a_readout_finds_what_the_labels_are_about_and_unknown_values_are_no_sea
     bright, noise = (Readout(data, name, TASK, 2)(encoder) for name in ("bright", "noise"))
     assert bright["readout/auroc"] > 0.95 > 0.8 > noise["readout/auroc"]
     assert bright["readout/brier"] < 0.1 < noise["readout/brier"]
+    with pytest.raises(SettingsError, match="with `repeats` no run stops early"):
+        SearchSettings.parse(SEARCH | {"repeats": 2}, "search")
     with pytest.raises(SettingsError, match="'steps': values of training"):
         SearchSettings.parse(SEARCH | {"space": {"steps": [1]}}, "search")
 

@@ -1,5 +1,6 @@
 """The hybrid on the walls that a U-Net draws: a wall that stands still, who trains, what an answer rests on."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ from drawn import manifest_of, outer_fold_of
 from hearts_drawn import DARK, SIDE, ellipse
 from sklearn.metrics import roc_auc_score
 
+from echolung.core.errors import DataError
 from echolung.data.masks import Masks
 from echolung.embedding.recordings import HeldClips, Part, Recordings
+from echolung.hearts import volumes
 from echolung.hearts.volumes import DISCS
 from echolung.kinds.classification import ClassificationTask
 from echolung.methods import walls
-from echolung.methods.walls import OnWalls, WallsSettings, shapes
+from echolung.methods.walls import OnShapes, OnWalls, WallsSettings, shapes
 
 TASK = ClassificationTask(
     kind="classification", source="h", label="l", classes=["all move", "one stands"], unit="video"
@@ -71,6 +74,32 @@ def test_it_is_kept_and_explained_with_its_network(tmp_path: Path) -> None:
     np.testing.assert_array_equal(OnWalls.load(tmp_path).predict(recordings, asked), one.predict(recordings, asked))
     maps = one.explain(recordings, asked[0])
     found = shapes(maps.drawing.labels[0])
+    assert set(np.unique(maps.drawing.labels)) <= {0, 1}, "an atrium that nobody traced is not drawn"
     left, right = maps.curve.lines.values()
-    np.testing.assert_allclose((left + right) * DISCS / 100, found[:, :-1].sum(axis=1))
-    assert not shapes(np.zeros((2, 8, 8), np.uint8)).any(), "no ventricle"
+    np.testing.assert_allclose([left, right], 100 * found[:, :-1].reshape(10, 2, DISCS).mean(axis=2).T)
+    bare = dataclasses.replace(recordings.parts[0], masks={})
+    with pytest.raises(DataError, match="no recording of 'h' that may be trained on has masks"):
+        OnWalls.fit(settings, TASK, Recordings([bare]), training, 0, tmp_path / "bare")
+
+
+def test_a_token_is_what_both_walls_are_from_the_axis_and_a_short_video_ends() -> None:
+    left, right = np.mgrid[:40, :40][1] >= 10, np.mgrid[:40, :40][1] <= 27
+    frame = (left & right & (np.mgrid[:40, :40][0] >= 4) & (np.mgrid[:40, :40][0] <= 33)).astype(np.uint8)
+    frame[34:38, 12:22] = 3  # the middle of the mitral plane lies at 16.5
+    leak = np.where(np.mgrid[:40, :40][0] < 4, 1, frame).astype(np.uint8)
+    maps = np.stack([frame] * 30 + [leak, np.zeros_like(frame)])
+    found = shapes(maps)
+    length = np.hypot(*(np.subtract(*volumes.long_axis(frame == 1, frame == 3))))
+    _, middle, _ = np.split(found[0] * length, [volumes.DISCS // 2 - 1, volumes.DISCS // 2])
+    assert found[0, -1] == pytest.approx(1, abs=0.02) and not found[-1].any(), "one bad frame is no unit; no ventricle"
+    assert np.isfinite(middle).all()
+    settings = WallsSettings.parse({**QUICK, "frames": 40, "views": 2}, "x")
+    recordings = Recordings([Part(manifest_of(["h/0"], ["h/0"]), HeldClips({"h/0": (maps, 25.0)}))])
+
+    class Drawn:
+        def maps(self, recordings: Recordings, sample_id: str, frames: np.ndarray) -> np.ndarray:
+            return recordings.frames(sample_id)[frames]
+
+    tokens = walls.walls_of(settings, Drawn(), recordings, ["h/0"])
+    x, valid = OnShapes.reader(None, tokens)("h/0", None)
+    assert valid.sum(axis=1).tolist() == [32, 32] and np.allclose(x[0, :32], found, atol=1e-3), "and no step more"

@@ -1,8 +1,8 @@
 """Your own videos: a folder and a csv that says whose they are and what they show.
 
 Layout:
-    videos.csv    path (relative to the folder), patient, label; optional: collection, view, split, license, and more
-                  labels in columns named label_<name>
+    videos.csv    path (relative to the folder), patient, label; optional: collection, view, split, license, fps (for
+                  files that do not say it, as NIfTI), and more labels in columns named label_<name>
     anywhere/below/*.mp4, .avi, .mov, .gif, ...
 
 Other columns are yours and are not read.
@@ -24,7 +24,7 @@ HOW_TO_GET = f"Put your videos into one folder with a {TABLE} of the columns pat
 def scan(root: Path, source: str) -> Scan:
     """One row per line of videos.csv; a path that leaves the folder is refused."""
     layout = Layout(root, "folder of videos", HOW_TO_GET)
-    table = layout.table(TABLE, ("path", "patient", "label"), also=OPTIONAL, prefix="label_")
+    table = layout.table(TABLE, ("path", "patient", "label"), also=[*OPTIONAL, "fps"], prefix="label_")
     for column in ("path", "patient"):
         if len(empty := table.index[table[column] == ""]):
             problem = f"{root / TABLE}: {column} is empty in lines {listed(empty)}"
@@ -38,6 +38,8 @@ def scan(root: Path, source: str) -> Scan:
         "label": _or_missing(table["label"]),
     }
     rows |= {ours: _or_missing(table[theirs]) for theirs, ours in OPTIONAL.items() if theirs in table}
+    if "fps" in table:
+        rows["fps"] = layout.numbers(TABLE, table["fps"], 1, 1000, table["path"])
     rows |= {str(name): _or_missing(table[name]) for name in table if str(name).startswith("label_")}
     return Scan(pd.DataFrame(rows), notes=tuple(layout.notes))
 
