@@ -111,24 +111,12 @@ def _candidate(root: Path, settings: Settings, task: str, arm: str) -> Candidate
             tables.append(told["predictions"])
         predictions = pd.concat(tables)
     return Candidate(
-        study=settings.study,
-        name=task,
-        task=spec,
-        arm=arm,
-        seed=seed,
-        method=method,
-        settings=settings.of_method(arm, method),
-        fit_seed=settings.fit.seed,
-        views=settings.embed.views,
-        frame_size=settings.ingest.size,
-        encoder=data / "encoders" / encoder / f"seed{seed}" if encoder else None,
-        data=data,
-        work=work / f"promote-{task}",
-        folds=folds,
-        decided_on=decided_on,
-        predictions=predictions,
+        study=settings.study, name=task, task=spec, arm=arm, seed=seed, method=method,
+        settings=settings.of_method(arm, method), fit_seed=settings.fit.seed, views=settings.embed.views,
+        frame_size=settings.ingest.size, data=data, work=work / f"promote-{task}", folds=folds, decided_on=decided_on,
+        encoder=data / "encoders" / encoder / f"seed{seed}" if encoder else None, predictions=predictions,
         verdicts=read_comparison(data / "compare").verdicts,
-    )
+    )  # fmt: skip
 
 
 @click.command()

@@ -21,19 +21,10 @@ from echolung.methods.methods import METHODS
 
 
 def fit_task(
-    name: str,
-    task: Task,
-    fits: Sequence[tuple[str, str, int]],
-    methods: Mapping[tuple[str, str], Parameters],
-    folds: pd.DataFrame,
-    data: Path,
-    runs: Path,
-    *,
-    seed: int,
-    workers: int,
-    on_progress: Progress = lambda done, total: None,
-    stop: Path | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    name: str, task: Task, fits: Sequence[tuple[str, str, int]], methods: Mapping[tuple[str, str], Parameters],
+    folds: pd.DataFrame, data: Path, runs: Path, *, seed: int, workers: int,
+    on_progress: Progress = lambda done, total: None, stop: Path | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Out-of-fold predictions of every fit on the task's `folds`, what their inner folds chose from, what they cost.
     `fits` are (arm, method, seed of the arm), `methods` the parameters of each arm's method. `data` is data/<study>;
     finished fits are kept in `runs`, under a digest of all that they depend on. Raises as `run_trials`."""

@@ -37,16 +37,9 @@ class EmbedSettings(Parameters):
 
 
 def embed(
-    encoder_directory: Path,
-    arm: str,
-    manifest: pd.DataFrame,
-    store: ClipStore,
-    settings: EmbedSettings,
-    out: Path,
-    cache: Path,
-    on_progress: Progress = lambda done, total: None,
-    traced: Mapping[str, Sequence[int]] | None = None,
-) -> pd.DataFrame:
+    encoder_directory: Path, arm: str, manifest: pd.DataFrame, store: ClipStore, settings: EmbedSettings, out: Path,
+    cache: Path, on_progress: Progress = lambda done, total: None, traced: Mapping[str, Sequence[int]] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Embed every video of `manifest` (sample_id, sha256) for an arm; returns the store's summary, one row per video.
 
     `traced`: sample_id -> frames that are embedded on their own, too. Stores are kept in `cache` by the digest of all

@@ -77,19 +77,11 @@ def choose(x: np.ndarray, known: np.ndarray, worth: np.ndarray, budget: int, spr
 
 
 def suggest(
-    task: SegmentationTask,
-    settings: DecoderSettings,
-    recordings: Recordings,
-    labelled: pd.DataFrame,
-    candidates: pd.DataFrame,
-    frames: Mapping[str, Sequence[int]],
-    budget: int,
-    seed: int,
-    *,
-    unit: Literal["sample_id", "patient_id"] = "sample_id",
-    strategy: Strategy = "both",
+    task: SegmentationTask, settings: DecoderSettings, recordings: Recordings, labelled: pd.DataFrame,
+    candidates: pd.DataFrame, frames: Mapping[str, Sequence[int]], budget: int, seed: int, *,
+    unit: Literal["sample_id", "patient_id"] = "sample_id", strategy: Strategy = "both",
     on_progress: Progress = lambda done, total: None,
-) -> tuple[pd.DataFrame, list[Light]]:
+) -> tuple[pd.DataFrame, list[Light]]:  # fmt: skip
     """The `budget` units of `candidates` to annotate next, and the ensemble that said so (none if it was not asked).
 
     `labelled`, `candidates`: sample_id, patient_id; `frames`: those of each candidate that `frame_tokens` shows.
