@@ -40,7 +40,7 @@ from echolung.kinds.classification import ClassificationTask
 from echolung.kinds.segmentation import SegmentationTask
 from echolung.methods.hybrid import OnTokens, TemporalSettings
 from echolung.methods.segmentation import Segmentation, UNetSettings
-from echolung.methods.walls import OnShapes, shapes
+from echolung.methods.walls import OnShapes, motion, shapes
 from echolung.models.encoders import initial_encoder
 from echolung.models.frames import FramesSettings
 from echolung.phantom.heart import HeartVideo, beating_heart, draw_heart
@@ -144,9 +144,12 @@ def embedded(hearts: range, size: int, weights: str, every: bool) -> tuple[np.nd
 
 
 def recordings_of(tokens: np.ndarray, walls: bool) -> tuple[Recordings, list[str]]:
-    """Of clips (V, T, D): less each clip's mean, or in units of its axis at end-diastole, as `shapes` has it."""
+    """Of clips (V, T, D): less each clip's mean; walls as `hybrid-walls` reads them."""
     names, x = [f"h/{number}" for number in range(len(tokens))], tokens.astype(np.float32)
-    x = x / np.quantile(x[..., -1:], 0.95, axis=1, keepdims=True) if walls else x - x.mean(axis=1, keepdims=True)
+    if walls:  # each clip in units of its own
+        x = np.stack([motion(clip / np.quantile(clip[:, -1], 0.95)) for clip in x])
+    else:
+        x = x - x.mean(axis=1, keepdims=True)
     features = Features.in_memory(names, x[:, None].astype(np.float16), (FRAMES, 1, 1))
     return Recordings([Part(pd.DataFrame({"sample_id": names}), HeldClips({}), features)]), names
 

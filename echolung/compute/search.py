@@ -54,7 +54,7 @@ class SearchSettings(Parameters):
     rungs: int = pydantic.Field(3, ge=0)  # how often the worse half is stopped (ASHA, Li et al. 2020, arXiv 1810.05934)
     seed: int = 0
     repeats: int = pydantic.Field(1, ge=1)
-    """Runs of every combination, with seeds from `seed` on; their mean score ranks it, so that none may stop early."""
+    """Runs of every combination, with seeds from `seed` on, all to the end: their mean score ranks it."""
 
     @pydantic.model_validator(mode="after")
     def _to_the_end(self) -> Self:

@@ -185,7 +185,7 @@ def _joined(parts: Sequence[video.Video], files: Sequence[Path]) -> video.Video:
 
 
 def _at_rate(facts: Facts, fps: float) -> Facts:
-    """`facts`, with the frame rate `fps` if a layout knows it, which it does better than the file."""
+    """`facts`, with the frame rate of the layout where it knows one."""
     if pd.isna(fps):
         return facts
     return facts | {"fps": fps, "decode_error": None if facts["decode_error"] == NO_RATE else facts["decode_error"]}

@@ -1,7 +1,7 @@
 """The method `hybrid-walls`: the hybrid's temporal part on the walls that a U-Net draws, for events of a few frames.
 
 A token is one frame's ventricle: how far each wall is from the long axis at every height, and how long the axis is, as
-shares of its length at end-diastole; zeros where no ventricle is drawn. The U-Net is that of `segmentation`, fitted
+shares of its length at end-diastole and less their mean over the recording. The U-Net is that of `segmentation`, fitted
 on the traced frames of the training recordings.
 """
 
@@ -29,8 +29,7 @@ RECORD = "walls.json"
 
 
 class WallsSettings(TemporalSettings):
-    """The temporal part, the U-Net, and the clips, spread over a recording, that it is learnt and answered by: as many
-    `views` of `frames` as leave no event out."""
+    """The temporal part, the U-Net, and clips spread over a recording: as many `views` as leave no event out."""
 
     unet: UNetSettings = UNetSettings.parse({}, "hybrid-walls")
     frames: int = pydantic.Field(32, ge=2)
@@ -88,7 +87,6 @@ class OnWalls(Method):
         return cls(settings, Segmentation.load(directory), OnShapes.load(directory))
 
     def explain(self, recordings: Recordings, sample_id: str) -> Maps:
-        """The segmenter's, and how far either wall is from the axis, frame by frame."""
         maps = self.segmenter.explain(recordings, sample_id)
         assert maps.drawing is not None
         left, right = shapes(maps.drawing.labels[0])[:, :-1].reshape(-1, 2, volumes.DISCS).mean(axis=2).T
@@ -98,17 +96,17 @@ class OnWalls(Method):
             label="mean distance of a wall from the long axis, % of its length at end-diastole",
             marks={},
             readings=(),
-            words="What the temporal part reads, at every height of the axis.",
+            words="The temporal part reads how this changes, at every height of the axis.",
         )
         return dataclasses.replace(maps, curve=curve)
 
 
 def walls_of(settings: Any, segmenter: Segmentation, recordings: Recordings, sample_ids: Sequence[str]) -> Recordings:
-    """The same recordings, with the `shapes` of a few clips as their tokens; NaN after the end of a video."""
+    """The same recordings, with the `motion` of a few clips as their tokens; NaN after the end of a video."""
     tokens, times = [], np.arange(settings.frames) / settings.clip_fps
     for name in sample_ids:
         every = np.arange(len(recordings.frames(name)))
-        found = shapes(segmenter.maps(recordings, name, every))
+        found = motion(shapes(segmenter.maps(recordings, name, every)))
         known = len(every), recordings.fps(name), settings.frames, settings.clip_fps
         starts = evaluation_starts(*known, settings.views)
         clips = np.stack([found[clip_indices(*known, start)] for start in starts])
@@ -116,6 +114,12 @@ def walls_of(settings: Any, segmenter: Segmentation, recordings: Recordings, sam
         tokens.append(clips)
     features = Features.in_memory(sample_ids, np.array(tokens, np.float16), (settings.frames, 1, 1))
     return Recordings([Part(pd.DataFrame({"sample_id": list(sample_ids)}), HeldClips({}), features)])
+
+
+def motion(found: np.ndarray) -> np.ndarray:
+    """`shapes` (T, D) less their mean, since hearts differ more than a wall moves; 0 where no ventricle is drawn."""
+    seen = found[:, -1:] > 0
+    return (found - found.sum(axis=0) / max(1, seen.sum())) * seen
 
 
 def shapes(maps: np.ndarray) -> np.ndarray:

@@ -151,8 +151,7 @@ class Model:
         if NO_RATE in faults:
             if fps is None:
                 raise VideoError(f"{path} does not say its frame rate", "Give it: `echolung predict FILE --fps 50`.")
-            damage = "; ".join(fault for fault in faults if fault != NO_RATE)
-            video = dataclasses.replace(video, fps=fps, damage=damage)
+            video = dataclasses.replace(video, fps=fps, damage="; ".join(one for one in faults if one != NO_RATE))
         facts = vars(video) | {"sample_id": name, "source": "", "path": name, "frames": len(video.frames)}
         features = None
         if self.encoder:
