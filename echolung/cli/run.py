@@ -10,8 +10,7 @@ import click
 from echolung.stage import project_root
 
 # DVC, but silent about every output that does not exist yet
-DVC = """import logging, sys
-from dvc.cli import main
+DVC = """import logging, sys; from dvc.cli import main
 logging.getLogger("dvc_data.index.checkout").setLevel("ERROR")
 sys.exit(main(sys.argv[1:]))"""
 

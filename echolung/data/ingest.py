@@ -186,9 +186,8 @@ def _joined(parts: Sequence[video.Video], files: Sequence[Path]) -> video.Video:
 
 def _at_rate(facts: Facts, fps: float) -> Facts:
     """`facts`, with the frame rate of the layout where it knows one."""
-    if pd.isna(fps):
-        return facts
-    return facts | {"fps": fps, "decode_error": None if facts["decode_error"] == NO_RATE else facts["decode_error"]}
+    known = {"fps": fps, "decode_error": None if facts["decode_error"] == NO_RATE else facts["decode_error"]}
+    return facts if pd.isna(fps) else facts | known
 
 
 def _failed(content: str | None, problem: str) -> Facts:

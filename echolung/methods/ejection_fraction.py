@@ -242,9 +242,8 @@ def drawn_task(task: Task, recordings: Recordings, sample_ids: Sequence[str]) ->
     if not traced:
         problem = f"no recording of '{task.source}' that may be trained on has masks"
         raise DataError(problem, "Add masks to the source, or leave the arms out that draw (docs/studies.md).")
-    known = [structure for structure in STRUCTURES if structure in traced]
-    values = {"kind": "segmentation", "source": task.source, "structures": known}
-    return SegmentationTask.parse(values, "the masks")
+    structures = [one for one in STRUCTURES if one in traced]
+    return SegmentationTask.parse({"kind": "segmentation", "source": task.source, "structures": structures}, "masks")
 
 
 def beats_of(curve: np.ndarray, fps: float) -> list[tuple[int, int]]:
