@@ -307,7 +307,8 @@ DRAWN_COLUMNS = ["file", "patient", "frames", "mean"]
 SEED_COLUMNS = ["seed", "steps", "finite", "weights_sha256"]
 TRAINED_COLUMNS = [*SEED_COLUMNS, "loss_first", "loss_last", "effective_rank", "videos"]
 FEATURE_COLUMNS = ["arm", "seed", "sample_id", "finite", "std", "effective_rank", "seen_in_pretraining"]
-RERUN, REPAIR = "Rerun the stage: `dvc repro`.", "Repair these files, or remove them from the source."
+RERUN = "Rerun the stage: `dvc repro`."
+REPAIR = "Repair these files, or remove them from the source. A frame rate: give it as column `fps` of videos.csv."
 
 SUITES: dict[str, Suite] = {
     "phantom": Suite({"videos": DRAWN_COLUMNS}, phantom, "Correct `phantom:` in the study."),

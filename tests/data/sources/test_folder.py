@@ -58,6 +58,7 @@ FAULTS: list[tuple[str | bytes, str]] = [
     ("path\na.mp4\n", "no column 'patient', 'label'"),
     ("path,patient,label\na,b.mp4,P1,x\n", "Expected 3 fields in line 2, saw 4"),
     ("path,patient,label,label\na.mp4,P1,x,y\n", "has a column more than once: path, patient, label, label"),
+    ("path,patient,label,fps\na.mp4,P1,x,0\n", "column fps must be a number from 1 to 1000: a.mp4 = '0'"),
     (b"PK\x03\x04" + bytes(40), "is not text, but a spreadsheet"),
     (b"path,patient,label\na.mp4,P1,\x81\n", "is text in an unknown encoding"),
     (joined("\t").encode("utf-16"), "is not text"),
@@ -112,13 +113,13 @@ def test_what_could_only_be_passed_over_is_named(kind: str, tmp_path: Path) -> N
 
 
 def test_a_csv_of_path_patient_and_label_is_enough(tmp_path: Path) -> None:
-    text = "path, patient,label,view,split,label_lobe,age\nward/1.mp4,Ann,covid,L1,train,left,81\n./2.avi,Bob,,,,,50\n"
+    text = "path, patient,label,view,split,label_x,fps,age\nward/1.mp4,Ann,ill,L1,train,left,30,8\n./2.avi,Bob,,,,,,5\n"
     frame = folder(written(tmp_path, text)).manifest
     assert frame["sample_id"].tolist() == ["mine/ward/1", "mine/2"]
     assert frame["path"].tolist() == [str(tmp_path / "ward" / "1.mp4"), str(tmp_path / "2.avi")]
     assert frame["patient_id"].tolist() == ["mine/Ann", "mine/Bob"]
-    columns = ["label", "view", "split_official", "label_lobe"]
-    assert frame.loc[0, columns].tolist() == ["covid", "L1", "train", "left"]
+    columns = ["label", "view", "split_official", "label_x", "fps"]
+    assert frame.loc[0, columns].tolist() == ["ill", "L1", "train", "left", 30]
     assert frame.loc[1, columns].isna().all() and frame["age"].isna().all()  # age is not read
 
 
