@@ -61,7 +61,8 @@ def test_every_video_of_the_table_decodes_and_is_read_like_the_public_set(writte
     assert rows["patient_id"].nunique() == table["patient"].nunique()
     for row in table.itertuples():
         video = decode(root / str(row.file))
-        assert len(video.frames) == row.frames and not video.damage
+        assert len(video.frames) == row.frames
+        assert video.damage == ("its frame rate is unknown" if layout == "camus" else "")  # the layout's cfg has it
         assert video.frames.mean() == pytest.approx(row.mean, abs=4)
     others = re.compile(r"\.csv$|\.txt$|\.cfg$|LICENSE$|_(gt|ED|ES)\.nii\.gz$")
     assert sorted(name for name in digests(root) if not others.search(name)) == sorted(table["file"])
