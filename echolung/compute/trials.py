@@ -31,18 +31,10 @@ Trial = Callable[[Values], Mapping[str, Any]]  # configuration -> tables and any
 
 
 def run_trials(
-    function: Trial,
-    configurations: Sequence[Mapping[str, Any]],
-    directory: Path,
-    name: str,
-    workers: int,
-    on_progress: Progress = lambda done, total: None,
-    *,
-    resources: Mapping[str, float] = {"cpu": 1},
-    at_once: int | None = None,
-    steps: int = 1,
-    stop: Path | None = None,
-) -> list[Values]:
+    function: Trial, configurations: Sequence[Mapping[str, Any]], directory: Path, name: str, workers: int,
+    on_progress: Progress = lambda done, total: None, *, resources: Mapping[str, float] = {"cpu": 1},
+    at_once: int | None = None, steps: int = 1, stop: Path | None = None,
+) -> list[Values]:  # fmt: skip
     """Results of `function(configuration)`, in the order of `configurations`, which must all differ.
 
     A configuration must name everything that its result depends on (data and code too). A trial runs in one thread,

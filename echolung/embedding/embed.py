@@ -64,16 +64,9 @@ def embed(
 
 
 def _compute(
-    encoder: Encoder,
-    record: EncoderRecord,
-    videos: pd.DataFrame,
-    store: ClipStore,
-    settings: EmbedSettings,
-    out: Path,
-    key: str,
-    on_progress: Progress,
-    traced: Mapping[str, Sequence[int]],
-) -> None:
+    encoder: Encoder, record: EncoderRecord, videos: pd.DataFrame, store: ClipStore, settings: EmbedSettings, out: Path,
+    key: str, on_progress: Progress, traced: Mapping[str, Sequence[int]],
+) -> None:  # fmt: skip
     shape = (len(videos), settings.views, encoder.tokens, encoder.width)
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     told: list[tuple[Any, ...]] = []  # of each video: finite, std, mean token, summary

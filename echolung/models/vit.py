@@ -27,6 +27,7 @@ Packing = list[int] | tuple[torch.Tensor, int]
 
 INIT_STD = 0.02
 NORM_EPS = 1e-6
+SHORT = 512  # tokens
 
 
 class Attention(nn.Module):
@@ -49,7 +50,7 @@ class Attention(nn.Module):
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing | None) -> torch.Tensor:
     if packing is None:
-        return F.scaled_dot_product_attention(query, key, value)
+        return _dense(query, key, value)
     if isinstance(packing, tuple):
         from torch.nn.attention.varlen import varlen_attn
 
@@ -60,7 +61,14 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing
         return attended.transpose(0, 1)[None]
     # One call per clip is cheap next to the arithmetic on a CPU.
     clips = zip(query.split(packing, 2), key.split(packing, 2), value.split(packing, 2), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*clip) for clip in clips], dim=2)
+    return torch.cat([_dense(*clip) for clip in clips], dim=2)
+
+
+def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """In bf16 on a CPU plain products are 2 to 5 times as fast as torch's own kernel; SHORT bounds their memory."""
+    if query.is_cuda or not torch.is_autocast_enabled("cpu") or query.shape[2] > SHORT:
+        return F.scaled_dot_product_attention(query, key, value)
+    return (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(dim=-1) @ value
 
 
 def packed(lengths: torch.Tensor, longest: int, device: torch.device) -> Packing:
