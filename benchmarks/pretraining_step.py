@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from echolung.models import vit
 from echolung.models.rope import rotation
 from echolung.models.vit import VideoViT, VideoViTSettings
 from echolung.pretraining.jepa import Jepa, JepaSettings
@@ -90,7 +91,9 @@ def plain(jepa: Jepa, optimizer: torch.optim.Optimizer, bf16: bool) -> Step:
 
     def step(clips: torch.Tensor, masks: list[torch.Tensor]) -> int:
         with torch.autocast("cuda" if clips.is_cuda else "cpu", torch.bfloat16, enabled=bf16):
+            kept, vit.SHORT = vit.SHORT, 0  # torch's own attention
             loss, seen = forward(clips, masks)
+            vit.SHORT = kept
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
