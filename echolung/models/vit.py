@@ -65,7 +65,7 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing
 
 
 def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """In bf16 on a CPU plain products are 2 to 5 times as fast as torch's own kernel; SHORT bounds their memory."""
+    """In bf16 on a CPU plain products are faster than torch's own kernel (docs/benchmarks.md); SHORT bounds memory."""
     if query.is_cuda or not torch.is_autocast_enabled("cpu") or query.shape[2] > SHORT:
         return F.scaled_dot_product_attention(query, key, value)
     return (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(dim=-1) @ value

@@ -22,6 +22,7 @@ from echolung.models.rope import rotate, rotation
 from echolung.models.vit import VideoViT
 from echolung.models.weights import RECORD, WEIGHTS, EncoderRecord, initialise, load_encoder, save_encoder
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SETTINGS = VideoViT.Settings(width=36, depth=2, heads=2, image_size=16, frames=4, clip_fps=8.0, patch=8)
 RECORDED = EncoderRecord(settings=SETTINGS, arm="jepa", objective="jepa", seed=0, steps=7, trained_on=("ab", "cd"))
 CLIPS = torch.randint(0, 256, (2, 4, 16, 16), dtype=torch.uint8)
@@ -152,21 +153,21 @@ def test_packed_clips_equal_explicit_softmax_over_the_visible_tokens_of_each(cla
             torch.testing.assert_close(summary[rows], wanted[rows], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_the_kernel_of_a_gpu_equals_one_call_per_clip() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_attention_in_bf16_equals_that_of_float32(device: str) -> None:
     torch.manual_seed(1)
     model = small(width=64)
     pixels, visible = torch.randn(3, 1, 4, 12, 12), torch.rand(3, 18) < torch.tensor([[0.3], [0.6], [0.9]])
+    model.blocks[0].attn.qkv.weight.data *= 12  # so that attention is far from even
     expected = model(pixels, visible)
-    expected.square().mean().backward()
+    expected[:, ::2].sum().backward()
     gradient = model.blocks[0].attn.qkv.weight.grad.clone()
-    model.zero_grad()
-    model.cuda()
-    with torch.autocast("cuda", torch.bfloat16):
-        found = model(pixels.cuda(), visible)
-    found.square().mean().backward()
+    model.to(device).zero_grad()
+    with torch.autocast(device, torch.bfloat16):
+        found = model(pixels.to(device), visible)
+    found[:, ::2].sum().backward()
     for ours, theirs in ((found, expected), (model.blocks[0].attn.qkv.weight.grad, gradient)):
-        assert (ours.cpu() - theirs).norm() / theirs.norm() < 0.02
+        assert (ours.cpu() - theirs).norm() / theirs.norm() < 0.03
 
 
 def test_attention_within_frames_is_an_image_encoder_frame_by_frame() -> None:
