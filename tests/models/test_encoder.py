@@ -22,7 +22,6 @@ from echolung.models.rope import rotate, rotation
 from echolung.models.vit import VideoViT
 from echolung.models.weights import RECORD, WEIGHTS, EncoderRecord, initialise, load_encoder, save_encoder
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SETTINGS = VideoViT.Settings(width=36, depth=2, heads=2, image_size=16, frames=4, clip_fps=8.0, patch=8)
 RECORDED = EncoderRecord(settings=SETTINGS, arm="jepa", objective="jepa", seed=0, steps=7, trained_on=("ab", "cd"))
 CLIPS = torch.randint(0, 256, (2, 4, 16, 16), dtype=torch.uint8)
@@ -153,7 +152,7 @@ def test_packed_clips_equal_explicit_softmax_over_the_visible_tokens_of_each(cla
             torch.testing.assert_close(summary[rows], wanted[rows], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
 def test_attention_in_bf16_equals_that_of_float32(device: str) -> None:
     torch.manual_seed(1)
     model = small(width=64)
